@@ -1,0 +1,1 @@
+"""Elastic audio-visual speech recognition with language models."""

@@ -1,0 +1,49 @@
+"""Adapters for frozen language models: MoME expert banks and LoRA, attached to any Hugging Face decoder."""
+
+from mome.adapters.attach import attach, decoder_layers
+from mome.adapters.config import (
+    PLACEMENTS,
+    AdapterConfig,
+    LoraAdapterConfig,
+    MomeAdapterConfig,
+    Placement,
+    adapter_config_from_dict,
+    adapter_config_to_dict,
+)
+from mome.adapters.context import AdapterContext, load_balancing_loss
+from mome.adapters.counting import ParameterCount, count_adapter_parameters
+from mome.adapters.experts import ExpertBank
+from mome.adapters.inventory import (
+    adapter_modules,
+    adapter_parameters,
+    adapter_state_dict,
+    load_adapter_state_dict,
+    set_top_k,
+)
+from mome.adapters.lora import ScaleLora
+from mome.adapters.statistics import RouterStatistics, router_statistics
+
+__all__ = [
+    "PLACEMENTS",
+    "AdapterConfig",
+    "AdapterContext",
+    "ExpertBank",
+    "LoraAdapterConfig",
+    "MomeAdapterConfig",
+    "ParameterCount",
+    "Placement",
+    "RouterStatistics",
+    "ScaleLora",
+    "adapter_config_from_dict",
+    "adapter_config_to_dict",
+    "adapter_modules",
+    "adapter_parameters",
+    "adapter_state_dict",
+    "attach",
+    "count_adapter_parameters",
+    "decoder_layers",
+    "load_adapter_state_dict",
+    "load_balancing_loss",
+    "router_statistics",
+    "set_top_k",
+]

@@ -1,0 +1,155 @@
+"""Put adapters on any Hugging Face causal language model, in place."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from mome.adapters import hooks
+from mome.adapters.config import AdapterConfig, LoraAdapterConfig, MomeAdapterConfig
+from mome.adapters.context import AdapterSlot
+from mome.adapters.experts import ExpertBank
+from mome.adapters.inventory import adapter_modules, adapter_parameters
+from mome.adapters.lora import ScaleLora
+from mome.errors import MomeError
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def attach(model: Model, config: AdapterConfig) -> Model:
+    """Attach the adapters of ``config`` to every decoder layer of ``model`` and freeze all else in it.
+
+    The model stays what it is: no module is replaced or wrapped, so generation, caches, beam search,
+    gradient checkpointing, copying, saving and attributes of the layers work as before. The adapters are
+    sub-modules that forward hooks call, ``layers.N.mome`` (or ``layers.N.self_attn.mome``,
+    ``layers.N.mlp.mome``) and ``layers.N.self_attn.q_proj.lora``, in the dtype and on the device of their
+    layer; they may be on the meta device. At first their output is zero, so the model computes exactly
+    what it did.
+
+    Afterwards ``requires_grad`` is true for adapter parameters and false for all others. A ``mome`` and a
+    ``lora`` adapter may stand together. Pass ``adapter_context=AdapterContext(...)`` to the model's
+    ``forward`` to mask tokens and to collect routing statistics; without it everything else works.
+
+    Args:
+        model: a causal language model whose ``get_decoder()`` has ``layers``, such as Llama, Mistral, Qwen
+            or Gemma.
+        config: what to attach.
+
+    Returns:
+        ``model`` itself.
+
+    Raises:
+        MomeError: the model has no decoder layers or lacks a module that the configuration names, or an
+            adapter of this kind is attached already. The model is unchanged then.
+    """
+    layers = decoder_layers(model)
+    kind: type[nn.Module] = ExpertBank if isinstance(config, MomeAdapterConfig) else ScaleLora
+    if any(isinstance(module, kind) for _, module in adapter_modules(model)):
+        name = "mome" if kind is ExpertBank else "lora"
+        raise MomeError(
+            f"a {name} adapter is attached to this model already: load the model anew to attach another"
+        )
+    if isinstance(config, MomeAdapterConfig):
+        _attach_banks(layers, config)
+    else:
+        _attach_loras(layers, config)
+    model.requires_grad_(False)
+    for _, parameter in adapter_parameters(model):
+        parameter.requires_grad_(True)
+    return model
+
+
+def decoder_layers(model: nn.Module) -> nn.ModuleList:
+    """The decoder layers of a causal language model; raises :class:`MomeError` where there are none."""
+    get_decoder = getattr(model, "get_decoder", None)
+    decoder = get_decoder() if callable(get_decoder) else None
+    layers = getattr(decoder, "layers", None)
+    if not isinstance(layers, nn.ModuleList) or not layers:
+        raise MomeError(
+            f"adapters cannot be attached to {type(model).__name__}: it has no get_decoder().layers; "
+            "give a causal language model such as Llama, Mistral, Qwen or Gemma"
+        )
+    return layers
+
+
+def _attach_banks(layers: nn.ModuleList, config: MomeAdapterConfig) -> None:
+    name = {"layer": "", "attention": "self_attn", "ffn": "mlp"}[config.placement]
+    targets = [_submodule(layer, name) for layer in layers]
+    if config.placement == "layer" and config.normalize_input:
+        for layer in layers:
+            _submodule(layer, "input_layernorm", hint="; set normalize_input to false")
+    for index, (layer, target) in enumerate(zip(layers, targets, strict=True)):
+        bank = ExpertBank(_width(layer), config, **_like(layer))
+        bank.slot = _connect(layer, index)
+        target.add_module("mome", bank)
+        # In front of hooks that are there already: those that record hidden states must see the sum.
+        if config.placement == "layer":
+            target.register_forward_hook(hooks.add_layer_bank, with_kwargs=True, prepend=True)
+        elif config.placement == "attention":
+            target.register_forward_hook(hooks.add_attention_bank, with_kwargs=True, prepend=True)
+        else:
+            target.register_forward_hook(hooks.add_ffn_bank, with_kwargs=True, prepend=True)
+
+
+def _attach_loras(layers: nn.ModuleList, config: LoraAdapterConfig) -> None:
+    found = [_linears(layer, config.targets) for layer in layers]
+    for index, (layer, linears) in enumerate(zip(layers, found, strict=True)):
+        slot = _connect(layer, index)
+        for linear in linears:
+            lora = ScaleLora(
+                linear.in_features, linear.out_features, config.bottleneck, config.scale, **_like(linear)
+            )
+            lora.slot = slot
+            linear.add_module("lora", lora)
+            linear.register_forward_hook(hooks.add_lora, prepend=True)
+
+
+def _connect(layer: nn.Module, index: int) -> AdapterSlot:
+    """The layer's slot, made with the hooks that fill it where there is none yet."""
+    slot = getattr(layer, "adapter_slot", None)
+    if isinstance(slot, AdapterSlot):
+        return slot
+    slot = AdapterSlot(index)
+    layer.adapter_slot = slot  # type: ignore[assignment]
+    layer.register_forward_pre_hook(hooks.enter_layer, with_kwargs=True)
+    layer.register_forward_hook(hooks.leave_layer)
+    attention = getattr(layer, "self_attn", None)
+    if isinstance(attention, nn.Module):
+        attention.adapter_slot = slot  # type: ignore[assignment]
+        attention.register_forward_pre_hook(hooks.enter_attention, with_kwargs=True)
+    return slot
+
+
+def _submodule(layer: nn.Module, name: str, hint: str = "") -> nn.Module:
+    module = getattr(layer, name, None) if name else layer
+    if not isinstance(module, nn.Module):
+        raise MomeError(f"the decoder layer {type(layer).__name__} has no {name} for this adapter{hint}")
+    return module
+
+
+def _linears(layer: nn.Module, targets: tuple[str, ...]) -> list[nn.Linear]:
+    linears = {
+        name.rpartition(".")[2]: module
+        for name, module in layer.named_modules()
+        if isinstance(module, nn.Linear) and ".lora." not in name
+    }
+    missing = [name for name in targets if name not in linears]
+    if missing:
+        raise MomeError(
+            f"the decoder layer {type(layer).__name__} has no linear layer {', '.join(missing)}: "
+            f"its own are {', '.join(linears)}"
+        )
+    return [linears[name] for name in targets]
+
+
+def _width(layer: nn.Module) -> int:
+    """Model width: the input width of the layer's first linear layer, the query projection or its like."""
+    return next(module.in_features for module in layer.modules() if isinstance(module, nn.Linear))
+
+
+def _like(module: nn.Module) -> dict[str, Any]:
+    parameter = next(p for p in module.parameters() if p.is_floating_point())
+    dtype: torch.dtype = parameter.dtype
+    return {"device": parameter.device, "dtype": dtype}

@@ -1,0 +1,134 @@
+"""What to attach: the two adapter configurations and their plain-dict form."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, get_args
+
+from mome.errors import MomeError
+
+Placement = Literal["layer", "attention", "ffn"]
+PLACEMENTS: tuple[Placement, ...] = get_args(Placement)
+
+
+def _whole(name: str, value: Any, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise MomeError(f"{name} = {value!r} is not possible: give a whole number from {least} up")
+
+
+@dataclass(frozen=True)
+class MomeAdapterConfig:
+    """A bank of routed and shared bottleneck experts parallel to a frozen module of every decoder layer.
+
+    Source: MoME ("Mixture of Matryoshka Experts for AVSR", NeurIPS 2025). "MoME-23/4" is 23 routed experts
+    of which 4 are active for a token, and 1 shared expert: the defaults here.
+
+    Attributes:
+        placement: the frozen module that the experts run beside: ``"layer"`` (the whole decoder layer),
+            ``"attention"`` (its self-attention) or ``"ffn"`` (its feed-forward part). The last two see the
+            same normalised input as that module.
+        routed_experts: N_r, experts that the router chooses from.
+        shared_experts: N_s, experts that every token uses with gate 1.
+        top_k: routed experts active for a token.
+        bottleneck: r, hidden width of an expert, as small as 1.
+        renormalize: divide the kept gates by their sum. Off by default: the gates are then the router's
+            softmax over all experts with all but the top k set to zero. That way the router receives a
+            gradient at k = 1 too (a renormalised single gate is constantly 1), and changing k at inference
+            adds or removes only the least probable experts and leaves the gates of the others as they were
+            trained.
+        normalize_input: with placement ``"layer"``, pass the layer's input through the layer's own input
+            norm before the experts; off gives them the raw residual stream. Without effect elsewhere.
+    """
+
+    placement: Placement = "layer"
+    routed_experts: int = 23
+    shared_experts: int = 1
+    top_k: int = 4
+    bottleneck: int = 8
+    renormalize: bool = False
+    normalize_input: bool = True
+
+    def __post_init__(self) -> None:
+        """Raise :class:`MomeError` naming the option that cannot be."""
+        if self.placement not in PLACEMENTS:
+            raise MomeError(f"placement '{self.placement}' is unknown: choose one of {', '.join(PLACEMENTS)}")
+        _whole("routed_experts", self.routed_experts, 1)
+        _whole("shared_experts", self.shared_experts, 0)
+        _whole("top_k", self.top_k, 1)
+        _whole("bottleneck", self.bottleneck, 1)
+        if self.top_k > self.routed_experts:
+            raise MomeError(
+                f"top_k = {self.top_k} is more than routed_experts = {self.routed_experts}: "
+                "lower it or add experts"
+            )
+
+
+@dataclass(frozen=True)
+class LoraAdapterConfig:
+    """Low-rank updates of linear layers: h W + scale * up(down(h)).
+
+    Source: the LoRA-MS variant of Llama-MTSK ("Adaptive AVSR via Matryoshka-based multimodal LLMs"), one
+    set of updates for all rates, on the query and value projections.
+
+    Attributes:
+        bottleneck: rank of the update; the published ones are d / 32, or d / 64 for the 8B model.
+        scale: fixed factor on the update, applied as it stands (not alpha / rank).
+        targets: names of the linear layers of a decoder layer that get an update.
+    """
+
+    bottleneck: int
+    scale: float = 1 / 8
+    targets: tuple[str, ...] = ("q_proj", "v_proj")
+
+    def __post_init__(self) -> None:
+        """Raise :class:`MomeError` naming the option that cannot be."""
+        _whole("bottleneck", self.bottleneck, 1)
+        if isinstance(self.targets, str):
+            raise MomeError(f"targets = {self.targets!r} is one text: give a list of layer names")
+        object.__setattr__(self, "targets", tuple(self.targets))
+        if not self.targets:
+            raise MomeError("targets is empty: name at least one linear layer, such as q_proj")
+
+
+AdapterConfig = MomeAdapterConfig | LoraAdapterConfig
+_TYPES: dict[str, type[MomeAdapterConfig] | type[LoraAdapterConfig]] = {
+    "mome": MomeAdapterConfig,
+    "lora": LoraAdapterConfig,
+}
+
+
+def adapter_config_to_dict(config: AdapterConfig) -> dict[str, Any]:
+    """Plain dict of ``config`` that JSON and YAML can hold, with its kind under ``"type"``."""
+    kind = next(name for name, cls in _TYPES.items() if isinstance(config, cls))
+    values = {
+        key: list(value) if isinstance(value, tuple) else value for key, value in asdict(config).items()
+    }
+    return {"type": kind, **values}
+
+
+def adapter_config_from_dict(values: Mapping[str, Any]) -> AdapterConfig:
+    """The configuration that ``values`` describe.
+
+    Args:
+        values: ``"type"`` (``"mome"`` or ``"lora"``) and any of that configuration's fields.
+
+    Raises:
+        MomeError: the type is missing or unknown, a key is unknown (the nearest name is suggested), a
+        needed key is
+            missing, or a value is not possible.
+    """
+    kind = values.get("type")
+    if kind not in _TYPES:
+        raise MomeError(f"adapter type {kind!r} is unknown: choose one of {', '.join(_TYPES)}")
+    names = [field.name for field in fields(_TYPES[kind])]
+    options = {key: value for key, value in values.items() if key != "type"}
+    for key in options:
+        if key not in names:
+            near = difflib.get_close_matches(str(key), names, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"its options are {', '.join(names)}"
+            raise MomeError(f"adapter option '{key}' is unknown for type {kind}: {hint}")
+    if kind == "lora" and "bottleneck" not in options:
+        raise MomeError("adapter option 'bottleneck' is missing: type lora needs it (published: width / 32)")
+    return _TYPES[kind](**options)

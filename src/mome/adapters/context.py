@@ -1,0 +1,86 @@
+"""What one forward pass tells its adapters, and what they tell back.
+
+The context travels as the keyword argument ``adapter_context`` of the language model's ``forward``, never
+through global state: gradient checkpointing runs parts of the model again during the backward pass, when
+global state may already belong to another forward pass.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mome.adapters.statistics import RouterStatistics
+from mome.errors import MomeError
+
+CONTEXT_KEY = "adapter_context"
+
+
+@dataclass
+class AdapterContext:
+    """Per-forward input and output of the adapters; make a new one for every forward pass.
+
+    Attributes:
+        token_mask: (B, T) bool, the positions that count for the routing statistics; a floating tensor
+            weights the positions instead. None counts all.
+        rate_index: (B,) long, which rate each sequence was compressed at, for adapters that are chosen by
+            rate.
+        routing: filled by the forward pass: statistics of the expert bank of each decoder layer, by layer
+            index.
+    """
+
+    token_mask: Tensor | None = None
+    rate_index: Tensor | None = None
+    routing: dict[int, RouterStatistics] = field(default_factory=dict)
+
+    def record(self, layer_index: int, statistics: RouterStatistics) -> None:
+        """Keep ``statistics``, unless gradient checkpointing is only repeating a forward pass.
+
+        The first pass's entry is the one that the loss was computed from; keeping the repeated one instead
+        would hold all recomputed activations in memory until the end of the backward pass.
+        """
+        if not _in_backward():
+            self.routing[layer_index] = statistics
+
+
+def load_balancing_loss(context: AdapterContext) -> Tensor:
+    """Mean load-balancing loss over the decoder layers: a differentiable scalar, 1 at balance.
+
+    See :class:`RouterStatistics` for the loss of one layer. MoME adds 0.01 times this to the transcript's
+    loss.
+
+    Raises:
+        MomeError: the context holds no statistics.
+    """
+    if not context.routing:
+        raise MomeError(
+            "no routing statistics: pass adapter_context to the forward of a model with a mome adapter"
+        )
+    return torch.stack([entry.balance_loss for entry in context.routing.values()]).mean()
+
+
+class AdapterSlot:
+    """Where the hooks of one decoder layer leave the context of the forward pass running in it.
+
+    The layer, its self-attention and its adapters share one slot; copying a model copies the sharing along.
+
+    Attributes:
+        layer_index: position of the decoder layer.
+        context: the running forward pass's context; None outside one and when none was given.
+    """
+
+    def __init__(self, layer_index: int) -> None:
+        self.layer_index = layer_index
+        self.context: AdapterContext | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A context holds tensors with history, which can be neither copied nor pickled.
+        return {"layer_index": self.layer_index, "context": None}
+
+
+def _in_backward() -> bool:
+    """Whether this thread is inside a backward pass (the test that torch.utils.checkpoint makes too)."""
+    return torch._C._current_graph_task_id() != -1

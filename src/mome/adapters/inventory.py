@@ -1,0 +1,66 @@
+"""The adapters of a model: modules, parameters, state dict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from torch import Tensor, nn
+
+from mome.adapters.experts import ExpertBank
+from mome.adapters.lora import ScaleLora
+from mome.errors import MomeError
+
+
+def adapter_modules(model: nn.Module) -> Iterator[tuple[str, ExpertBank | ScaleLora]]:
+    """Name and module of every adapter in ``model``, in the order of its layers."""
+    for name, module in model.named_modules():
+        if isinstance(module, ExpertBank | ScaleLora):
+            yield name, module
+
+
+def adapter_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Name and parameter of every adapter parameter; the names contain ``.mome.`` or ``.lora.``."""
+    for prefix, module in adapter_modules(model):
+        for name, parameter in module.named_parameters():
+            yield f"{prefix}.{name}", parameter
+
+
+def adapter_state_dict(model: nn.Module) -> dict[str, Tensor]:
+    """The adapter part of ``model.state_dict()``: same names, detached tensors that share its memory."""
+    return {name: parameter.detach() for name, parameter in adapter_parameters(model)}
+
+
+def load_adapter_state_dict(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Load what :func:`adapter_state_dict` gave into a model with the same adapters.
+
+    Raises:
+        MomeError: a name is missing or unknown, or a shape differs; the message names the first. The model
+            is unchanged then.
+    """
+    own = dict(adapter_parameters(model))
+    for what, names in (("lacks", own.keys() - state.keys()), ("has an unknown", state.keys() - own.keys())):
+        if names:
+            raise MomeError(
+                f"the adapter state {what} {min(names)} ({len(names)} such): attach the same adapter"
+            )
+    for name, parameter in own.items():
+        if parameter.shape != state[name].shape:
+            raise MomeError(
+                f"{name} has shape {tuple(state[name].shape)} in the adapter state and "
+                f"{tuple(parameter.shape)} in the model: attach the same adapter"
+            )
+    for name, parameter in own.items():
+        parameter.data.copy_(state[name])
+
+
+def set_top_k(model: nn.Module, top_k: int) -> None:
+    """Set the number of active routed experts of every expert bank (elastic inference).
+
+    Raises:
+        MomeError: the model has no expert bank, or not that many routed experts.
+    """
+    banks = [module for _, module in adapter_modules(model) if isinstance(module, ExpertBank)]
+    if not banks:
+        raise MomeError("top_k cannot be set: no mome adapter is attached to this model")
+    for bank in banks:
+        bank.top_k = top_k

@@ -1,0 +1,45 @@
+"""Sizes of an AV-HuBERT encoder."""
+
+from __future__ import annotations
+
+from transformers import PreTrainedConfig
+
+
+class AVHubertConfig(PreTrainedConfig):
+    """Configuration of :class:`AVHubertModel`; the defaults are AV-HuBERT Large.
+
+    AV-HuBERT Base has 12 layers of width 768, 12 heads and an inner width of 3072.
+
+    Attributes:
+        hidden_size: width of the Transformer and of the tokens.
+        intermediate_size: inner width of the feed-forward blocks.
+        resnet_width: channels of the first ResNet stage; the four stages have 1, 2, 4 and 8 times as many.
+        conv_pos: kernel of the positional convolution, in frames.
+        conv_pos_groups: its groups.
+        audio_feature_size: width of the stacked log filterbank that the audio branch reads (26 bins × 4).
+        image_size: side of the square input in pixels, cut from the middle of the 96-pixel mouth crop
+            (88 in the published models; a smaller size is the same field of view, scaled down).
+        image_mean: mean grey value of the training set, pixels in [0, 1].
+        image_std: its standard deviation.
+        layerdrop: probability of skipping a layer, in training.
+    """
+
+    model_type = "avhubert"
+
+    hidden_size: int = 1024
+    num_hidden_layers: int = 24
+    num_attention_heads: int = 16
+    intermediate_size: int = 4096
+    resnet_width: int = 64
+    conv_pos: int = 128
+    conv_pos_groups: int = 16
+    audio_feature_size: int = 104
+    image_size: int = 88
+    image_mean: float = 0.421
+    image_std: float = 0.165
+    layer_norm_eps: float = 1e-5
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    input_dropout: float = 0.1
+    layerdrop: float = 0.05
+    initializer_range: float = 0.02

@@ -1,0 +1,263 @@
+"""Faces of a clip: found in each frame, followed through it, and the speaking one chosen."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from mome.errors import MomeError
+
+DETECTOR_REPO = "opencv/face_detection_yunet"
+DETECTOR_FILE = "face_detection_yunet_2023mar.onnx"
+DETECTOR_SHA256 = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4"
+DETECTOR_VARIABLE = "MOME_FACE_DETECTOR"
+
+DETECTION_SIZE = 640
+"""Longest side in pixels of the pictures that the detector looks at."""
+
+_SCORE = 0.6
+# The mouth region is compared from frame to frame where it fits best within +-3 of its pixels: the points
+# jitter, and the smaller a face is the more.
+_PATCH, _JITTER = 30, 3
+# A track is continued over at most one second without the face.
+_PATIENCE = 25
+# Fewer frames than this, or than this part of the clip, are a false alarm or a passer-by.
+_MIN_FRAMES, _MIN_PART = 5, 0.2
+# Faces whose persistence times size reaches this part of the best are rivals for the speaker.
+_RIVAL = 0.3
+# The most moving mouth must move this much more than the largest face's to be preferred to it. Measured on
+# faces of 30 to 110 pixels: speaking 0.011 to 0.034, silent 0.003 to 0.012.
+_MORE_MOTION = 1.8
+_STILL = 0.003
+
+
+@dataclass(frozen=True)
+class Face:
+    """One face in one frame, in pixels of the upright picture."""
+
+    box: np.ndarray
+    """(4,) float: left, top, width, height."""
+    points: np.ndarray
+    """(5, 2) float: right eye, left eye, nose tip, right and left mouth corner."""
+    mouth: np.ndarray
+    """(30, 30) uint8: the grey region around the mouth, two mouths wide."""
+
+    @property
+    def centre(self) -> np.ndarray:
+        """(2,) centre of the box."""
+        return self.box[:2] + self.box[2:] / 2
+
+    @property
+    def size(self) -> float:
+        """Side in pixels of a square with the area of the box."""
+        return float(np.sqrt(max(self.box[2] * self.box[3], 1.0)))
+
+
+@dataclass(eq=False)
+class Track:
+    """One person's face through the clip."""
+
+    frames: list[int] = field(default_factory=list)
+    faces: list[Face] = field(default_factory=list)
+
+    @property
+    def weight(self) -> float:
+        """Persistence times size: frames in which it is seen, times its mean side in pixels."""
+        return float(sum(face.size for face in self.faces))
+
+    @property
+    def motion(self) -> float:
+        """How unlike the mouth region is from one frame to the next: 1 - correlation, mean over the clip."""
+        changes = [
+            1 - float(cv2.matchTemplate(after.mouth, _core(before.mouth), cv2.TM_CCOEFF_NORMED).max())
+            for first, second, before, after in zip(
+                self.frames, self.frames[1:], self.faces, self.faces[1:], strict=False
+            )
+            if second == first + 1
+        ]
+        return float(np.mean(changes)) if changes else 0.0
+
+
+def detector_path() -> Path:
+    """The face detector's file: the one that ``MOME_FACE_DETECTOR`` names, else from the Hugging Face hub.
+
+    Raises :class:`MomeError` saying how to get it when neither is there.
+    """
+    chosen = os.environ.get(DETECTOR_VARIABLE)
+    if chosen:
+        path = Path(chosen).expanduser()
+        if not path.is_file():
+            raise MomeError(f"{DETECTOR_VARIABLE} names {path}, which is not a file: correct or unset it")
+        return path
+    path = _from_hub()
+    if hashlib.sha256(path.read_bytes()).hexdigest() != DETECTOR_SHA256:
+        raise MomeError(
+            f"the face detector {path} is not the expected file (its sha256 differs): delete it to have it "
+            f"downloaded again, or set {DETECTOR_VARIABLE} to a detector that you trust"
+        )
+    return path
+
+
+def _from_hub() -> Path:
+    # Imported here: it takes a while, and a chosen detector does without it.
+    from huggingface_hub import get_session, hf_hub_download, hf_hub_url, try_to_load_from_cache
+
+    cached = try_to_load_from_cache(DETECTOR_REPO, DETECTOR_FILE)
+    if isinstance(cached, str):
+        return Path(cached)
+    try:
+        # Asked once beforehand: without network the download itself would go on trying for half a minute.
+        get_session().head(hf_hub_url(DETECTOR_REPO, DETECTOR_FILE), timeout=5)
+        return Path(hf_hub_download(DETECTOR_REPO, DETECTOR_FILE))
+    except Exception:
+        raise MomeError(
+            f"no face detector: download {DETECTOR_FILE} from https://huggingface.co/{DETECTOR_REPO} "
+            f"and set {DETECTOR_VARIABLE}=/path/to/it"
+        ) from None
+
+
+@contextmanager
+def _quiet_opencv() -> Iterator[None]:
+    """OpenCV's notes about its own engines are not for the user."""
+    logging = cv2.utils.logging
+    level = logging.getLogLevel()
+    logging.setLogLevel(logging.LOG_LEVEL_SILENT)
+    try:
+        yield
+    finally:
+        logging.setLogLevel(level)
+
+
+class FaceDetector:
+    """YuNet by OpenCV."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        """Load the detector at ``path`` (None: the one :func:`detector_path` finds)."""
+        path = path or detector_path()
+        try:
+            with _quiet_opencv():
+                self._net = cv2.FaceDetectorYN.create(str(path), "", (320, 320), _SCORE)
+        except cv2.error:
+            raise MomeError(
+                f"{path} is not a face detector that OpenCV can read: get {DETECTOR_FILE} "
+                f"from https://huggingface.co/{DETECTOR_REPO}"
+            ) from None
+        self._size = (320, 320)
+
+    def __call__(self, picture: np.ndarray, scale: float = 1.0) -> list[Face]:
+        """The faces of a (height, width, 3) BGR picture; their pixels are multiplied by ``scale``."""
+        height, width = picture.shape[:2]
+        with _quiet_opencv():
+            if self._size != (width, height):
+                self._size = (width, height)
+                self._net.setInputSize(self._size)
+            rows = self._net.detect(picture)[1]
+        return [] if rows is None else [_face(row, picture, scale) for row in rows if np.isfinite(row).all()]
+
+
+def _face(row: np.ndarray, picture: np.ndarray, scale: float) -> Face:
+    points = row[4:14].reshape(5, 2).astype(float)
+    x, y = points[3:].mean(axis=0)
+    half = max(float(np.linalg.norm(points[4] - points[3])), 2.0)
+    zoom = _PATCH / (2 * half)
+    matrix = np.array([[zoom, 0, zoom * (half - x)], [0, zoom, zoom * (half - y)]])
+    patch = cv2.warpAffine(picture, matrix, (_PATCH, _PATCH), borderMode=cv2.BORDER_REPLICATE)
+    return Face(row[:4].astype(float) * scale, points * scale, cv2.cvtColor(patch, cv2.COLOR_BGR2GRAY))
+
+
+def _core(mouth: np.ndarray) -> np.ndarray:
+    return mouth[_JITTER:-_JITTER, _JITTER:-_JITTER]
+
+
+def follow(found: list[list[Face]]) -> list[Track]:
+    """Join the faces of successive frames into tracks, nearest first; heaviest track first."""
+    tracks: list[Track] = []
+    for frame, faces in enumerate(found):
+        pairs = []
+        for t, track in enumerate(tracks):
+            last = track.faces[-1]
+            if frame - track.frames[-1] > _PATIENCE:
+                continue
+            for f, face in enumerate(faces):
+                distance = float(np.linalg.norm(face.centre - last.centre)) / last.size
+                if distance < 0.5 and 0.5 < face.size / last.size < 2:
+                    pairs.append((distance, t, f))
+        joined_tracks, joined_faces = set(), set()
+        for _, t, f in sorted(pairs):
+            if t not in joined_tracks and f not in joined_faces:
+                joined_tracks.add(t)
+                joined_faces.add(f)
+                tracks[t].frames.append(frame)
+                tracks[t].faces.append(faces[f])
+        tracks += [Track([frame], [face]) for f, face in enumerate(faces) if f not in joined_faces]
+    return sorted(tracks, key=lambda track: -track.weight)
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """The face to read from: one track, or several in a row where the picture was cut."""
+
+    tracks: tuple[Track, ...]
+    """In order of time, without overlap."""
+    people: int
+    """Most faces seen at the same time, false alarms left out."""
+    moves_most: bool
+    """True if it was preferred to a larger face because its mouth moves."""
+
+    @property
+    def frames(self) -> int:
+        """Number of frames in which the face was found."""
+        return sum(len(track.frames) for track in self.tracks)
+
+    @property
+    def across(self) -> float:
+        """Mean horizontal place of the face in pixels."""
+        return float(np.mean([face.centre[0] for track in self.tracks for face in track.faces]))
+
+    def points(self, frames: int) -> Iterator[np.ndarray]:
+        """The five points shot by shot: (frames of the shot, 5, 2) float, NaN where the face was not found.
+
+        Between two tracks the cut is put half-way; the shots together have ``frames`` frames.
+        """
+        cuts = [
+            (before.frames[-1] + after.frames[0] + 1) // 2
+            for before, after in zip(self.tracks, self.tracks[1:], strict=False)
+        ]
+        for track, start, end in zip(self.tracks, [0, *cuts], [*cuts, frames], strict=True):
+            shot = np.full((end - start, 5, 2), np.nan)
+            shot[np.array(track.frames) - start] = [face.points for face in track.faces]
+            yield shot
+
+
+def choose(tracks: list[Track], frames: int) -> Speaker | None:
+    """The speaker among the tracks (heaviest first) of a clip of ``frames`` frames; None if no face lasts.
+
+    It is the largest and most persistent face, unless the mouth of a comparable one moves clearly more.
+    """
+    real = [track for track in tracks if len(track.frames) >= min(_MIN_FRAMES, frames)]
+    if not real:
+        return None
+    best = real[0]
+    rivals = [track for track in real if track.weight >= _RIVAL * best.weight and _meet(track, best)]
+    liveliest = max(rivals, key=lambda track: track.motion)
+    moves_most = liveliest.motion > _MORE_MOTION * max(best.motion, _STILL)
+    chosen = [liveliest if moves_most else best]
+    for track in real:
+        if not any(_meet(track, other) for other in chosen):
+            chosen.append(track)
+    chosen.sort(key=lambda track: track.frames[0])
+    lasting = [track for track in real if track in chosen or len(track.frames) >= _MIN_PART * frames]
+    people = np.bincount(np.concatenate([track.frames for track in lasting])).max()
+    return Speaker(tuple(chosen), int(people), moves_most)
+
+
+def _meet(one: Track, other: Track) -> bool:
+    """Whether two tracks overlap in time."""
+    return one.frames[0] <= other.frames[-1] and other.frames[0] <= one.frames[-1]

@@ -1,0 +1,210 @@
+"""Checkpoints: only what was trained, and references to the frozen backbones (or copies of them)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, WhisperModel
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+from mome.encoders import AVHubertModel, WhisperAudioEncoder
+from mome.errors import MomeError
+from mome.model.config import BACKBONES, MomeConfig
+
+WEIGHTS = "model.safetensors"
+INSIDE = "./"  # a reference that starts so is a sub-folder of the checkpoint
+
+
+def checkpoint_folder(name: str | os.PathLike, revision: str | None = None, token: Any = None) -> Path:
+    """The local folder of a checkpoint, downloaded from the hub if ``name`` is an id there.
+
+    Raises:
+        MomeError: there is no such folder, or the hub has no such model or cannot be reached.
+    """
+    path = Path(name)
+    if path.is_dir():
+        if not (path / "config.json").exists():
+            raise MomeError(f"{path} is not a model folder: it has no config.json")
+        return path
+    if path.exists() or len(path.parts) != 2 or path.is_absolute() or str(name).startswith("."):
+        raise MomeError(f"no model at {name}: give a model folder or a hub id such as owner/name")
+    try:
+        return Path(snapshot_download(str(name), revision=revision, token=token))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise MomeError(f"model {name} is neither a folder here nor to be had from the hub ({reason})") from error
+
+
+def load_backbone(kind: str, reference: str, revision: str | None, dtype: torch.dtype, options: dict) -> PreTrainedModel:
+    """Load one frozen backbone from a hub id or folder.
+
+    Raises:
+        MomeError: it is missing or of another kind.
+    """
+    try:
+        if kind == "language_model":
+            return AutoModelForCausalLM.from_pretrained(reference, revision=revision, dtype=dtype, **options)
+        if kind == "video_encoder":
+            return AVHubertModel.from_pretrained(reference, revision=revision, dtype=dtype)
+        config = AutoConfig.from_pretrained(reference, revision=revision)
+        if config.architectures == ["WhisperEncoder"]:
+            return WhisperEncoder.from_pretrained(reference, revision=revision, dtype=dtype)
+        return WhisperModel.from_pretrained(reference, revision=revision, dtype=dtype).get_encoder()
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise MomeError(f"the {kind.replace('_', ' ')} {reference} cannot be loaded: {reason}") from error
+
+
+class CheckpointMixin:
+    """``save_pretrained`` and ``from_pretrained`` of the recogniser."""
+
+    config: MomeConfig
+    audio_encoder: WhisperAudioEncoder | None
+    video_encoder: AVHubertModel | None
+    language_model: PreTrainedModel
+
+    def trained_state_dict(self) -> dict[str, Tensor]:
+        """Projectors and adapters: everything that training changes, with nothing frozen."""
+        assert isinstance(self, nn.Module)
+        frozen_prefixes = tuple(f"{name}." for name in BACKBONES)
+        return {
+            key: value
+            for key, value in self.state_dict().items()
+            if not key.startswith(frozen_prefixes) or ".mome." in key or ".lora." in key
+        }
+
+    def save_pretrained(  # type: ignore[override]
+        self,
+        save_directory: str | os.PathLike,
+        *,
+        self_contained: bool | None = None,
+        is_main_process: bool = True,
+        state_dict: dict[str, Tensor] | None = None,
+        push_to_hub: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """Write ``config.json`` and ``model.safetensors`` (trained parts), each to a temporary name first.
+
+        Args:
+            save_directory: a folder, made if missing.
+            self_contained: also copy the backbones into sub-folders; ``None`` does so if the model was loaded
+                from a self-contained checkpoint, or if a backbone is nowhere else (random initialisation).
+            is_main_process: other processes of a distributed run write nothing.
+            state_dict: weights to take instead of the model's own.
+            push_to_hub: upload the folder afterwards, as Transformers' method does.
+            kwargs: ``repo_id``, ``commit_message``, ``token``, … for the upload.
+        """
+        if not is_main_process:
+            return
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        trained = self.trained_state_dict()
+        if state_dict is not None:
+            trained = {key: state_dict[key] for key in trained}
+        config = type(self.config).from_dict(self.config.to_dict())
+        config.architectures = [type(self).__name__]
+        for kind, backbone in self._pretrained_parts().items():
+            reference = getattr(config, kind)
+            inside = reference is None or reference.startswith(INSIDE) or self_contained
+            if self_contained is False and reference is not None:
+                inside = False
+            if inside:
+                backbone.save_pretrained(folder / kind, state_dict=_without_adapters(backbone))
+                setattr(config, kind, INSIDE + kind)
+                setattr(config, f"{kind}_revision", None)
+        temporary = folder / f"{WEIGHTS}.tmp"
+        save_file({k: v.contiguous() for k, v in trained.items()}, temporary, metadata={"format": "pt"})
+        os.replace(temporary, folder / WEIGHTS)
+        config.save_pretrained(folder)
+        if push_to_hub:
+            self._upload(folder, kwargs)
+
+    def _pretrained_parts(self) -> dict[str, PreTrainedModel]:
+        parts: dict[str, PreTrainedModel] = {}
+        if self.audio_encoder is not None:
+            parts["audio_encoder"] = self.audio_encoder.encoder
+        if self.video_encoder is not None:
+            parts["video_encoder"] = self.video_encoder
+        return parts | {"language_model": self.language_model}
+
+    def _upload(self, folder: Path, options: dict[str, Any]) -> None:
+        from huggingface_hub import HfApi
+
+        api = HfApi(token=options.get("token"))
+        repo = options.get("repo_id") or folder.name
+        repo_id = api.create_repo(repo, exist_ok=True, private=options.get("private")).repo_id
+        message = options.get("commit_message") or "Upload a MoME speech recogniser"
+        api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message)
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike,
+        *,
+        config: MomeConfig | None = None,
+        revision: str | None = None,
+        token: Any = None,
+        dtype: torch.dtype = torch.float32,
+        attn_implementation: str | None = None,
+        quantization_config: Any = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Load a checkpoint and the backbones it refers to.
+
+        Args:
+            pretrained_model_name_or_path: a folder or a hub id.
+            config: configuration to use instead of the folder's.
+            revision: of the hub repository.
+            token: for private and gated repositories.
+            dtype: of all weights.
+            attn_implementation: of the language model (``"sdpa"``, ``"flash_attention_2"``, …).
+            quantization_config: of the language model, passed on to Transformers.
+            kwargs: ignored switches that the Auto classes add.
+
+        Raises:
+            MomeError: something is missing, or the weights do not fit the configuration.
+        """
+        folder = checkpoint_folder(pretrained_model_name_or_path, revision, token)
+        config = config or MomeConfig.from_pretrained(folder)
+        options = {"attn_implementation": attn_implementation, "quantization_config": quantization_config}
+        parts = {}
+        for kind in BACKBONES:
+            reference = getattr(config, kind)
+            if reference is not None:
+                where = str(folder / reference) if reference.startswith(INSIDE) else reference
+                chosen = {k: v for k, v in options.items() if v is not None}
+                parts[kind] = load_backbone(kind, where, getattr(config, f"{kind}_revision"), dtype, chosen)
+        model = cls(config, **parts).to(dtype)  # type: ignore[call-arg, attr-defined]
+        model.load_trained(load_file(folder / WEIGHTS), folder)
+        return model.eval()
+
+    def load_trained(self, state: dict[str, Tensor], source: object) -> None:
+        """Load projectors and adapters.
+
+        Raises:
+            MomeError: keys are missing, unknown or of another shape; nothing is loaded then.
+        """
+        assert isinstance(self, nn.Module)
+        expected = self.trained_state_dict()
+        problems = [f"missing {key}" for key in expected if key not in state]
+        problems += [f"unknown {key}" for key in state if key not in expected]
+        problems += [
+            f"{key} is {tuple(state[key].shape)} instead of {tuple(value.shape)}"
+            for key, value in expected.items()
+            if key in state and state[key].shape != value.shape
+        ]
+        if problems:
+            more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+            raise MomeError(f"the weights in {source} do not fit config.json: {'; '.join(problems[:3])}{more}")
+        self.load_state_dict(state, strict=False)
+
+
+def _without_adapters(backbone: nn.Module) -> dict[str, Tensor]:
+    return {k: v for k, v in backbone.state_dict().items() if ".mome." not in k and ".lora." not in k}

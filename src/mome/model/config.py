@@ -1,0 +1,101 @@
+"""Everything that defines a recogniser, from which it can be built without weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import AutoConfig, PreTrainedConfig
+
+from mome.adapters import AdapterConfig, adapter_config_from_dict
+from mome.rates import RateGrid, Task
+
+BACKBONES = ("audio_encoder", "video_encoder", "language_model")
+
+DEFAULT_PROMPTS: dict[str, str] = {
+    "avsr": "Transcribe speech and video to text.",
+    "asr": "Transcribe speech to text.",
+    "vsr": "Transcribe video to text.",
+}
+
+
+class MomeConfig(PreTrainedConfig):
+    """Configuration of :class:`~mome.model.MomeForSpeechRecognition`.
+
+    Attributes:
+        audio_config: the Whisper encoder's configuration; ``None`` for a model that reads video only.
+        video_config: the AV-HuBERT encoder's configuration; ``None`` for a model that hears only.
+        text_config: the language model's configuration (any causal LM of Transformers).
+        audio_encoder, video_encoder, language_model: where the frozen weights are: a hub id, a local folder,
+            or ``./NAME`` for a sub-folder of the checkpoint. ``None``: not used, or initialised at random.
+        audio_encoder_revision, video_encoder_revision, language_model_revision: hub revisions.
+        audio_context: ``"window"`` or ``"clip"``, see :class:`~mome.encoders.WhisperAudioEncoder`.
+        audio_rates, video_rates: the compression rates that there are projectors for.
+        compression: ``"average"`` or ``"stack"``.
+        projector_hidden: width between the projector's two linear layers.
+        projector_norm: whether a LayerNorm ends the projectors.
+        adapter: options of the adapter on the language model with its ``type`` (``mome`` or ``lora``);
+            ``None``: only the projectors are trained.
+        balance_weight: factor of the router's load-balancing loss.
+        prompts: the instruction for each task.
+        prompt_ids: its token ids, written by the builder.
+        start_ids: token ids before everything else (the published models: BOS).
+        audio_markers, video_markers: pairs of token ids around the audio and video tokens, or ``None``.
+        description: one line for the user about what this model is for.
+    """
+
+    model_type = "mome"
+
+    audio_config: Any = None
+    video_config: Any = None
+    text_config: Any = None
+    audio_encoder: str | None = None
+    video_encoder: str | None = None
+    language_model: str | None = None
+    audio_encoder_revision: str | None = None
+    video_encoder_revision: str | None = None
+    language_model_revision: str | None = None
+    audio_context: str = "window"
+    audio_rates: Any = ()
+    video_rates: Any = ()
+    compression: str = "average"
+    projector_hidden: int = 2048
+    projector_norm: bool = False
+    adapter: Any = None
+    balance_weight: float = 0.01
+    prompts: Any = None
+    prompt_ids: Any = None
+    start_ids: Any = ()
+    audio_markers: Any = None
+    video_markers: Any = None
+    description: str | None = None
+    initializer_range: float = 0.02
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        """Turn nested dictionaries into configuration objects."""
+        for name in ("audio_config", "video_config", "text_config"):
+            value = getattr(self, name)
+            if isinstance(value, dict):
+                setattr(self, name, AutoConfig.for_model(**value))
+        self.audio_rates = list(self.audio_rates)
+        self.video_rates = list(self.video_rates)
+        self.start_ids = list(self.start_ids)
+        self.prompts = dict(self.prompts or DEFAULT_PROMPTS)
+        super().__post_init__(**kwargs)
+
+    @property
+    def grid(self) -> RateGrid:
+        """The rates that this model was built for."""
+        return RateGrid(tuple(self.audio_rates), tuple(self.video_rates))
+
+    @property
+    def adapter_config(self) -> AdapterConfig | None:
+        """The adapter's options as a dataclass."""
+        return None if self.adapter is None else adapter_config_from_dict(self.adapter)
+
+    def text_ids(self, task: Task) -> list[int]:
+        """Token ids of the task's prompt."""
+        return list(self.prompt_ids[task])
+
+    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
+        """The language model's configuration, where Transformers looks for vocabulary and cache sizes."""
+        return self.text_config if self.text_config is not None else self

@@ -1,0 +1,289 @@
+"""The recogniser: frozen encoders and language model, trained projectors and adapters, any rate per clip."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.modeling_outputs import ModelOutput
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+from mome.adapters import AdapterContext, RouterStatistics, attach, load_balancing_loss
+from mome.compression import RateProjectors
+from mome.encoders import AVHubertModel, Features, WhisperAudioEncoder
+from mome.model.checkpoint import CheckpointMixin
+from mome.model.config import MomeConfig
+from mome.model.sequence import LanguageInputs, assemble
+from mome.rates import Rates
+
+IGNORED_LABEL = -100
+
+
+@dataclass
+class SpeechOutput(ModelOutput):
+    """What a forward pass returns.
+
+    Attributes:
+        loss: mean over the rates of the transcript's cross-entropy, plus ``balance_weight`` times the
+            load-balancing loss.
+        logits: ``(B, S, V)`` that predict the labels at the same positions, for the last of the rates.
+        transcript_losses: cross-entropy by rates, detached.
+        balance_loss: load-balancing loss, detached; 1 when all experts are used alike.
+        routing: the last rates' router statistics by decoder layer.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    transcript_losses: dict[str, Tensor] | None = None
+    balance_loss: Tensor | None = None
+    routing: dict[int, RouterStatistics] | None = None
+
+
+@dataclass(frozen=True)
+class EncodedClips:
+    """Encoder tokens of a batch; ``None`` for a modality that was not given."""
+
+    audio: Features | None
+    video: Features | None
+
+
+class MomeForSpeechRecognition(CheckpointMixin, PreTrainedModel):
+    """Audio-visual speech recogniser whose token rates are chosen per clip.
+
+    Frozen encoders give tokens, which are compressed by a rate, projected by that rate's projector and read
+    by the frozen language model with its adapters (Llama-MTSK; MoME, NeurIPS 2025).
+
+    Args:
+        config: the configuration.
+        audio_encoder, video_encoder, language_model: pre-trained backbones; built at random from the
+            configuration where they are not given.
+    """
+
+    config_class = MomeConfig
+    base_model_prefix = "mome"
+    main_input_name = "input_features"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+
+    def __init__(
+        self,
+        config: MomeConfig,
+        audio_encoder: WhisperEncoder | None = None,
+        video_encoder: AVHubertModel | None = None,
+        language_model: PreTrainedModel | None = None,
+    ):
+        super().__init__(config)
+        self.language_model = language_model or AutoModelForCausalLM.from_config(config.text_config)
+        width = self.language_model.get_input_embeddings().embedding_dim
+        self.audio_encoder = self.video_encoder = None
+        if config.audio_config is not None:
+            encoder = audio_encoder or WhisperEncoder(config.audio_config)
+            self.audio_encoder = WhisperAudioEncoder(encoder, config.audio_context)  # type: ignore[arg-type]
+            self.audio_projectors = self._projectors(config.audio_rates, self.audio_encoder.hidden_size, width)
+        if config.video_config is not None:
+            self.video_encoder = video_encoder or AVHubertModel(config.video_config)
+            self.video_projectors = self._projectors(config.video_rates, self.video_encoder.hidden_size, width)
+        for backbone in self.backbones():
+            backbone.requires_grad_(False)
+        if config.adapter_config is not None:
+            attach(self.language_model, config.adapter_config)
+        self.train(False)
+
+    def _projectors(self, rates: Sequence[int], in_features: int, out_features: int) -> RateProjectors:
+        config = self.config
+        return RateProjectors(
+            rates, in_features, config.projector_hidden, out_features, config.compression, config.projector_norm
+        )
+
+    def backbones(self) -> Iterable[nn.Module]:
+        """The frozen parts."""
+        return [m for m in (self.audio_encoder, self.video_encoder, self.language_model) if m is not None]
+
+    def train(self, mode: bool = True) -> MomeForSpeechRecognition:
+        """Switch the trained parts; frozen backbones stay in evaluation mode.
+
+        So their dropout stays off and batch-norm statistics stay as pre-trained. Only a gradient-checkpointed
+        language model follows, because Transformers checkpoints in training mode alone.
+        """
+        super().train(mode)
+        for backbone in self.backbones():
+            if not (backbone is self.language_model and self._checkpoints_activations()):
+                backbone.eval()
+        return self
+
+    def _checkpoints_activations(self) -> bool:
+        return any(getattr(module, "gradient_checkpointing", False) for module in self.language_model.modules())
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict | None = None, **kwargs: Any) -> None:
+        """Checkpoint the language model's layers (non-reentrant, which the router's loss needs)."""
+        options = {**(gradient_checkpointing_kwargs or {}), "use_reentrant": False}
+        self.language_model.gradient_checkpointing_enable(options)
+
+    def gradient_checkpointing_disable(self) -> None:
+        """Undo :meth:`gradient_checkpointing_enable`."""
+        self.language_model.gradient_checkpointing_disable()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The language model's token embedding."""
+        return self.language_model.get_input_embeddings()
+
+    @torch.no_grad()
+    def encode(
+        self,
+        input_features: Tensor | None = None,
+        input_features_mask: Tensor | None = None,
+        pixel_values_videos: Tensor | None = None,
+        pixel_values_videos_mask: Tensor | None = None,
+    ) -> EncodedClips:
+        """Run the frozen encoders on what is given; see :meth:`forward` for the shapes."""
+        audio = video = None
+        if input_features is not None and self.audio_encoder is not None:
+            audio = self.audio_encoder(input_features.to(self.dtype), input_features_mask)
+        if pixel_values_videos is not None and self.video_encoder is not None:
+            video = self.video_encoder(pixel_values_videos.to(self.dtype), pixel_values_videos_mask)
+        return EncodedClips(audio, video)
+
+    def prepare(
+        self, encoded: EncodedClips, rates: Sequence[Rates], labels: Tensor | None = None
+    ) -> LanguageInputs:
+        """Compress, project and assemble the language model's input, each clip at its own rates.
+
+        Args:
+            encoded: encoder tokens of B clips.
+            rates: B rates, each of which the clip's modalities can serve.
+            labels: ``(B, S)`` transcript ids to teach, right-padded with -100.
+        """
+        audio = self._project("audio", encoded.audio, [r.audio for r in rates])
+        video = self._project("video", encoded.video, [r.video for r in rates])
+        text = None if labels is None else [row[row != IGNORED_LABEL][:-1] for row in labels]
+        return assemble(self.config, self.get_input_embeddings(), list(rates), audio, video, text)
+
+    def _project(
+        self, modality: str, features: Features | None, rates: list[int | None]
+    ) -> list[Tensor | None]:
+        """Tokens ``(T_i, H)`` per clip; clips of one rate go through its projector together."""
+        tokens: list[Tensor | None] = [None] * len(rates)
+        for rate in sorted({rate for rate in rates if rate is not None}):
+            if features is None:
+                raise ValueError(f"rates ask for {modality}, but no {modality} was given")
+            chosen = [index for index, other in enumerate(rates) if other == rate]
+            projectors = self.audio_projectors if modality == "audio" else self.video_projectors
+            projected, lengths = projectors(features.tokens[chosen], features.lengths[chosen], rate)
+            for index, row, length in zip(chosen, projected, lengths.tolist(), strict=True):
+                tokens[index] = row[:length]
+        return tokens
+
+    def forward(
+        self,
+        input_features: Tensor | None = None,
+        input_features_mask: Tensor | None = None,
+        pixel_values_videos: Tensor | None = None,
+        pixel_values_videos_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        rates: Rates | Sequence[Rates] | None = None,
+        matryoshka: Sequence[Rates] | None = None,
+        encoded: EncodedClips | None = None,
+    ) -> SpeechOutput:
+        """Teacher-forced pass.
+
+        Args:
+            input_features: ``(B, mel_bins, M)`` float log-mel frames.
+            input_features_mask: ``(B, M)`` bool.
+            pixel_values_videos: ``(B, T, H, W)`` float normalised mouth frames.
+            pixel_values_videos_mask: ``(B, T)`` bool.
+            labels: ``(B, S)`` int64 transcript ids ending with the end token, right-padded with -100.
+            rates: rates of all clips, or one per clip.
+            matryoshka: instead of ``rates``, the rates to go through one after the other with all clips;
+                the loss is the mean over them (Matryoshka training).
+            encoded: encoder tokens computed before, instead of the raw inputs.
+
+        Returns:
+            Loss, and the logits of the last rates.
+        """
+        if encoded is None:
+            encoded = self.encode(
+                input_features, input_features_mask, pixel_values_videos, pixel_values_videos_mask
+            )
+        if labels is None:
+            raise ValueError("forward needs labels; to transcribe, call generate")
+        size = len(labels)
+        if matryoshka is None:
+            if rates is None:
+                raise ValueError("forward needs rates, or the matryoshka rates to train on")
+            passes = [[rates] * size if isinstance(rates, Rates) else list(rates)]
+            names = ["rates" if len(set(passes[0])) > 1 else str(passes[0][0])]
+        else:
+            passes, names = [[one] * size for one in matryoshka], [str(one) for one in matryoshka]
+        transcript, balance, losses = [], [], {}
+        for name, clip_rates in zip(names, passes, strict=True):
+            logits, context = self._logits(self.prepare(encoded, clip_rates, labels), labels)
+            loss = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED_LABEL)
+            transcript.append(loss)
+            losses[name] = loss.detach()
+            if context.routing:
+                balance.append(load_balancing_loss(context))
+        total, mean_balance = torch.stack(transcript).mean(), None
+        if balance:
+            mean_balance = torch.stack(balance).mean()
+            total = total + self.config.balance_weight * mean_balance
+            mean_balance = mean_balance.detach()
+        return SpeechOutput(total, logits, losses, mean_balance, context.routing)
+
+    def _logits(self, inputs: LanguageInputs, labels: Tensor) -> tuple[Tensor, AdapterContext]:
+        """Logits ``(B, S, V)`` at the positions that predict ``labels``; other positions get none."""
+        lengths = (labels != IGNORED_LABEL).sum(1)
+        longest = int(lengths.max())
+        context = AdapterContext(token_mask=inputs.mask)
+        logits = self.language_model(
+            inputs_embeds=inputs.embeddings,
+            attention_mask=inputs.mask.long(),
+            position_ids=inputs.positions,
+            use_cache=False,
+            logits_to_keep=longest,
+            **({"adapter_context": context} if self.config.adapter is not None else {}),
+        ).logits
+        # Sequences end together (left padding), so a shorter transcript starts later among the kept positions.
+        steps = torch.arange(labels.shape[1], device=labels.device)
+        source = (steps + longest - lengths[:, None]).clamp(max=longest - 1)
+        return logits.gather(1, source[..., None].expand(-1, -1, logits.shape[-1])), context
+
+    @torch.no_grad()
+    def generate(  # type: ignore[override]
+        self,
+        input_features: Tensor | None = None,
+        input_features_mask: Tensor | None = None,
+        pixel_values_videos: Tensor | None = None,
+        pixel_values_videos_mask: Tensor | None = None,
+        rates: Rates | Sequence[Rates] | None = None,
+        encoded: EncodedClips | None = None,
+        **generation: Any,
+    ) -> Any:
+        """Transcribe with Transformers' ``generate``: greedy, beam search, sampling, by its own options.
+
+        Args:
+            input_features, input_features_mask, pixel_values_videos, pixel_values_videos_mask, encoded:
+                as in :meth:`forward`.
+            rates: rates of all clips, or one per clip.
+            generation: options of ``GenerationMixin.generate`` (``max_new_tokens``, ``num_beams``, …).
+
+        Returns:
+            ``(B, S)`` int64 ids of the transcript alone, or what ``return_dict_in_generate`` asks for.
+        """
+        if encoded is None:
+            encoded = self.encode(
+                input_features, input_features_mask, pixel_values_videos, pixel_values_videos_mask
+            )
+        if rates is None:
+            raise ValueError("generate needs rates")
+        given = encoded.audio if encoded.audio is not None else encoded.video
+        size = 0 if given is None else len(given.tokens)
+        inputs = self.prepare(encoded, [rates] * size if isinstance(rates, Rates) else rates)
+        return self.language_model.generate(
+            inputs_embeds=inputs.embeddings, attention_mask=inputs.mask.long(), **generation
+        )

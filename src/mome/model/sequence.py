@@ -1,0 +1,107 @@
+"""The language model's input: [audio, video, prompt, transcript], left-padded into a batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mome.model.config import MomeConfig
+from mome.rates import Rates
+
+
+@dataclass(frozen=True)
+class TokenCounts:
+    """Language-model tokens of one clip before its transcript.
+
+    ``prompt`` counts every text token that is fed: the instruction, and start and marker tokens if the model
+    has them.
+    """
+
+    audio: int
+    video: int
+    prompt: int
+
+    @property
+    def total(self) -> int:
+        """All tokens fed."""
+        return self.audio + self.video + self.prompt
+
+
+@dataclass(frozen=True)
+class LanguageInputs:
+    """A left-padded batch.
+
+    Attributes:
+        embeddings: ``(B, L, H)``.
+        mask: ``(B, L)`` bool, true on real tokens.
+        positions: ``(B, L)`` int64, counted from each sequence's first real token.
+        counts: tokens fed for each clip, transcript excluded.
+    """
+
+    embeddings: Tensor
+    mask: Tensor
+    positions: Tensor
+    counts: list[TokenCounts]
+
+
+def count_tokens(config: MomeConfig, rates: Rates, audio_frames: int, video_frames: int) -> TokenCounts:
+    """Tokens that a clip of so many encoder tokens costs at ``rates``."""
+    text = len(config.start_ids) + len(config.text_ids(rates.task))
+    audio = video = 0
+    if rates.audio is not None:
+        audio = audio_frames // rates.audio
+        text += len(config.audio_markers or ())
+    if rates.video is not None:
+        video = video_frames // rates.video
+        text += len(config.video_markers or ())
+    return TokenCounts(audio, video, text)
+
+
+def assemble(
+    config: MomeConfig,
+    embed: nn.Module,
+    rates: list[Rates],
+    audio: list[Tensor | None],
+    video: list[Tensor | None],
+    text_ids: list[Tensor] | None = None,
+) -> LanguageInputs:
+    """Put each clip's tokens in order and pad on the left.
+
+    Args:
+        config: gives prompts, start and marker tokens.
+        embed: the language model's input embedding.
+        rates: one per clip; they name the task and so the prompt.
+        audio: projected audio tokens ``(T_a, H)`` per clip, ``None`` where the task has none.
+        video: likewise ``(T_v, H)``.
+        text_ids: transcript ids ``(S,)`` per clip that follow the prompt (teacher forcing).
+    """
+    device = embed.weight.device
+
+    def ids(values: list[int]) -> Tensor:
+        return torch.tensor(values, dtype=torch.long, device=device)
+
+    rows, counts = [], []
+    for index, rate in enumerate(rates):
+        parts: list[Tensor] = []
+        if config.start_ids:
+            parts.append(embed(ids(config.start_ids)))
+        for tokens, markers in ((audio[index], config.audio_markers), (video[index], config.video_markers)):
+            if tokens is not None:
+                parts += [embed(ids(markers[:1])), tokens, embed(ids(markers[1:]))] if markers else [tokens]
+        parts.append(embed(ids(config.text_ids(rate.task))))
+        counts.append(_counts(audio[index], video[index], parts))
+        if text_ids is not None:
+            parts.append(embed(text_ids[index]))
+        rows.append(torch.cat(parts))
+    longest = max(len(row) for row in rows)
+    embeddings = torch.stack([nn.functional.pad(row, (0, 0, longest - len(row), 0)) for row in rows])
+    lengths = torch.tensor([len(row) for row in rows], device=device)
+    offset = torch.arange(longest, device=device) - (longest - lengths[:, None])
+    return LanguageInputs(embeddings, offset >= 0, offset.clamp(min=0), counts)
+
+
+def _counts(audio: Tensor | None, video: Tensor | None, parts: list[Tensor]) -> TokenCounts:
+    from_audio, from_video = (0 if tokens is None else len(tokens) for tokens in (audio, video))
+    return TokenCounts(from_audio, from_video, sum(map(len, parts)) - from_audio - from_video)

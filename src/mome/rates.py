@@ -1,0 +1,108 @@
+"""Compression rates: how many encoder tokens become one language-model token."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from mome.errors import MomeError
+
+Task = Literal["avsr", "asr", "vsr"]
+TASKS: tuple[Task, ...] = ("avsr", "asr", "vsr")
+
+_RATES = re.compile(r"\s*\(?\s*(\d+|-)\s*,\s*(\d+|-)\s*\)?\s*")
+
+
+@dataclass(frozen=True, order=True)
+class Rates:
+    """One audio rate and one video rate; ``None`` leaves that modality out.
+
+    ``Rates(4, 2)`` feeds a quarter of the audio tokens and half of the video tokens (AVSR),
+    ``Rates(4, None)`` is ASR and ``Rates(None, 2)`` is VSR.
+    """
+
+    audio: int | None
+    video: int | None
+
+    def __post_init__(self) -> None:
+        """Refuse rates below 1 and the empty pair."""
+        if self.audio is None and self.video is None:
+            raise MomeError("rates '-,-' leave out both modalities: give an audio rate, a video rate or both")
+        for name, rate in (("audio", self.audio), ("video", self.video)):
+            if rate is not None and rate < 1:
+                raise MomeError(f"{name} rate {rate} is not possible: a rate is a whole number from 1 up")
+
+    @classmethod
+    def parse(cls, text: str | Rates) -> Rates:
+        """Read ``"4,2"``, ``"(4, 2)"``, ``"4,-"`` or ``"-,2"``."""
+        if isinstance(text, Rates):
+            return text
+        match = _RATES.fullmatch(text)
+        if match is None:
+            raise MomeError(f"rates '{text}' are not readable: write AUDIO,VIDEO as in 4,2 (ASR: 4,-  VSR: -,2)")
+        audio, video = (None if part == "-" else int(part) for part in match.groups())
+        return cls(audio, video)
+
+    @property
+    def task(self) -> Task:
+        """The task that these rates ask for."""
+        if self.audio is None:
+            return "vsr"
+        return "asr" if self.video is None else "avsr"
+
+    def for_task(self, task: Task) -> Rates:
+        """The same rates with the modality that ``task`` does not use left out."""
+        needs_audio, needs_video = task != "vsr", task != "asr"
+        if (needs_audio and self.audio is None) or (needs_video and self.video is None):
+            raise MomeError(f"rates '{self}' lack a rate that the task {task} needs")
+        return Rates(self.audio if needs_audio else None, self.video if needs_video else None)
+
+    def __str__(self) -> str:
+        return ",".join("-" if rate is None else str(rate) for rate in (self.audio, self.video))
+
+
+@dataclass(frozen=True)
+class RateGrid:
+    """All rates that one model is trained for: every audio rate with every video rate, and each alone."""
+
+    audio: tuple[int, ...] = ()
+    video: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Sort and deduplicate; refuse an empty grid."""
+        if not self.audio and not self.video:
+            raise MomeError("a rate grid needs at least one audio rate or one video rate")
+        for name in ("audio", "video"):
+            object.__setattr__(self, name, tuple(sorted(set(getattr(self, name)))))
+        for rate in self.audio:
+            Rates(rate, None)
+        for rate in self.video:
+            Rates(None, rate)
+
+    def rates(self, tasks: Iterable[Task] = TASKS) -> Iterator[Rates]:
+        """All rates of the given tasks: AVSR pairs first, audio rate outermost."""
+        for task in tasks:
+            for audio in self.audio if task != "vsr" else (None,):
+                for video in self.video if task != "asr" else (None,):
+                    yield Rates(audio, video)
+
+    def __contains__(self, rates: Rates) -> bool:
+        return (rates.audio is None or rates.audio in self.audio) and (
+            rates.video is None or rates.video in self.video
+        )
+
+    def check(self, rates: Rates) -> Rates:
+        """Return ``rates`` if the grid has them; raise :class:`MomeError` naming those that exist otherwise."""
+        if rates not in self:
+            raise MomeError(f"rates ({rates}) are not in this model's grid: {self}")
+        return rates
+
+    def __str__(self) -> str:
+        parts = []
+        if self.audio:
+            parts.append("audio rates " + ", ".join(map(str, self.audio)))
+        if self.video:
+            parts.append("video rates " + ", ".join(map(str, self.video)))
+        return " and ".join(parts)

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from mome.compression import Projector, RateProjectors, average_pool
+from mome.errors import MomeError
+
+
+def test_projector_is_linear_relu_linear_norm() -> None:
+    projector = Projector(6, 10, hidden=7, norm=True)
+    x = torch.randn(2, 5, 6)
+    inner = (x @ projector[0].weight.T + projector[0].bias).clamp(min=0)
+    expected = inner @ projector[2].weight.T + projector[2].bias
+    expected = (expected - expected.mean(-1, keepdim=True)) / (
+        expected.var(-1, keepdim=True, correction=0) + 1e-5
+    ).sqrt()
+    torch.testing.assert_close(projector(x), expected)
+
+
+def test_state_dict_keys_are_the_published_ones() -> None:
+    plain = {"0.weight", "0.bias", "2.weight", "2.bias"}
+    assert Projector(4, 8).state_dict().keys() == plain
+    assert Projector(4, 8, norm=True).state_dict().keys() == plain | {"3.weight", "3.bias"}
+    assert Projector(4, 8)[0].out_features == 2048
+    rates = RateProjectors((4, 16), 4, 5, 8)
+    assert rates.state_dict().keys() == {f"{i}.{key}" for i in (0, 1) for key in plain}
+
+
+@pytest.mark.parametrize("method", ["average", "stack"])
+@pytest.mark.parametrize("norm", [False, True])
+def test_each_rate_has_its_own_projector(method, norm) -> None:
+    rates = RateProjectors((2, 5), 6, 7, 10, method, norm)
+    tokens, lengths = torch.randn(3, 21, 6), torch.tensor([21, 20, 4])
+    for index, rate in enumerate((2, 5)):
+        projected, valid = rates(tokens, lengths, rate)
+        assert projected.shape == (3, 21 // rate, 10)
+        assert valid.tolist() == [length // rate for length in lengths.tolist()]
+        windows = tokens[:, : 21 // rate * rate].reshape(3, -1, rate * 6)
+        compressed = windows if method == "stack" else average_pool(tokens, rate)
+        torch.testing.assert_close(projected, rates[index](compressed))
+
+
+def test_only_the_used_projector_gets_gradients() -> None:
+    rates = RateProjectors((2, 5), 6, 7, 10)
+    rates(torch.randn(1, 10, 6), torch.tensor([10]), 5)[0].sum().backward()
+    assert all(p.grad is None for p in rates[0].parameters())
+    assert all(p.grad is not None for p in rates[1].parameters())
+
+
+def test_copies_and_state_round_trip() -> None:
+    rates = RateProjectors((2, 5), 6, 7, 10)
+    other = RateProjectors((2, 5), 6, 7, 10)
+    other.load_state_dict(rates.state_dict())
+    inputs = torch.randn(1, 10, 6), torch.tensor([10]), 2
+    assert torch.equal(copy.deepcopy(rates)(*inputs)[0], other(*inputs)[0])
+
+
+def test_no_token_at_all() -> None:
+    projected, lengths = RateProjectors((16,), 6, 7, 10, norm=True)(
+        torch.randn(2, 9, 6), torch.tensor([9, 3]), 16
+    )
+    assert projected.shape == (2, 0, 10)
+    assert lengths.tolist() == [0, 0]
+
+
+def test_errors_name_what_is_possible() -> None:
+    with pytest.raises(MomeError, match="2, 5"):
+        RateProjectors((2, 5), 6).projector(4)
+    with pytest.raises(MomeError, match="twice"):
+        RateProjectors((2, 2), 6)
+    with pytest.raises(MomeError, match="at least one"):
+        RateProjectors((), 6)
+    with pytest.raises(MomeError, match="average, stack"):
+        RateProjectors((2,), 6, method="mean")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("modality", "encoder", "frames", "grid"),
+    [("audio", "whisper_enc", 76, (4, 16)), ("video", "avhubert_enc", 38, (2, 5))],
+)
+def test_golden_llama_mtsk_tokens(golden, modality, encoder, frames, grid) -> None:
+    state, _, outputs, _ = golden("llama-mtsk-ms")
+    prefix = f"{modality}_proj."
+    projectors = RateProjectors(grid, 64, 48, 64, "average", norm=True)
+    projectors.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+    tokens = outputs[encoder][:, :frames]
+    for rate in grid:
+        torch.testing.assert_close(
+            average_pool(tokens, rate), outputs[f"{modality}_tokens_compressed.rate{rate}"]
+        )
+        projected, _ = projectors(tokens, torch.tensor([frames, frames]), rate)
+        torch.testing.assert_close(projected, outputs[f"{modality}_tokens_projected.rate{rate}"])

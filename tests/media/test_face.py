@@ -1,0 +1,216 @@
+"""Faces: the detector's file, following, choosing, and whole clips with one, two or no face."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+from mome.errors import MomeError
+from mome.media import load_clip
+from mome.media.face import DETECTOR_VARIABLE, Face, FaceDetector, choose, detector_path, follow
+
+from .builders import DETECTOR, TALKING, click, write
+
+needs_data = pytest.mark.skipif(
+    not (DETECTOR.is_file() and TALKING.is_file()), reason="no talking face or detector in ../shared"
+)
+
+
+@pytest.fixture(scope="module")
+def talking() -> list[np.ndarray]:
+    """25 BGR frames, 360 x 288, in the middle of a spoken sentence."""
+    with av.open(str(TALKING)) as container:
+        return [frame.to_ndarray(format="bgr24") for frame in container.decode(video=0)][20:45]
+
+
+@pytest.fixture
+def _detector(monkeypatch):
+    monkeypatch.setenv(DETECTOR_VARIABLE, str(DETECTOR))
+
+
+def face(x: float, y: float = 100.0, size: float = 80.0, mouth: np.ndarray | None = None) -> Face:
+    shape = np.array([[0.3, 0.4], [0.7, 0.4], [0.5, 0.6], [0.35, 0.8], [0.65, 0.8]])
+    mouth = (np.indices((30, 30)).sum(axis=0) * 4).astype(np.uint8) if mouth is None else mouth
+    return Face(np.array([x, y, size, size]), shape * size + (x, y), mouth)
+
+
+def lively(rng: np.random.Generator) -> np.ndarray:
+    return rng.integers(0, 255, (30, 30), dtype=np.uint8)
+
+
+def test_faces_that_cross_keep_their_tracks():
+    found = [[face(20 + 8 * k, y=100), face(420 - 8 * k, y=230)][:: 1 if k % 2 else -1] for k in range(50)]
+    tracks = follow(found)
+    assert [len(track.frames) for track in tracks] == [50, 50]
+    assert all(len({f.centre[1] for f in track.faces}) == 1 for track in tracks)
+
+
+def test_a_short_absence_does_not_break_a_track():
+    found = [[face(50)] if not 10 <= k < 20 else [] for k in range(40)]
+    (track,) = follow(found)
+    speaker = choose([track], 40)
+    assert speaker.people == 1
+    (shot,) = speaker.points(40)
+    assert np.isnan(shot[10:20]).all()
+    assert not np.isnan(shot[:10]).any()
+
+
+def test_false_alarms_are_neither_faces_nor_second_faces():
+    found = [[face(50)] + ([face(300)] if k in (7, 8) else []) for k in range(40)]
+    assert choose(follow(found), 40).people == 1
+    assert choose(follow([[face(300)] if k in (7, 8) else [] for k in range(40)]), 40) is None
+    assert choose([], 40) is None
+
+
+def test_the_larger_face_is_chosen_unless_the_other_speaks():
+    rng = np.random.default_rng(0)
+    still = [[face(50, size=100), face(300, size=80)] for _ in range(40)]
+    speaker = choose(follow(still), 40)
+    assert (speaker.people, speaker.moves_most) == (2, False)
+    assert speaker.across == pytest.approx(100)
+    spoken = [[face(50, size=100), face(300, size=80, mouth=lively(rng))] for _ in range(40)]
+    speaker = choose(follow(spoken), 40)
+    assert (speaker.people, speaker.moves_most) == (2, True)
+    assert speaker.across == pytest.approx(340)
+
+
+def test_a_small_face_behind_is_not_chosen_however_it_moves():
+    rng = np.random.default_rng(0)
+    found = [[face(50, size=200), face(300, size=30, mouth=lively(rng))] for _ in range(40)]
+    assert not choose(follow(found), 40).moves_most
+
+
+def test_cuts_are_followed_without_sliding_from_one_place_to_the_other():
+    found = [[face(50)] if k < 18 else [face(400)] if k >= 22 else [] for k in range(40)]
+    speaker = choose(follow(found), 40)
+    assert speaker.people == 1
+    first, second = speaker.points(40)
+    assert (len(first), len(second)) == (20, 20)
+    assert np.nanmax(first[:, :, 0]) < 150
+    assert np.nanmin(second[:, :, 0]) > 350
+
+
+@needs_data
+@pytest.mark.usefixtures("_detector")
+def test_one_face_gives_a_centred_mouth_and_no_word_on_stderr(talking, tmp_path, capfd):
+    path = write(
+        tmp_path / "a.mp4", talking, wave=click(1, 0.5, 16000), video_codec="libx264", audio_codec="aac"
+    )
+    clip = load_clip(path)
+    assert clip.mouth.shape == (25, 96, 96)
+    assert clip.warnings == ()
+    # While one speaks, the picture changes most where the lips are.
+    change = np.abs(np.diff(clip.mouth.astype(float), axis=0)).mean(axis=0)
+    assert change[40:72, 24:72].mean() > 2 * change[:16].mean()
+    assert capfd.readouterr() == ("", "")
+
+
+@needs_data
+@pytest.mark.usefixtures("_detector")
+def test_rotated_small_and_large_pictures_give_the_same_mouth(talking, tmp_path):
+    few = talking[:6]
+    plain = load_clip(write(tmp_path / "a.mkv", few), audio=False).mouth.astype(int)
+    turned = [np.ascontiguousarray(np.rot90(frame, -1)) for frame in few]
+    phone = write(tmp_path / "b.mp4", turned, video_codec="libx264", rotation=90)
+    large = write(tmp_path / "c.mkv", [cv2.resize(frame, None, fx=3, fy=3) for frame in few])
+    for path in (phone, large):
+        mouth = load_clip(path, audio=False).mouth
+        assert mouth.shape == plain.shape
+        assert np.abs(mouth - plain).mean() < 6
+
+
+@needs_data
+@pytest.mark.usefixtures("_detector")
+@pytest.mark.parametrize("speaker", ["left", "right"])
+def test_of_two_faces_the_speaking_one_is_read(talking, tmp_path, speaker):
+    silent = [talking[0]] * len(talking)
+    pair = (talking, silent) if speaker == "left" else (silent, talking)
+    frames = [np.hstack(both) for both in zip(*pair, strict=True)]
+    clip = load_clip(write(tmp_path / "a.mkv", frames), audio=False)
+    (warning,) = clip.warnings
+    assert "2 faces" in warning
+    assert f"on the {speaker}" in warning
+    assert np.abs(np.diff(clip.mouth.astype(int), axis=0)).mean() > 0.5
+
+
+@needs_data
+@pytest.mark.usefixtures("_detector")
+def test_of_two_speaking_faces_the_larger_is_read(talking, tmp_path):
+    small = [
+        cv2.copyMakeBorder(cv2.resize(f, (180, 144)), 72, 72, 0, 0, cv2.BORDER_REPLICATE) for f in talking
+    ]
+    frames = [np.hstack(both) for both in zip(small, talking, strict=True)]
+    clip = load_clip(write(tmp_path / "a.mkv", frames), audio=False)
+    assert "2 faces" in clip.warnings[0]
+    assert "on the right" in clip.warnings[0]
+
+
+@needs_data
+@pytest.mark.usefixtures("_detector")
+def test_no_face_leaves_the_sound(tmp_path):
+    frames = [np.full((120, 160), 90, np.uint8)] * 10
+    path = write(tmp_path / "a.mkv", frames, wave=click(0.4, 0.2, 16000))
+    clip = load_clip(path)
+    assert clip.mouth is None
+    assert "no face found" in clip.warnings[0]
+    with pytest.raises(MomeError, match="no face found"):
+        load_clip(path, audio=False)
+
+
+@needs_data
+@pytest.mark.usefixtures("_detector")
+def test_a_face_hidden_for_a_while_is_bridged_and_reported_if_long(talking, tmp_path):
+    wall = np.full_like(talking[0], 90)
+    short = [wall if 10 <= k < 15 else frame for k, frame in enumerate(talking)]
+    clip = load_clip(write(tmp_path / "a.mkv", short), audio=False)
+    assert len(clip.mouth) == 25
+    assert clip.warnings == ()
+    long = [frame if k < 8 else wall for k, frame in enumerate(talking)]
+    (warning,) = load_clip(write(tmp_path / "b.mkv", long), audio=False).warnings
+    assert "32 %" in warning
+
+
+def test_chosen_detector_must_be_a_detector(tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv(DETECTOR_VARIABLE, str(tmp_path / "none.onnx"))
+    with pytest.raises(MomeError, match=r"MOME_FACE_DETECTOR names .*none\.onnx"):
+        detector_path()
+    (tmp_path / "bad.onnx").write_bytes(b"no network")
+    monkeypatch.setenv(DETECTOR_VARIABLE, str(tmp_path / "bad.onnx"))
+    with pytest.raises(MomeError, match="not a face detector"):
+        FaceDetector()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_without_detector_and_network_one_line_says_how_to_get_it(tmp_path, monkeypatch, capfd):
+    def unreachable(*_: object, **__: object) -> Path:
+        raise OSError("no network")
+
+    monkeypatch.delenv(DETECTOR_VARIABLE, raising=False)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr("huggingface_hub.get_session", unreachable)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", unreachable)
+    with pytest.raises(MomeError) as caught:
+        load_clip(write(tmp_path / "a.mkv", [np.zeros((120, 160), np.uint8)] * 3), audio=False)
+    message = str(caught.value)
+    assert "https://huggingface.co/opencv/face_detection_yunet" in message
+    assert "MOME_FACE_DETECTOR=" in message
+    assert "\n" not in message
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.skipif(not DETECTOR.is_file(), reason="no detector in ../shared")
+def test_detector_from_the_hub_is_checked(tmp_path, monkeypatch):
+    path = tmp_path / "yunet.onnx"
+    shutil.copyfile(DETECTOR, path)
+    monkeypatch.delenv(DETECTOR_VARIABLE, raising=False)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: str(path))
+    assert detector_path() == path
+    with path.open("ab") as file:
+        file.write(b"!")
+    with pytest.raises(MomeError, match="sha256"):
+        detector_path()
