@@ -40,3 +40,11 @@ def shared() -> Path:
     if not SHARED.exists():
         pytest.skip("the shared data folder is not beside this checkout")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny random recogniser with all its parts; only to be read."""
+    from tests.tiny import tiny_model
+
+    return tiny_model(tmp_path_factory.mktemp("models") / "tiny")

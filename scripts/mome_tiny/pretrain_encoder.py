@@ -36,7 +36,7 @@ AUDIO = WhisperConfig(
 )  # fmt: skip
 VIDEO = AVHubertConfig(
     hidden_size=192, num_hidden_layers=4, num_attention_heads=4, intermediate_size=768, resnet_width=16,
-    conv_pos=32, conv_pos_groups=16, image_size=44, image_mean=0.45, image_std=0.16, layerdrop=0.0,
+    conv_pos=32, conv_pos_groups=16, image_size=44, image_mean=0.55, image_std=0.13, layerdrop=0.0,
 )  # fmt: skip
 WINDOW_SECONDS = 10
 

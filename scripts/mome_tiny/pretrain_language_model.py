@@ -155,7 +155,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("wikitext", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--steps", type=int, default=2500)
+    parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--batch", type=int, default=48)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--threads", type=int, default=1)
@@ -203,7 +203,7 @@ def main() -> None:
             history.append({"step": step, "loss": round(float(np.mean(running)), 4), "seconds": round(time.time() - began)})
             running = []
             print(json.dumps(history[-1]), flush=True)
-            if step % 500 == 0 or step == args.steps:
+            if step % 250 == 0 or step == args.steps:
                 model.save_pretrained(args.out)
                 (args.out / "history.json").write_text(json.dumps(history, indent=1))
 

@@ -1,1 +1,57 @@
-"""Elastic audio-visual speech recognition with language models."""
+"""Elastic audio-visual speech recognition with language models.
+
+One set of weights; the number of audio and video tokens that the language model reads is chosen per request::
+
+    import mome
+    model = mome.load()                              # the bundled demonstration model
+    print(model.transcribe("clip.mp4", rates="4,2").text)
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mome.errors import MomeError
+from mome.rates import RateGrid, Rates
+
+if TYPE_CHECKING:
+    from mome.decoding import Transcriber, load
+    from mome.model import MomeConfig, MomeForSpeechRecognition, MomeProcessor
+
+__version__ = "0.1.0"
+__all__ = [
+    "MomeConfig",
+    "MomeError",
+    "MomeForSpeechRecognition",
+    "MomeProcessor",
+    "RateGrid",
+    "Rates",
+    "Transcriber",
+    "load",
+]
+
+_HOMES = {
+    "MomeConfig": "mome.model",
+    "MomeForSpeechRecognition": "mome.model",
+    "MomeProcessor": "mome.model",
+    "Transcriber": "mome.decoding",
+    "load": "mome.decoding",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import PyTorch and the rooms above only when something of theirs is asked for."""
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    if name in ("adapters", "decoding", "media", "model", "text", "training", "evaluation"):
+        return importlib.import_module(f"mome.{name}")
+    raise AttributeError(f"module 'mome' has no attribute '{name}'")
+
+
+# `import mome` registers the classes with Transformers' Auto classes, which takes seconds. The command line,
+# which must answer `--help` at once, does without until a command needs a model.
+if Path(sys.argv[0] if sys.argv else "").stem != "mome":
+    importlib.import_module("mome.model")

@@ -114,14 +114,16 @@ def test_one_face_gives_a_centred_mouth_and_no_word_on_stderr(talking, tmp_path,
 @pytest.mark.usefixtures("_detector")
 def test_rotated_small_and_large_pictures_give_the_same_mouth(talking, tmp_path):
     few = talking[:6]
-    plain = load_clip(write(tmp_path / "a.mkv", few), audio=False).mouth.astype(int)
+    plain = load_clip(write(tmp_path / "a.mkv", few), audio=False).mouth
     turned = [np.ascontiguousarray(np.rot90(frame, -1)) for frame in few]
     phone = write(tmp_path / "b.mp4", turned, video_codec="libx264", rotation=90)
     large = write(tmp_path / "c.mkv", [cv2.resize(frame, None, fx=3, fy=3) for frame in few])
     for path in (phone, large):
         mouth = load_clip(path, audio=False).mouth
         assert mouth.shape == plain.shape
-        assert np.abs(mouth - plain).mean() < 6
+        # The detector's points move by some pixels with the size of the picture, never by more than these.
+        for seen, expected in zip(mouth, plain, strict=True):
+            assert cv2.matchTemplate(seen, expected[7:-7, 7:-7], cv2.TM_CCOEFF_NORMED).max() > 0.85
 
 
 @needs_data
@@ -145,9 +147,9 @@ def test_of_two_speaking_faces_the_larger_is_read(talking, tmp_path):
         cv2.copyMakeBorder(cv2.resize(f, (180, 144)), 72, 72, 0, 0, cv2.BORDER_REPLICATE) for f in talking
     ]
     frames = [np.hstack(both) for both in zip(small, talking, strict=True)]
-    clip = load_clip(write(tmp_path / "a.mkv", frames), audio=False)
-    assert "2 faces" in clip.warnings[0]
-    assert "on the right" in clip.warnings[0]
+    (warning,) = load_clip(write(tmp_path / "a.mkv", frames), audio=False).warnings
+    assert "2 faces" in warning
+    assert "in the middle that is largest" in warning
 
 
 @needs_data

@@ -31,6 +31,8 @@ def attach(model: Model, config: AdapterConfig) -> Model:
     Afterwards ``requires_grad`` is true for adapter parameters and false for all others. A ``mome`` and a
     ``lora`` adapter may stand together. Pass ``adapter_context=AdapterContext(...)`` to the model's
     ``forward`` to mask tokens and to collect routing statistics; without it everything else works.
+    Gradient checkpointing must be the non-reentrant kind, the default of Transformers 5: the reentrant one
+    runs the forward pass without gradients, and the load-balancing loss would have none.
 
     Args:
         model: a causal language model whose ``get_decoder()`` has ``layers``, such as Llama, Mistral, Qwen

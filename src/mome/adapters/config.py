@@ -116,8 +116,7 @@ def adapter_config_from_dict(values: Mapping[str, Any]) -> AdapterConfig:
 
     Raises:
         MomeError: the type is missing or unknown, a key is unknown (the nearest name is suggested), a
-        needed key is
-            missing, or a value is not possible.
+            needed key is missing, or a value is not possible.
     """
     kind = values.get("type")
     if kind not in _TYPES:

@@ -83,4 +83,4 @@ class AdapterSlot:
 
 def _in_backward() -> bool:
     """Whether this thread is inside a backward pass (the test that torch.utils.checkpoint makes too)."""
-    return torch._C._current_graph_task_id() != -1
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1

@@ -33,8 +33,8 @@ class ExpertBank(nn.Module):
     Parameters (in the dtype given):
         inner_weight: (N_r + N * r, d), the router's rows, then the down-projections, expert after expert.
         inner_bias: (N * r,), the down-projections' biases; the router has none.
-        outer_weight: (d, N * r), the up-projections side by side.
-        outer_bias: (N, d), the up-projections' biases.
+        outer_weight: (d, N * (r + 1)), the up-projections side by side, each followed by its bias as one more
+            column, so that the gated biases need no product of their own.
 
     Attributes:
         top_k: active routed experts; may be changed between forward passes (elastic inference).
@@ -61,8 +61,8 @@ class ExpertBank(nn.Module):
             torch.empty(config.routed_experts + inner, width, device=device, dtype=dtype)
         )
         self.inner_bias = nn.Parameter(torch.empty(inner, device=device, dtype=dtype))
-        self.outer_weight = nn.Parameter(torch.empty(width, inner, device=device, dtype=dtype))
-        self.outer_bias = nn.Parameter(torch.empty(self.experts, width, device=device, dtype=dtype))
+        outer = inner + self.experts
+        self.outer_weight = nn.Parameter(torch.empty(width, outer, device=device, dtype=dtype))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -71,7 +71,6 @@ class ExpertBank(nn.Module):
         nn.init.uniform_(self.inner_weight, -bound, bound)
         nn.init.uniform_(self.inner_bias, -bound, bound)
         nn.init.zeros_(self.outer_weight)
-        nn.init.zeros_(self.outer_bias)
 
     @property
     def top_k(self) -> int:
@@ -102,12 +101,12 @@ class ExpertBank(nn.Module):
     @property
     def up_weight(self) -> Tensor:
         """(N, d, r), a view."""
-        return self.outer_weight.view(self.width, self.experts, -1).transpose(0, 1)
+        return self.outer_weight.view(self.width, self.experts, -1)[..., :-1].transpose(0, 1)
 
     @property
     def up_bias(self) -> Tensor:
-        """(N, d), the parameter itself."""
-        return self.outer_bias
+        """(N, d), a view."""
+        return self.outer_weight.view(self.width, self.experts, -1)[..., -1].t()
 
     def route(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Gates of the routed experts.
@@ -149,13 +148,9 @@ class ExpertBank(nn.Module):
 
         hidden = F.gelu(inner[..., routed:]).unflatten(-1, (self.experts, -1))
         gates = F.pad(gates, (self.config.shared_experts, 0), value=1.0).to(hidden.dtype)
-        weighted = (hidden * gates.unsqueeze(-1)).flatten(-2)
-        output = torch.addmm(
-            gates.reshape(-1, self.experts) @ self.outer_bias,
-            weighted.reshape(-1, weighted.shape[-1]),
-            self.outer_weight.t(),
-        )
-        return output.view(x.shape).to(x.dtype)
+        # A hidden unit that is always 1 meets the column of the up-projection's bias.
+        hidden = F.pad(hidden, (0, 1), value=1.0) * gates.unsqueeze(-1)
+        return F.linear(hidden.flatten(-2), self.outer_weight).to(x.dtype)
 
     def extra_repr(self) -> str:
         """Sizes, for ``print(model)``."""

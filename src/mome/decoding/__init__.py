@@ -1,1 +1,5 @@
-"""decoding."""
+"""Clips to transcripts."""
+
+from mome.decoding.transcriber import Transcriber, load
+
+__all__ = ["Transcriber", "load"]

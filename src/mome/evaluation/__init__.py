@@ -1,1 +1,1 @@
-"""evaluation."""
+"""Word error rates over tasks, rates and noise levels, and the files they are kept in."""

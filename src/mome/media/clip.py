@@ -119,9 +119,10 @@ def _notes(speaker: Speaker, frames: int, width: int) -> list[str]:
     """Warnings about a speaker in a clip of ``frames`` frames, ``width`` pixels wide."""
     notes = []
     if speaker.people > 1:
-        side = ("left", "middle", "right")[min(int(3 * max(speaker.across, 0) / width), 2)]
+        third = min(max(int(3 * speaker.across / width), 0), 2)
+        side = ("on the left", "in the middle", "on the right")[third]
         why = "whose mouth moves most" if speaker.moves_most else "that is largest and most persistent"
-        notes.append(f"{speaker.people} faces found, using the one on the {side} {why}")
+        notes.append(f"{speaker.people} faces found, using the one {side} {why}")
     if speaker.frames < frames / 2:
         share = round(100 * speaker.frames / frames)
         notes.append(f"the face is seen in only {share} % of the video, the lips may be read wrongly")

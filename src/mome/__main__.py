@@ -1,0 +1,5 @@
+"""``python -m mome``: the command line."""
+
+from mome.apps.cli import main
+
+main()

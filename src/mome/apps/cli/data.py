@@ -1,0 +1,206 @@
+"""``mome data``: manifests and synthetic clips."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mome.apps.cli.output import check_writable, note, result, write_text
+from mome.errors import MomeError
+
+MEDIA = frozenset(
+    [
+        ".mp4",
+        ".m4v",
+        ".mov",
+        ".mkv",
+        ".webm",
+        ".avi",
+        ".mpg",
+        ".mpeg",
+        ".wav",
+        ".flac",
+        ".mp3",
+        ".m4a",
+        ".aac",
+        ".ogg",
+        ".opus",
+    ]
+)
+_LISTED = 5
+
+data_app = typer.Typer(
+    help="Make manifests (lists of clips for training and evaluation) and synthetic clips."
+)
+
+Manifest = Annotated[
+    Path,
+    typer.Option("--out", "-o", metavar="CSV", help="The manifest to write: id, path, split, text."),
+]
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The folder to search, with all below it.")]
+
+
+@data_app.command()
+def synthesize(
+    text: Annotated[
+        str | None,
+        typer.Argument(help="A GRID sentence, such as 'bin blue at f two now'.", show_default=False),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="MP4", help="The file to write.", show_default=False),
+    ] = None,
+    voice: Annotated[
+        str | None, typer.Option(help="Who speaks; the seed draws one by default.", show_default=False)
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Draws face, room and manner of speaking.")] = 0,
+    voices: Annotated[bool, typer.Option("--voices", help="List the voices and stop.")] = False,
+) -> None:
+    """Make a video of a talking mouth that says a sentence; the same seed is the same talker.
+
+    Needs: pip install 'mome[synthesis]'
+
+    Example: mome data synthesize "bin blue at f two now" -o clip.mp4
+    """
+    from mome.media.synthesis import VOICES, write_clip
+    from mome.media.synthesis import synthesize as make
+
+    if voices:
+        result("\n".join(VOICES))
+        return
+    if text is None or out is None:
+        raise MomeError('synthesize needs a sentence and a file: mome data synthesize "SENTENCE" -o clip.mp4')
+    check_writable(out)
+    write_clip(make(text, voice, seed), out)
+    note(f"wrote {out}")
+
+
+@data_app.command()
+def folder(
+    directory: Folder,
+    out: Manifest,
+    split: Annotated[str, typer.Option(help="The split that all clips are put in.")] = "test",
+) -> None:
+    """List the media files of a folder that have a transcript beside them: clip.mp4 and clip.txt."""
+    found = _media(directory)
+    rows, untold = [], []
+    for path in found:
+        beside = path.with_suffix(".txt")
+        try:
+            text = " ".join(beside.read_text(encoding="utf-8-sig").split())
+        except FileNotFoundError:
+            text = ""
+        except (OSError, UnicodeDecodeError) as error:
+            raise MomeError(f"{beside} is not readable text in UTF-8") from error
+        if text:
+            rows.append((path, split, text))
+        else:
+            untold.append(path)
+    _report_skipped("without a transcript beside them (NAME.txt)", untold)
+    _write_manifest(directory, out, rows)
+
+
+@data_app.command()
+def grid(
+    directory: Folder,
+    out: Manifest,
+    valid: Annotated[float, typer.Option(min=0, max=1, help="Part of the sentences for validation.")] = 0.1,
+    test: Annotated[
+        float, typer.Option(min=0, max=1, help="Part of the sentences for the test; see --test-talker.")
+    ] = 0.1,
+    test_talker: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Folder of a talker for the test alone, instead of a part of the sentences. Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Draws which sentence goes into which split.")] = 0,
+) -> None:
+    """List the clips of the GRID corpus: one folder for each talker, the sentence told by the file name.
+
+    No sentence is in two of the splits train, valid and test. With --test-talker the test is about unseen
+    talkers, whose sentences others may say in training too.
+    """
+    from mome.text.grid import decode_name
+
+    if valid + test > 1:
+        raise MomeError(
+            f"--valid {valid:g} and --test {test:g} are more than all sentences: lower one of them"
+        )
+    found = _media(directory)
+    talkers = set(test_talker or ())
+    missing = talkers - {path.parent.name for path in found}
+    if missing:
+        raise MomeError(f"{directory} has no talker folder {', '.join(sorted(missing))} with clips in it")
+    rows, foreign = [], []
+    for path in found:
+        try:
+            text = decode_name(path.stem)
+        except MomeError:
+            foreign.append(path)
+            continue
+        if talkers:
+            split = "test" if path.parent.name in talkers else _split(text, valid, 0.0, seed)
+        else:
+            split = _split(text, valid, test, seed)
+        rows.append((path, split, text))
+    _report_skipped("whose names are no GRID sentence", foreign)
+    _write_manifest(directory, out, rows)
+
+
+def _split(sentence: str, valid: float, test: float, seed: int) -> str:
+    """The split of a sentence, which depends on nothing but the sentence and the seed."""
+    digest = hashlib.blake2b(f"{seed}:{sentence}".encode(), digest_size=8).digest()
+    place = int.from_bytes(digest, "big") / 2**64
+    if place < test:
+        return "test"
+    return "valid" if place < test + valid else "train"
+
+
+def _media(directory: Path) -> list[Path]:
+    """Media files below a folder, in order of their names."""
+    if not directory.is_dir():
+        raise MomeError(f"{directory} is not a folder: give the folder that the clips are in")
+    found = sorted(path for path in directory.rglob("*") if path.suffix.lower() in MEDIA and path.is_file())
+    if not found:
+        raise MomeError(f"{directory} has no video or audio files in it")
+    return found
+
+
+def _report_skipped(why: str, paths: Sequence[Path]) -> None:
+    if paths:
+        more = f" and {len(paths) - _LISTED} more" if len(paths) > _LISTED else ""
+        note(f"left out {len(paths)} files {why}: {', '.join(map(str, paths[:_LISTED]))}{more}")
+
+
+def _write_manifest(directory: Path, out: Path, rows: Iterable[tuple[Path, str, str]]) -> None:
+    """Write clips, splits and texts; paths are relative to the manifest, so both can be moved together."""
+    check_writable(out)
+    sheet = io.StringIO()
+    writer = csv.writer(sheet, lineterminator="\n")
+    writer.writerow(("id", "path", "split", "text"))
+    taken: dict[str, Path] = {}
+    splits: Counter[str] = Counter()
+    for path, split, text in rows:
+        name = "_".join(path.relative_to(directory).with_suffix("").parts)
+        if name in taken:
+            raise MomeError(f"{taken[name]} and {path} would both be clip {name}: rename one of them")
+        taken[name] = path
+        splits[split] += 1
+        relative = Path(os.path.relpath(path.resolve(), out.parent.resolve())).as_posix()
+        writer.writerow((name, relative, split, text))
+    if not taken:
+        raise MomeError(f"no clip of {directory} can be listed, so {out} was not written")
+    write_text(out, sheet.getvalue())
+    counts = ", ".join(f"{split} {number}" for split, number in sorted(splits.items()))
+    note(f"wrote {out}: {len(taken)} clips ({counts})")

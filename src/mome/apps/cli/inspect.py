@@ -1,0 +1,99 @@
+"""``mome inspect``: sizes and costs of a model or recipe, from its configuration alone."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mome.apps.cli.options import BUNDLED_NAME, Json, read_config
+from mome.apps.cli.output import gflops, quiet, result, table, to_json
+
+if TYPE_CHECKING:
+    from mome.model import MomeConfig
+
+LONGEST = 3600.0
+
+
+def inspect(
+    subject: Annotated[
+        str,
+        typer.Argument(
+            metavar="RECIPE|MODEL",
+            help="A recipe file (.yaml), the name of a shipped recipe, a model folder or a hub id.",
+        ),
+    ] = BUNDLED_NAME,
+    seconds: Annotated[
+        float, typer.Option(min=0.1, max=LONGEST, help="Length of the clip that costs are given for.")
+    ] = 10.0,
+    json: Json = False,
+) -> None:
+    """Show how large a model is and what a clip costs at each of its rates; no weights are loaded.
+
+    Tokens are what the language model reads. The cost is that of reading the clip up to the first word of
+    the transcript, in GFLOPs (10^9 operations, a multiply-add counted as two), in the JSON document TFLOPs.
+    """
+    quiet()
+    document = describe(_config(subject), seconds)
+    result(
+        to_json({"subject": subject, "seconds": seconds, **document})
+        if json
+        else _readable(document, seconds)
+    )
+
+
+def _config(subject: str) -> MomeConfig:
+    """The configuration of a model, or of the model that a recipe would train."""
+    path = Path(subject)
+    is_yaml = path.suffix in (".yaml", ".yml")
+    if subject == BUNDLED_NAME or path.is_dir() or ("/" in subject and not is_yaml):
+        return read_config(subject)
+    from mome.training.recipe import load_config
+
+    return load_config(subject)
+
+
+def describe(config: MomeConfig, seconds: float) -> dict[str, Any]:
+    """Parameters, and tokens and operations at every rate."""
+    from mome.model.cost import encoder_frames, inference_cost, parameter_counts
+    from mome.model.sequence import count_tokens
+
+    if config.prompt_ids is None:
+        # A recipe names its tokenizer but does not load it: words and marks of a plain English line are
+        # tokens of their own in the language models there are.
+        config.prompt_ids = {task: re.findall(r"\w+|[^\w\s]", text) for task, text in config.prompts.items()}
+    frames = encoder_frames(seconds)
+    cost = []
+    for rates in config.grid.rates():
+        counts = count_tokens(config, rates, *frames)
+        cost.append(
+            {
+                "rates": str(rates),
+                "task": rates.task,
+                "tokens": counts.total,
+                "tflops": inference_cost(config, rates, *frames, new_tokens=1).tflops,
+            }
+        )
+    return {"parameters": asdict(parameter_counts(config)), "cost": cost}
+
+
+def _readable(document: dict[str, Any], seconds: float) -> str:
+    counts = document["parameters"]
+    named = [
+        ("adapter, trained", counts["adapter_total"]),
+        ("adapter, active for one token", counts["adapter_active"]),
+        ("projectors, trained", counts["projectors_total"]),
+        ("projectors, active at one pair of rates", counts["projectors_active"]),
+        ("encoders and language model, frozen", counts["frozen"]),
+    ]
+    parameters = table(
+        ("parameters", "number"), [(name, f"{number:,}") for name, number in named], last_left=False
+    )
+    cost = [
+        (row["rates"], row["task"], str(row["tokens"]), gflops(row["tflops"])) for row in document["cost"]
+    ]
+    columns = ("rates", "task", "tokens", "GFLOPs")
+    return f"{parameters}\n\n{seconds:g} s of speech\n{table(columns, cost, left=2, last_left=False)}"

@@ -1,0 +1,119 @@
+"""Options that several commands share, and what they are checked for before any work."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mome.errors import MomeError
+from mome.rates import RateGrid, Rates
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from mome.decoding import Transcriber
+    from mome.media import Clip
+    from mome.model import MomeConfig
+
+BUNDLED_NAME = "mome-tiny"
+LARGEST_SNR = 100.0
+
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="M",
+        help="A model folder, a Hugging Face hub id such as owner/name, or the bundled mome-tiny.",
+    ),
+]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else there.")
+]
+Noise = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="A recording of noise to mix into the sound; needs --snr."),
+]
+Beams = Annotated[
+    int, typer.Option(min=1, max=100, help="Width of the beam search; 1 takes the likeliest word each time.")
+]
+Seed = Annotated[
+    int, typer.Option(min=0, help="Draws the stretches of noise; the same seed, the same noise.")
+]
+
+
+def parse_rates(texts: Iterable[str]) -> list[Rates]:
+    """Rates as the user wrote them, each once."""
+    return list(dict.fromkeys(Rates.parse(text) for text in texts))
+
+
+def main_rates(grid: RateGrid) -> list[Rates]:
+    """Every rate of the task that uses all that the model has: both modalities, or its only one."""
+    best = next(grid.rates()).task
+    return list(grid.rates([best]))
+
+
+def check_noise(noise: Path | None, snrs: Sequence[float | None]) -> None:
+    """Noise and a ratio belong together; ``None`` is clean speech.
+
+    Raises:
+        MomeError: one is given without the other, or a ratio is beyond what sound can hold.
+    """
+    ratios = [snr for snr in snrs if snr is not None]
+    for ratio in ratios:
+        if not abs(ratio) <= LARGEST_SNR:
+            raise MomeError(f"--snr {ratio:g} is not possible: give -{LARGEST_SNR:g} to {LARGEST_SNR:g} dB")
+    if ratios and noise is None:
+        raise MomeError(f"--snr {ratios[0]:g} needs --noise FILE, a recording of the noise to mix in")
+    if noise is not None and not ratios:
+        raise MomeError(f"--noise {noise} needs --snr DB, such as --snr 0 for noise as loud as the speech")
+
+
+def read_config(model: str) -> MomeConfig:
+    """A model's configuration, without its weights.
+
+    Raises:
+        MomeError: there is no such model, or the folder holds something else.
+    """
+    from mome.decoding.bundled import bundled_model
+    from mome.model import MomeConfig
+    from mome.model.checkpoint import checkpoint_folder
+
+    folder = bundled_model() if model == BUNDLED_NAME else checkpoint_folder(model)
+    try:
+        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    except (OSError, ValueError, AttributeError) as error:
+        raise MomeError(f"{folder / 'config.json'} is not a readable model configuration") from error
+    if kind != MomeConfig.model_type:
+        raise MomeError(f"{model} is a model of type {kind}, not a speech recogniser of this package")
+    return MomeConfig.from_pretrained(folder)
+
+
+def load_model(model: str) -> Transcriber:
+    """A model ready for use."""
+    from mome.decoding import load
+
+    return load(model)
+
+
+def add_noise(clip: Clip, noise: np.ndarray, snr_db: float, seed: int) -> Clip:
+    """The clip with noise in its sound, the same for the same file name and seed; silent video stays so.
+
+    Raises:
+        MomeError: the clip's sound is silence, which has no ratio to noise.
+    """
+    from dataclasses import replace
+
+    from mome.media.noise import clip_rng, mix
+
+    if clip.audio is None:
+        return clip
+    name = clip.path.name if clip.path else ""
+    try:
+        return replace(clip, audio=mix(clip.audio, noise, snr_db, clip_rng(seed, name)))
+    except MomeError as error:
+        raise MomeError(f"{clip.path}: {error}") from error

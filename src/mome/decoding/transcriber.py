@@ -1,0 +1,209 @@
+"""A model and its processor together: files in, transcripts out, at any rate of the model's grid."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mome.decoding.bundled import bundled_model
+from mome.encoders import AVHubertModel, WhisperAudioEncoder
+from mome.errors import MomeError
+from mome.media import MOUTH_SIZE, SAMPLE_RATE, Clip, load_clip
+from mome.model import MomeForSpeechRecognition, MomeProcessor
+from mome.model.checkpoint import checkpoint_folder
+from mome.model.cost import inference_cost
+from mome.model.model import EncodedClips
+from mome.model.sequence import count_tokens
+from mome.rates import Rates
+from mome.text.transcript import Seconds, Segment, Tokens, Transcript
+
+DEFAULT_NEW_TOKENS = 256
+SAMPLES_PER_TOKEN = SAMPLE_RATE // WhisperAudioEncoder.tokens_per_second
+
+
+class Transcriber:
+    """A recogniser ready for use.
+
+    Attributes:
+        model: the model, in evaluation mode.
+        processor: its processor.
+        name: what it was loaded from.
+    """
+
+    def __init__(self, model: MomeForSpeechRecognition, processor: MomeProcessor, name: str = ""):
+        self.model = model.eval()
+        self.processor = processor
+        self.name = name
+
+    @property
+    def default_rates(self) -> Rates:
+        """The finest rates of the grid."""
+        grid = self.model.config.grid
+        return Rates(grid.audio[0] if grid.audio else None, grid.video[0] if grid.video else None)
+
+    def load_clip(self, path: str | Path, rates: Sequence[Rates]) -> Clip:
+        """Read what the given rates need of a file."""
+        return load_clip(
+            path,
+            audio=any(rate.audio is not None for rate in rates),
+            video=any(rate.video is not None for rate in rates),
+        )
+
+    def transcribe(
+        self, clip: str | Path | Clip, rates: str | Rates | None = None, **generation: Any
+    ) -> Transcript:
+        """Transcribe one clip at one pair of rates.
+
+        Args:
+            clip: a file, or a clip loaded before.
+            rates: as ``"4,2"`` (AVSR), ``"4,-"`` (ASR), ``"-,2"`` (VSR); the finest of the model by default.
+            generation: options of Transformers' ``generate``, such as ``num_beams``.
+
+        Raises:
+            MomeError: the file is unusable, the rates are not in the model's grid, or the clip is too short or
+                too long.
+        """
+        wanted = self.default_rates if rates is None else Rates.parse(rates)
+        self.model.config.grid.check(wanted)
+        began = time.perf_counter()
+        if not isinstance(clip, Clip):
+            clip = self.load_clip(clip, [wanted])
+        return self.transcribe_rates(clip, [wanted], media_seconds=time.perf_counter() - began, **generation)[0]
+
+    def transcribe_rates(
+        self, clip: Clip, rates: Sequence[Rates], media_seconds: float = 0.0, **generation: Any
+    ) -> list[Transcript]:
+        """Transcribe one clip at several rates; the encoders run once.
+
+        A modality that the clip lacks is left out of the rates.
+        """
+        return self.transcribe_batch([clip], rates, media_seconds=media_seconds, **generation)[0]
+
+    def transcribe_batch(
+        self, clips: Sequence[Clip], rates: Sequence[Rates], media_seconds: float = 0.0, **generation: Any
+    ) -> list[list[Transcript]]:
+        """Transcribe several clips together at each of the rates: ``[clip][rate]``.
+
+        Seconds are shared out evenly among the clips of the batch.
+        """
+        table = [[_usable(clip, self.model.config.grid.check(rate)) for rate in rates] for clip in clips]
+        began = time.perf_counter()
+        encoded = self._encode(clips, table)
+        encode_seconds = (time.perf_counter() - began) / len(clips)
+        columns = []
+        for index in range(len(rates)):
+            column = [row[index] for row in table]
+            began = time.perf_counter()
+            ids = self._generate(encoded, column, generation)
+            share = (time.perf_counter() - began) / len(clips)
+            times = Seconds(media_seconds, encode_seconds, share)
+            columns.append(list(self._transcripts(clips, encoded, column, ids, times, generation)))
+        return [list(row) for row in zip(*columns, strict=True)]
+
+    def _encode(self, clips: Sequence[Clip], table: list[list[Rates]]) -> EncodedClips:
+        """Encoder tokens; a clip without a modality takes part with none of its tokens."""
+        inputs: dict[str, Tensor] = {}
+        if any(rate.audio is not None for row in table for rate in row):
+            inputs |= self.processor.pad_audio([self.processor.audio(_sound(clip)) for clip in clips])
+        if any(rate.video is not None for row in table for rate in row):
+            inputs |= self.processor.pad_video([self.processor.video(_mouth(clip)) for clip in clips])
+        device = self.model.device
+        return self.model.encode(**{key: value.to(device) for key, value in inputs.items()})
+
+    def _generate(
+        self, encoded: EncodedClips, rates: list[Rates], generation: dict[str, Any]
+    ) -> Tensor:
+        options = {"max_new_tokens": DEFAULT_NEW_TOKENS, "do_sample": False, **generation}
+        return self.model.generate(encoded=encoded, rates=rates, **options)
+
+    def _transcripts(
+        self,
+        clips: Sequence[Clip],
+        encoded: EncodedClips,
+        rates: list[Rates],
+        ids: Tensor,
+        times: Seconds,
+        generation: dict[str, Any],
+    ) -> Iterator[Transcript]:
+        config, beams = self.model.config, generation.get("num_beams", 1)
+        end = {self.processor.tokenizer.eos_token_id, self.processor.tokenizer.pad_token_id}
+        texts = self.processor.decode_text(ids)
+        for clip, rate, row, text, frames in zip(
+            clips, rates, ids.tolist(), texts, _frames(encoded, len(clips)), strict=True
+        ):
+            counts = count_tokens(config, rate, *frames)
+            new_tokens = next((i + 1 for i, token in enumerate(row) if token in end), len(row))
+            cost = inference_cost(config, rate, *frames, new_tokens=new_tokens, beams=beams)
+            yield Transcript(
+                file=str(clip.path or ""),
+                task=rate.task,
+                rates=rate,
+                text=text,
+                segments=(Segment(0.0, clip.seconds, text),),
+                tokens=Tokens(counts.audio, counts.video, counts.prompt),
+                tflops=cost.tflops,
+                seconds=times,
+                warnings=clip.warnings,
+            )
+
+
+def _frames(encoded: EncodedClips, clips: int) -> list[tuple[int, int]]:
+    """Encoder tokens of each clip, audio and video."""
+    sides = (encoded.audio, encoded.video)
+    audio, video = ([0] * clips if side is None else side.lengths.tolist() for side in sides)
+    return list(zip(audio, video, strict=True))
+
+
+def _usable(clip: Clip, rates: Rates) -> Rates:
+    """The rates without the modality that the clip lacks, once the rest is known to be long enough."""
+    name = clip.path or "the clip"
+    audio = rates.audio if clip.audio is not None else None
+    video = rates.video if clip.mouth is not None else None
+    if audio is None and video is None:
+        lack = "sound" if rates.video is None else "visible mouth"
+        raise MomeError(f"{name} has no {lack}: choose rates of another task than {rates.task}")
+    sides = (
+        ("audio", audio, _sound(clip).shape[0] // SAMPLES_PER_TOKEN, WhisperAudioEncoder.tokens_per_second),
+        ("video", video, len(_mouth(clip)), AVHubertModel.tokens_per_second),
+    )
+    for modality, rate, tokens, per_second in sides:
+        if rate is not None and tokens < rate:
+            raise MomeError(
+                f"{name} has {tokens / per_second:.2f} s of {modality}, too little for {modality} rate {rate} "
+                f"(it needs {rate / per_second:.2f} s): choose a lower rate"
+            )
+    return Rates(audio, video)
+
+
+def _sound(clip: Clip) -> np.ndarray:
+    """The clip's sound, or one token of silence that no rate will ask for."""
+    return np.zeros(2 * SAMPLES_PER_TOKEN, np.float32) if clip.audio is None else clip.audio
+
+
+def _mouth(clip: Clip) -> np.ndarray:
+    """The clip's mouth, or one black frame that no rate will ask for."""
+    return np.zeros((1, MOUTH_SIZE, MOUTH_SIZE), np.uint8) if clip.mouth is None else clip.mouth
+
+
+def load(name: str | Path | None = None, *, revision: str | None = None, **options: Any) -> Transcriber:
+    """Load a model.
+
+    Args:
+        name: a model folder or hub id; without it, the bundled demonstration model ``mome-tiny``.
+        revision: of the hub repository.
+        options: of :meth:`MomeForSpeechRecognition.from_pretrained` (``dtype``, ``attn_implementation``, …).
+
+    Raises:
+        MomeError: there is no such model, or it cannot be loaded.
+    """
+    folder = bundled_model() if name is None or str(name) == "mome-tiny" else checkpoint_folder(name, revision)
+    model = MomeForSpeechRecognition.from_pretrained(folder, **options)
+    if torch.cuda.is_available():
+        model = model.to("cuda")
+    return Transcriber(model, MomeProcessor.from_pretrained(folder), str(name or "mome-tiny"))

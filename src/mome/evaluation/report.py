@@ -1,0 +1,57 @@
+"""Result files: what was run with what, and what came out."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from mome.errors import MomeError
+from mome.evaluation.result import Result
+
+
+def results_document(
+    results: Sequence[Result], *, command: str, model: str, data: str, seed: int
+) -> dict[str, Any]:
+    """One document that says all that is needed to repeat a run.
+
+    Args:
+        results: the outcomes.
+        command: the command line.
+        model: folder or hub id.
+        data: the manifest.
+        seed: of noise and intervals.
+    """
+    versions = {name: version(name) for name in ("mome", "torch", "transformers")}
+    return {
+        "command": command,
+        "versions": {**versions, "python": platform.python_version()},
+        "model": model,
+        "data": data,
+        "seed": seed,
+        "results": [result.to_json() for result in results],
+    }
+
+
+def write_json(path: str | Path, document: dict[str, Any]) -> None:
+    """Write a document whole or not at all, its folder made if missing.
+
+    Raises:
+        MomeError: the file cannot be written.
+    """
+    path = Path(path)
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise MomeError(f"{path} cannot be written: {error.strerror}") from None

@@ -1,0 +1,206 @@
+"""What a transcription costs, from the configuration alone: operations and parameters, no weights.
+
+A multiply-add counts as two operations, and as in PyTorch's FLOP counter only matrix products,
+convolutions and attention count, padding and masked positions included. Shape notation: T positions, D width
+of an encoder, H width of the language model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from transformers import PreTrainedConfig
+
+from mome.adapters import AdapterConfig, MomeAdapterConfig, count_adapter_parameters
+from mome.compression import CompressionMethod, compressed_width
+from mome.encoders import AVHubertConfig, AVHubertModel, WhisperAudioEncoder
+from mome.model.config import MomeConfig
+from mome.model.model import MomeForSpeechRecognition
+from mome.model.sequence import count_tokens
+from mome.rates import Rates
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Floating-point operations of one clip's transcription.
+
+    ``prefill`` and ``decode`` are those of the frozen language model: its pass over the fed tokens, and its
+    steps after the first new token. ``adapters`` are the adapters' in both.
+    """
+
+    audio_encoder: int
+    video_encoder: int
+    projectors: int
+    adapters: int
+    prefill: int
+    decode: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return (
+            self.audio_encoder
+            + self.video_encoder
+            + self.projectors
+            + self.adapters
+            + self.prefill
+            + self.decode
+        )
+
+    @property
+    def tflops(self) -> float:
+        """All of it in units of 10^12."""
+        return self.total / 1e12
+
+
+def encoder_frames(seconds: float) -> tuple[int, int]:
+    """Audio and video tokens that the encoders give for a clip of so many seconds."""
+    slack = 1e-6  # binary fractions: 0.58 * 50 is a little less than 29
+    return (
+        int(seconds * WhisperAudioEncoder.tokens_per_second + slack),
+        int(seconds * AVHubertModel.tokens_per_second + slack),
+    )
+
+
+def inference_cost(
+    config: MomeConfig, rates: Rates, audio_frames: int, video_frames: int, new_tokens: int, beams: int = 1
+) -> Cost:
+    """Operations of transcribing one clip by itself.
+
+    Beams are independent sequences from the first position on, as in Transformers' beam search, so the
+    prefill is done once per beam. Attention windows shorter than the sequence are not taken into account.
+
+    Args:
+        config: the recogniser's; its language model is a decoder with gated feed-forward parts (Llama,
+            Mistral, Qwen, Gemma).
+        rates: what the clip is read at; a modality left out is not encoded.
+        audio_frames: audio encoder tokens, 50 a second (see :func:`encoder_frames`).
+        video_frames: video encoder tokens, 25 a second.
+        new_tokens: transcript tokens generated, the end token included.
+        beams: width of the beam search; 1 is greedy decoding.
+    """
+    fed = count_tokens(config, rates, audio_frames, video_frames).total
+    steps = max(new_tokens - 1, 0)  # the prefill gives the first new token
+    audio = video = projectors = adapters = 0
+    if rates.audio is not None:
+        audio = _whisper(config, audio_frames)
+        projectors += _projector(config, config.audio_config.d_model, rates.audio, audio_frames)
+    if rates.video is not None:
+        video = _avhubert(config.video_config, video_frames)
+        projectors += _projector(config, config.video_config.hidden_size, rates.video, video_frames)
+    if config.adapter_config is not None:
+        adapters = (fed + steps) * _adapter(config.adapter_config, config.text_config)
+    prefill, decode = _language_model(config, fed, steps)
+    return Cost(audio, video, projectors, beams * adapters, beams * prefill, beams * decode)
+
+
+def _transformer(positions: int, width: int, inner: int, layers: int) -> int:
+    """Encoder layers: four projections, attention of all to all, two feed-forward products."""
+    linear = 2 * positions * (4 * width * width + 2 * width * inner)
+    return layers * (linear + 4 * positions * positions * width)
+
+
+def _whisper(config: MomeConfig, tokens: int) -> int:
+    whisper = config.audio_config
+    positions = whisper.max_source_positions if config.audio_context == "window" else tokens
+    width = whisper.d_model
+    # The first convolution runs at the mel frames' rate, the second halves it.
+    convolutions = 2 * 3 * positions * width * (2 * whisper.num_mel_bins + width)
+    return convolutions + _transformer(positions, width, whisper.encoder_ffn_dim, whisper.encoder_layers)
+
+
+def _avhubert(config: AVHubertConfig, frames: int) -> int:
+    """The video branch; without audio features the audio branch does not run."""
+    width, base = config.hidden_size, config.resnet_width
+    side = _halved(config.image_size)
+    per_frame = 2 * side * side * base * 5 * 7 * 7
+    side = _halved(side)
+    channels = base
+    for stage, out in enumerate((base, 2 * base, 4 * base, 8 * base)):
+        if stage:
+            side = _halved(side)
+            per_frame += 2 * side * side * channels * out  # the shortcut
+        per_frame += 2 * side * side * 9 * (channels * out + 3 * out * out)
+        channels = out
+    per_frame += 2 * (channels * width + 2 * width * width)
+    # An even kernel makes one position more than there are frames, dropped afterwards.
+    positions = frames + 2 * (config.conv_pos // 2) - config.conv_pos + 1
+    positional = 2 * positions * width * (width // config.conv_pos_groups) * config.conv_pos
+    layers = _transformer(frames, width, config.intermediate_size, config.num_hidden_layers)
+    return frames * per_frame + positional + layers
+
+
+def _halved(side: int) -> int:
+    """Output side of a stride-2 convolution or pooling with an odd kernel and half of it as padding."""
+    return (side + 1) // 2
+
+
+def _projector(config: MomeConfig, width: int, rate: int, frames: int) -> int:
+    in_features = compressed_width(width, rate, cast(CompressionMethod, config.compression))
+    per_token = 2 * config.projector_hidden * (in_features + config.text_config.hidden_size)
+    return frames // rate * per_token
+
+
+def _adapter(adapter: AdapterConfig, language_model: PreTrainedConfig) -> int:
+    """Operations per token in all layers."""
+    if not isinstance(adapter, MomeAdapterConfig):
+        # A low-rank update has no biases, so every parameter is one multiply-add.
+        return 2 * count_adapter_parameters(adapter, language_model).total
+    width, layers = language_model.hidden_size, language_model.num_hidden_layers
+    experts = adapter.routed_experts + adapter.shared_experts
+    # All experts are computed; the gates weigh their output biases by one more product.
+    return layers * 2 * width * (adapter.routed_experts + experts * (2 * adapter.bottleneck + 1))
+
+
+def _language_model(config: MomeConfig, fed: int, steps: int) -> tuple[int, int]:
+    """Prefill of ``fed`` tokens, and ``steps`` single tokens that follow."""
+    text = config.text_config
+    heads = text.num_attention_heads
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // heads
+    queries = heads * head_dim
+    keys = (getattr(text, "num_key_value_heads", None) or heads) * head_dim
+    weights = text.hidden_size * (2 * queries + 2 * keys + 3 * text.intermediate_size)
+    per_token = 2 * text.num_hidden_layers * weights
+    per_pair = 4 * text.num_hidden_layers * queries  # one query position with one key position
+    head = 2 * text.hidden_size * text.vocab_size  # at the last position only
+    seen = steps * fed + steps * (steps + 1) // 2
+    prefill = fed * per_token + fed * fed * per_pair + head
+    return prefill, steps * (per_token + head) + seen * per_pair
+
+
+@dataclass(frozen=True)
+class ParameterCounts:
+    """Numbers of parameters.
+
+    ``adapter_active`` are those one token uses; ``projectors_active`` those one pair of rates uses, the
+    largest where they differ; ``frozen`` are all of the encoders and the language model.
+    """
+
+    adapter_total: int
+    adapter_active: int
+    projectors_total: int
+    projectors_active: int
+    frozen: int
+
+
+def parameter_counts(config: MomeConfig) -> ParameterCounts:
+    """Count the parameters of the model that ``config`` describes, without making its weights."""
+    with torch.device("meta"):
+        model = MomeForSpeechRecognition(config)
+    backbones = sum(parameter.numel() for part in model.backbones() for parameter in part.parameters())
+    adapter_total = adapter_active = 0
+    if config.adapter_config is not None:
+        count = count_adapter_parameters(config.adapter_config, config.text_config)
+        adapter_total, adapter_active = count.total, count.active
+    projectors_total = projectors_active = 0
+    for modality in ("audio", "video"):
+        if getattr(config, f"{modality}_config") is not None:
+            projectors = getattr(model, f"{modality}_projectors")
+            sizes = [sum(p.numel() for p in projector.parameters()) for projector in projectors]
+            projectors_total += sum(sizes)
+            projectors_active += max(sizes)
+    return ParameterCounts(
+        adapter_total, adapter_active, projectors_total, projectors_active, backbones - adapter_total
+    )

@@ -1,0 +1,97 @@
+"""Word error rate: counts of each clip, their sum, and an interval from resampled clips."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jiwer
+import numpy as np
+
+from mome.text.normalize import normalize
+
+
+@dataclass(frozen=True)
+class WordErrors:
+    """Numbers of words in a best alignment of hypothesis and reference; add them up to pool clips."""
+
+    substitutions: int = 0
+    deletions: int = 0
+    insertions: int = 0
+    hits: int = 0
+
+    @property
+    def words(self) -> int:
+        """Words of the reference."""
+        return self.substitutions + self.deletions + self.hits
+
+    @property
+    def errors(self) -> int:
+        """Wrong words of all three kinds."""
+        return self.substitutions + self.deletions + self.insertions
+
+    @property
+    def wer(self) -> float:
+        """Errors per reference word (a fraction, which may exceed 1); errors of a reference without words
+        count as if it had one."""
+        return self.errors / max(self.words, 1)
+
+    def __add__(self, other: WordErrors) -> WordErrors:
+        return WordErrors(
+            self.substitutions + other.substitutions,
+            self.deletions + other.deletions,
+            self.insertions + other.insertions,
+            self.hits + other.hits,
+        )
+
+
+def word_errors(references: Sequence[str], hypotheses: Sequence[str]) -> list[WordErrors]:
+    """Errors of each clip, on normalised text; ``sum(…, WordErrors())`` pools them.
+
+    Args:
+        references: what was said, one text per clip, possibly empty.
+        hypotheses: what was recognised, in the same order, possibly empty.
+
+    Raises:
+        ValueError: not as many hypotheses as references.
+    """
+    counts = []
+    for reference, hypothesis in zip(references, hypotheses, strict=True):
+        aligned = jiwer.process_words(normalize(reference), normalize(hypothesis))
+        counts.append(WordErrors(aligned.substitutions, aligned.deletions, aligned.insertions, aligned.hits))
+    return counts
+
+
+def bootstrap_interval(
+    per_clip_errors: Sequence[int],
+    per_clip_words: Sequence[int],
+    seed: int,
+    resamples: int = 1000,
+    level: float = 0.95,
+) -> tuple[float, float]:
+    """Percentile interval of the pooled word error rate over clips drawn with replacement.
+
+    Args:
+        per_clip_errors: wrong words of each clip.
+        per_clip_words: reference words of each clip, in the same order.
+        seed: the same seed gives the same interval.
+        resamples: number of draws.
+        level: probability mass between the two ends.
+
+    Returns:
+        Lower and upper end as fractions.
+
+    Raises:
+        ValueError: no clips, or not as many words as errors.
+    """
+    errors, words = np.asarray(per_clip_errors), np.asarray(per_clip_words)
+    if errors.shape != words.shape or not errors.size:
+        raise ValueError(f"an interval needs errors and words of the same clips: {errors.size}, {words.size}")
+    rng = np.random.default_rng(seed)
+    rates = np.empty(resamples)
+    # One draw at a time: all at once would need resamples × clips of memory and save nothing.
+    for index in range(resamples):
+        drawn = rng.integers(errors.size, size=errors.size)
+        rates[index] = errors[drawn].sum() / max(words[drawn].sum(), 1)
+    low, high = np.quantile(rates, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)

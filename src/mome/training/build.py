@@ -1,0 +1,59 @@
+"""The model that a recipe describes, with its pre-trained backbones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, WhisperFeatureExtractor
+
+from mome.errors import MomeError
+from mome.model import MomeConfig, MomeForSpeechRecognition, MomeProcessor
+from mome.model.checkpoint import load_backbone
+from mome.model.config import BACKBONES
+from mome.training.recipe import ModelRecipe, model_config
+
+
+def build(recipe: ModelRecipe, dtype: torch.dtype = torch.float32) -> tuple[MomeForSpeechRecognition, MomeProcessor]:
+    """Load the frozen backbones and put new projectors and adapters on them.
+
+    Raises:
+        MomeError: a backbone is missing or unfit.
+    """
+    config = model_config(recipe)
+    tokenizer = _load(AutoTokenizer, "tokenizer", recipe.language_model, recipe.language_model_revision)
+    extractor = None
+    if recipe.audio_encoder is not None:
+        extractor = _load(
+            WhisperFeatureExtractor, "feature extractor", recipe.audio_encoder, recipe.audio_encoder_revision
+        )
+    _set_tokens(config, tokenizer)
+    parts: dict[str, Any] = {
+        kind: load_backbone(kind, getattr(config, kind), getattr(config, f"{kind}_revision"), dtype, {})
+        for kind in BACKBONES
+        if getattr(config, kind) is not None
+    }
+    for kind in BACKBONES:  # a relative folder would point elsewhere once the checkpoint is moved
+        reference = getattr(config, kind)
+        if reference is not None and Path(reference).is_dir():
+            setattr(config, kind, str(Path(reference).resolve()))
+    model = MomeForSpeechRecognition(config, **parts).to(dtype)
+    return model, MomeProcessor.for_config(config, tokenizer, extractor)
+
+
+def _load(kind: Any, what: str, name: str, revision: str | None) -> Any:
+    try:
+        return kind.from_pretrained(name, revision=revision)
+    except (OSError, ValueError) as error:
+        raise MomeError(f"the {what} of {name} cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+
+
+def _set_tokens(config: MomeConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Write the prompts' token ids into the configuration; padding falls back on the end token."""
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "right"
+    config.prompt_ids = {
+        task: tokenizer(text, add_special_tokens=False).input_ids for task, text in config.prompts.items()
+    }

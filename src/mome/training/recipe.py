@@ -1,0 +1,245 @@
+"""Recipes: one YAML file, with its bases and the user's ``key=value``s, to one typed description of a run."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from transformers import AutoConfig, WhisperConfig
+
+from mome.adapters import adapter_config_from_dict
+from mome.errors import MomeError
+from mome.model import MomeConfig
+
+SHIPPED = Path(__file__).resolve().parent.parent / "recipes"
+
+
+@dataclass
+class ModelRecipe:
+    """What is built; the names are those of :class:`~mome.model.MomeConfig`."""
+
+    audio_encoder: str | None = None
+    video_encoder: str | None = None
+    language_model: str = MISSING
+    audio_encoder_revision: str | None = None
+    video_encoder_revision: str | None = None
+    language_model_revision: str | None = None
+    audio_context: str = "window"
+    audio_rates: list[int] = field(default_factory=list)
+    video_rates: list[int] = field(default_factory=list)
+    compression: str = "average"
+    projector_hidden: int = 2048
+    projector_norm: bool = False
+    adapter: dict[str, Any] | None = None
+    balance_weight: float = 0.01
+    prompts: dict[str, str] | None = None
+    description: str | None = None
+    self_contained: bool = False
+
+
+@dataclass
+class DataRecipe:
+    """Where clips come from; ``cache`` is ``tokens`` (encoders run once per variant) or ``clips``."""
+
+    manifests: list[str] = MISSING
+    train_split: str = "train"
+    valid_split: str = "valid"
+    cache: str = "clips"
+    cache_folder: str = "runs/cache"
+    variants: int = 4
+    max_frames: int = 1500
+    workers: int = 0
+
+
+@dataclass
+class AugmentRecipe:
+    """Training-time changes of clips; an SNR of ``.inf`` stands for no noise."""
+
+    crop: bool = True
+    flip: bool = True
+    time_mask: bool = True
+    noise: list[str] = field(default_factory=list)
+    snr: list[float] = field(default_factory=lambda: [-5.0, 0.0, 5.0, 10.0, 15.0, 20.0, float("inf")])
+
+
+@dataclass
+class OptimRecipe:
+    """Optimisation; ``rates_per_step`` draws so many of the tasks' rates each step, null takes all."""
+
+    tasks: list[str] = field(default_factory=lambda: ["avsr"])
+    rates_per_step: int | None = None
+    epochs: float = 10
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.1
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.98])
+    warmup_steps: int = 0
+    clip_norm: float = 10.0
+    accumulate: int = 1
+    precision: str = "fp32"
+    gradient_checkpointing: bool = False
+    log_steps: int = 10
+    seed: int = 42
+
+
+@dataclass
+class ValidationRecipe:
+    """Word error rate on the validation split; the best checkpoint by the first rates is kept."""
+
+    rates: list[str] = field(default_factory=list)
+    every_steps: int = 500
+    limit: int | None = None
+    batch: int = 16
+
+
+@dataclass
+class Recipe:
+    """One training run."""
+
+    model: ModelRecipe = field(default_factory=ModelRecipe)
+    data: DataRecipe = field(default_factory=DataRecipe)
+    augment: AugmentRecipe = field(default_factory=AugmentRecipe)
+    optim: OptimRecipe = field(default_factory=OptimRecipe)
+    validation: ValidationRecipe = field(default_factory=ValidationRecipe)
+    output: str = MISSING
+
+
+def recipe_path(name: str | Path) -> Path:
+    """A recipe file, or the shipped recipe of that name.
+
+    Raises:
+        MomeError: there is neither; names the nearest shipped recipe.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    shipped = SHIPPED / f"{name}.yaml"
+    if path.suffix not in (".yaml", ".yml") and shipped.is_file():
+        return shipped
+    names = sorted(file.stem for file in SHIPPED.glob("*.yaml"))
+    near = difflib.get_close_matches(path.stem, names, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"shipped recipes: {', '.join(names)}"
+    raise MomeError(f"no recipe at {name}: {hint}")
+
+
+def load_recipe(name: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:
+    """Read a recipe, its bases first, then the overrides.
+
+    Args:
+        name: a YAML file or the name of a shipped recipe. Its ``base`` lists recipes that it starts from.
+        overrides: ``key=value`` with dotted keys, such as ``optim.epochs=3``.
+
+    Raises:
+        MomeError: the file or a key is unknown (the nearest is suggested), or a value does not fit.
+    """
+    merged = OmegaConf.structured(Recipe)
+    for source, layer in _layers(recipe_path(name)):
+        merged = _merge(merged, layer, str(source))
+    for text in overrides:
+        key, equals, _ = text.partition("=")
+        if not equals:
+            raise MomeError(f"'{text}' is not key=value, such as optim.epochs=3")
+        try:
+            layer = OmegaConf.from_dotlist([text])
+        except (OmegaConfBaseException, yaml.YAMLError) as error:
+            raise MomeError(f"the value of {key} is not readable: {text}") from error
+        merged = _merge(merged, layer, f"'{text}'")
+    missing = sorted(OmegaConf.missing_keys(merged))
+    if missing:
+        raise MomeError(f"{name} lacks {', '.join(missing)}: add it to the recipe or give {missing[0]}=VALUE")
+    recipe = OmegaConf.to_object(merged)
+    assert isinstance(recipe, Recipe)
+    return recipe
+
+
+def _layers(path: Path, seen: tuple[Path, ...] = ()) -> list[tuple[Path, DictConfig]]:
+    if path in seen:
+        raise MomeError(f"recipe {path} is based on itself")
+    try:
+        content = OmegaConf.load(path)
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise MomeError(f"recipe {path} is not readable YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(content, DictConfig):
+        raise MomeError(f"recipe {path} is not a mapping of keys to values")
+    bases = content.pop("base", [])
+    layers = []
+    for base in [bases] if isinstance(bases, str) else bases:
+        beside = path.parent / f"{base}.yaml"
+        layers += _layers(beside if beside.is_file() else recipe_path(base), (*seen, path))
+    return [*layers, (path, content)]
+
+
+def _merge(into: DictConfig, layer: Any, source: str) -> Any:
+    _check_keys(Recipe, layer, source)
+    try:
+        return OmegaConf.merge(into, layer)
+    except OmegaConfBaseException as error:
+        raise MomeError(f"{source}: {str(error).splitlines()[0]}") from error
+
+
+def _check_keys(schema: type, layer: Any, source: str, prefix: str = "") -> None:
+    known = {f.name: f for f in fields(schema)}
+    for key in layer:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            everywhere = [name for part in _PARTS for name in (f"{part}.{f.name}" for f in fields(_PARTS[part]))]
+            near = [prefix + name for name in near] or difflib.get_close_matches(prefix + str(key), everywhere, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
+            raise MomeError(f"{source}: unknown key {prefix}{key}: {hint}")
+        part = _PARTS.get(key) if not prefix else None
+        if part is not None and is_dataclass(part):
+            if not isinstance(layer[key], DictConfig):
+                raise MomeError(f"{source}: {key} holds keys of its own, such as {key}.{fields(part)[0].name}=VALUE")
+            _check_keys(part, layer[key], source, f"{key}.")
+
+
+_PARTS: dict[str, type] = {
+    "model": ModelRecipe,
+    "data": DataRecipe,
+    "augment": AugmentRecipe,
+    "optim": OptimRecipe,
+    "validation": ValidationRecipe,
+}
+
+
+def model_config(model: ModelRecipe) -> MomeConfig:
+    """The configuration of the model that a recipe describes, without any weights.
+
+    Raises:
+        MomeError: a backbone's configuration is not to be had, or an adapter option is wrong.
+    """
+    if model.adapter is not None:
+        adapter_config_from_dict(model.adapter)
+    audio = _backbone_config("audio encoder", model.audio_encoder, model.audio_encoder_revision)
+    video = _backbone_config("video encoder", model.video_encoder, model.video_encoder_revision)
+    text = _backbone_config("language model", model.language_model, model.language_model_revision)
+    if audio is not None and not isinstance(audio, WhisperConfig):
+        raise MomeError(f"the audio encoder {model.audio_encoder} is a {audio.model_type} model, not Whisper")
+    if audio is None and video is None:
+        raise MomeError("the recipe has neither model.audio_encoder nor model.video_encoder: give one or both")
+    values = {f.name: getattr(model, f.name) for f in fields(ModelRecipe) if f.name != "self_contained"}
+    return MomeConfig(
+        audio_config=audio.to_dict() if audio else None,
+        video_config=video.to_dict() if video else None,
+        text_config=text.to_dict() if text else None,
+        **values,
+    )
+
+
+def _backbone_config(what: str, name: str | None, revision: str | None) -> Any:
+    if name is None:
+        return None
+    try:
+        return AutoConfig.from_pretrained(name, revision=revision)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise MomeError(f"the {what} {name} is neither a folder here nor to be had from the hub: {reason}") from error
+
+
+def load_config(name: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> MomeConfig:
+    """The model configuration of a recipe; see :func:`load_recipe` and :func:`model_config`."""
+    return model_config(load_recipe(name, overrides).model)

@@ -1,0 +1,228 @@
+"""A training run from recipe to saved model, interrupted and resumed at will."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from omegaconf import OmegaConf
+from tqdm import tqdm
+from transformers import TrainingArguments, set_seed
+
+from mome.decoding import Transcriber
+from mome.errors import MomeError
+from mome.media.noise import load_noise
+from mome.model import MomeForSpeechRecognition, MomeProcessor
+from mome.rates import TASKS, Rates
+from mome.text.wer import WordErrors, word_errors
+from mome.training.augmentation import Augmentation
+from mome.training.build import build
+from mome.training.dataset import SpeechDataset
+from mome.training.manifest import ManifestRow, read_manifest
+from mome.training.recipe import Recipe, load_recipe
+from mome.training.sampler import FrameBudgetSampler
+from mome.training.store import ClipStore, TokenStore
+from mome.training.trainer import MatryoshkaTrainer
+
+RECIPE_FILE = "recipe.yaml"
+
+
+def train(name: str | Path, overrides: Sequence[str] = (), resume: bool = False) -> Path:
+    """Train what a recipe describes.
+
+    Args:
+        name: recipe file, or name of a shipped recipe.
+        overrides: ``key=value`` with dotted keys.
+        resume: go on from the last complete checkpoint in the output folder, if there is one.
+
+    Returns:
+        The output folder, which is then a model folder.
+
+    Raises:
+        MomeError: the recipe, its data or its models are unusable, or the output folder is already in use.
+    """
+    recipe = load_recipe(name, list(overrides))
+    out = Path(recipe.output)
+    _check(recipe)
+    checkpoint = _claim(out, recipe, resume)
+    set_seed(recipe.optim.seed)
+    model, processor = build(recipe.model)
+    if recipe.optim.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    trainer = _trainer(recipe, model, processor, out)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if trainer.is_world_process_zero():
+        model.save_pretrained(out, self_contained=recipe.model.self_contained)
+        processor.save_pretrained(out)
+        (out / "history.json").write_text(json.dumps(trainer.state.log_history, indent=1))
+    return out
+
+
+def _check(recipe: Recipe) -> None:
+    optim, validation, data = recipe.optim, recipe.validation, recipe.data
+    for task in optim.tasks:
+        if task not in TASKS:
+            raise MomeError(f"optim.tasks: unknown task '{task}', the tasks are {', '.join(TASKS)}")
+    if data.cache not in ("clips", "tokens"):
+        raise MomeError(f"data.cache={data.cache} is unknown: choose clips or tokens")
+    if optim.precision not in ("fp32", "bf16"):
+        raise MomeError(f"optim.precision={optim.precision} is unknown: choose fp32 or bf16")
+    if validation.every_steps % optim.log_steps:
+        raise MomeError(
+            f"validation.every_steps={validation.every_steps} is not a multiple of optim.log_steps={optim.log_steps}, "
+            "which resumed runs need to log the same losses: change one of them"
+        )
+
+
+def _claim(out: Path, recipe: Recipe, resume: bool) -> Path | None:
+    """Make the output folder this run's; returns the checkpoint to resume from."""
+    text = OmegaConf.to_yaml(OmegaConf.create(asdict(recipe)))
+    checkpoints = sorted(out.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    if not resume:
+        if checkpoints or (out / "config.json").exists():
+            raise MomeError(f"{out} already holds a training run: add --resume, or choose another output=FOLDER")
+    elif (out / RECIPE_FILE).exists() and (out / RECIPE_FILE).read_text() != text:
+        raise MomeError(f"{out} was trained by another recipe: resume with the recipe in {out / RECIPE_FILE}")
+    out.mkdir(parents=True, exist_ok=True)
+    (out / RECIPE_FILE).write_text(text)
+    for checkpoint in reversed(checkpoints):
+        if _complete(checkpoint):
+            return checkpoint
+        shutil.rmtree(checkpoint)  # cut off while it was written
+    return None
+
+
+def _complete(checkpoint: Path) -> bool:
+    """Whether a checkpoint was written to its end: the Trainer writes its state last."""
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text())
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _rows(recipe: Recipe, split: str) -> list[ManifestRow]:
+    rows = [row for manifest in recipe.data.manifests for row in read_manifest(Path(manifest), split)]
+    if not rows:
+        raise MomeError(f"no clip of the split '{split}' in {', '.join(recipe.data.manifests)}")
+    return rows
+
+
+def _trainer(
+    recipe: Recipe, model: MomeForSpeechRecognition, processor: MomeProcessor, out: Path
+) -> MatryoshkaTrainer:
+    optim, data = recipe.optim, recipe.data
+    tasks = [task for task in TASKS if task in optim.tasks]
+    rates = list(model.config.grid.rates(tasks))
+    if not rates:
+        raise MomeError(f"the model has no rates for {', '.join(tasks)}: set model.audio_rates and video_rates")
+    cache = Path(data.cache_folder)
+    clips = ClipStore(cache / "clips", audio=set(tasks) != {"vsr"}, video=set(tasks) != {"asr"})
+    train_rows = _rows(recipe, data.train_split)
+    valid_rows = _rows(recipe, data.valid_split) if recipe.validation.rates else []
+    valid_rows = valid_rows[: recipe.validation.limit]
+    bars = Bars()
+    clips.prepare([*train_rows, *valid_rows], data.workers, bars)
+    augment = recipe.augment
+    augmentation = Augmentation(
+        tuple(load_noise(Path(path)) for path in augment.noise),
+        tuple(augment.snr),
+        augment.crop,
+        augment.flip,
+        augment.time_mask,
+    )
+    tokens = None
+    if data.cache == "tokens":
+        encoders = (recipe.model.audio_encoder, recipe.model.video_encoder, recipe.model.audio_context)
+        tokens = TokenStore(cache / "tokens", data.variants, (encoders, asdict(augment)), optim.seed)
+        tokens.prepare(train_rows, clips, augmentation, model, processor, bars)
+    dataset = SpeechDataset(train_rows, clips, processor, augmentation, optim.seed, tokens)
+    sampler = FrameBudgetSampler([clips.frames(row) for row in train_rows], data.max_frames, optim.seed)
+    validate = Validation(recipe, processor, clips, valid_rows) if valid_rows else None
+    return MatryoshkaTrainer(
+        model, _arguments(recipe, out, validate), dataset, sampler, rates, optim.rates_per_step, validate
+    )
+
+
+class Bars:
+    """One progress bar on stderr for each kind of long work."""
+
+    def __init__(self) -> None:
+        self.bars: dict[str, tqdm] = {}
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """Show that ``done`` of ``total`` are done."""
+        if what not in self.bars:
+            self.bars[what] = tqdm(total=total, desc=what, unit="clip")
+        bar = self.bars[what]
+        bar.update(done - bar.n)
+        if done == total:
+            bar.close()
+
+
+class Validation:
+    """Word error rate of validation clips at the recipe's rates; never on training or test clips."""
+
+    def __init__(self, recipe: Recipe, processor: MomeProcessor, clips: ClipStore, rows: list[ManifestRow]):
+        self.rates = [Rates.parse(rates) for rates in recipe.validation.rates]
+        self.batch = recipe.validation.batch
+        self.processor, self.clips, self.rows = processor, clips, rows
+
+    @property
+    def metric(self) -> str:
+        """Name of the error rate that chooses the best checkpoint."""
+        return f"wer/{self.rates[0]}"
+
+    def __call__(self, model: MomeForSpeechRecognition) -> dict[str, float]:
+        """``{"wer/4,2": 0.03, …}``."""
+        transcriber = Transcriber(model, self.processor)
+        hypotheses: list[list[str]] = [[] for _ in self.rates]
+        for start in range(0, len(self.rows), self.batch):
+            clips = [self.clips.load(row) for row in self.rows[start : start + self.batch]]
+            for transcripts in transcriber.transcribe_batch(clips, self.rates):
+                for texts, transcript in zip(hypotheses, transcripts, strict=True):
+                    texts.append(transcript.text)
+        references = [row.text for row in self.rows]
+        return {
+            f"wer/{rates}": sum(word_errors(references, texts), WordErrors()).wer
+            for rates, texts in zip(self.rates, hypotheses, strict=True)
+        }
+
+
+def _arguments(recipe: Recipe, out: Path, validation: Validation | None) -> TrainingArguments:
+    optim = recipe.optim
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(out / "tensorboard")
+    every = recipe.validation.every_steps
+    best = {"load_best_model_at_end": True, "metric_for_best_model": f"eval_{validation.metric}"} if validation else {}
+    return TrainingArguments(
+        output_dir=str(out),
+        num_train_epochs=optim.epochs,
+        learning_rate=optim.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=optim.warmup_steps,
+        weight_decay=optim.weight_decay,
+        adam_beta1=optim.betas[0],
+        adam_beta2=optim.betas[1],
+        max_grad_norm=optim.clip_norm,
+        gradient_accumulation_steps=optim.accumulate,
+        bf16=optim.precision == "bf16",
+        use_cpu=not torch.cuda.is_available(),
+        seed=optim.seed,
+        logging_steps=optim.log_steps,
+        eval_strategy="steps" if validation else "no",
+        eval_steps=every,
+        save_strategy="steps",
+        save_steps=every,
+        save_total_limit=2,
+        greater_is_better=False,
+        remove_unused_columns=False,
+        dataloader_num_workers=recipe.data.workers,
+        ddp_find_unused_parameters=True,
+        report_to=["tensorboard"],
+        **best,
+    )

@@ -1,0 +1,67 @@
+"""Batches of clips of like length, bounded by their total number of video frames."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from torch.utils.data import Sampler
+
+from mome.errors import MomeError
+
+
+Example = tuple[int, int]  # clip index and epoch: dataset workers learn the epoch from it
+
+
+class FrameBudgetSampler(Sampler[list[Example]]):
+    """Yields lists of examples whose padded size stays within the budget.
+
+    Clips are sorted by length, in a new random order among equals each epoch, filled greedily into batches,
+    and the batches are shuffled. The order depends on the seed and the epoch alone, so that a resumed run
+    sees what an uninterrupted one would. The number of batches is the same in every epoch.
+
+    Args:
+        lengths: video frames (25 a second) of each clip.
+        max_frames: the most frames in a batch, padding counted in.
+        seed: of the order.
+
+    Raises:
+        MomeError: a single clip exceeds the budget.
+    """
+
+    def __init__(self, lengths: Sequence[int], max_frames: int, seed: int = 0):
+        self.lengths = np.asarray(lengths)
+        self.max_frames = max_frames
+        self.seed = seed
+        self.epoch = 0
+        if not len(self.lengths):
+            raise MomeError("there are no clips to train on")
+        if int(self.lengths.max()) > max_frames:
+            raise MomeError(
+                f"the longest training clip has {self.lengths.max()} frames, more than data.max_frames={max_frames}: "
+                "raise it or leave the clip out"
+            )
+        self._size = len(self._batches(0))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order; the Trainer calls this at the start of every epoch."""
+        self.epoch = epoch
+
+    def _batches(self, epoch: int) -> list[list[int]]:
+        rng = np.random.default_rng((self.seed, epoch))
+        order = np.lexsort((rng.random(len(self.lengths)), -self.lengths))
+        batches: list[list[int]] = []
+        for index in order.tolist():
+            # The first clip of a batch is its longest.
+            if batches and (len(batches[-1]) + 1) * self.lengths[batches[-1][0]] <= self.max_frames:
+                batches[-1].append(index)
+            else:
+                batches.append([index])
+        return [batches[i] for i in rng.permutation(len(batches))]
+
+    def __iter__(self) -> Iterator[list[Example]]:
+        for batch in self._batches(self.epoch):
+            yield [(index, self.epoch) for index in batch]
+
+    def __len__(self) -> int:
+        return self._size

@@ -1,0 +1,182 @@
+"""Clips and encoder tokens kept on disk, so that every epoch but the first starts at once."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mome.errors import MomeError
+from mome.media import FRAME_RATE, SAMPLE_RATE, Clip, load_clip
+from mome.model.model import EncodedClips, MomeForSpeechRecognition
+from mome.model.processor import MomeProcessor
+from mome.training.augmentation import Augmentation
+from mome.training.manifest import ManifestRow
+
+Progress = Callable[[str, int, int], None]
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.blake2b("|".join(map(str, parts)).encode(), digest_size=10).hexdigest()
+
+
+class ClipStore:
+    """Sound and cropped mouth of every clip of a manifest, made once.
+
+    Args:
+        folder: where the files go; safe to delete, and shared by runs.
+        audio, video: which modalities to keep; a clip that lacks one is refused.
+    """
+
+    def __init__(self, folder: Path, *, audio: bool, video: bool):
+        self.folder, self.audio, self.video = folder, audio, video
+
+    def file(self, row: ManifestRow) -> Path:
+        """The file of one clip; its name changes with the media file's size and time."""
+        stat = row.path.stat()
+        key = _digest(row.path.resolve(), stat.st_size, stat.st_mtime_ns, self.audio, self.video)
+        return self.folder / f"{key}.npz"
+
+    def prepare(self, rows: Sequence[ManifestRow], workers: int, progress: Progress) -> None:
+        """Load the clips that are not there yet; an interrupted call goes on where it stopped.
+
+        Raises:
+            MomeError: a clip cannot be read or lacks a modality.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        jobs = [(row.path, self.file(row), self.audio, self.video) for row in rows]
+        jobs = [job for job in jobs if not job[1].exists()]
+        for done, _ in enumerate(self._run(jobs, workers), start=1):
+            progress("reading clips", done, len(jobs))
+
+    @staticmethod
+    def _run(jobs: list[tuple[Path, Path, bool, bool]], workers: int) -> Iterator[None]:
+        if workers < 2:
+            yield from map(_store_clip, jobs)
+            return
+        with ProcessPoolExecutor(workers, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+            yield from pool.map(_store_clip, jobs)
+
+    def load(self, row: ManifestRow) -> Clip:
+        """A clip stored before."""
+        with np.load(self.file(row)) as saved:
+            audio = saved["audio"] if self.audio else None
+            mouth = saved["mouth"] if self.video else None
+        return Clip(audio, mouth, seconds(audio, mouth), row.path)
+
+    def frames(self, row: ManifestRow) -> int:
+        """Length of a stored clip in video frames, 25 a second."""
+        clip = self.load(row)
+        return max(1, round(clip.seconds * FRAME_RATE))
+
+
+def seconds(audio: np.ndarray | None, mouth: np.ndarray | None) -> float:
+    """Length of the longer stream."""
+    return max(
+        0 if audio is None else len(audio) / SAMPLE_RATE, 0 if mouth is None else len(mouth) / FRAME_RATE
+    )
+
+
+def _store_clip(job: tuple[Path, Path, bool, bool]) -> None:
+    source, target, audio, video = job
+    clip = load_clip(source, audio=audio, video=video)
+    for wanted, value, name in ((audio, clip.audio, "sound"), (video, clip.mouth, "visible mouth")):
+        if wanted and value is None:
+            raise MomeError(f"{source} has no {name}: take it out of the manifest or train another task")
+    arrays = {"audio": clip.audio, "mouth": clip.mouth}
+    temporary = target.with_suffix(f".{os.getpid()}.npz")
+    np.savez(temporary, **{key: value for key, value in arrays.items() if value is not None})
+    os.replace(temporary, target)
+
+
+class TokenStore:
+    """Encoder tokens of differently augmented variants of every clip, computed once by the frozen encoders.
+
+    Args:
+        folder: where the files go.
+        variants: how many augmented versions of each clip.
+        key: whatever else the tokens depend on (encoders, augmentation).
+        seed: of the augmentation.
+    """
+
+    def __init__(self, folder: Path, variants: int, key: object, seed: int):
+        self.folder, self.variants, self.key, self.seed = folder, variants, key, seed
+
+    def file(self, clip_file: Path) -> Path:
+        """The file that holds all variants of one stored clip."""
+        return self.folder / f"{_digest(clip_file.name, self.variants, self.seed, self.key)}.safetensors"
+
+    def prepare(
+        self,
+        rows: Sequence[ManifestRow],
+        clips: ClipStore,
+        augmentation: Augmentation,
+        model: MomeForSpeechRecognition,
+        processor: MomeProcessor,
+        progress: Progress,
+    ) -> None:
+        """Encode the variants that are not there yet."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        todo = [row for row in rows if not self.file(clips.file(row)).exists()]
+        for done, row in enumerate(todo, start=1):
+            clip, tensors = clips.load(row), {}
+            rngs = [np.random.default_rng((self.seed, variant, *row.id.encode())) for variant in range(self.variants)]
+            for name, tokens in _encode_variants(clip, rngs, augmentation, model, processor).items():
+                tensors[name] = tokens.half().contiguous()
+            target = self.file(clips.file(row))
+            temporary = target.with_suffix(".tmp")
+            save_file(tensors, temporary)
+            os.replace(temporary, target)
+            progress("encoding clips", done, len(todo))
+
+    def load(self, clip_file: Path, variant: int) -> dict[str, Tensor]:
+        """``audio`` and ``video`` tokens ``(T, D)`` float32 of one variant."""
+        return {name: tokens[variant].float() for name, tokens in load_file(self.file(clip_file)).items()}
+
+
+def _encode_variants(
+    clip: Clip,
+    rngs: Sequence[np.random.Generator],
+    augmentation: Augmentation,
+    model: MomeForSpeechRecognition,
+    processor: MomeProcessor,
+) -> dict[str, Tensor]:
+    inputs: dict[str, Tensor] = {}
+    if clip.audio is not None:
+        inputs |= processor.pad_audio([augmented_audio(clip.audio, augmentation, rng, processor) for rng in rngs])
+    if clip.mouth is not None:
+        inputs |= processor.pad_video([augmented_video(clip.mouth, augmentation, rng, processor) for rng in rngs])
+    encoded: EncodedClips = model.encode(**{k: v.to(model.device) for k, v in inputs.items()})
+    sides = {"audio": encoded.audio, "video": encoded.video}
+    return {name: side.tokens.cpu() for name, side in sides.items() if side is not None}
+
+
+def augmented_audio(
+    audio: np.ndarray, augmentation: Augmentation | None, rng: np.random.Generator, processor: MomeProcessor
+) -> tuple[np.ndarray, int]:
+    """Log-mel frames of a waveform, augmented if asked for."""
+    return processor.audio(audio if augmentation is None else augmentation.audio(audio, rng))
+
+
+def augmented_video(
+    mouth: np.ndarray, augmentation: Augmentation | None, rng: np.random.Generator, processor: MomeProcessor
+) -> np.ndarray:
+    """Normalised frames of a mouth crop, augmented if asked for."""
+    if augmentation is None:
+        return processor.video(mouth)
+    offset, flip = augmentation.video_geometry(rng)
+    return augmentation.mask_video(processor.video(mouth, offset, flip), rng)
+
+
+def pad_tokens(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """``(T_i, D)`` tokens to ``(B, T, D)`` and their lengths ``(B,)``."""
+    padded = torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
+    return padded, torch.tensor([len(row) for row in rows])

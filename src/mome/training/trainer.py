@@ -1,0 +1,154 @@
+"""Transformers' Trainer with the Matryoshka step and word error rate as validation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainingArguments
+
+from mome.adapters import RouterStatistics
+from mome.encoders import Features
+from mome.model import MomeForSpeechRecognition
+from mome.model.model import EncodedClips, SpeechOutput
+from mome.rates import Rates
+from mome.training.dataset import SpeechDataset, step_rng
+from mome.training.sampler import FrameBudgetSampler
+
+Validate = Callable[[MomeForSpeechRecognition], dict[str, float]]
+
+
+class MatryoshkaTrainer(Trainer):
+    """Every step goes through all rates (or a sample of them) with the same clips.
+
+    Args:
+        model: the recogniser.
+        args: Transformers' training arguments.
+        dataset: training examples.
+        sampler: which of them make a batch.
+        rates: the rates to train.
+        rates_per_step: how many of them each step takes; ``None`` for all.
+        validate: word error rates of the model by name of the rates.
+    """
+
+    model: MomeForSpeechRecognition
+
+    def __init__(
+        self,
+        model: MomeForSpeechRecognition,
+        args: TrainingArguments,
+        dataset: SpeechDataset,
+        sampler: FrameBudgetSampler,
+        rates: Sequence[Rates],
+        rates_per_step: int | None = None,
+        validate: Validate | None = None,
+        **kwargs: Any,
+    ):
+        # Only the presence of an eval_dataset counts: evaluate() is ours.
+        evaluated = dataset if validate is not None else None
+        super().__init__(
+            model, args, train_dataset=dataset, eval_dataset=evaluated, data_collator=dataset.collate, **kwargs
+        )
+        self.sampler = sampler
+        self.rates = list(rates)
+        self.rates_per_step = rates_per_step
+        self.validate = validate
+        self.step_logs: dict[str, list[Tensor]] = {}
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Batches within the frame budget, shared out among the processes."""
+        loader = DataLoader(
+            self.train_dataset,
+            batch_sampler=self.sampler,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+        )
+        return self.accelerator.prepare(loader)
+
+    def step_rates(self, step: int) -> list[Rates]:
+        """The rates of one step: a function of seed and step alone, the same on every process."""
+        if self.rates_per_step is None or self.rates_per_step >= len(self.rates):
+            return self.rates
+        chosen = step_rng(self.args.seed, step).choice(len(self.rates), self.rates_per_step, replace=False)
+        return [self.rates[i] for i in sorted(chosen)]
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Mean over the rates of the transcript's loss, and the router's balance loss."""
+        rates = self.step_rates(self.state.global_step)
+        batch = dict(inputs)
+        sides = {
+            name: Features(batch.pop(f"{name}_tokens"), batch.pop(f"{name}_lengths"))
+            for name in ("audio", "video")
+            if f"{name}_tokens" in batch
+        }
+        if sides:
+            batch["encoded"] = EncodedClips(sides.get("audio"), sides.get("video"))
+        output: SpeechOutput = model(**batch, matryoshka=rates)
+        self._note(output)
+        return (output.loss, output) if return_outputs else output.loss
+
+    def _note(self, output: SpeechOutput) -> None:
+        values = {f"loss/{name}": loss for name, loss in (output.transcript_losses or {}).items()}
+        if output.balance_loss is not None:
+            values["router/balance_loss"] = output.balance_loss
+            values |= routing_summary(list((output.routing or {}).values()))
+        for name, value in values.items():
+            self.step_logs.setdefault(name, []).append(value.detach())
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Add the means since the last log of the losses by rate and of the router's statistics."""
+        if "loss" in logs:
+            means = {name: float(torch.stack(values).mean()) for name, values in self.step_logs.items()}
+            logs = {**logs, **means}
+            self.step_logs = {}
+        super().log(logs, *args, **kwargs)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:  # type: ignore[override]
+        """Word error rates on the validation split."""
+        assert self.validate is not None
+        training = self.model.training
+        metrics = {f"eval_{name}": value for name, value in self.validate(self.model.eval()).items()}
+        self.model.train(training)
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        self._load_trained(resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        self._load_trained(str(self.state.best_model_checkpoint))
+
+    def _load_trained(self, folder: str) -> None:
+        """Checkpoints hold the trained parts only, which Transformers' own loading would complain about."""
+        from safetensors.torch import load_file
+
+        from mome.model.checkpoint import WEIGHTS
+
+        self.model.load_trained(load_file(f"{folder}/{WEIGHTS}"), folder)
+
+
+def routing_summary(routing: Sequence[RouterStatistics]) -> dict[str, Tensor]:
+    """What shows a collapsing router, over the layers.
+
+    Returns:
+        ``router/entropy``: mean entropy in nats; ``router/max_load``: share of the assignments that the
+        busiest expert of any layer gets; ``router/unused``: mean share of experts that got none.
+    """
+    if not routing:
+        return {}
+    load = torch.stack([entry.load for entry in routing])
+    return {
+        "router/entropy": torch.stack([entry.entropy for entry in routing]).mean(),
+        "router/max_load": load.max(),
+        "router/unused": (load == 0).float().mean(),
+    }

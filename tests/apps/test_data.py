@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from mome.apps.cli import data
+from mome.training.manifest import read_manifest
+
+
+@pytest.fixture
+def grid(tmp_path: Path) -> Path:
+    """Three talkers, who share some sentences, and a file that is none of GRID's."""
+    folder = tmp_path / "grid"
+    sentences = [
+        f"bb{preposition}{letter}{digit}n" for preposition in "abiw" for letter in "fghk" for digit in "z12"
+    ]
+    for talker, step in (("s1", 1), ("s2", 2), ("s3", 3)):
+        (folder / talker).mkdir(parents=True)
+        for name in sentences[::step]:
+            (folder / talker / f"{name}.mpg").touch()
+    (folder / "s1" / "calibration.mpg").touch()
+    return folder
+
+
+def test_synthesize(run, refused, tmp_path):
+    pytest.importorskip("espeakng_loader")
+    out = tmp_path / "clip.mp4"
+    assert run("data", "synthesize", "Bin blue at F 2 now.", "-o", out, "--seed", "3").exit_code == 0
+    first = out.read_bytes()
+    run("data", "synthesize", "bin blue at f two now", "-o", out, "--seed", "3")
+    assert out.read_bytes() == first
+    assert "en-gb" in run("data", "synthesize", "--voices").stdout.splitlines()
+    assert "'blu'" in refused("data", "synthesize", "bin blu at f two now", "-o", tmp_path / "other.mp4")
+    assert "voice" in refused("data", "synthesize", "bin blue at f two now", "-o", out, "--voice", "en-uss")
+    assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
+
+
+def test_synthesize_without_what_it_needs(refused, tmp_path):
+    assert "sentence" in refused("data", "synthesize", "-o", tmp_path / "clip.mp4")
+    assert "sentence" in refused("data", "synthesize", "bin blue at f two now")
+    missing = tmp_path / "missing" / "clip.mp4"
+    assert "missing" in refused("data", "synthesize", "bin blue at f two now", "-o", missing)
+
+
+def test_folder(run, tmp_path):
+    clips = tmp_path / "clips"
+    (clips / "more").mkdir(parents=True)
+    for name in ("a.mp4", "b.WAV", "c.mp4", "more/a.mp4"):
+        (clips / name).touch()
+    (clips / "a.txt").write_text("Hello,\n  world\n")
+    (clips / "b.txt").write_text("\n")
+    (clips / "more" / "a.txt").write_text("and again")
+    out = tmp_path / "clips.csv"
+    result = run("data", "folder", clips, "-o", out, "--split", "train")
+    assert result.exit_code == 0
+    assert "left out 2 files" in result.stderr
+    assert "2 clips (train 2)" in result.stderr
+    rows = read_manifest(out)
+    assert [(row.id, row.split, row.text) for row in rows] == [
+        ("a", "train", "Hello, world"),
+        ("more_a", "train", "and again"),
+    ]
+    moved = tmp_path.rename(tmp_path.with_name("moved"))
+    assert [row.path for row in read_manifest(moved / "clips.csv")] == [
+        moved / "clips" / "a.mp4",
+        moved / "clips" / "more" / "a.mp4",
+    ]
+
+
+def test_folder_mistakes(refused, tmp_path):
+    out = tmp_path / "out.csv"
+    assert "is not a folder" in refused("data", "folder", tmp_path / "missing", "-o", out)
+    assert "no video or audio" in refused("data", "folder", tmp_path, "-o", out)
+    (tmp_path / "a.mp4").touch()
+    (tmp_path / "a.wav").touch()
+    (tmp_path / "a.txt").write_text("hello")
+    assert "both be clip a" in refused("data", "folder", tmp_path, "-o", out)
+    assert "missing" in refused("data", "folder", tmp_path, "-o", tmp_path / "missing" / "out.csv")
+    assert not out.exists()
+
+
+def test_grid_has_no_sentence_in_two_splits(run, grid, tmp_path):
+    out = tmp_path / "grid.csv"
+    options = ["--valid", "0.2", "--test", "0.3", "--seed", "1"]
+    result = run("data", "grid", grid, "-o", out, *options)
+    assert result.exit_code == 0
+    assert "calibration.mpg" in result.stderr
+    rows = read_manifest(out)
+    assert len(rows) == 48 + 24 + 16
+    assert rows[0].id == "s1_bbaf1n"
+    assert rows[0].text == "bin blue at f one now"
+    splits: dict[str, set[str]] = {}
+    for row in rows:
+        splits.setdefault(row.text, set()).add(row.split)
+    assert {len(found) for found in splits.values()} == {1}
+    assert {split for found in splits.values() for split in found} == {"train", "valid", "test"}
+    first = out.read_bytes()
+    run("data", "grid", grid, "-o", out, *options)
+    assert out.read_bytes() == first
+    run("data", "grid", grid, "-o", out, *options[:-1], "2")
+    assert out.read_bytes() != first
+
+
+def test_grid_by_talker(run, refused, grid, tmp_path):
+    out = tmp_path / "grid.csv"
+    assert run("data", "grid", grid, "-o", out, "--test-talker", "s2").exit_code == 0
+    with out.open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["path"].split("/")[1] for row in rows if row["split"] == "test"} == {"s2"}
+    assert all(row["split"] == "test" for row in rows if row["path"].startswith("grid/s2/"))
+    assert "s9" in refused("data", "grid", grid, "-o", out, "--test-talker", "s9")
+    assert "more than all" in refused("data", "grid", grid, "-o", out, "--valid", "0.6", "--test", "0.6")
+
+
+def test_parts_are_about_as_large_as_asked_for():
+    sentences = [f"sentence {number}" for number in range(2000)]
+    found = [data._split(sentence, 0.1, 0.2, seed=0) for sentence in sentences]
+    assert abs(found.count("test") / 2000 - 0.2) < 0.03
+    assert abs(found.count("valid") / 2000 - 0.1) < 0.03

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+KEYS = {"task", "rates", "snr_db", "wer", "words", "clips", "ci95", "tokens_mean", "tflops_mean", "rtf"}
+
+
+@pytest.fixture
+def manifest(tmp_path: Path, clips: Path) -> Path:
+    path = tmp_path / "clips.csv"
+    rows = [
+        f"one,{clips / 'talk.mkv'},test,bin blue at f two now",
+        f"two,{clips / 'mute.mkv'},valid,lay red by a one soon",
+        f"three,{clips / 'talk.mkv'},test,set white in b six please",
+    ]
+    path.write_text("\n".join(["id,path,split,text", *rows]) + "\n")
+    return path
+
+
+@pytest.fixture
+def evaluate(run, tiny_model, manifest):
+    def call(*arguments, code: int = 0):
+        result = run("evaluate", "--data", manifest, "--model", tiny_model, *arguments)
+        assert result.exit_code == code, result.output
+        return result
+
+    return call
+
+
+@pytest.fixture
+def results(evaluate):
+    def call(*arguments, code: int = 0) -> list[dict]:
+        return json.loads(evaluate(*arguments, "--json", code=code).stdout)["results"]
+
+    return call
+
+
+def conditions(found: list[dict]) -> list[tuple]:
+    return [(one["task"], one["rates"], one["snr_db"]) for one in found]
+
+
+def test_document(evaluate, manifest, tiny_model, tmp_path):
+    out = tmp_path / "result.json"
+    printed = json.loads(evaluate("--split", "test", "--rates", "4,2", "--json", "--out", out).stdout)
+    assert json.loads(out.read_text()) == printed
+    assert (printed["model"], printed["data"], printed["seed"]) == (str(tiny_model), str(manifest), 0)
+    (one,) = printed["results"]
+    assert set(one) >= KEYS
+    assert (one["clips"], one["words"]) == (2, 12)
+    assert one["ci95"][0] <= one["wer"] <= one["ci95"][1]
+    assert one["tokens_mean"] == 15 + 15 + 8
+
+
+def test_the_default_is_every_rate_of_the_main_task(results):
+    found = results("--split", "test")
+    assert conditions(found) == [("avsr", rates, None) for rates in ("4,2", "4,5", "16,2", "16,5")]
+
+
+def test_rates_are_cut_down_to_the_task(results):
+    found = results("--split", "test", "--task", "asr", "--rates", "4,2", "--rates", "4,5", "--rates", "16,2")
+    assert conditions(found) == [("asr", "4,-", None), ("asr", "16,-", None)]
+    assert conditions(results("--split", "test", "--task", "vsr")) == [
+        ("vsr", "-,2", None),
+        ("vsr", "-,5", None),
+    ]
+
+
+def test_zero_decibel_is_a_ratio_like_any_other(results, clips):
+    noise = ["--noise", clips / "noise.wav", "--split", "test", "--task", "asr", "--rates", "4,-"]
+    found = results(*noise, "--snr", "clean", "--snr", "0", "--snr", "-5.5")
+    assert conditions(found) == [("asr", "4,-", None), ("asr", "4,-", 0.0), ("asr", "4,-", -5.5)]
+    assert found == [{**one, "rtf": found[number]["rtf"]} for number, one in enumerate(found)]
+
+
+def test_table(evaluate, clips):
+    result = evaluate("--split", "test", "--snr", "0", "--noise", clips / "noise.wav", "--limit", "1")
+    header, _, *rows = result.stdout.splitlines()
+    for column in ("task", "rates", "SNR dB", "WER %", "95 % interval", "words", "clips", "tokens", "RTF"):
+        assert column in header
+    assert len(rows) == 4
+    assert rows[0].split()[:3] == ["avsr", "4,2", "0"]
+    assert "demonstration" in result.stderr
+
+
+def test_clips_that_fail_are_listed(evaluate, results, tmp_path):
+    result = evaluate("--task", "asr", "--rates", "4,-", code=1)
+    assert result.stdout.splitlines()[-1].split()[8] == "2"
+    assert "1 clip could not be transcribed" in result.stderr
+    assert "mute.mkv" in result.stderr.splitlines()[-1]
+    (one,) = results("--task", "asr", "--rates", "4,-", "--split", "valid", code=2)
+    assert (one["clips"], one["wer"]) == (0, None)
+    assert [failure["id"] for failure in one["failures"]] == ["two"]
+
+
+@pytest.mark.parametrize(
+    ("options", "hint"),
+    [
+        (["--snr", "0"], "--noise"),
+        (["--snr", "loud"], "loud"),
+        (["--noise", "x.wav"], "--snr"),
+        (["--noise", "x.wav", "--snr", "clean"], "--snr"),
+        (["--snr", "200", "--noise", "x.wav"], "200"),
+        (["--task", "ast"], "avsr, asr, vsr"),
+        (["--rates", "four"], "AUDIO,VIDEO"),
+        (["--out", "."], "folder"),
+    ],
+)
+def test_options_are_checked_before_any_work(refused, options, hint):
+    assert hint in refused("evaluate", "--data", "missing.csv", "--model", "missing", *options)
+
+
+def test_bad_manifests(refused, manifest, tiny_model, tmp_path):
+    def line(*arguments: object) -> str:
+        return refused("evaluate", "--model", tiny_model, "--data", *arguments)
+
+    assert "missing.csv" in line(tmp_path / "missing.csv")
+    assert "split 'tset'" in line(manifest, "--split", "tset")
+    (tmp_path / "lacking.csv").write_text("id,path,split,words\na,b,c,d\n")
+    assert "text" in line(tmp_path / "lacking.csv")
+    (tmp_path / "gone.csv").write_text("id,path,split,text\na,gone.mp4,test,bin\n")
+    assert "gone.mp4" in line(tmp_path / "gone.csv")
+
+
+def test_rates_that_do_not_fit(refused, manifest, tiny_model):
+    def line(*arguments: object) -> str:
+        return refused("evaluate", "--model", tiny_model, "--data", manifest, *arguments)
+
+    assert "audio rates 4, 16" in line("--rates", "4,3")
+    assert "'-,2'" in line("--rates", "-,2", "--task", "asr")

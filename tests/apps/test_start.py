@@ -1,0 +1,118 @@
+"""Start-up, help and usage errors."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import mome
+from mome.apps.cli import transcribe as transcribe_module
+
+COMMANDS = (
+    ("transcribe",),
+    ("demo",),
+    ("evaluate",),
+    ("train",),
+    ("inspect",),
+    ("data",),
+    ("data", "synthesize"),
+    ("data", "folder"),
+    ("data", "grid"),
+)
+HEAVY = ("torch", "transformers", "numpy", "cv2", "av", "scipy", "jiwer", "huggingface_hub", "omegaconf")
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys; sys.argv = ['mome', '--help']\n"
+        "from mome.apps.cli import main\n"
+        "try: main()\n"
+        f"finally: print([name for name in {HEAVY} if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == "[]\n"
+    assert "transcribe" in done.stdout
+
+
+def test_help_answers_at_once():
+    program = Path(sys.executable).with_name("mome")
+    if not program.exists():
+        pytest.skip("the package is not installed")
+    times = []
+    for _ in range(3):
+        began = time.perf_counter()
+        subprocess.run([program, "--help"], capture_output=True, check=True)
+        times.append(time.perf_counter() - began)
+    assert min(times) < 1.5
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_explains_itself(run, command):
+    for flag in ("--help", "-h"):
+        result = run(*command, flag)
+        assert result.exit_code == 0
+        assert len(result.stdout) > 300
+        assert result.stderr == ""
+
+
+def test_without_a_command_the_help_is_shown(run):
+    assert run().stdout == run("--help").stdout
+    assert run("data").stdout == run("data", "--help").stdout
+
+
+def test_version(run):
+    assert run("--version").stdout == f"mome {mome.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["trancribe"], "transcribe"),
+        (["transcribe"], "INPUT"),
+        (["transcribe", "a.mp4", "--rate", "4,2"], "--rates"),
+        (["transcribe", "a.mp4", "--format", "xml"], "srt"),
+        (["transcribe", "a.mp4", "--beams", "0"], "--beams"),
+        (["evaluate"], "--data"),
+        (["train"], "RECIPE"),
+        (["data", "folder", "."], "--out"),
+    ],
+)
+def test_a_wrong_command_line_is_answered_in_one_line(refused, arguments, hint):
+    line = refused(*arguments)
+    assert hint in line
+    assert "--help" in line
+
+
+def test_interruption_has_its_own_exit_code(run, monkeypatch):
+    def interrupted(model: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(transcribe_module, "read_config", interrupted, raising=True)
+    result = run("transcribe", "a.mp4")
+    assert result.exit_code == 130
+    assert "Traceback" not in result.output
+
+
+def test_a_bug_is_not_swallowed(run, monkeypatch):
+    def broken(model: str) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(transcribe_module, "read_config", broken)
+    with pytest.raises(ZeroDivisionError):
+        run("transcribe", "a.mp4")
+
+
+def test_a_closed_pipe_is_quiet():
+    code = (
+        "import sys; sys.argv = ['mome', 'data', 'synthesize', '--voices']\n"
+        "from mome.apps.cli import main; main()"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.close()
+    _, errors = process.communicate(timeout=120)
+    assert errors == b""

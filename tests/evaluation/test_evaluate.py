@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mome.errors import MomeError
+from mome.evaluation.evaluate import evaluate
+from mome.evaluation.result import Condition, Failure, make_conditions
+from mome.media.noise import snr_db
+from mome.rates import Rates
+from mome.text.wer import WordErrors, bootstrap_interval
+from tests.evaluation.fake import FakeMedia, FakeTranscriber, make_rows, sound
+from tests.text.test_wer import distance
+
+AV, ASR, VSR = Rates(4, 2), Rates(4, None), Rates(None, 2)
+NOISE = np.random.default_rng(9).standard_normal(100_000).astype(np.float32)
+ROWS = make_rows({"a": "bin blue at", "b": "Lay red", "c": "set green by f", "d": "place white"})
+
+
+@pytest.fixture
+def media(monkeypatch):
+    def use(**options) -> FakeMedia:
+        fake = FakeMedia(**options)
+        monkeypatch.setattr("mome.evaluation.evaluate.load_clip", fake)
+        return fake
+
+    return use
+
+
+def test_conditions():
+    assert make_conditions([AV, VSR], [None, 0.0]) == [
+        Condition(AV, None),
+        Condition(AV, 0.0),
+        Condition(VSR, None),
+    ]
+    assert make_conditions([VSR, ASR, VSR], [0.0, 0.0]) == [Condition(VSR), Condition(ASR, 0.0)]
+    assert Condition(VSR).task == "vsr"
+
+
+def test_figures_of_one_condition(media):
+    media()
+    texts = {"a": "bin blue at", "b": "lay RED now", "c": "", "d": "place black"}
+    fake = FakeTranscriber({(name, "4,2"): text for name, text in texts.items()})
+    (result,) = evaluate(fake, ROWS, [Condition(AV)], seed=3)
+    assert result.errors == WordErrors(substitutions=1, deletions=4, insertions=1, hits=6)
+    assert result.to_json() == {
+        "task": "avsr",
+        "rates": "4,2",
+        "snr_db": None,
+        "wer": 6 / 11,
+        "words": 11,
+        "clips": 4,
+        "ci95": list(bootstrap_interval([0, 1, 4, 1], [3, 2, 4, 2], seed=3)),
+        "tokens_mean": 16.0,
+        "tflops_mean": 2.0,
+        "rtf": 0.375,
+        "substitutions": 1,
+        "deletions": 4,
+        "insertions": 1,
+        "failures": [],
+    }
+
+
+def test_pooled_rate_against_a_slow_reference(media):
+    media()
+    rng = np.random.default_rng(4)
+
+    def draw() -> dict[str, str]:
+        return {f"clip{i}": " ".join(rng.choice(list("abcd"), rng.integers(1, 9))) for i in range(30)}
+
+    references, conditions = draw(), make_conditions([AV, ASR])
+    spoken = {rates: draw() for rates in (AV, ASR)}
+    fake = FakeTranscriber({(n, str(r)): text for r, texts in spoken.items() for n, text in texts.items()})
+    results = evaluate(fake, make_rows(references), conditions, batch_size=7)
+    for result, rates in zip(results, (AV, ASR), strict=True):
+        wrong = sum(distance(references[n].split(), spoken[rates][n].split()) for n in references)
+        words = sum(len(text.split()) for text in references.values())
+        assert result.errors.words == words
+        assert result.wer == wrong / words
+
+
+def test_files_are_read_once_and_encoded_once_per_level(media):
+    files, fake, seen = media(), FakeTranscriber({}), []
+    conditions = make_conditions([AV, ASR, VSR, Rates(16, 5)], [None, 0.0, 5.0])
+    results = evaluate(
+        fake,
+        ROWS,
+        conditions,
+        noise=NOISE,
+        batch_size=3,
+        progress=lambda done, total: seen.append((done, total)),
+        num_beams=2,
+    )
+    assert [result.condition for result in results] == conditions
+    assert [name for name, _, _ in files.loaded] == ["a", "b", "c", "d"]
+    assert [(len(clips), rates) for clips, rates, _ in fake.calls] == [
+        (size, rates)
+        for size in (3, 1)
+        for rates in ([AV, ASR, VSR, Rates(16, 5)], [AV, ASR, Rates(16, 5)], [AV, ASR, Rates(16, 5)])
+    ]
+    assert all(options == {"num_beams": 2} for _, _, options in fake.calls)
+    assert seen == [(3, 4), (4, 4)]
+
+
+@pytest.mark.parametrize(
+    ("rates", "wanted"), [(ASR, (True, False)), (VSR, (False, True)), (AV, (True, True))]
+)
+def test_only_what_is_needed_is_read(media, rates, wanted):
+    files = media()
+    evaluate(FakeTranscriber({}), ROWS[:1], [Condition(rates)])
+    assert files.loaded == [("a", *wanted)]
+
+
+@pytest.mark.parametrize("level", [-7.5, 0.0, 10.0])
+def test_the_noise_has_the_ratio_asked_for(media, level):
+    media()
+    fake = FakeTranscriber({})
+    evaluate(fake, ROWS, [Condition(AV, level)], noise=NOISE)
+    for row, clip in zip(ROWS, fake.calls[0][0], strict=True):
+        clean = sound(row.id)
+        assert snr_db(clean, clip.audio - clean) == pytest.approx(level, abs=0.01)
+
+
+def test_without_a_level_the_sound_is_untouched(media):
+    media()
+    fake = FakeTranscriber({})
+    evaluate(fake, ROWS, [Condition(AV)], noise=NOISE)
+    for row, clip in zip(ROWS, fake.calls[0][0], strict=True):
+        np.testing.assert_array_equal(clip.audio, sound(row.id))
+
+
+def test_noise_depends_on_seed_and_clip_alone(media):
+    media()
+
+    def heard(rows, seed, level=0.0, batch_size=8) -> dict[str, np.ndarray]:
+        fake = FakeTranscriber({})
+        evaluate(fake, rows, [Condition(AV, level)], noise=NOISE, seed=seed, batch_size=batch_size)
+        return {clip.path.stem: clip.audio for clips, _, _ in fake.calls for clip in clips}
+
+    first, other = heard(ROWS, 1), heard(ROWS[:0:-1], 1, batch_size=2)
+    for name in other:
+        np.testing.assert_array_equal(first[name], other[name])
+    assert not np.array_equal(first["a"], heard(ROWS, 2)["a"])
+    # The same stretch at another level, only louder.
+    louder = heard(ROWS, 1, level=-20.0)["a"] - sound("a")
+    np.testing.assert_allclose(louder, 10 * (first["a"] - sound("a")), atol=1e-5)
+
+
+def test_an_unreadable_file_fails_everywhere_and_the_rest_goes_on(media):
+    media(broken=("b",))
+    fake = FakeTranscriber({("a", "4,2"): "bin blue at"})
+    results = evaluate(fake, ROWS, make_conditions([AV, ASR]))
+    for result in results:
+        assert result.clips == 3
+        assert result.errors.words == 9
+        assert result.failures == (Failure("b", "media/b.mp4 is damaged"),)
+
+
+@pytest.mark.parametrize("error", [MomeError("too short\nreally"), RuntimeError("too short")])
+def test_a_failure_hits_one_clip_at_one_rate(media, error):
+    media()
+    texts: dict = {(row.id, str(rates)): row.text for row in ROWS for rates in (AV, ASR)}
+    fake = FakeTranscriber({**texts, ("c", "4,2"): error})
+    av, asr = evaluate(fake, ROWS, make_conditions([AV, ASR]))
+    assert av.failures == (Failure("c", "too short"),)
+    assert (av.clips, av.errors.words, av.wer) == (3, 7, 0.0)
+    assert (asr.clips, asr.errors.words, asr.wer, asr.failures) == (4, 11, 0.0, ())
+
+
+def test_mistakes_in_the_program_are_not_hidden(media):
+    media()
+    with pytest.raises(TypeError):
+        evaluate(FakeTranscriber({("a", "4,2"): TypeError("option")}), ROWS, [Condition(AV)])
+
+
+def test_a_clip_without_lips_is_not_counted_as_audio_visual(media):
+    media(without_mouth=("d",))
+    av, asr = evaluate(FakeTranscriber({}), ROWS, make_conditions([AV, ASR]))
+    assert av.failures == (Failure("d", "media/d.mp4 has no visible mouth, which avsr needs"),)
+    assert (av.clips, asr.clips, asr.failures) == (3, 4, ())
+
+
+def test_a_silent_clip_fails_at_its_noise_levels_alone(media):
+    media(silent=("a",))
+    clean, noisy = evaluate(FakeTranscriber({}), ROWS, make_conditions([AV], [None, 0.0]), noise=NOISE)
+    assert clean.failures == ()
+    assert [failure.id for failure in noisy.failures] == ["a"]
+    assert "media/a.mp4" in noisy.failures[0].error
+
+
+def test_nothing_transcribed_gives_no_figures(media):
+    media(broken=("a", "b", "c", "d"))
+    (result,) = evaluate(FakeTranscriber({}), ROWS, [Condition(AV)])
+    document = result.to_json()
+    assert [document[key] for key in ("wer", "ci95", "tokens_mean", "tflops_mean", "rtf")] == [None] * 5
+    assert (document["words"], document["clips"], len(document["failures"])) == (0, 0, 4)
+
+
+def test_impossible_requests_fail_at_once(media):
+    files = media()
+    with pytest.raises(MomeError, match="not in this model's grid"):
+        evaluate(FakeTranscriber({}), ROWS, [Condition(Rates(3, 2))])
+    with pytest.raises(MomeError, match="0 dB needs a recording of noise"):
+        evaluate(FakeTranscriber({}), ROWS, [Condition(AV, 0.0)])
+    assert files.loaded == []

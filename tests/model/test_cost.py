@@ -1,0 +1,236 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import Gemma3TextConfig, LlamaConfig, Qwen3Config, WhisperConfig
+
+from mome.adapters import adapter_parameters
+from mome.encoders import AVHubertConfig, Features
+from mome.model.config import MomeConfig
+from mome.model.cost import Cost, encoder_frames, inference_cost, parameter_counts
+from mome.model.model import EncodedClips, MomeForSpeechRecognition
+from mome.rates import Rates
+
+AUDIO, VIDEO, NEW, WINDOW = 37, 19, 6, 60
+BANK = {"type": "mome", "routed_experts": 5, "shared_experts": 2, "top_k": 2, "bottleneck": 3}
+ADAPTERS: dict[str, dict[str, Any] | None] = {
+    "none": None,
+    "layer": {**BANK, "placement": "layer"},
+    "attention": {**BANK, "placement": "attention"},
+    "ffn": {**BANK, "placement": "ffn"},
+    "lora": {"type": "lora", "bottleneck": 4, "targets": ["q_proj", "v_proj", "down_proj"]},
+}
+FAMILIES = {"llama": LlamaConfig, "qwen3": Qwen3Config, "gemma3": Gemma3TextConfig}
+ALL_RATES = [Rates(4, 2), Rates(16, 5), Rates(4, None), Rates(None, 5)]
+
+
+def make_config(family: str = "llama", adapter: str = "none", **options: Any) -> MomeConfig:
+    return MomeConfig(
+        audio_config=WhisperConfig(
+            d_model=24,
+            encoder_layers=2,
+            encoder_attention_heads=2,
+            encoder_ffn_dim=40,
+            num_mel_bins=10,
+            max_source_positions=WINDOW,
+        ),
+        video_config=AVHubertConfig(
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=48,
+            resnet_width=4,
+            conv_pos=8,
+            conv_pos_groups=4,
+            image_size=44,
+        ),
+        text_config=FAMILIES[family](
+            vocab_size=97,
+            hidden_size=32,
+            intermediate_size=56,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=16,
+        ),
+        audio_rates=(4, 16),
+        video_rates=(2, 5),
+        projector_hidden=20,
+        prompt_ids={"avsr": [3, 4, 5], "asr": [3, 4], "vsr": [3, 5]},
+        start_ids=[1],
+        audio_markers=[6, 7],
+        adapter=ADAPTERS[adapter],
+        **options,
+    )
+
+
+@cache
+def make_model(family: str = "llama", adapter: str = "none", **options: Any) -> MomeForSpeechRecognition:
+    torch.manual_seed(0)
+    return MomeForSpeechRecognition(make_config(family, adapter, **options))
+
+
+def flops(run: Callable[[], Any]) -> int:
+    # Only PyTorch's plain attention consists of operations that the counter knows on every device.
+    kernel: AbstractContextManager = sdpa_kernel(SDPBackend.MATH)
+    with torch.no_grad(), kernel, FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops()
+
+
+def features(frames: int, width: int) -> Features:
+    return Features(torch.randn(1, frames, width), torch.tensor([frames]))
+
+
+def encoded(rates: Rates) -> EncodedClips:
+    return EncodedClips(
+        None if rates.audio is None else features(AUDIO, 24),
+        None if rates.video is None else features(VIDEO, 32),
+    )
+
+
+def generation_flops(model: MomeForSpeechRecognition, rates: Rates, beams: int = 1, new: int = NEW) -> int:
+    clips = encoded(rates)
+    projected = flops(lambda: model.prepare(clips, [rates]))
+    options = {"max_new_tokens": new, "min_new_tokens": new, "num_beams": beams, "pad_token_id": 0}
+    return flops(lambda: model.generate(encoded=clips, rates=rates, **options)) - projected
+
+
+def cost(model: MomeForSpeechRecognition, rates: Rates, new: int = NEW, beams: int = 1) -> Cost:
+    return inference_cost(model.config, rates, AUDIO, VIDEO, new, beams)
+
+
+@pytest.mark.parametrize("context", ["window", "clip"])
+def test_audio_encoder(context):
+    model = make_model(audio_context=context)
+    frames = 2 * (WINDOW if context == "window" else AUDIO)
+    mask = torch.arange(frames)[None] < 2 * AUDIO
+    counted = flops(lambda: model.encode(torch.randn(1, 10, frames), mask))
+    assert cost(model, Rates(4, 2)).audio_encoder == pytest.approx(counted, rel=0.02)
+    assert cost(model, Rates(None, 2)).audio_encoder == 0
+
+
+@pytest.mark.parametrize(("image", "kernel"), [(44, 8), (88, 8), (35, 7)])
+def test_video_encoder(image, kernel):
+    config = make_config()
+    config.video_config.image_size, config.video_config.conv_pos = image, kernel
+    model = MomeForSpeechRecognition(config)
+    pixels = torch.randn(1, VIDEO, image, image)
+    counted = flops(lambda: model.encode(None, None, pixels, torch.ones(1, VIDEO, dtype=torch.bool)))
+    assert cost(model, Rates(4, 2)).video_encoder == pytest.approx(counted, rel=0.02)
+    assert cost(model, Rates(4, None)).video_encoder == 0
+
+
+@pytest.mark.parametrize("rates", ALL_RATES, ids=str)
+@pytest.mark.parametrize("compression", ["average", "stack"])
+def test_projectors(compression, rates):
+    model = make_model(compression=compression)
+    counted = flops(lambda: model.prepare(encoded(rates), [rates]))
+    assert cost(model, rates).projectors == counted
+
+
+@pytest.mark.parametrize("rates", ALL_RATES, ids=str)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_frozen_language_model(family, rates):
+    model = make_model(family)
+    assert cost(model, rates, new=1).prefill == pytest.approx(generation_flops(model, rates, new=1), rel=0.02)
+    expected = cost(model, rates)
+    assert expected.adapters == 0
+    steps = generation_flops(model, rates) - generation_flops(model, rates, new=1)
+    assert expected.decode == pytest.approx(steps, rel=0.02)
+
+
+@pytest.mark.parametrize("adapter", [name for name in ADAPTERS if name != "none"])
+def test_adapters(adapter):
+    rates = Rates(4, 2)
+    model = make_model(adapter=adapter)
+    added = generation_flops(model, rates) - generation_flops(make_model(), rates)
+    assert cost(model, rates).adapters == pytest.approx(added, rel=0.02)
+    assert replace(cost(model, rates), adapters=0) == cost(make_model(), rates)
+
+
+@pytest.mark.parametrize("adapter", ["none", "layer", "lora"])
+def test_beam_search(adapter):
+    rates, model = Rates(4, 2), make_model(adapter=adapter)
+    expected = cost(model, rates, beams=4)
+    counted = generation_flops(model, rates, beams=4)
+    assert expected.prefill + expected.decode + expected.adapters == pytest.approx(counted, rel=0.02)
+
+
+def test_the_total_is_that_of_a_whole_transcription():
+    rates, model = Rates(4, 2), make_model(adapter="ffn")
+    inputs = {
+        "input_features": torch.randn(1, 10, 2 * WINDOW),
+        "input_features_mask": torch.arange(2 * WINDOW)[None] < 2 * AUDIO,
+        "pixel_values_videos": torch.randn(1, VIDEO, 44, 44),
+        "pixel_values_videos_mask": torch.ones(1, VIDEO, dtype=torch.bool),
+    }
+    options = {"max_new_tokens": NEW, "min_new_tokens": NEW, "pad_token_id": 0}
+    counted = flops(lambda: model.generate(**inputs, rates=rates, **options))
+    assert cost(model, rates).total == pytest.approx(counted, rel=0.02)
+    assert cost(model, rates).tflops == cost(model, rates).total / 1e12
+
+
+def test_a_clip_without_words_costs_its_prefill():
+    assert cost(make_model(), Rates(4, 2), new=1).decode == cost(make_model(), Rates(4, 2), new=0).decode == 0
+
+
+def test_encoder_frames():
+    assert encoder_frames(10) == (500, 250)
+    assert encoder_frames(0.58) == (29, 14)
+    assert encoder_frames(2.999) == (149, 74)
+    assert encoder_frames(0) == (0, 0)
+
+
+@pytest.mark.parametrize("compression", ["average", "stack"])
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_parameter_counts(adapter, compression):
+    model = make_model(adapter=adapter, compression=compression)
+    counts = parameter_counts(model.config)
+    assert counts.adapter_total == sum(p.numel() for _, p in adapter_parameters(model))
+    assert counts.adapter_active <= counts.adapter_total
+    projectors = [*model.audio_projectors.parameters(), *model.video_projectors.parameters()]
+    assert counts.projectors_total == sum(p.numel() for p in projectors)
+    assert counts.frozen == sum(p.numel() for p in model.parameters() if not p.requires_grad)
+    active = [model.audio_projectors.projector(16), model.video_projectors.projector(5)]
+    assert counts.projectors_active == sum(p.numel() for projector in active for p in projector.parameters())
+
+
+def test_parameter_counts_of_one_modality():
+    config = make_config()
+    config.video_config = None
+    counts = parameter_counts(config)
+    assert counts.projectors_total == 2 * counts.projectors_active
+    assert counts.adapter_total == counts.adapter_active == 0
+
+
+def test_published_scale():
+    """Llama-3.2-1B with Whisper-small's window: figures known from the published systems."""
+    config = make_config(adapter="attention")
+    config.audio_config = WhisperConfig(
+        d_model=768, encoder_layers=12, encoder_attention_heads=12, encoder_ffn_dim=3072
+    )
+    config.video_config = AVHubertConfig()
+    config.text_config = LlamaConfig(
+        hidden_size=2048,
+        intermediate_size=8192,
+        num_hidden_layers=16,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        vocab_size=128256,
+        tie_word_embeddings=True,
+    )
+    config.adapter = {"type": "mome"}
+    counts = parameter_counts(config)
+    assert counts.adapter_active == pytest.approx(3.5e6, rel=0.02)
+    assert counts.frozen == pytest.approx(1.236e9 + 88e6 + 325e6, rel=0.01)
+    encoding = inference_cost(config, Rates(4, 2), 250, 125, 20).audio_encoder
+    assert encoding == pytest.approx(0.344e12, rel=0.01)

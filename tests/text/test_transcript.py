@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import json
+
+from mome.rates import Rates
+from mome.text.transcript import Seconds, Segment, Tokens, Transcript
+
+
+def test_json_has_the_documented_keys():
+    transcript = Transcript(
+        file="clip.mp4",
+        task="avsr",
+        rates=Rates(4, 2),
+        text="bin blue",
+        segments=(Segment(0.5, 1.25, "bin blue"),),
+        tokens=Tokens(37, 37, 9),
+        tflops=0.5,
+        seconds=Seconds(0.1, 0.2, 0.3),
+        warnings=("two faces",),
+    )
+    document = transcript.to_json()
+    assert document == {
+        "file": "clip.mp4",
+        "task": "avsr",
+        "rates": "4,2",
+        "text": "bin blue",
+        "segments": [{"start": 0.5, "end": 1.25, "text": "bin blue"}],
+        "tokens": {"audio": 37, "video": 37, "prompt": 9, "total": 83},
+        "tflops": 0.5,
+        "seconds": {"media": 0.1, "encode": 0.2, "decode": 0.3},
+        "warnings": ["two faces"],
+    }
+    assert json.loads(json.dumps(document)) == document
+
+
+def test_a_missing_modality_is_a_dash():
+    transcript = Transcript("c", "asr", Rates(4, None), "", (), Tokens(1, 0, 2), 0.0, Seconds(0, 0, 0))
+    assert transcript.to_json()["rates"] == "4,-"
+    assert transcript.to_json()["warnings"] == []

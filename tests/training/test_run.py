@@ -1,0 +1,95 @@
+"""Training from recipe to transcript, and what a killed run gives after it is resumed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import mome
+from mome.errors import MomeError
+from mome.training.run import train
+from tests.training.toy import SENTENCES, toy_backbones, toy_corpus, toy_recipe
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("toy")
+    toy_corpus(folder / "data")
+    toy_backbones(folder / "backbones")
+    return folder
+
+
+def recipe(toy: Path, output: Path, cache: str = "clips") -> Path:
+    return toy_recipe(output.parent, toy / "data" / "manifest.csv", toy / "backbones", output, cache)
+
+
+def losses(output: Path) -> list[tuple[int, float]]:
+    history = json.loads((output / "history.json").read_text())
+    return [(entry["step"], entry["loss"]) for entry in history if "loss" in entry]
+
+
+@pytest.mark.parametrize("cache", ["clips", "tokens"])
+def test_train_then_transcribe(toy: Path, tmp_path: Path, cache: str):
+    output = train(recipe(toy, tmp_path / "run", cache), ["optim.epochs=40", "validation.every_steps=20"])
+    trajectory = losses(output)
+    assert trajectory[-1][1] < 0.3 * trajectory[0][1]
+    model = mome.load(output)
+    for number, text in enumerate(SENTENCES):
+        for rates in ("4,2", "16,5", "4,-", "-,5"):
+            assert model.transcribe(toy / "data" / f"test_{number}_4.mp4", rates=rates).text == text
+    assert any((output / "tensorboard").iterdir())
+    assert "audio_encoder.encoder.conv1.weight" not in load_file(output / "model.safetensors")
+
+
+def test_a_killed_run_resumes_to_the_same_weights(toy: Path, tmp_path: Path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    straight = train(recipe(toy, tmp_path / "a" / "run"))
+    killed = recipe(toy, tmp_path / "b" / "run")
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"from mome.training.run import train; train({str(killed)!r})"],
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    output = tmp_path / "b" / "run"
+    deadline = time.time() + 120
+    while not (output / "checkpoint-6" / "trainer_state.json").exists():
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.time() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (output / "history.json").exists()
+    assert train(killed, resume=True) == output
+    assert losses(output) == losses(straight)
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (output, straight))
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+def test_a_half_written_checkpoint_is_passed_over(toy: Path, tmp_path: Path):
+    path = recipe(toy, tmp_path / "run")
+    output = train(path, ["optim.epochs=4"])
+    last = max(output.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
+    (last / "trainer_state.json").write_text('{"cut off')
+    train(path, ["optim.epochs=4"], resume=True)
+    json.loads((last / "trainer_state.json").read_text())
+
+
+def test_refuses_to_overwrite_or_to_mix(toy: Path, tmp_path: Path):
+    path = recipe(toy, tmp_path / "run")
+    train(path, ["optim.epochs=1"])
+    with pytest.raises(MomeError, match="already holds a training run"):
+        train(path, ["optim.epochs=1"])
+    with pytest.raises(MomeError, match="another recipe"):
+        train(path, ["optim.epochs=2"], resume=True)
