@@ -26,7 +26,13 @@ def save(path: Path, audio: np.ndarray, mouth: np.ndarray, words: list, text: st
     temporary = path.with_suffix(".tmp.npz")
     starts, ends, names = (np.array(x) for x in zip(*words, strict=True))
     np.savez(
-        temporary, audio=audio.astype(np.float16), mouth=mouth, starts=starts, ends=ends, words=names, text=text
+        temporary,
+        audio=audio.astype(np.float16),
+        mouth=mouth,
+        starts=starts,
+        ends=ends,
+        words=names,
+        text=text,
     )
     os.replace(temporary, path)
 

@@ -57,7 +57,11 @@ class Pretraining(nn.Module):
         tokens, lengths = features.tokens.float(), features.lengths
         log_probabilities = self.ctc(tokens).log_softmax(-1)
         loss = F.ctc_loss(
-            log_probabilities.transpose(0, 1), batch["targets"], lengths, batch["target_lengths"], zero_infinity=True
+            log_probabilities.transpose(0, 1),
+            batch["targets"],
+            lengths,
+            batch["target_lengths"],
+            zero_infinity=True,
         )
         size = tokens.shape[1]
         words, phonemes = self.word(tokens), batch["phonemes"][:, :size]

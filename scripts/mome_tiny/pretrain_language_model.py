@@ -174,10 +174,17 @@ def main() -> None:
     tokenizer.save_pretrained(args.out)
     model = LlamaForCausalLM(
         LlamaConfig(
-            hidden_size=192, intermediate_size=512, num_hidden_layers=4, num_attention_heads=4,
-            num_key_value_heads=2, vocab_size=len(tokenizer), tie_word_embeddings=True,
-            max_position_embeddings=1024, pad_token_id=tokenizer.pad_token_id,
-            bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+            hidden_size=192,
+            intermediate_size=512,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            vocab_size=len(tokenizer),
+            tie_word_embeddings=True,
+            max_position_embeddings=1024,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
         )  # fmt: skip
     )
     print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters", flush=True)
@@ -200,7 +207,13 @@ def main() -> None:
         schedule.step()
         running.append(float(loss.detach()))
         if step % 50 == 0 or step == args.steps:
-            history.append({"step": step, "loss": round(float(np.mean(running)), 4), "seconds": round(time.time() - began)})
+            history.append(
+                {
+                    "step": step,
+                    "loss": round(float(np.mean(running)), 4),
+                    "seconds": round(time.time() - began),
+                }
+            )
             running = []
             print(json.dumps(history[-1]), flush=True)
             if step % 250 == 0 or step == args.steps:

@@ -52,6 +52,6 @@ def __getattr__(name: str) -> Any:
 
 
 # `import mome` registers the classes with Transformers' Auto classes, which takes seconds. The command line,
-# which must answer `--help` at once, does without until a command needs a model.
-if Path(sys.argv[0] if sys.argv else "").stem != "mome":
+# (`mome` or `python -m mome`), which must answer `--help` at once, does without until a command needs a model.
+if Path(sys.argv[0] if sys.argv else "").stem not in ("mome", "-m"):
     importlib.import_module("mome.model")

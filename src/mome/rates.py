@@ -89,9 +89,7 @@ class RateGrid:
                     yield Rates(audio, video)
 
     def __contains__(self, rates: Rates) -> bool:
-        return (rates.audio is None or rates.audio in self.audio) and (
-            rates.video is None or rates.video in self.video
-        )
+        return (rates.audio is None or rates.audio in self.audio) and (rates.video is None or rates.video in self.video)
 
     def check(self, rates: Rates) -> Rates:
         """Return ``rates`` if the grid has them; raise :class:`MomeError` naming those that exist otherwise."""

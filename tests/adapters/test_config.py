@@ -38,9 +38,7 @@ def test_published_active_parameters_of_mome(language_model, bottleneck, million
     assert round(count.active / 1e6, 1) == millions
 
 
-@pytest.mark.parametrize(
-    ("language_model", "bottleneck", "millions"), [(LLAMA_1B, 64, 6.8), (LLAMA_3B, 96, 27.5)]
-)
+@pytest.mark.parametrize(("language_model", "bottleneck", "millions"), [(LLAMA_1B, 64, 6.8), (LLAMA_3B, 96, 27.5)])
 def test_published_parameters_of_lora(language_model, bottleneck, millions) -> None:
     count = count_adapter_parameters(LoraAdapterConfig(bottleneck), language_model)
     assert round(count.total / 1e6, 1) == millions

@@ -62,9 +62,7 @@ def test_bank_and_its_gradients_equal_the_slow_loop(config, shape, seed) -> None
     torch.testing.assert_close(fast, expected, rtol=1e-10, atol=1e-10)
     if x.numel():
         ours = torch.autograd.grad((fast * weights).sum(), inputs)
-        theirs = torch.autograd.grad(
-            (expected * weights).sum(), inputs, materialize_grads=True, allow_unused=True
-        )
+        theirs = torch.autograd.grad((expected * weights).sum(), inputs, materialize_grads=True, allow_unused=True)
         for name, a, b in zip(["x", *dict(bank.named_parameters())], ours, theirs, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9, msg=lambda m, name=name: f"{name}: {m}")
 

@@ -19,9 +19,7 @@ def gradients(model) -> dict[str, torch.Tensor]:
 def assert_same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
     assert ours.keys() == theirs.keys()
     for name in ours:
-        torch.testing.assert_close(
-            ours[name], theirs[name], rtol=1e-5, atol=1e-7, msg=lambda m, n=name: f"{n}: {m}"
-        )
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-5, atol=1e-7, msg=lambda m, n=name: f"{n}: {m}")
 
 
 def enable_checkpointing(model) -> None:

@@ -22,9 +22,7 @@ ADAPTERS: dict[str, AdapterConfig] = {
     "layer": MomeAdapterConfig("layer", routed_experts=5, top_k=2, bottleneck=3),
     "layer-raw": MomeAdapterConfig("layer", routed_experts=5, top_k=2, bottleneck=3, normalize_input=False),
     "attention": MomeAdapterConfig("attention", routed_experts=5, top_k=2, bottleneck=3),
-    "ffn": MomeAdapterConfig(
-        "ffn", routed_experts=5, shared_experts=2, top_k=3, bottleneck=1, renormalize=True
-    ),
+    "ffn": MomeAdapterConfig("ffn", routed_experts=5, shared_experts=2, top_k=3, bottleneck=1, renormalize=True),
     "lora": LoraAdapterConfig(4, targets=("q_proj", "v_proj", "down_proj")),
 }
 BANKS = tuple(name for name in ADAPTERS if name != "lora")

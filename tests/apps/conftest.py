@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 import transformers
 from typer.testing import CliRunner, Result
 
@@ -19,11 +18,9 @@ Run = Callable[..., Result]
 
 @pytest.fixture(autouse=True)
 def restored() -> Iterator[None]:
-    """Commands silence Transformers, and small matrices gain nothing from threads."""
-    verbosity, threads = transformers.logging.get_verbosity(), torch.get_num_threads()
-    torch.set_num_threads(1)
+    """Commands silence Transformers."""
+    verbosity = transformers.logging.get_verbosity()
     yield
-    torch.set_num_threads(threads)
     transformers.logging.set_verbosity(verbosity)
     transformers.logging.enable_progress_bar()
 

@@ -13,9 +13,7 @@ from mome.training.manifest import read_manifest
 def grid(tmp_path: Path) -> Path:
     """Three talkers, who share some sentences, and a file that is none of GRID's."""
     folder = tmp_path / "grid"
-    sentences = [
-        f"bb{preposition}{letter}{digit}n" for preposition in "abiw" for letter in "fghk" for digit in "z12"
-    ]
+    sentences = [f"bb{preposition}{letter}{digit}n" for preposition in "abiw" for letter in "fghk" for digit in "z12"]
     for talker, step in (("s1", 1), ("s2", 2), ("s3", 3)):
         (folder / talker).mkdir(parents=True)
         for name in sentences[::step]:

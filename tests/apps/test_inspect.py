@@ -19,9 +19,7 @@ def recipe(tiny_model, tmp_path):
         "  adapter: {type: mome, routed_experts: 4, shared_experts: 1, top_k: 2, bottleneck: 2}",
     ]
     path = tmp_path / "tiny.yaml"
-    path.write_text(
-        "\n".join(["output: runs/tiny", "data: {manifests: [clips.csv]}", "model:", *lines]) + "\n"
-    )
+    path.write_text("\n".join(["output: runs/tiny", "data: {manifests: [clips.csv]}", "model:", *lines]) + "\n")
     return path
 
 

@@ -107,10 +107,7 @@ def test_a_bug_is_not_swallowed(run, monkeypatch):
 
 
 def test_a_closed_pipe_is_quiet():
-    code = (
-        "import sys; sys.argv = ['mome', 'data', 'synthesize', '--voices']\n"
-        "from mome.apps.cli import main; main()"
-    )
+    code = "import sys; sys.argv = ['mome', 'data', 'synthesize', '--voices']\nfrom mome.apps.cli import main; main()"
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None
     process.stdout.close()

@@ -99,9 +99,7 @@ def test_files_for_one_name_are_refused(refused, clips, tmp_path):
 
 def test_noise_is_mixed_in_and_repeatable(document, clips):
     noisy = [clips / "talk.mkv", "--rates", "4,-", "--noise", clips / "noise.wav"]
-    texts = {
-        snr: [document(*noisy, "--snr", snr)["results"][0]["text"] for _ in range(2)] for snr in ("0", "-30")
-    }
+    texts = {snr: [document(*noisy, "--snr", snr)["results"][0]["text"] for _ in range(2)] for snr in ("0", "-30")}
     assert all(first == second for first, second in texts.values())
     assert document(*noisy[:-2])["results"][0]["text"]
     assert document(clips / "mute.mkv", "--rates", "-,2", *noisy[3:], "--snr", "0")["results"]

@@ -59,9 +59,7 @@ def test_copies_and_state_round_trip() -> None:
 
 
 def test_no_token_at_all() -> None:
-    projected, lengths = RateProjectors((16,), 6, 7, 10, norm=True)(
-        torch.randn(2, 9, 6), torch.tensor([9, 3]), 16
-    )
+    projected, lengths = RateProjectors((16,), 6, 7, 10, norm=True)(torch.randn(2, 9, 6), torch.tensor([9, 3]), 16)
     assert projected.shape == (2, 0, 10)
     assert lengths.tolist() == [0, 0]
 
@@ -88,8 +86,6 @@ def test_golden_llama_mtsk_tokens(golden, modality, encoder, frames, grid) -> No
     projectors.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
     tokens = outputs[encoder][:, :frames]
     for rate in grid:
-        torch.testing.assert_close(
-            average_pool(tokens, rate), outputs[f"{modality}_tokens_compressed.rate{rate}"]
-        )
+        torch.testing.assert_close(average_pool(tokens, rate), outputs[f"{modality}_tokens_compressed.rate{rate}"])
         projected, _ = projectors(tokens, torch.tensor([frames, frames]), rate)
         torch.testing.assert_close(projected, outputs[f"{modality}_tokens_projected.rate{rate}"])

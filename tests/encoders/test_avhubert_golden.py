@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
+from mome.adapters import LoraAdapterConfig, attach_lora
 from mome.encoders.avhubert import AVHubertConfig, AVHubertModel, stacked_log_filterbank
 from mome.encoders.avhubert.frontend import VisualResNet
 
@@ -55,6 +58,25 @@ def test_golden_avhubert_video(golden):
     close(resnet.transpose(1, 2), outputs["clip_a.resnet"])
 
 
+def test_golden_avhubert_video_lora(golden):
+    state, inputs, outputs, meta = golden("avhubert-video-lora")
+    model = build(state, meta)
+    lora = LoraAdapterConfig(meta["config"]["encoder_embed_dim"] // 16, scale=meta["config"]["lora"]["scaling"])
+    attach_lora(model.encoder.layers, lora)
+    with torch.no_grad():
+        plain = model(inputs["clip_a"][:, 0]).tokens
+    theirs = re.compile(r"\.lora_(down|up)_([QV])\.")
+    ours = {
+        theirs.sub(lambda m: f".{m[2].lower()}_proj.lora.{m[1]}.", key): value
+        for key, value in state.items()
+        if theirs.search(key)
+    }
+    assert not model.load_state_dict(ours, strict=False).unexpected_keys
+    assert len(ours) == 4 * len(model.encoder.layers)
+    check_all(model, inputs, outputs)
+    assert (plain - outputs["clip_a.encoder_out"]).abs().max() > 1e-2
+
+
 def test_golden_avhubert_resnet18_full(golden):
     state, inputs, outputs, _ = golden("avhubert-resnet18-full")
     resnet = VisualResNet(64).eval()
@@ -88,8 +110,6 @@ def test_a_clip_does_not_depend_on_its_batch():
 
 
 def test_needs_a_modality():
-    model = AVHubertModel(
-        AVHubertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, resnet_width=2)
-    )
+    model = AVHubertModel(AVHubertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, resnet_width=2))
     with pytest.raises(ValueError, match="video frames, audio features or both"):
         model()

@@ -102,9 +102,7 @@ def test_files_are_read_once_and_encoded_once_per_level(media):
     assert seen == [(3, 4), (4, 4)]
 
 
-@pytest.mark.parametrize(
-    ("rates", "wanted"), [(ASR, (True, False)), (VSR, (False, True)), (AV, (True, True))]
-)
+@pytest.mark.parametrize(("rates", "wanted"), [(ASR, (True, False)), (VSR, (False, True)), (AV, (True, True))])
 def test_only_what_is_needed_is_read(media, rates, wanted):
     files = media()
     evaluate(FakeTranscriber({}), ROWS[:1], [Condition(rates)])

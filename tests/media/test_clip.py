@@ -84,9 +84,7 @@ def test_streams_that_start_apart_stay_together(tmp_path, video_start, sound_sta
 def test_compressed_phone_file_stays_together(tmp_path):
     frames, times = flash(30, 2.0, at=0.8)
     sound = click(2.0, 0.8, 48000)
-    path = write(
-        tmp_path / "a.mp4", frames, times, sound, rate=48000, video_codec="libx264", audio_codec="aac"
-    )
+    path = write(tmp_path / "a.mp4", frames, times, sound, rate=48000, video_codec="libx264", audio_codec="aac")
     clip = load_clip(path)
     assert onset(np.abs(clip.audio), SAMPLE_RATE) == pytest.approx(0.8, abs=0.005)
     assert onset(clip.mouth.mean(axis=(1, 2)), FRAME_RATE) == pytest.approx(0.8, abs=1 / FRAME_RATE)

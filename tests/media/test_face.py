@@ -98,9 +98,7 @@ def test_cuts_are_followed_without_sliding_from_one_place_to_the_other():
 @needs_data
 @pytest.mark.usefixtures("_detector")
 def test_one_face_gives_a_centred_mouth_and_no_word_on_stderr(talking, tmp_path, capfd):
-    path = write(
-        tmp_path / "a.mp4", talking, wave=click(1, 0.5, 16000), video_codec="libx264", audio_codec="aac"
-    )
+    path = write(tmp_path / "a.mp4", talking, wave=click(1, 0.5, 16000), video_codec="libx264", audio_codec="aac")
     clip = load_clip(path)
     assert clip.mouth.shape == (25, 96, 96)
     assert clip.warnings == ()
@@ -143,9 +141,7 @@ def test_of_two_faces_the_speaking_one_is_read(talking, tmp_path, speaker):
 @needs_data
 @pytest.mark.usefixtures("_detector")
 def test_of_two_speaking_faces_the_larger_is_read(talking, tmp_path):
-    small = [
-        cv2.copyMakeBorder(cv2.resize(f, (180, 144)), 72, 72, 0, 0, cv2.BORDER_REPLICATE) for f in talking
-    ]
+    small = [cv2.copyMakeBorder(cv2.resize(f, (180, 144)), 72, 72, 0, 0, cv2.BORDER_REPLICATE) for f in talking]
     frames = [np.hstack(both) for both in zip(small, talking, strict=True)]
     (warning,) = load_clip(write(tmp_path / "a.mkv", frames), audio=False).warnings
     assert "2 faces" in warning

@@ -40,9 +40,7 @@ def test_similarity_is_the_least_squares_solution(seed):
     np.testing.assert_allclose(similarity(source, target), [[a, -b, c], [b, a, d]], atol=1e-8)
 
 
-@pytest.mark.parametrize(
-    ("scale", "degrees", "shift"), [(1, 0, (0, 0)), (3.5, 20, (400, 90)), (0.4, -35, (5, 9))]
-)
+@pytest.mark.parametrize(("scale", "degrees", "shift"), [(1, 0, (0, 0)), (3.5, 20, (400, 90)), (0.4, -35, (5, 9))])
 def test_every_pose_of_the_mean_face_gives_the_same_crop_geometry(scale, degrees, shift):
     points = moved(MEAN_FACE, scale, degrees, shift)
     matrix = crop_matrix(points)
@@ -71,9 +69,7 @@ def test_crop_shows_the_same_mouth_from_small_and_large_faces(scale):
     for place in expected:
         near = slice(round(place) - 7, round(place) + 8)
         weight = columns[near] - 60
-        assert (weight * np.arange(near.start, near.stop)).sum() / weight.sum() == pytest.approx(
-            place, abs=1.0
-        )
+        assert (weight * np.arange(near.start, near.stop)).sum() / weight.sum() == pytest.approx(place, abs=1.0)
 
 
 def test_large_faces_are_averaged_not_sampled():

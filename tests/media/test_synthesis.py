@@ -176,10 +176,7 @@ def test_lips_close_and_open(face: int):
 
 
 def test_visemes_look_different():
-    looks = {
-        symbol: viseme_frames(symbol, 3).astype(float)
-        for symbol in ("b", "f", "T", "s", "w", "i:", "A:", "O:")
-    }
+    looks = {symbol: viseme_frames(symbol, 3).astype(float) for symbol in ("b", "f", "T", "s", "w", "i:", "A:", "O:")}
     still = np.abs(viseme_frames("b", 3).astype(float) - viseme_frames("p", 3)).max()
     assert still == 0
     symbols = list(looks)

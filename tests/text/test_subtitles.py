@@ -16,11 +16,7 @@ def test_srt():
 
 def test_vtt():
     assert to_vtt(SEGMENTS) == (
-        "WEBVTT\n"
-        "\n"
-        "00:00:00.000 --> 00:00:01.500\nbin blue\n"
-        "\n"
-        "01:00:00.000 --> 01:01:01.250\na &lt; b &amp; c\n"
+        "WEBVTT\n\n00:00:00.000 --> 00:00:01.500\nbin blue\n\n01:00:00.000 --> 01:01:01.250\na &lt; b &amp; c\n"
     )
 
 

@@ -6,10 +6,11 @@ import csv
 from pathlib import Path
 
 import numpy as np
+import torch
 from transformers import AutoModelForCausalLM, WhisperFeatureExtractor
 
 from mome.media.synthesis import SyntheticClip, write_clip
-from tests.tiny import MEL_BINS, WINDOW_SECONDS, tiny_model, tiny_tokenizer
+from tests.tiny import END, MEL_BINS, WINDOW_SECONDS, tiny_model, tiny_tokenizer
 
 SENTENCES = ("bin blue at f two now", "place red by b nine again", "set white in z four soon")
 
@@ -43,7 +44,11 @@ def toy_backbones(folder: Path) -> Path:
     """Frozen random encoders and language model, each in a folder as a recipe wants them."""
     tiny_model(folder)
     language_model = AutoModelForCausalLM.from_pretrained(folder / "language_model")
-    language_model.get_output_embeddings().weight.data *= 20  # a random head cannot prefer any word otherwise
+    torch.manual_seed(1)
+    for weight in language_model.parameters():
+        if weight.ndim > 1:  # at the usual small scale a random model hardly attends to its prefix
+            torch.nn.init.normal_(weight, std=0.2)
+    language_model.generation_config.eos_token_id = END
     language_model.save_pretrained(folder / "language_model")
     tiny_tokenizer().save_pretrained(folder / "language_model")
     extractor = WhisperFeatureExtractor(feature_size=MEL_BINS, chunk_length=WINDOW_SECONDS)

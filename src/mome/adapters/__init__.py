@@ -1,6 +1,6 @@
 """Adapters for frozen language models: MoME expert banks and LoRA, attached to any Hugging Face decoder."""
 
-from mome.adapters.attach import attach, decoder_layers
+from mome.adapters.attach import attach, attach_lora, decoder_layers
 from mome.adapters.config import (
     PLACEMENTS,
     AdapterConfig,
@@ -40,6 +40,7 @@ __all__ = [
     "adapter_parameters",
     "adapter_state_dict",
     "attach",
+    "attach_lora",
     "count_adapter_parameters",
     "decoder_layers",
     "load_adapter_state_dict",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import torch
@@ -50,13 +51,11 @@ def attach(model: Model, config: AdapterConfig) -> Model:
     kind: type[nn.Module] = ExpertBank if isinstance(config, MomeAdapterConfig) else ScaleLora
     if any(isinstance(module, kind) for _, module in adapter_modules(model)):
         name = "mome" if kind is ExpertBank else "lora"
-        raise MomeError(
-            f"a {name} adapter is attached to this model already: load the model anew to attach another"
-        )
+        raise MomeError(f"a {name} adapter is attached to this model already: load the model anew to attach another")
     if isinstance(config, MomeAdapterConfig):
         _attach_banks(layers, config)
     else:
-        _attach_loras(layers, config)
+        attach_lora(layers, config)
     model.requires_grad_(False)
     for _, parameter in adapter_parameters(model):
         parameter.requires_grad_(True)
@@ -95,14 +94,20 @@ def _attach_banks(layers: nn.ModuleList, config: MomeAdapterConfig) -> None:
             target.register_forward_hook(hooks.add_ffn_bank, with_kwargs=True, prepend=True)
 
 
-def _attach_loras(layers: nn.ModuleList, config: LoraAdapterConfig) -> None:
+def attach_lora(layers: Iterable[nn.Module], config: LoraAdapterConfig) -> None:
+    """Attach low-rank updates to Transformer layers of any kind, an encoder's for instance.
+
+    Nothing is frozen or made trainable.
+
+    Raises:
+        MomeError: a layer lacks a linear layer that the configuration names; the layers are unchanged then.
+    """
+    layers = list(layers)
     found = [_linears(layer, config.targets) for layer in layers]
     for index, (layer, linears) in enumerate(zip(layers, found, strict=True)):
         slot = _connect(layer, index)
         for linear in linears:
-            lora = ScaleLora(
-                linear.in_features, linear.out_features, config.bottleneck, config.scale, **_like(linear)
-            )
+            lora = ScaleLora(linear.in_features, linear.out_features, config.bottleneck, config.scale, **_like(linear))
             lora.slot = slot
             linear.add_module("lora", lora)
             linear.register_forward_hook(hooks.add_lora, prepend=True)

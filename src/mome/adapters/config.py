@@ -60,8 +60,7 @@ class MomeAdapterConfig:
         _whole("bottleneck", self.bottleneck, 1)
         if self.top_k > self.routed_experts:
             raise MomeError(
-                f"top_k = {self.top_k} is more than routed_experts = {self.routed_experts}: "
-                "lower it or add experts"
+                f"top_k = {self.top_k} is more than routed_experts = {self.routed_experts}: lower it or add experts"
             )
 
 
@@ -102,9 +101,7 @@ _TYPES: dict[str, type[MomeAdapterConfig] | type[LoraAdapterConfig]] = {
 def adapter_config_to_dict(config: AdapterConfig) -> dict[str, Any]:
     """Plain dict of ``config`` that JSON and YAML can hold, with its kind under ``"type"``."""
     kind = next(name for name, cls in _TYPES.items() if isinstance(config, cls))
-    values = {
-        key: list(value) if isinstance(value, tuple) else value for key, value in asdict(config).items()
-    }
+    values = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(config).items()}
     return {"type": kind, **values}
 
 

@@ -56,9 +56,7 @@ def load_balancing_loss(context: AdapterContext) -> Tensor:
         MomeError: the context holds no statistics.
     """
     if not context.routing:
-        raise MomeError(
-            "no routing statistics: pass adapter_context to the forward of a model with a mome adapter"
-        )
+        raise MomeError("no routing statistics: pass adapter_context to the forward of a model with a mome adapter")
     return torch.stack([entry.balance_loss for entry in context.routing.values()]).mean()
 
 

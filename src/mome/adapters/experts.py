@@ -57,9 +57,7 @@ class ExpertBank(nn.Module):
         self.experts = config.shared_experts + config.routed_experts
         self.top_k = config.top_k
         inner = self.experts * config.bottleneck
-        self.inner_weight = nn.Parameter(
-            torch.empty(config.routed_experts + inner, width, device=device, dtype=dtype)
-        )
+        self.inner_weight = nn.Parameter(torch.empty(config.routed_experts + inner, width, device=device, dtype=dtype))
         self.inner_bias = nn.Parameter(torch.empty(inner, device=device, dtype=dtype))
         outer = inner + self.experts
         self.outer_weight = nn.Parameter(torch.empty(width, outer, device=device, dtype=dtype))
@@ -138,9 +136,7 @@ class ExpertBank(nn.Module):
         if context is None and self.slot is not None:
             context = self.slot.context
         routed = self.config.routed_experts
-        inner = F.linear(
-            x.to(self.inner_weight.dtype), self.inner_weight, F.pad(self.inner_bias, (routed, 0))
-        )
+        inner = F.linear(x.to(self.inner_weight.dtype), self.inner_weight, F.pad(self.inner_bias, (routed, 0)))
         gates, probabilities, chosen = self.route(inner[..., :routed])
         if context is not None:
             layer_index = 0 if self.slot is None else self.slot.layer_index

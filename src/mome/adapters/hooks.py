@@ -54,9 +54,7 @@ def add_layer_bank(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, An
     return _add(output, added)
 
 
-def add_attention_bank(
-    attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
-) -> Any:
+def add_attention_bank(attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
     """Hook of a self-attention: add the experts' output for its input, which is normalised already."""
     return _add(output, _bank(attention)(_hidden_states(args, kwargs)))
 

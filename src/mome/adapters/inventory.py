@@ -40,9 +40,7 @@ def load_adapter_state_dict(model: nn.Module, state: Mapping[str, Tensor]) -> No
     own = dict(adapter_parameters(model))
     for what, names in (("lacks", own.keys() - state.keys()), ("has an unknown", state.keys() - own.keys())):
         if names:
-            raise MomeError(
-                f"the adapter state {what} {min(names)} ({len(names)} such): attach the same adapter"
-            )
+            raise MomeError(f"the adapter state {what} {min(names)} ({len(names)} such): attach the same adapter")
     for name, parameter in own.items():
         if parameter.shape != state[name].shape:
             raise MomeError(

@@ -104,9 +104,7 @@ class RateProjectors(nn.ModuleList):
     def projector(self, rate: int) -> Projector:
         """The projector of ``rate``; raises :class:`MomeError` naming the rates that exist otherwise."""
         if rate not in self.rates:
-            raise MomeError(
-                f"rate {rate} has no projector: this model's are {', '.join(map(str, self.rates))}"
-            )
+            raise MomeError(f"rate {rate} has no projector: this model's are {', '.join(map(str, self.rates))}")
         projector = self[self.rates.index(rate)]
         assert isinstance(projector, Projector)
         return projector

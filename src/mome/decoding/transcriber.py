@@ -11,12 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mome.decoding.bundled import bundled_model
+from mome.decoding.bundled import BUNDLED_NAME, model_folder
 from mome.encoders import AVHubertModel, WhisperAudioEncoder
 from mome.errors import MomeError
 from mome.media import MOUTH_SIZE, SAMPLE_RATE, Clip, load_clip
 from mome.model import MomeForSpeechRecognition, MomeProcessor
-from mome.model.checkpoint import checkpoint_folder
 from mome.model.cost import inference_cost
 from mome.model.model import EncodedClips
 from mome.model.sequence import count_tokens
@@ -55,9 +54,7 @@ class Transcriber:
             video=any(rate.video is not None for rate in rates),
         )
 
-    def transcribe(
-        self, clip: str | Path | Clip, rates: str | Rates | None = None, **generation: Any
-    ) -> Transcript:
+    def transcribe(self, clip: str | Path | Clip, rates: str | Rates | None = None, **generation: Any) -> Transcript:
         """Transcribe one clip at one pair of rates.
 
         Args:
@@ -116,9 +113,7 @@ class Transcriber:
         device = self.model.device
         return self.model.encode(**{key: value.to(device) for key, value in inputs.items()})
 
-    def _generate(
-        self, encoded: EncodedClips, rates: list[Rates], generation: dict[str, Any]
-    ) -> Tensor:
+    def _generate(self, encoded: EncodedClips, rates: list[Rates], generation: dict[str, Any]) -> Tensor:
         options = {"max_new_tokens": DEFAULT_NEW_TOKENS, "do_sample": False, **generation}
         return self.model.generate(encoded=encoded, rates=rates, **options)
 
@@ -202,8 +197,8 @@ def load(name: str | Path | None = None, *, revision: str | None = None, **optio
     Raises:
         MomeError: there is no such model, or it cannot be loaded.
     """
-    folder = bundled_model() if name is None or str(name) == "mome-tiny" else checkpoint_folder(name, revision)
+    folder = model_folder(name, revision)
     model = MomeForSpeechRecognition.from_pretrained(folder, **options)
     if torch.cuda.is_available():
-        model = model.to("cuda")
-    return Transcriber(model, MomeProcessor.from_pretrained(folder), str(name or "mome-tiny"))
+        model.cuda()
+    return Transcriber(model, MomeProcessor.from_pretrained(folder), str(name or BUNDLED_NAME))

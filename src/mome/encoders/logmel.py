@@ -15,9 +15,7 @@ def z_normalize(waveform: np.ndarray) -> np.ndarray:
     return (centred / np.sqrt(centred.var() + 1e-8)).astype(np.float32)
 
 
-def log_mel(
-    waveform: np.ndarray, extractor: WhisperFeatureExtractor, context: AudioContext
-) -> tuple[np.ndarray, int]:
+def log_mel(waveform: np.ndarray, extractor: WhisperFeatureExtractor, context: AudioContext) -> tuple[np.ndarray, int]:
     """Log-mel frames of one utterance, z-normalised first as the published systems do.
 
     Args:

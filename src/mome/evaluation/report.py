@@ -14,9 +14,7 @@ from mome.errors import MomeError
 from mome.evaluation.result import Result
 
 
-def results_document(
-    results: Sequence[Result], *, command: str, model: str, data: str, seed: int
-) -> dict[str, Any]:
+def results_document(results: Sequence[Result], *, command: str, model: str, data: str, seed: int) -> dict[str, Any]:
     """One document that says all that is needed to repeat a run.
 
     Args:

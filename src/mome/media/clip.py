@@ -76,9 +76,7 @@ def load_clip(path: str | Path, *, audio: bool = True, video: bool = True) -> Cl
                 warnings.append(f"{path} is damaged: part of its video could not be decoded")
     if sound is None and mouth is None:
         raise MomeError(f"{path}: {' and '.join(missing)}, so {_what_is_left(media, audio, video)}")
-    seconds = max(
-        0.0 if sound is None else len(sound) / SAMPLE_RATE, 0.0 if mouth is None else len(mouth) / FRAME_RATE
-    )
+    seconds = max(0.0 if sound is None else len(sound) / SAMPLE_RATE, 0.0 if mouth is None else len(mouth) / FRAME_RATE)
     whole = (sound is not None or media.audio is None) and (mouth is not None or media.video is None)
     if whole and media.declared is not None and seconds < _COMPLETE * media.declared:
         warnings.append(f"{path} is cut off: it ends after {seconds:.1f} of {media.declared:.1f} s")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any, Self
@@ -9,6 +10,7 @@ from typing import Any, Self
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, WhisperModel
@@ -19,6 +21,7 @@ from mome.errors import MomeError
 from mome.model.config import BACKBONES, MomeConfig
 
 WEIGHTS = "model.safetensors"
+MAIN = "main"  # the hub's default revision
 INSIDE = "./"  # a reference that starts so is a sub-folder of the checkpoint
 
 
@@ -42,7 +45,39 @@ def checkpoint_folder(name: str | os.PathLike, revision: str | None = None, toke
         raise MomeError(f"model {name} is neither a folder here nor to be had from the hub ({reason})") from error
 
 
-def load_backbone(kind: str, reference: str, revision: str | None, dtype: torch.dtype, options: dict) -> PreTrainedModel:
+def read_config(folder: Path) -> MomeConfig:
+    """A checkpoint's configuration.
+
+    Raises:
+        MomeError: it is unreadable, or of another kind of model.
+    """
+    try:
+        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    except (OSError, ValueError, AttributeError) as error:
+        raise MomeError(f"{folder / 'config.json'} is not a readable model configuration") from error
+    if kind != MomeConfig.model_type:
+        raise MomeError(f"{folder} is a model of type {kind}, not a speech recogniser of this package")
+    return MomeConfig.from_pretrained(folder)
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """A checkpoint's trained weights.
+
+    Raises:
+        MomeError: the file is missing or damaged.
+    """
+    file = folder / WEIGHTS
+    if not file.is_file():
+        raise MomeError(f"{folder} has no {WEIGHTS}: the model folder is incomplete, copy or download it again")
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise MomeError(f"{file} is damaged: copy or download it again") from error
+
+
+def load_backbone(
+    kind: str, reference: str, revision: str | None, dtype: torch.dtype, options: dict
+) -> PreTrainedModel:
     """Load one frozen backbone from a hub id or folder.
 
     Raises:
@@ -52,17 +87,17 @@ def load_backbone(kind: str, reference: str, revision: str | None, dtype: torch.
         if kind == "language_model":
             return AutoModelForCausalLM.from_pretrained(reference, revision=revision, dtype=dtype, **options)
         if kind == "video_encoder":
-            return AVHubertModel.from_pretrained(reference, revision=revision, dtype=dtype)
+            return AVHubertModel.from_pretrained(reference, revision=revision or MAIN, dtype=dtype)
         config = AutoConfig.from_pretrained(reference, revision=revision)
         if config.architectures == ["WhisperEncoder"]:
-            return WhisperEncoder.from_pretrained(reference, revision=revision, dtype=dtype)
-        return WhisperModel.from_pretrained(reference, revision=revision, dtype=dtype).get_encoder()
+            return WhisperEncoder.from_pretrained(reference, revision=revision or MAIN, dtype=dtype)
+        return WhisperModel.from_pretrained(reference, revision=revision or MAIN, dtype=dtype).get_encoder()
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise MomeError(f"the {kind.replace('_', ' ')} {reference} cannot be loaded: {reason}") from error
 
 
-class CheckpointMixin:
+class SavedModel(PreTrainedModel):
     """``save_pretrained`` and ``from_pretrained`` of the recogniser."""
 
     config: MomeConfig
@@ -72,7 +107,6 @@ class CheckpointMixin:
 
     def trained_state_dict(self) -> dict[str, Tensor]:
         """Projectors and adapters: everything that training changes, with nothing frozen."""
-        assert isinstance(self, nn.Module)
         frozen_prefixes = tuple(f"{name}." for name in BACKBONES)
         return {
             key: value
@@ -172,7 +206,7 @@ class CheckpointMixin:
             MomeError: something is missing, or the weights do not fit the configuration.
         """
         folder = checkpoint_folder(pretrained_model_name_or_path, revision, token)
-        config = config or MomeConfig.from_pretrained(folder)
+        config = config or read_config(folder)
         options = {"attn_implementation": attn_implementation, "quantization_config": quantization_config}
         parts = {}
         for kind in BACKBONES:
@@ -181,8 +215,8 @@ class CheckpointMixin:
                 where = str(folder / reference) if reference.startswith(INSIDE) else reference
                 chosen = {k: v for k, v in options.items() if v is not None}
                 parts[kind] = load_backbone(kind, where, getattr(config, f"{kind}_revision"), dtype, chosen)
-        model = cls(config, **parts).to(dtype)  # type: ignore[call-arg, attr-defined]
-        model.load_trained(load_file(folder / WEIGHTS), folder)
+        model = cls(config, **parts).to(dtype=dtype)  # type: ignore[call-arg]
+        model.load_trained(read_weights(folder), folder)
         return model.eval()
 
     def load_trained(self, state: dict[str, Tensor], source: object) -> None:
@@ -191,7 +225,6 @@ class CheckpointMixin:
         Raises:
             MomeError: keys are missing, unknown or of another shape; nothing is loaded then.
         """
-        assert isinstance(self, nn.Module)
         expected = self.trained_state_dict()
         problems = [f"missing {key}" for key in expected if key not in state]
         problems += [f"unknown {key}" for key in state if key not in expected]

@@ -7,6 +7,8 @@ from typing import Any
 from transformers import AutoConfig, PreTrainedConfig
 
 from mome.adapters import AdapterConfig, adapter_config_from_dict
+from mome.compression import CompressionMethod
+from mome.encoders.whisper import AudioContext
 from mome.rates import RateGrid, Task
 
 BACKBONES = ("audio_encoder", "video_encoder", "language_model")
@@ -54,10 +56,10 @@ class MomeConfig(PreTrainedConfig):
     audio_encoder_revision: str | None = None
     video_encoder_revision: str | None = None
     language_model_revision: str | None = None
-    audio_context: str = "window"
+    audio_context: AudioContext = "window"
     audio_rates: Any = ()
     video_rates: Any = ()
-    compression: str = "average"
+    compression: CompressionMethod = "average"
     projector_hidden: int = 2048
     projector_norm: bool = False
     adapter: Any = None

@@ -40,14 +40,7 @@ class Cost:
     @property
     def total(self) -> int:
         """All of it."""
-        return (
-            self.audio_encoder
-            + self.video_encoder
-            + self.projectors
-            + self.adapters
-            + self.prefill
-            + self.decode
-        )
+        return self.audio_encoder + self.video_encoder + self.projectors + self.adapters + self.prefill + self.decode
 
     @property
     def tflops(self) -> float:

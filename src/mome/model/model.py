@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from mome.adapters import AdapterContext, RouterStatistics, attach, load_balancing_loss
 from mome.compression import RateProjectors
 from mome.encoders import AVHubertModel, Features, WhisperAudioEncoder
-from mome.model.checkpoint import CheckpointMixin
+from mome.model.checkpoint import SavedModel
 from mome.model.config import MomeConfig
 from mome.model.sequence import LanguageInputs, assemble
 from mome.rates import Rates
@@ -52,7 +52,7 @@ class EncodedClips:
     video: Features | None
 
 
-class MomeForSpeechRecognition(CheckpointMixin, PreTrainedModel):
+class MomeForSpeechRecognition(SavedModel):
     """Audio-visual speech recogniser whose token rates are chosen per clip.
 
     Frozen encoders give tokens, which are compressed by a rate, projected by that rate's projector and read
@@ -80,15 +80,15 @@ class MomeForSpeechRecognition(CheckpointMixin, PreTrainedModel):
     ):
         super().__init__(config)
         self.language_model = language_model or AutoModelForCausalLM.from_config(config.text_config)
-        width = self.language_model.get_input_embeddings().embedding_dim
+        width = self.get_input_embeddings().embedding_dim
         self.audio_encoder = self.video_encoder = None
         if config.audio_config is not None:
             encoder = audio_encoder or WhisperEncoder(config.audio_config)
-            self.audio_encoder = WhisperAudioEncoder(encoder, config.audio_context)  # type: ignore[arg-type]
-            self.audio_projectors = self._projectors(config.audio_rates, self.audio_encoder.hidden_size, width)
+            self.audio_encoder = WhisperAudioEncoder(encoder, config.audio_context)
+            self.audio_projectors = self._projectors(config.audio_rates, encoder.config.d_model, width)
         if config.video_config is not None:
             self.video_encoder = video_encoder or AVHubertModel(config.video_config)
-            self.video_projectors = self._projectors(config.video_rates, self.video_encoder.hidden_size, width)
+            self.video_projectors = self._projectors(config.video_rates, config.video_config.hidden_size, width)
         for backbone in self.backbones():
             backbone.requires_grad_(False)
         if config.adapter_config is not None:
@@ -98,7 +98,12 @@ class MomeForSpeechRecognition(CheckpointMixin, PreTrainedModel):
     def _projectors(self, rates: Sequence[int], in_features: int, out_features: int) -> RateProjectors:
         config = self.config
         return RateProjectors(
-            rates, in_features, config.projector_hidden, out_features, config.compression, config.projector_norm
+            rates,
+            in_features,
+            config.projector_hidden,
+            out_features,
+            config.compression,
+            config.projector_norm,
         )
 
     def backbones(self) -> Iterable[nn.Module]:
@@ -108,30 +113,31 @@ class MomeForSpeechRecognition(CheckpointMixin, PreTrainedModel):
     def train(self, mode: bool = True) -> MomeForSpeechRecognition:
         """Switch the trained parts; frozen backbones stay in evaluation mode.
 
-        So their dropout stays off and batch-norm statistics stay as pre-trained. Only a gradient-checkpointed
-        language model follows, because Transformers checkpoints in training mode alone.
+        So their dropout stays off and batch-norm statistics stay as pre-trained. Only the modules that checkpoint
+        their activations are marked as training, themselves but not their parts: Transformers asks them.
         """
         super().train(mode)
         for backbone in self.backbones():
-            if not (backbone is self.language_model and self._checkpoints_activations()):
-                backbone.eval()
+            backbone.eval()
+        for module in self.language_model.modules():
+            if getattr(module, "gradient_checkpointing", False):
+                module.training = mode
         return self
-
-    def _checkpoints_activations(self) -> bool:
-        return any(getattr(module, "gradient_checkpointing", False) for module in self.language_model.modules())
 
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict | None = None, **kwargs: Any) -> None:
         """Checkpoint the language model's layers (non-reentrant, which the router's loss needs)."""
         options = {**(gradient_checkpointing_kwargs or {}), "use_reentrant": False}
         self.language_model.gradient_checkpointing_enable(options)
+        self.train(self.training)
 
     def gradient_checkpointing_disable(self) -> None:
         """Undo :meth:`gradient_checkpointing_enable`."""
         self.language_model.gradient_checkpointing_disable()
+        self.train(self.training)
 
-    def get_input_embeddings(self) -> nn.Module:
+    def get_input_embeddings(self) -> nn.Embedding:
         """The language model's token embedding."""
-        return self.language_model.get_input_embeddings()
+        return cast(nn.Embedding, self.language_model.get_input_embeddings())
 
     @torch.no_grad()
     def encode(
@@ -149,9 +155,7 @@ class MomeForSpeechRecognition(CheckpointMixin, PreTrainedModel):
             video = self.video_encoder(pixel_values_videos.to(self.dtype), pixel_values_videos_mask)
         return EncodedClips(audio, video)
 
-    def prepare(
-        self, encoded: EncodedClips, rates: Sequence[Rates], labels: Tensor | None = None
-    ) -> LanguageInputs:
+    def prepare(self, encoded: EncodedClips, rates: Sequence[Rates], labels: Tensor | None = None) -> LanguageInputs:
         """Compress, project and assemble the language model's input, each clip at its own rates.
 
         Args:
@@ -164,9 +168,7 @@ class MomeForSpeechRecognition(CheckpointMixin, PreTrainedModel):
         text = None if labels is None else [row[row != IGNORED_LABEL][:-1] for row in labels]
         return assemble(self.config, self.get_input_embeddings(), list(rates), audio, video, text)
 
-    def _project(
-        self, modality: str, features: Features | None, rates: list[int | None]
-    ) -> list[Tensor | None]:
+    def _project(self, modality: str, features: Features | None, rates: list[int | None]) -> list[Tensor | None]:
         """Tokens ``(T_i, H)`` per clip; clips of one rate go through its projector together."""
         tokens: list[Tensor | None] = [None] * len(rates)
         for rate in sorted({rate for rate in rates if rate is not None}):
@@ -207,9 +209,7 @@ class MomeForSpeechRecognition(CheckpointMixin, PreTrainedModel):
             Loss, and the logits of the last rates.
         """
         if encoded is None:
-            encoded = self.encode(
-                input_features, input_features_mask, pixel_values_videos, pixel_values_videos_mask
-            )
+            encoded = self.encode(input_features, input_features_mask, pixel_values_videos, pixel_values_videos_mask)
         if labels is None:
             raise ValueError("forward needs labels; to transcribe, call generate")
         size = len(labels)
@@ -254,7 +254,7 @@ class MomeForSpeechRecognition(CheckpointMixin, PreTrainedModel):
         return logits.gather(1, source[..., None].expand(-1, -1, logits.shape[-1])), context
 
     @torch.no_grad()
-    def generate(  # type: ignore[override]
+    def generate(
         self,
         input_features: Tensor | None = None,
         input_features_mask: Tensor | None = None,
@@ -276,14 +276,12 @@ class MomeForSpeechRecognition(CheckpointMixin, PreTrainedModel):
             ``(B, S)`` int64 ids of the transcript alone, or what ``return_dict_in_generate`` asks for.
         """
         if encoded is None:
-            encoded = self.encode(
-                input_features, input_features_mask, pixel_values_videos, pixel_values_videos_mask
-            )
+            encoded = self.encode(input_features, input_features_mask, pixel_values_videos, pixel_values_videos_mask)
         if rates is None:
             raise ValueError("generate needs rates")
         given = encoded.audio if encoded.audio is not None else encoded.video
         size = 0 if given is None else len(given.tokens)
         inputs = self.prepare(encoded, [rates] * size if isinstance(rates, Rates) else rates)
-        return self.language_model.generate(
+        return cast(Any, self.language_model).generate(
             inputs_embeds=inputs.embeddings, attention_mask=inputs.mask.long(), **generation
         )

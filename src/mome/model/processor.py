@@ -75,13 +75,11 @@ class MomeProcessor(ProcessorMixin):
         """``(samples,)`` float32 at 16 kHz → ``(mel_bins, frames)`` float32 and the number of real frames."""
         return log_mel(waveform, self.feature_extractor, self.audio_context)
 
-    def video(
-        self, mouth: np.ndarray, offset: tuple[int, int] | None = None, flip: bool = False
-    ) -> np.ndarray:
+    def video(self, mouth: np.ndarray, offset: tuple[int, int] | None = None, flip: bool = False) -> np.ndarray:
         """``(T, 96, 96)`` uint8 → ``(T, image_size, image_size)`` float32."""
         return mouth_pixels(mouth, self, offset, flip)
 
-    def __call__(  # type: ignore[override]
+    def __call__(
         self,
         clips: Sequence[Clip],
         text: Sequence[str] | None = None,
@@ -108,7 +106,7 @@ class MomeProcessor(ProcessorMixin):
             waves = [self._need(clip.audio, clip, "sound") for clip in clips]
             batch |= self.pad_audio([self.audio(wave) for wave in waves])
         if video:
-            mouths = [self._need(clip.mouth, clip, "a visible mouth") for clip in clips]
+            mouths = [self._need(clip.mouth, clip, "visible mouth") for clip in clips]
             batch |= self.pad_video([self.video(mouth) for mouth in mouths])
         if text is not None:
             batch["labels"] = self.labels(text)
@@ -145,9 +143,7 @@ class MomeProcessor(ProcessorMixin):
     def labels(self, text: Sequence[str]) -> Tensor:
         """``(B, S)`` int64 transcript ids, each with an end token, padded with -100."""
         eos = [self.tokenizer.eos_token_id]
-        rows = [
-            torch.tensor(self.tokenizer(line, add_special_tokens=False).input_ids + eos) for line in text
-        ]
+        rows = [torch.tensor(self.tokenizer(line, add_special_tokens=False).input_ids + eos) for line in text]
         return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=IGNORED_LABEL)
 
     def decode_text(self, ids: Tensor) -> list[str]:

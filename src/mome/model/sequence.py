@@ -61,7 +61,7 @@ def count_tokens(config: MomeConfig, rates: Rates, audio_frames: int, video_fram
 
 def assemble(
     config: MomeConfig,
-    embed: nn.Module,
+    embed: nn.Embedding,
     rates: list[Rates],
     audio: list[Tensor | None],
     video: list[Tensor | None],

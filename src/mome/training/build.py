@@ -38,7 +38,7 @@ def build(recipe: ModelRecipe, dtype: torch.dtype = torch.float32) -> tuple[Mome
         reference = getattr(config, kind)
         if reference is not None and Path(reference).is_dir():
             setattr(config, kind, str(Path(reference).resolve()))
-    model = MomeForSpeechRecognition(config, **parts).to(dtype)
+    model = MomeForSpeechRecognition(config, **parts).to(dtype=dtype)  # type: ignore[call-arg]
     return model, MomeProcessor.for_config(config, tokenizer, extractor)
 
 

@@ -50,7 +50,8 @@ class SpeechDataset(Dataset[dict[str, Any]]):
         if self.tokens is not None:
             variant = int(rng.integers(self.tokens.variants))
             return {"text": row.text, "tokens": self.tokens.load(self.clips.file(row), variant)}
-        clip, item = self.clips.load(row), {"text": row.text}
+        clip = self.clips.load(row)
+        item: dict[str, Any] = {"text": row.text}
         if clip.audio is not None:
             item["audio"] = augmented_audio(clip.audio, self.augmentation, rng, self.processor)
         if clip.mouth is not None:

@@ -49,9 +49,7 @@ def read_manifest(path: str | Path, split: str | None = None) -> list[ManifestRo
 
 def _parse(path: Path) -> list[ManifestRow]:
     if path.is_dir():
-        raise MomeError(
-            f"{path} is a folder: give a manifest, a CSV file with the columns {', '.join(COLUMNS)}"
-        )
+        raise MomeError(f"{path} is a folder: give a manifest, a CSV file with the columns {', '.join(COLUMNS)}")
     rows: list[ManifestRow] = []
     lines: dict[str, int] = {}
     try:

@@ -218,7 +218,7 @@ def model_config(model: ModelRecipe) -> MomeConfig:
     video = _backbone_config("video encoder", model.video_encoder, model.video_encoder_revision)
     text = _backbone_config("language model", model.language_model, model.language_model_revision)
     if audio is not None and not isinstance(audio, WhisperConfig):
-        raise MomeError(f"the audio encoder {model.audio_encoder} is a {audio.model_type} model, not Whisper")
+        raise MomeError(f"the audio encoder {model.audio_encoder} is of type {audio.model_type}, not whisper")
     if audio is None and video is None:
         raise MomeError("the recipe has neither model.audio_encoder nor model.video_encoder: give one or both")
     values = {f.name: getattr(model, f.name) for f in fields(ModelRecipe) if f.name != "self_contained"}

@@ -113,9 +113,7 @@ def _rows(recipe: Recipe, split: str) -> list[ManifestRow]:
     return rows
 
 
-def _trainer(
-    recipe: Recipe, model: MomeForSpeechRecognition, processor: MomeProcessor, out: Path
-) -> MatryoshkaTrainer:
+def _trainer(recipe: Recipe, model: MomeForSpeechRecognition, processor: MomeProcessor, out: Path) -> MatryoshkaTrainer:
     optim, data = recipe.optim, recipe.data
     tasks = [task for task in TASKS if task in optim.tasks]
     rates = list(model.config.grid.rates(tasks))
@@ -198,7 +196,6 @@ def _arguments(recipe: Recipe, out: Path, validation: Validation | None) -> Trai
     optim = recipe.optim
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(out / "tensorboard")
     every = recipe.validation.every_steps
-    best = {"load_best_model_at_end": True, "metric_for_best_model": f"eval_{validation.metric}"} if validation else {}
     return TrainingArguments(
         output_dir=str(out),
         num_train_epochs=optim.epochs,
@@ -224,5 +221,6 @@ def _arguments(recipe: Recipe, out: Path, validation: Validation | None) -> Trai
         dataloader_num_workers=recipe.data.workers,
         ddp_find_unused_parameters=True,
         report_to=["tensorboard"],
-        **best,
+        load_best_model_at_end=validation is not None,
+        metric_for_best_model=None if validation is None else f"eval_{validation.metric}",
     )

@@ -9,7 +9,6 @@ from torch.utils.data import Sampler
 
 from mome.errors import MomeError
 
-
 Example = tuple[int, int]  # clip index and epoch: dataset workers learn the epoch from it
 
 

@@ -80,9 +80,7 @@ class ClipStore:
 
 def seconds(audio: np.ndarray | None, mouth: np.ndarray | None) -> float:
     """Length of the longer stream."""
-    return max(
-        0 if audio is None else len(audio) / SAMPLE_RATE, 0 if mouth is None else len(mouth) / FRAME_RATE
-    )
+    return max(0 if audio is None else len(audio) / SAMPLE_RATE, 0 if mouth is None else len(mouth) / FRAME_RATE)
 
 
 def _store_clip(job: tuple[Path, Path, bool, bool]) -> None:
@@ -93,7 +91,7 @@ def _store_clip(job: tuple[Path, Path, bool, bool]) -> None:
             raise MomeError(f"{source} has no {name}: take it out of the manifest or train another task")
     arrays = {"audio": clip.audio, "mouth": clip.mouth}
     temporary = target.with_suffix(f".{os.getpid()}.npz")
-    np.savez(temporary, **{key: value for key, value in arrays.items() if value is not None})
+    np.savez(temporary, allow_pickle=False, **{key: value for key, value in arrays.items() if value is not None})
     os.replace(temporary, target)
 
 

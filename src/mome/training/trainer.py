@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from transformers import Trainer, TrainingArguments
 from mome.adapters import RouterStatistics
 from mome.encoders import Features
 from mome.model import MomeForSpeechRecognition
+from mome.model.checkpoint import read_weights
 from mome.model.model import EncodedClips, SpeechOutput
 from mome.rates import Rates
 from mome.training.dataset import SpeechDataset, step_rng
@@ -50,8 +52,14 @@ class MatryoshkaTrainer(Trainer):
         # Only the presence of an eval_dataset counts: evaluate() is ours.
         evaluated = dataset if validate is not None else None
         super().__init__(
-            model, args, train_dataset=dataset, eval_dataset=evaluated, data_collator=dataset.collate, **kwargs
+            model,
+            args,
+            train_dataset=dataset,
+            eval_dataset=evaluated,
+            data_collator=dataset.collate,
+            **kwargs,
         )
+        self.dataset = dataset
         self.sampler = sampler
         self.rates = list(rates)
         self.rates_per_step = rates_per_step
@@ -61,7 +69,7 @@ class MatryoshkaTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader:
         """Batches within the frame budget, shared out among the processes."""
         loader = DataLoader(
-            self.train_dataset,
+            self.dataset,
             batch_sampler=self.sampler,
             collate_fn=self.data_collator,
             num_workers=self.args.dataloader_num_workers,
@@ -112,7 +120,7 @@ class MatryoshkaTrainer(Trainer):
             self.step_logs = {}
         super().log(logs, *args, **kwargs)
 
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:  # type: ignore[override]
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Word error rates on the validation split."""
         assert self.validate is not None
         training = self.model.training
@@ -130,11 +138,7 @@ class MatryoshkaTrainer(Trainer):
 
     def _load_trained(self, folder: str) -> None:
         """Checkpoints hold the trained parts only, which Transformers' own loading would complain about."""
-        from safetensors.torch import load_file
-
-        from mome.model.checkpoint import WEIGHTS
-
-        self.model.load_trained(load_file(f"{folder}/{WEIGHTS}"), folder)
+        self.model.load_trained(read_weights(Path(folder)), folder)
 
 
 def routing_summary(routing: Sequence[RouterStatistics]) -> dict[str, Tensor]:

@@ -37,9 +37,7 @@ MEDIA = frozenset(
 )
 _LISTED = 5
 
-data_app = typer.Typer(
-    help="Make manifests (lists of clips for training and evaluation) and synthetic clips."
-)
+data_app = typer.Typer(help="Make manifests (lists of clips for training and evaluation) and synthetic clips.")
 
 Manifest = Annotated[
     Path,
@@ -134,9 +132,7 @@ def grid(
     from mome.text.grid import decode_name
 
     if valid + test > 1:
-        raise MomeError(
-            f"--valid {valid:g} and --test {test:g} are more than all sentences: lower one of them"
-        )
+        raise MomeError(f"--valid {valid:g} and --test {test:g} are more than all sentences: lower one of them")
     found = _media(directory)
     talkers = set(test_talker or ())
     missing = talkers - {path.parent.name for path in found}

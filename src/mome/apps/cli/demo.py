@@ -68,8 +68,7 @@ def demo(
     errors = [None if text is None else _word_error_rate(text, one.text) for _, one in rows]
     if json:
         results = [
-            {"snr_db": level, "wer": error, **one.to_json()}
-            for (level, one), error in zip(rows, errors, strict=True)
+            {"snr_db": level, "wer": error, **one.to_json()} for (level, one), error in zip(rows, errors, strict=True)
         ]
         result(to_json({"model": model, "clip": str(clip), "text": text, "results": results}))
     else:

@@ -73,9 +73,7 @@ def evaluate(
         ),
     ] = None,
     noise: Noise = None,
-    out: Annotated[
-        Path | None, typer.Option(metavar="JSON", help="Write the results to this file as well.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="JSON", help="Write the results to this file as well.")] = None,
     json: Json = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many clips.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Clips transcribed together.")] = 8,
@@ -142,9 +140,7 @@ def _level(text: str) -> float | None:
     try:
         return float(text)
     except ValueError:
-        raise MomeError(
-            f"--snr {text} is not readable: give a number of dB, such as 0 or -5, or clean"
-        ) from None
+        raise MomeError(f"--snr {text} is not readable: give a number of dB, such as 0 or -5, or clean") from None
 
 
 def _rates(grid: RateGrid, given: Sequence[Rates], tasks: Sequence[Task]) -> list[Rates]:
@@ -185,13 +181,7 @@ def _cells(one: Result) -> tuple[str, ...]:
     condition = one.condition
     snr = "clean" if condition.snr_db is None else f"{condition.snr_db:g}"
     where = (condition.task, str(condition.rates), snr)
-    if (
-        one.wer is None
-        or one.ci95 is None
-        or one.tokens_mean is None
-        or one.tflops_mean is None
-        or one.rtf is None
-    ):
+    if one.wer is None or one.ci95 is None or one.tokens_mean is None or one.tflops_mean is None or one.rtf is None:
         return (*where, *"-" * 2, "0", "0", *"-" * 3)
     low, high = one.ci95
     return (

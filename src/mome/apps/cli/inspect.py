@@ -38,11 +38,7 @@ def inspect(
     """
     quiet()
     document = describe(_config(subject), seconds)
-    result(
-        to_json({"subject": subject, "seconds": seconds, **document})
-        if json
-        else _readable(document, seconds)
-    )
+    result(to_json({"subject": subject, "seconds": seconds, **document}) if json else _readable(document, seconds))
 
 
 def _config(subject: str) -> MomeConfig:
@@ -89,11 +85,7 @@ def _readable(document: dict[str, Any], seconds: float) -> str:
         ("projectors, active at one pair of rates", counts["projectors_active"]),
         ("encoders and language model, frozen", counts["frozen"]),
     ]
-    parameters = table(
-        ("parameters", "number"), [(name, f"{number:,}") for name, number in named], last_left=False
-    )
-    cost = [
-        (row["rates"], row["task"], str(row["tokens"]), gflops(row["tflops"])) for row in document["cost"]
-    ]
+    parameters = table(("parameters", "number"), [(name, f"{number:,}") for name, number in named], last_left=False)
+    cost = [(row["rates"], row["task"], str(row["tokens"]), gflops(row["tflops"])) for row in document["cost"]]
     columns = ("rates", "task", "tokens", "GFLOPs")
     return f"{parameters}\n\n{seconds:g} s of speech\n{table(columns, cost, left=2, last_left=False)}"

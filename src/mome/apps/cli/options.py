@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -31,9 +30,7 @@ Model = Annotated[
         help="A model folder, a Hugging Face hub id such as owner/name, or the bundled mome-tiny.",
     ),
 ]
-Json = Annotated[
-    bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else there.")
-]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else there.")]
 Noise = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="A recording of noise to mix into the sound; needs --snr."),
@@ -41,9 +38,7 @@ Noise = Annotated[
 Beams = Annotated[
     int, typer.Option(min=1, max=100, help="Width of the beam search; 1 takes the likeliest word each time.")
 ]
-Seed = Annotated[
-    int, typer.Option(min=0, help="Draws the stretches of noise; the same seed, the same noise.")
-]
+Seed = Annotated[int, typer.Option(min=0, help="Draws the stretches of noise; the same seed, the same noise.")]
 
 
 def parse_rates(texts: Iterable[str]) -> list[Rates]:
@@ -79,18 +74,10 @@ def read_config(model: str) -> MomeConfig:
     Raises:
         MomeError: there is no such model, or the folder holds something else.
     """
-    from mome.decoding.bundled import bundled_model
-    from mome.model import MomeConfig
-    from mome.model.checkpoint import checkpoint_folder
+    from mome.decoding.bundled import model_folder
+    from mome.model.checkpoint import read_config as read
 
-    folder = bundled_model() if model == BUNDLED_NAME else checkpoint_folder(model)
-    try:
-        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
-    except (OSError, ValueError, AttributeError) as error:
-        raise MomeError(f"{folder / 'config.json'} is not a readable model configuration") from error
-    if kind != MomeConfig.model_type:
-        raise MomeError(f"{model} is a model of type {kind}, not a speech recogniser of this package")
-    return MomeConfig.from_pretrained(folder)
+    return read(model_folder(model))
 
 
 def load_model(model: str) -> Transcriber:

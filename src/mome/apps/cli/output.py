@@ -63,9 +63,7 @@ def write_text(path: Path, text: str) -> None:
         MomeError: the folder is missing or cannot be written to.
     """
     if not path.parent.is_dir():
-        raise MomeError(
-            f"folder {path.parent} does not exist: make it, or choose another place for {path.name}"
-        )
+        raise MomeError(f"folder {path.parent} does not exist: make it, or choose another place for {path.name}")
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         part.write_text(text, encoding="utf-8")

@@ -12,9 +12,7 @@ from mome.apps.cli.output import note, quiet, result
 def train(
     recipe: Annotated[
         str,
-        typer.Argument(
-            metavar="RECIPE", help="A recipe file, or the name of a shipped recipe.", show_default=False
-        ),
+        typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a shipped recipe.", show_default=False),
     ],
     overrides: Annotated[
         list[str] | None,

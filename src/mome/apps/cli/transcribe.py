@@ -38,9 +38,7 @@ SOME_FAILED, ALL_FAILED = 1, 2
 
 
 def transcribe(
-    inputs: Annotated[
-        list[Path], typer.Argument(metavar="INPUT...", help="Video or audio files.", show_default=False)
-    ],
+    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Video or audio files.", show_default=False)],
     model: Model = BUNDLED_NAME,
     rates: Annotated[
         list[str] | None,
@@ -97,9 +95,7 @@ def transcribe(
     wanted = list(grid.rates()) if every else wanted
     alone = len(inputs) == 1 and len(wanted) <= 1
     if chosen_format in ("srt", "vtt") and output_dir is None and not alone:
-        raise MomeError(
-            f"{chosen_format} on stdout is for one clip at one rate: give --output-dir DIR for several"
-        )
+        raise MomeError(f"{chosen_format} on stdout is for one clip at one rate: give --output-dir DIR for several")
 
     batch = _Batch(model, wanted, noise, snr, beams, seed)
 
@@ -206,9 +202,7 @@ def _targets(inputs: Sequence[Path], folder: Path | None, chosen: Format) -> dic
     taken: dict[Path, Path] = {}
     for path, target in targets.items():
         if target in taken:
-            raise MomeError(
-                f"{taken[target]} and {path} would both be written to {target}: rename one of them"
-            )
+            raise MomeError(f"{taken[target]} and {path} would both be written to {target}: rename one of them")
         taken[target] = path
     return targets
 
@@ -217,9 +211,7 @@ def _write(target: Path, transcripts: Sequence[Transcript], chosen: Format, seve
     """Write the transcripts of one clip, with the rates in the name if there are several."""
     target.parent.mkdir(parents=True, exist_ok=True)
     for one in transcripts:
-        mark = "".join(
-            f"{letter}{rate}" for letter, rate in (("a", one.rates.audio), ("v", one.rates.video)) if rate
-        )
+        mark = "".join(f"{letter}{rate}" for letter, rate in (("a", one.rates.audio), ("v", one.rates.video)) if rate)
         path = target.with_name(f"{target.stem}.{mark}{target.suffix}") if several else target
         write_text(path, _FORMATTERS[chosen](one))
         note(f"wrote {path}")

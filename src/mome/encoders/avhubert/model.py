@@ -64,8 +64,7 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """``(B, T, D)`` → ``(B, T, D)``; ``mask (B, T)`` bool is true on valid frames."""
         q, k, v = (
-            proj(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for proj in (self.q_proj, self.k_proj, self.v_proj)
+            proj(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for proj in (self.q_proj, self.k_proj, self.v_proj)
         )
         attended = F.scaled_dot_product_attention(
             q,
@@ -184,12 +183,13 @@ class AVHubertModel(PreTrainedModel):
             video = self.feature_extractor_video(pixel_values_videos)
         if input_features is not None:
             audio = self.feature_extractor_audio(input_features)
-        if video is None and audio is None:
+        given = video if video is not None else audio
+        if given is None:
             raise ValueError("AV-HuBERT needs video frames, audio features or both")
         # A missing modality is zero after its projection, so the projection's bias is not added.
-        audio = torch.zeros_like(video) if audio is None else audio
-        video = torch.zeros_like(audio) if video is None else video
-        fused = self.layer_norm(torch.cat([audio, video], dim=-1))
+        missing = torch.zeros_like(given)
+        halves = [missing if audio is None else audio, missing if video is None else video]
+        fused = self.layer_norm(torch.cat(halves, dim=-1))
         tokens = self.encoder(self.dropout_input(self.post_extract_proj(fused)), mask)
         if mask is None:
             return Features(tokens, torch.full(tokens.shape[:1], tokens.shape[1], device=tokens.device))

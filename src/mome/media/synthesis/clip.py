@@ -78,12 +78,10 @@ def synthesize(text: str, voice: str | None = None, seed: int = 0) -> SyntheticC
 
     shift = first / SAMPLE_RATE
     phonemes = tuple(
-        replace(phoneme, start=phoneme.start + shift, end=phoneme.end + shift)
-        for phoneme in utterance.phonemes
+        replace(phoneme, start=phoneme.start + shift, end=phoneme.end + shift) for phoneme in utterance.phonemes
     )
     words = tuple(
-        (start + shift, end + shift, word)
-        for (start, end), word in zip(utterance.words, text.split(), strict=True)
+        (start + shift, end + shift, word) for (start, end), word in zip(utterance.words, text.split(), strict=True)
     )
     manner = Manner(
         opening=float(acting.uniform(0.8, 1.12)),

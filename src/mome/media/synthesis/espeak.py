@@ -100,9 +100,7 @@ class _Event(ctypes.Structure):
     )
 
 
-_Callback = ctypes.CFUNCTYPE(
-    ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event)
-)
+_Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
 
 
 def check_voice(voice: str) -> str:
@@ -184,9 +182,7 @@ def speak(
     samples = np.concatenate(chunks)
     phonemes, spans = _timing(events, len(samples), sample_rate)
     if len(spans) != len(words):
-        raise MomeError(
-            f"espeak-ng spoke {len(spans)} words for '{' '.join(words)}': it should be {len(words)}"
-        )
+        raise MomeError(f"espeak-ng spoke {len(spans)} words for '{' '.join(words)}': it should be {len(words)}")
     return Utterance(samples.astype(np.float32) / 32768.0, sample_rate, phonemes, spans)
 
 

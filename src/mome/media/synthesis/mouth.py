@@ -230,8 +230,7 @@ def _light(face: Face) -> np.ndarray:
 def _placement(face: Face, seconds: float) -> np.ndarray:
     """The affine map from canvas to frame at one time: scale, turn, offset and slow sway."""
     swing = [
-        np.sin(2 * np.pi * rate * seconds + phase)
-        for rate, phase in zip(face.sway_rate, face.sway_phase, strict=True)
+        np.sin(2 * np.pi * rate * seconds + phase) for rate, phase in zip(face.sway_rate, face.sway_phase, strict=True)
     ]
     angle = np.deg2rad(face.angle + face.sway * swing[2])
     scale = face.scale / _SUPER

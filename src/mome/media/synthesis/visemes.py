@@ -123,9 +123,7 @@ class Manner:
     variation: float = 0.0
 
 
-def lip_track(
-    phonemes: Sequence[Phoneme], times: np.ndarray, manner: Manner, rng: np.random.Generator
-) -> np.ndarray:
+def lip_track(phonemes: Sequence[Phoneme], times: np.ndarray, manner: Manner, rng: np.random.Generator) -> np.ndarray:
     """Return the lip parameters at ``times`` (seconds) as float64 ``(len(times), len(CHANNELS))``.
 
     Aims glide into each other (a Gaussian of about ``2.4 * manner.smoothing`` between its half heights);

@@ -27,9 +27,7 @@ def write_clip(clip: SyntheticClip, path: Path) -> None:
     if path.suffix.lower() not in {".mp4", ".m4v", ".mov"}:
         raise MomeError(f"'{path}' is not an MP4 file name: a clip is written as .mp4")
     if not path.parent.is_dir():
-        raise MomeError(
-            f"folder '{path.parent}' does not exist: make it, or choose another place for the clip"
-        )
+        raise MomeError(f"folder '{path.parent}' does not exist: make it, or choose another place for the clip")
     part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
         _encode(clip, part)
@@ -54,14 +52,10 @@ def _encode(clip: SyntheticClip, path: Path) -> None:
 
         step = SAMPLE_RATE // FRAME_RATE
         for index, grey in enumerate(clip.mouth):
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(grey), format="gray").reformat(
-                format="yuv420p"
-            )
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(grey), format="gray").reformat(format="yuv420p")
             frame.pts, frame.time_base = index, Fraction(1, FRAME_RATE)
             container.mux(picture.encode(frame))
-            block = np.ascontiguousarray(
-                clip.audio[None, index * step : (index + 1) * step], dtype=np.float32
-            )
+            block = np.ascontiguousarray(clip.audio[None, index * step : (index + 1) * step], dtype=np.float32)
             heard = av.AudioFrame.from_ndarray(block, format="fltp", layout="mono")
             heard.sample_rate, heard.pts, heard.time_base = (
                 SAMPLE_RATE,

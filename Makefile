@@ -1,0 +1,99 @@
+# `make` lists the targets. The virtual environment in .venv is made and kept up to date by itself.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+ARGS ?=
+
+.DELETE_ON_ERROR:
+.PHONY: help install demo test check format clean mome-tiny
+
+help:  ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' Makefile
+
+# --- environment -----------------------------------------------------------------------------------------------
+
+install: $(INSTALLED)  ## Make .venv with the tested versions of everything (at once if it is up to date)
+
+# PyTorch goes first and pinned: anything looser would take a newer build with gigabytes of CUDA libraries.
+$(INSTALLED): pyproject.toml constraints.txt | $(BIN)/pip
+	@echo "installing into $(VENV), which takes minutes the first time"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(BIN)/pip:
+	$(PYTHON) -m venv $(VENV)
+
+# --- use -------------------------------------------------------------------------------------------------------
+
+demo: $(INSTALLED)  ## Transcribe the shipped clip at every rate, clean and in noise
+	@$(BIN)/mome demo $(ARGS)
+
+# --- gates -----------------------------------------------------------------------------------------------------
+
+# One thread: the tests' tensors are so small that more threads only wait for one another.
+test: export OMP_NUM_THREADS ?= 1
+test: export TOKENIZERS_PARALLELISM ?= false
+test: $(INSTALLED)  ## Run the tests, e.g. make test ARGS="tests/text -k wer"
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(INSTALLED)  ## Lint, formatting, types, the import contract and file sizes
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	@find src scripts -name '*.py' -exec wc -l {} + | \
+		awk '$$2 != "total" && $$1 > 400 {print $$2 ": " $$1 " lines, more than 400"; bad = 1} END {exit bad}'
+
+format: $(INSTALLED)  ## Format the code and mend what the linter can mend
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean:  ## Delete caches and build left-overs, not .venv, build/mome-tiny and runs
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build/lib build/bdist.*
+	rm -rf src/mome.egg-info
+	find src tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --- the bundled model -----------------------------------------------------------------------------------------
+
+# Data to rebuild mome-tiny from: GRID clips with manifest.csv and s1.align.json, recordings of noise, and
+# WikiText-2's valid.txt and test.txt.
+GRID ?= ../shared/grid
+NOISE ?= ../shared/noise/babble.flac ../shared/noise/musan_noise-sound-bible-0014.flac
+WIKITEXT ?= ../shared/text/wikitext-2
+TINY := build/mome-tiny
+SCRIPTS := scripts/mome_tiny
+empty :=
+comma := ,
+space := $(empty) $(empty)
+
+PARTS := audio_encoder video_encoder language_model synthetic
+
+mome-tiny: $(PARTS:%=$(TINY)/%.done)  ## Rebuild the bundled model into runs/mome-tiny (hours; goes on where it stopped)
+	$(BIN)/mome train mome-tiny --resume \
+		'data.manifests=[$(GRID)/manifest.csv,$(TINY)/synthetic/manifest.csv]' \
+		'augment.noise=[$(subst $(space),$(comma),$(strip $(NOISE)))]' $(ARGS)
+
+$(TINY)/clips.done: | $(INSTALLED)
+	$(BIN)/python $(SCRIPTS)/prepare.py $(GRID) $(TINY)/clips
+	@touch $@
+
+$(TINY)/synthetic.done: $(TINY)/clips.done
+	$(BIN)/python $(SCRIPTS)/synthesize.py $(TINY)/clips $(TINY)/synthetic
+	@touch $@
+
+$(TINY)/audio_encoder.done: $(TINY)/clips.done
+	$(BIN)/python $(SCRIPTS)/pretrain_encoder.py audio $(TINY)/clips $(TINY)/audio_encoder \
+		$(foreach file,$(NOISE),--noise $(file)) --epochs 24 --synthetic 1.0
+	@touch $@
+
+$(TINY)/video_encoder.done: $(TINY)/clips.done
+	$(BIN)/python $(SCRIPTS)/pretrain_encoder.py video $(TINY)/clips $(TINY)/video_encoder \
+		--epochs 30 --synthetic 0.3
+	@touch $@
+
+$(TINY)/language_model.done: | $(INSTALLED)
+	$(BIN)/python $(SCRIPTS)/pretrain_language_model.py $(WIKITEXT) $(TINY)/language_model
+	@touch $@

@@ -1,0 +1,70 @@
+"""Turn a trained run into the bundled model: half-precision matrices, and a model card.
+
+    python scripts/mome_tiny/bundle.py runs/mome-tiny src/mome/mome-tiny [--results results/mome-tiny.json]
+
+Matrices are stored in float16, vectors and batch-norm statistics in float32; loading makes float32 of all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+import mome
+
+CARD = Path(__file__).parent / "card.md"
+
+
+def halve(file: Path) -> None:
+    """Store the matrices of a safetensors file in float16."""
+    tensors = {
+        key: value.half() if value.is_floating_point() and value.ndim > 1 else value
+        for key, value in load_file(file).items()
+    }
+    temporary = file.with_suffix(".tmp")
+    save_file(tensors, temporary, metadata={"format": "pt"})
+    os.replace(temporary, file)
+
+
+def table(results: list[dict]) -> str:
+    """Word error rates as a Markdown table."""
+    lines = ["| task | rates | noise | WER % | 95 % interval | clips |", "|---|---|---|---|---|---|"]
+    for one in results:
+        noise = "none" if one["snr_db"] is None else f"babble, {one['snr_db']:g} dB"
+        low, high = one["ci95"]
+        lines.append(
+            f"| {one['task'].upper()} | {one['rates']} | {noise} | {100 * one['wer']:.1f} "
+            f"| {100 * low:.1f} – {100 * high:.1f} | {one['clips']} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Write the bundle."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--results", type=Path, help="JSON of `mome evaluate` for the card's table")
+    args = parser.parse_args()
+    trained = mome.load(args.run)
+    trained.model.save_pretrained(args.out, self_contained=True)
+    trained.processor.save_pretrained(args.out)
+    for file in args.out.rglob("*.safetensors"):
+        halve(file)
+    parameters = sum(p.numel() for p in trained.model.parameters())
+    learned = sum(v.numel() for v in trained.model.trained_state_dict().values())
+    card = CARD.read_text().replace("{parameters}", f"{parameters / 1e6:.1f}").replace("{trained}", f"{learned / 1e6:.2f}")
+    if args.results:
+        card = card.replace("{table}", table(json.loads(args.results.read_text())["results"]))
+    (args.out / "README.md").write_text(card)
+    size = sum(f.stat().st_size for f in args.out.rglob("*") if f.is_file())
+    print(f"{args.out}: {size / 1e6:.1f} MB, {parameters / 1e6:.2f} M parameters, {torch.__version__=}")
+
+
+if __name__ == "__main__":
+    main()

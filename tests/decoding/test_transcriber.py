@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import mome
+from mome import MomeError, Rates, Transcriber
+from mome.decoding import bundled
+from mome.media import Clip
+from mome.model.cost import inference_cost
+from tests.media.builders import write
+
+SHORT = {"max_new_tokens": 4}
+ALL_RATES = [Rates.parse(text) for text in ("4,2", "16,5", "16,2", "4,-", "16,-", "-,2", "-,5")]
+
+
+@pytest.fixture(scope="module")
+def transcriber(tiny_model) -> Transcriber:
+    return mome.load(tiny_model)
+
+
+def clip(samples: int | None = 16000, frames: int | None = 25, seed: int = 0, name: str | None = None) -> Clip:
+    rng = np.random.default_rng(seed)
+    audio = None if samples is None else (0.1 * rng.standard_normal(samples)).astype(np.float32)
+    mouth = None if frames is None else rng.integers(0, 256, (frames, 96, 96), dtype=np.uint8)
+    seconds = max((samples or 0) / 16000, (frames or 0) / 25)
+    return Clip(audio, mouth, seconds, Path(name) if name else None, ("beware",) if name else ())
+
+
+def test_a_transcript(transcriber):
+    out = transcriber.transcribe(clip(17999, 28, name="talk.mp4"), "4,5", **SHORT)
+    config = transcriber.model.config
+    prompt = len(config.start_ids) + len(config.prompt_ids["avsr"])
+    assert (out.tokens.audio, out.tokens.video, out.tokens.prompt) == (17999 // 320 // 4, 28 // 5, prompt)
+    assert out.task == "avsr"
+    assert [(part.start, part.end, part.text) for part in out.segments] == [(0.0, 17999 / 16000, out.text)]
+    assert out.tflops in [inference_cost(config, Rates(4, 5), 56, 28, new_tokens=n).tflops for n in range(1, 5)]
+    document = out.to_json()
+    assert json.loads(json.dumps(document)) == document
+    assert set(document) == {"file", "task", "rates", "text", "segments", "tokens", "tflops", "seconds", "warnings"}
+    assert (document["file"], document["rates"], document["warnings"]) == ("talk.mp4", "4,5", ["beware"])
+    assert document["tokens"]["total"] == 14 + 5 + prompt
+    assert set(document["seconds"]) == {"media", "encode", "decode"}
+    assert document["seconds"]["encode"] > 0 < document["seconds"]["decode"]
+
+
+def test_the_finest_rates_are_the_default(transcriber):
+    assert transcriber.transcribe(clip(), **SHORT).rates == Rates(4, 2)
+    assert str(transcriber.transcribe(clip(), Rates(16, None), **SHORT).rates) == "16,-"
+
+
+def test_text_is_what_the_model_generates(transcriber):
+    one = clip(seed=3)
+    inputs = transcriber.processor([one])
+    for rates in ALL_RATES:
+        given = {k: v for k, v in inputs.items() if k.startswith("input") or rates.video is not None}
+        given = {k: v for k, v in given.items() if k.startswith("pixel") or rates.audio is not None}
+        ids = transcriber.model.generate(**given, rates=rates, do_sample=False, **SHORT)
+        text = transcriber.processor.decode_text(ids)[0]
+        assert transcriber.transcribe(one, rates, **SHORT).text == text
+        assert text
+
+
+def test_several_rates_encode_once(transcriber, monkeypatch):
+    calls, encode = [], transcriber.model.encode
+    monkeypatch.setattr(transcriber.model, "encode", lambda **inputs: calls.append(1) or encode(**inputs))
+    many = transcriber.transcribe_rates(clip(), ALL_RATES, media_seconds=0.5, **SHORT)
+    assert len(calls) == 1
+    assert [out.rates for out in many] == ALL_RATES
+    assert {out.seconds.media for out in many} == {0.5}
+    assert [out.text for out in many] == [transcriber.transcribe(clip(), rates, **SHORT).text for rates in ALL_RATES]
+
+
+lengths = st.tuples(st.none() | st.integers(6000, 30000), st.none() | st.integers(6, 40)).filter(any)
+
+
+@settings(deadline=None, max_examples=8, derandomize=True)
+@given(st.lists(lengths, min_size=2, max_size=4))
+def test_a_batch_is_its_clips_one_by_one(transcriber, sizes):
+    clips = [clip(samples, frames, seed) for seed, (samples, frames) in enumerate(sizes)]
+    rates = [Rates(4, 2), Rates(16, 5)]
+    together = transcriber.transcribe_batch(clips, rates, **SHORT)
+    for one, row in zip(clips, together, strict=True):
+        alone = transcriber.transcribe_rates(one, rates, **SHORT)
+        assert [(out.text, out.tokens, out.rates, out.task) for out in row] == [
+            (out.text, out.tokens, out.rates, out.task) for out in alone
+        ]
+        assert [out.tflops for out in row] == pytest.approx([out.tflops for out in alone])
+
+
+def test_beams_reach_the_model(transcriber):
+    greedy = transcriber.transcribe(clip(), "4,2", **SHORT)
+    beams = transcriber.transcribe(clip(), "4,2", num_beams=4, length_penalty=-1.0, **SHORT)
+    assert beams.tflops > greedy.tflops
+
+
+@pytest.mark.parametrize(
+    ("lacking", "asked", "got"),
+    [
+        ({"frames": None}, "4,2", "4,-"),
+        ({"samples": None}, "4,2", "-,2"),
+        ({"frames": None}, "16,-", "16,-"),
+    ],
+)
+def test_a_missing_modality_is_left_out(transcriber, lacking, asked, got):
+    out = transcriber.transcribe(clip(**lacking), asked, **SHORT)
+    assert str(out.rates) == got
+    assert out.task == Rates.parse(got).task
+    missing = "video" if "frames" in lacking else "audio"
+    assert getattr(out.tokens, missing) == 0
+    assert out.text == transcriber.transcribe(clip(**lacking), got, **SHORT).text
+
+
+@pytest.mark.parametrize(
+    ("given", "rates", "message"),
+    [
+        (clip(frames=None), "-,2", "the clip has no visible mouth: choose rates of another task than vsr"),
+        (clip(samples=None, name="mute.mp4"), "4,-", r"mute\.mp4 has no sound: choose rates of another task than asr"),
+        (clip(samples=16 * 320 - 1), "16,2", r"0\.30 s of audio, too little for audio rate 16 \(it needs 0\.32 s\)"),
+        (clip(frames=4), "4,5", r"0\.16 s of video, too little for video rate 5 \(it needs 0\.20 s\)"),
+        (clip(samples=160_001), "4,2", "exceed the audio encoder's window of 10 s"),
+        (clip(), "8,2", "audio rates 4, 16 and video rates 2, 5"),
+        (clip(), "4", "not readable"),
+    ],
+)
+def test_what_cannot_be_transcribed(transcriber, given, rates, message):
+    with pytest.raises(MomeError, match=message):
+        transcriber.transcribe(given, rates, **SHORT)
+
+
+def test_the_shortest_clips(transcriber):
+    for one in (clip(samples=16 * 320), clip(frames=5)):
+        out = transcriber.transcribe(one, "16,5", **SHORT)
+        assert 1 in (out.tokens.audio, out.tokens.video)
+
+
+def test_files(transcriber, tmp_path):
+    wave = (0.1 * np.random.default_rng(0).standard_normal(16000)).astype(np.float32)
+    sound = write(tmp_path / "sound.wav", wave=wave)
+    out = transcriber.transcribe(str(sound), "4,-", **SHORT)
+    assert (out.file, out.tokens.audio) == (str(sound), 12)
+    assert out.seconds.media > 0
+    fallen = transcriber.transcribe(sound, "4,2", **SHORT)
+    assert (str(fallen.rates), fallen.text) == ("4,-", out.text)
+    assert any("no video" in warning for warning in fallen.warnings)
+
+
+def test_loading(tiny_model, tmp_path, monkeypatch):
+    assert mome.load(tiny_model).name == str(tiny_model)
+    assert not mome.load(str(tiny_model)).model.training
+    monkeypatch.setattr(bundled, "BUNDLED", tiny_model)
+    assert mome.load().name == mome.load("mome-tiny").name == "mome-tiny"
+    monkeypatch.setattr(bundled, "BUNDLED", tmp_path / "gone")
+    with pytest.raises(MomeError, match="the bundled model is not at"):
+        mome.load()
+
+
+@pytest.mark.parametrize("name", ["nowhere", "./nowhere/at", "/nowhere/at", "a/b/c"])
+def test_names_of_no_model(name):
+    with pytest.raises(MomeError, match=f"no model at {name}: give a model folder or a hub id"):
+        mome.load(name)
+
+
+def test_folders_that_are_no_model(tmp_path):
+    with pytest.raises(MomeError, match=r"is not a model folder: it has no config\.json"):
+        mome.load(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "whisper"}')
+    with pytest.raises(MomeError, match="type whisper"):
+        mome.load(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(MomeError, match="no model at"):
+        mome.load(tmp_path / "file")
+
+
+@pytest.mark.parametrize("lost", ["tokenizer.json", "processor_config.json", "model.safetensors", "language_model"])
+def test_incomplete_model_folders(tiny_model, tmp_path, lost):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    shutil.rmtree(folder / lost) if (folder / lost).is_dir() else (folder / lost).unlink()
+    with pytest.raises(MomeError, match=str(folder)) as caught:
+        mome.load(folder)
+    assert "\n" not in str(caught.value)

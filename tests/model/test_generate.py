@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mome.rates import Rates
+from tests.model.build import END, KINDS, VOCABULARY, one_clip, raw_inputs, shared_model
+
+CLIPS = [(133, 34), (64, 16)]
+
+
+def greedy_by_hand(model, clip, rates, longest: int) -> list[int]:
+    """Argmax after argmax, the whole sequence read anew each time."""
+    given = model.prepare(model.encode(**clip), [rates]).embeddings
+    ids: list[int] = []
+    while len(ids) < longest and END not in ids:
+        spoken = model.get_input_embeddings()(torch.tensor([ids], dtype=torch.long))
+        logits = model.language_model(inputs_embeds=torch.cat([given, spoken], 1), use_cache=False).logits
+        ids.append(int(logits[0, -1].argmax()))
+    return ids
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("family", "adapter"), KINDS)
+def test_greedy_is_argmax_after_argmax(family, adapter):
+    model, inputs = shared_model(family, adapter), raw_inputs(CLIPS)
+    for rates in (Rates(4, 2), Rates(16, None), Rates(None, 5)):
+        for index in range(len(CLIPS)):
+            clip = one_clip(inputs, index)
+            ids = model.generate(**clip, rates=rates, max_new_tokens=7, do_sample=False)[0].tolist()
+            assert ids == greedy_by_hand(model, clip, rates, 7)
+
+
+@torch.no_grad()
+def test_what_is_heard_and_seen_and_the_rates_matter():
+    model, inputs = shared_model(), raw_inputs(CLIPS)
+    written = {
+        str(rates): model.generate(**one_clip(inputs, 0), rates=rates, max_new_tokens=5, do_sample=False)[0].tolist()
+        for rates in (Rates(4, 2), Rates(16, 2), Rates(4, 5), Rates(4, None), Rates(None, 2))
+    }
+    assert len({tuple(ids) for ids in written.values()}) == len(written)
+    other = model.generate(**one_clip(raw_inputs(CLIPS, seed=4), 0), rates=Rates(4, 2), max_new_tokens=5)
+    assert other[0].tolist() != written["4,2"]
+
+
+@torch.no_grad()
+def test_a_transcript_ends_at_the_end_token():
+    model, inputs = shared_model(), raw_inputs(CLIPS)
+    greedy = model.generate(**inputs, rates=Rates(4, 2), max_new_tokens=6, do_sample=False)
+    stop = int(greedy[0, 2])
+    ended = model.generate(**inputs, rates=Rates(4, 2), max_new_tokens=6, do_sample=False, eos_token_id=stop)
+    expected = greedy[0, : greedy[0].tolist().index(stop) + 1].tolist()
+    assert ended[0, : len(expected)].tolist() == expected
+    assert not ended[0, len(expected) :].any()  # padding
+
+
+@torch.no_grad()
+def test_sampling():
+    model, inputs = shared_model(), raw_inputs(CLIPS)
+    options = {"rates": [Rates(4, 2), Rates(None, 5)], "max_new_tokens": 6, "min_new_tokens": 6}
+    greedy = model.generate(**inputs, **options, do_sample=False)
+    assert model.generate(**inputs, **options, do_sample=True, top_k=1).tolist() == greedy.tolist()
+
+    def sample(seed: int) -> torch.Tensor:
+        torch.manual_seed(seed)
+        return model.generate(**inputs, **options, do_sample=True, top_k=0, temperature=2.0, num_return_sequences=3)
+
+    drawn = sample(0)
+    assert drawn.shape == (6, 6)
+    assert ((0 <= drawn) & (drawn < VOCABULARY)).all()
+    assert len({tuple(row) for row in drawn.tolist()}) > 1
+    assert torch.equal(drawn, sample(0))
+    assert not torch.equal(drawn, sample(1))
+
+
+@torch.no_grad()
+def test_sampled_beams_and_scores():
+    torch.manual_seed(0)
+    model, inputs = shared_model(), raw_inputs(CLIPS)
+    result = model.generate(
+        **inputs,
+        rates=Rates(4, 2),
+        num_beams=3,
+        do_sample=True,
+        temperature=0.6,
+        max_new_tokens=4,
+        return_dict_in_generate=True,
+        output_scores=True,
+    )
+    assert len(result.sequences) == len(CLIPS)
+    assert (result.sequences_scores <= 0).all()
+
+
+def test_generate_says_what_it_lacks():
+    model, inputs = shared_model(), raw_inputs(CLIPS)
+    with pytest.raises(ValueError, match="needs rates"):
+        model.generate(**inputs)
+    heard = {name: value for name, value in inputs.items() if name.startswith("input")}
+    with pytest.raises(ValueError, match="no video was given"):
+        model.generate(**heard, rates=Rates(4, 2))

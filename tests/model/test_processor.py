@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from mome import MomeError, MomeProcessor
+from mome.media import Clip
+from mome.model.config import MomeConfig
+from mome.model.model import IGNORED_LABEL
+from tests.tiny import MEL_BINS, WINDOW_SECONDS, tiny_tokenizer
+
+RNG = np.random.default_rng(0)
+
+
+def clip(samples: int | None, frames: int | None) -> Clip:
+    audio = None if samples is None else RNG.standard_normal(samples).astype(np.float32)
+    mouth = None if frames is None else RNG.integers(0, 256, (frames, 96, 96), dtype=np.uint8)
+    return Clip(audio, mouth, 1.0)
+
+
+@pytest.fixture(scope="module")
+def processor(tiny_model) -> MomeProcessor:
+    return MomeProcessor.from_pretrained(tiny_model)
+
+
+def test_shapes_and_masks(processor):
+    batch = processor([clip(16000, 25), clip(9999, 31)], ["bin blue", "set white in z four"])
+    assert batch["input_features"].shape == (2, MEL_BINS, 100)
+    assert batch["input_features_mask"].sum(1).tolist() == [100, 62]
+    assert batch["input_features_mask"][1, :62].all()
+    assert not batch["input_features"][1, :, 62:].any()
+    assert batch["pixel_values_videos"].shape == (2, 31, 24, 24)
+    assert batch["pixel_values_videos_mask"].sum(1).tolist() == [25, 31]
+    assert not batch["pixel_values_videos"][0, 25:].any()
+    assert {value.dtype for name, value in batch.items() if name.endswith("mask")} == {torch.bool}
+    end = processor.tokenizer.eos_token_id
+    assert (batch["labels"] != IGNORED_LABEL).sum(1).tolist() == [3, 6]
+    assert batch["labels"][0, 2] == batch["labels"][1, 5] == end
+
+
+def test_a_clip_is_the_same_in_any_batch(processor):
+    short, long = clip(8000, 12), clip(20000, 30)
+    alone, together = processor([short]), processor([long, short])
+    assert torch.equal(together["input_features"][1, :, :50], alone["input_features"][0])
+    assert torch.equal(together["pixel_values_videos"][1, :12], alone["pixel_values_videos"][0])
+
+
+def test_only_what_is_asked_for(processor):
+    assert set(processor([clip(8000, None)], video=False)) == {"input_features", "input_features_mask"}
+    assert set(processor([clip(None, 9)], ["bin"], audio=False)) == {
+        "pixel_values_videos",
+        "pixel_values_videos_mask",
+        "labels",
+    }
+
+
+def test_the_whole_window(tiny_model):
+    processor = MomeProcessor.from_pretrained(tiny_model, audio_context="window")
+    batch = processor([clip(8000, None)], video=False)
+    assert batch["input_features"].shape == (1, MEL_BINS, 100 * WINDOW_SECONDS)
+    assert batch["input_features_mask"].sum() == 50
+
+
+def test_text_goes_there_and_back(processor):
+    text = ["place red by b nine again", "bin blue at f two now"]
+    labels = processor.labels([*text, "set"])
+    assert processor.decode_text(labels[:2]) == text
+    padded = labels[2].masked_fill(labels[2] == IGNORED_LABEL, processor.tokenizer.pad_token_id)
+    assert processor.decode_text(padded[None]) == ["set"]
+
+
+def test_settings_survive_saving_and_come_from_the_model(tmp_path, tiny_model, processor):
+    config = MomeConfig.from_pretrained(tiny_model)
+    config.video_config.image_mean = 0.25
+    made = MomeProcessor.for_config(config, tiny_tokenizer(), processor.feature_extractor)
+    made.save_pretrained(tmp_path)
+    read = MomeProcessor.from_pretrained(tmp_path)
+    assert (read.audio_context, read.image_size, read.image_mean, read.image_std) == ("clip", 24, 0.25, 0.165)
+    assert read.feature_extractor.n_samples == 16000 * WINDOW_SECONDS
+    assert read.labels(["bin blue"]).tolist() == processor.labels(["bin blue"]).tolist()
+
+
+@pytest.mark.parametrize(
+    ("bad", "options", "message"),
+    [
+        (clip(None, 9), {}, "has no sound: choose a task that does not need it"),
+        (clip(8000, None), {}, "has no visible mouth"),
+        (clip(16000 * WINDOW_SECONDS + 1, 9), {}, "exceed the audio encoder's window of 10 s"),
+    ],
+)
+def test_unfit_clips_are_refused(processor, bad, options, message):
+    with pytest.raises(MomeError, match=message):
+        processor([clip(8000, 9), bad], **options)

@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from mome.errors import MomeError
+from mome.rates import Rates
+from mome.training.recipe import SHIPPED, load_config, load_recipe
+
+BASE = """
+model: {language_model: llm, audio_encoder: whisper, audio_rates: [4, 16]}
+data: {manifests: [a.csv, b.csv]}
+output: runs/base
+"""
+
+
+def write(folder: Path, text: str, name: str = "mine") -> Path:
+    path = folder / f"{name}.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_values_bases_and_overrides_in_this_order(tmp_path):
+    write(tmp_path, BASE + "optim: {epochs: 1, learning_rate: 1e-3, seed: 1}\n", "low")
+    write(tmp_path, "base: low\noptim: {learning_rate: 2e-3}\n", "middle")
+    write(tmp_path, "augment: {snr: [0, .inf]}\noptim: {seed: 2}\n", "noisy")
+    path = write(tmp_path, "base: [middle, noisy]\nmodel: {audio_rates: [8]}\noutput: runs/mine\n")
+    recipe = load_recipe(path, ["optim.epochs=3", "model.adapter.bottleneck=4", "validation.rates=['8,-']"])
+    assert (recipe.optim.epochs, recipe.optim.learning_rate, recipe.optim.seed) == (3, 2e-3, 2)
+    assert recipe.model.audio_rates == [8]
+    assert recipe.model.adapter == {"bottleneck": 4}
+    assert recipe.model.language_model == "llm"
+    assert recipe.augment.snr == [0.0, math.inf]
+    assert recipe.data.manifests == ["a.csv", "b.csv"]
+    assert [Rates.parse(rates) for rates in recipe.validation.rates] == [Rates(8, None)]
+    assert recipe.output == "runs/mine"
+
+
+def test_defaults_are_the_published_ones(tmp_path):
+    recipe = load_recipe(write(tmp_path, BASE))
+    assert recipe.optim.epochs == 10
+    assert recipe.optim.weight_decay == 0.1
+    assert recipe.model.balance_weight == 0.01
+    assert recipe.augment.snr == [-5, 0, 5, 10, 15, 20, math.inf]
+
+
+def test_shipped_recipes_can_be_named():
+    names = sorted(path.stem for path in SHIPPED.glob("*.yaml"))
+    assert "mome-tiny" in names
+    for name in names:
+        recipe = load_recipe(name)
+        assert recipe.optim.tasks
+        assert [Rates.parse(rates) for rates in recipe.validation.rates]
+
+
+def test_a_base_may_be_a_shipped_recipe(tmp_path):
+    recipe = load_recipe(write(tmp_path, "base: mome-tiny\noptim: {epochs: 2}\n"))
+    assert recipe.optim.epochs == 2
+    assert recipe.model.adapter == load_recipe("mome-tiny").model.adapter
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (BASE + "optim: {epoch: 3}", "unknown key optim.epoch: did you mean optim.epochs?"),
+        (BASE + "optims: {epochs: 3}", "unknown key optims: did you mean optim?"),
+        (BASE + "learning_rate: 3", "unknown key learning_rate: did you mean optim.learning_rate?"),
+        (BASE + "optim: {epochs: many}", "'many' of type 'str' could not be converted to Float"),
+        (BASE + "augment: {crop: 3.5}", "is not a valid bool"),
+        (BASE + "validation: {rates: 4}", "List"),
+        (BASE + "optim: 3", "optim holds keys of its own, such as optim.tasks=VALUE"),
+        (BASE + "optim:\n", "optim holds keys of its own"),
+        ("model: {language_model: llm}\noutput: x", "lacks data.manifests: add it to the recipe or give data.manifests="),
+        ("- a\n- b\n", "is not a mapping of keys to values"),
+        ("optim: {epochs: [\n", "is not readable YAML"),
+        ("base: mine\n", "is based on itself"),
+        ("base: nowhere-at-all\n", "no recipe at nowhere-at-all"),
+    ],
+)
+def test_faults_are_named(tmp_path, text, message):
+    with pytest.raises(MomeError) as caught:
+        load_recipe(write(tmp_path, text))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_loop_of_bases(tmp_path):
+    write(tmp_path, "base: b", "a")
+    write(tmp_path, "base: c", "b")
+    write(tmp_path, "base: a", "c")
+    with pytest.raises(MomeError, match=r"recipe .*a\.yaml is based on itself"):
+        load_recipe(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optim.epochs", "'optim.epochs' is not key=value, such as optim.epochs=3"),
+        ("optim.eposh=3", "'optim.eposh=3': unknown key optim.eposh: did you mean optim.epochs?"),
+        ("epochs=3", "did you mean optim.epochs?"),
+        ("optim.epochs=soon", "'soon' of type 'str' could not be converted to Float"),
+        ("augment.crop=maybe", "is not a valid bool"),
+        ("optim=3", "optim holds keys of its own"),
+        ("optim.tasks=[avsr", "the value of optim.tasks is not readable"),
+    ],
+)
+def test_faults_of_overrides_are_named(tmp_path, override, message):
+    with pytest.raises(MomeError) as caught:
+        load_recipe(write(tmp_path, BASE), [override])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_false_is_false(tmp_path):
+    recipe = load_recipe(write(tmp_path, BASE), ["augment.flip=False", "augment.crop=no", "augment.time_mask=0"])
+    assert (recipe.augment.flip, recipe.augment.crop, recipe.augment.time_mask) == (False, False, False)
+
+
+def test_unknown_recipes():
+    with pytest.raises(MomeError, match="no recipe at mome-tyni: did you mean mome-tiny?"):
+        load_recipe("mome-tyni")
+    with pytest.raises(MomeError, match=r"no recipe at gone\.yaml: shipped recipes: .*mome-tiny"):
+        load_recipe("gone.yaml")
+
+
+def test_a_model_from_a_recipe_needs_no_weights(tmp_path, tiny_model):
+    path = write(
+        tmp_path,
+        f"""
+model:
+  language_model: {tiny_model}/language_model
+  video_encoder: {tiny_model}/video_encoder
+  video_rates: [2, 5]
+  projector_hidden: 12
+  adapter: {{type: mome, bottleneck: 2, routed_experts: 4, top_k: 2}}
+data: {{manifests: [m.csv]}}
+output: x
+""",
+    )
+    config = load_config(path, ["model.video_rates=[3]", "model.adapter.top_k=1"])
+    assert config.audio_config is None
+    assert config.video_config.image_size == 24
+    assert config.text_config.hidden_size == 48
+    assert (config.grid.audio, config.grid.video) == ((), (3,))
+    assert config.adapter_config.top_k == 1
+    assert (config.projector_hidden, config.language_model) == (12, f"{tiny_model}/language_model")
+    for override, message in (
+        ("model.adapter.top_n=1", "did you mean top_k?"),
+        ("model.video_encoder=null", "neither model.audio_encoder nor model.video_encoder"),
+        (f"model.audio_encoder={tiny_model}/video_encoder", "is of type avhubert, not whisper"),
+        (f"model.language_model={tmp_path}", "neither a folder here nor to be had"),
+    ):
+        with pytest.raises(MomeError, match=message):
+            load_config(path, [override])

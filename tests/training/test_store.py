@@ -1,0 +1,205 @@
+"""What is kept on disk: made once, made right, and made again when it must be."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import mome
+from mome import MomeError, Transcriber
+from mome.media import load_clip
+from mome.training import store
+from mome.training.augmentation import Augmentation
+from mome.training.dataset import SpeechDataset
+from mome.training.manifest import ManifestRow
+from mome.training.store import ClipStore, TokenStore, augmented_audio, augmented_video
+from tests.media.builders import write
+
+NAMES = ("ant", "bee", "cat")
+
+
+@pytest.fixture(scope="module")
+def media(tmp_path_factory: pytest.TempPathFactory) -> list[ManifestRow]:
+    """Three clips of different lengths with sound and mouth."""
+    folder = tmp_path_factory.mktemp("media")
+    rows = []
+    for number, name in enumerate(NAMES):
+        rng = np.random.default_rng(number)
+        mouth = list(rng.integers(0, 256, (20 + 4 * number, 96, 96), dtype=np.uint8))
+        wave = (0.1 * rng.standard_normal(640 * len(mouth))).astype(np.float32)
+        path = write(folder / f"{name}.mkv", mouth, wave=wave)
+        rows.append(ManifestRow(name, path, "train", f"set {name}"))
+    return rows
+
+
+@pytest.fixture(scope="module")
+def transcriber(tiny_model) -> Transcriber:
+    """Its encoders tell clips apart far better than fresh ones."""
+    loaded = mome.load(tiny_model)
+    for encoder in (loaded.model.audio_encoder, loaded.model.video_encoder):
+        for value in encoder.parameters():
+            if value.dim() > 1:
+                value.data.mul_(4)
+    return loaded
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the media files read, in order; the one that the environment calls broken cannot be."""
+    seen: list[str] = []
+
+    def load(path: Path, **options):
+        seen.append(path.stem)
+        if os.environ.get("BROKEN") == path.stem:
+            raise MomeError(f"{path} is broken")
+        return load_clip(path, **options)
+
+    monkeypatch.setattr(store, "load_clip", load)
+    return seen
+
+
+def quiet(what: str, done: int, total: int) -> None:
+    pass
+
+
+def prepared(folder: Path, rows: list[ManifestRow]) -> ClipStore:
+    clips = ClipStore(folder, audio=True, video=True)
+    clips.prepare(rows, 0, quiet)
+    return clips
+
+
+def test_clips_are_read_once(media, tmp_path, reads):
+    told = []
+    clips = ClipStore(tmp_path, audio=True, video=True)
+    clips.prepare(media, 0, lambda *news: told.append(news))
+    assert told == [("reading clips", done, 3) for done in (1, 2, 3)]
+    prepared(tmp_path, media)
+    assert reads == list(NAMES)
+    for number, row in enumerate(media):
+        ours, theirs = clips.load(row), load_clip(row.path)
+        assert np.array_equal(ours.audio, theirs.audio)
+        assert np.array_equal(ours.mouth, theirs.mouth)
+        assert (ours.seconds, ours.path) == (theirs.seconds, row.path)
+        assert clips.frames(row) == 20 + 4 * number
+
+
+def test_an_interrupted_call_goes_on_where_it_stopped(media, tmp_path, reads, monkeypatch):
+    monkeypatch.setenv("BROKEN", "cat")
+    with pytest.raises(MomeError, match="broken"):
+        prepared(tmp_path, media)
+    monkeypatch.delenv("BROKEN")
+    clips = prepared(tmp_path, media)
+    assert reads == ["ant", "bee", "cat", "cat"]
+    assert {path.name for path in tmp_path.iterdir()} == {clips.file(row).name for row in media}
+
+
+def test_a_file_half_written_is_not_taken_for_whole(media, tmp_path, monkeypatch):
+    def die(*paths):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(store.os, "replace", die)
+    with pytest.raises(KeyboardInterrupt):
+        prepared(tmp_path, media[:1])
+    monkeypatch.undo()
+    clips = ClipStore(tmp_path, audio=True, video=True)
+    assert not clips.file(media[0]).exists()
+    assert prepared(tmp_path, media[:1]).frames(media[0]) == 20
+
+
+def test_a_changed_file_is_read_anew(media, tmp_path, reads):
+    path = tmp_path / "clip.mkv"
+    path.write_bytes(media[0].path.read_bytes())
+    row = ManifestRow("x", path, "train", "x")
+    clips = prepared(tmp_path / "cache", [row])
+    before = clips.file(row)
+    path.write_bytes(media[1].path.read_bytes())
+    assert clips.file(row) != before
+    assert prepared(tmp_path / "cache", [row]).frames(row) == 24
+    assert clips.file(row) != ClipStore(tmp_path / "cache", audio=True, video=False).file(row)
+    assert reads == ["clip", "clip"]
+
+
+def test_one_modality_and_workers(media, tmp_path):
+    heard = ClipStore(tmp_path, audio=True, video=False)
+    heard.prepare(media, 2, quiet)
+    clip = heard.load(media[2])
+    assert clip.mouth is None
+    assert len(clip.audio) == 28 * 640
+    sound = write(tmp_path / "sound.wav", wave=np.ones(9000, np.float32) / 2)
+    with pytest.raises(MomeError, match=r"sound\.wav has no visible mouth: take it out of the manifest"):
+        prepared(tmp_path, [ManifestRow("s", sound, "train", "s")])
+
+
+AUGMENT = Augmentation((np.random.default_rng(9).standard_normal(9000).astype(np.float32),), (0.0, 10.0))
+
+
+def test_tokens_are_those_of_the_augmented_clips(media, tmp_path, transcriber):
+    model, processor = transcriber.model, transcriber.processor
+    clips, tokens = prepared(tmp_path / "clips", media), TokenStore(tmp_path / "tokens", 3, "key", 5)
+    tokens.prepare(media, clips, AUGMENT, model, processor, quiet)
+    for row in media:
+        clip, variants = clips.load(row), [tokens.load(clips.file(row), variant) for variant in range(3)]
+        for variant, ours in enumerate(variants):
+            rng = np.random.default_rng((5, variant, *row.id.encode()))
+            sound = processor.pad_audio([augmented_audio(clip.audio, AUGMENT, rng, processor)])
+            mouth = processor.pad_video([augmented_video(clip.mouth, AUGMENT, rng, processor)])
+            alone = model.encode(**sound, **mouth)
+            for name, side in (("audio", alone.audio), ("video", alone.video)):
+                torch.testing.assert_close(ours[name], side.tokens[0], atol=2e-3, rtol=2e-3)
+        for name in ("audio", "video"):
+            assert (variants[0][name] - variants[1][name]).abs().max() > 0.02
+
+
+def test_tokens_are_made_once(media, tmp_path, transcriber, monkeypatch):
+    clips = prepared(tmp_path / "clips", media)
+    calls, encode = [], transcriber.model.encode
+    monkeypatch.setattr(transcriber.model, "encode", lambda **inputs: calls.append(1) or encode(**inputs))
+
+    def prepare(rows, variants=2, key: object = "key", seed=0) -> TokenStore:
+        tokens = TokenStore(tmp_path / "tokens", variants, key, seed)
+        tokens.prepare(rows, clips, AUGMENT, transcriber.model, transcriber.processor, quiet)
+        return tokens
+
+    prepare(media[:2])
+    assert len(calls) == 2
+    tokens = prepare(media)
+    assert len(calls) == 3
+    for options in ({"key": "other"}, {"seed": 1}, {"variants": 3}):
+        assert prepare(media[:1], **options).file(clips.file(media[0])) != tokens.file(clips.file(media[0]))
+    assert len(calls) == 6
+
+
+def same(first: dict, second: dict) -> bool:
+    assert first.keys() == second.keys()
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_examples_depend_on_seed_epoch_and_clip_alone(media, tmp_path, transcriber, cached):
+    clips, tokens = prepared(tmp_path / "clips", media), None
+    if cached:
+        tokens = TokenStore(tmp_path / "tokens", 4, "key", 5)
+        tokens.prepare(media, clips, AUGMENT, transcriber.model, transcriber.processor, quiet)
+    dataset = SpeechDataset(media, clips, transcriber.processor, AUGMENT, 1, tokens)
+    other = SpeechDataset(media, clips, transcriber.processor, AUGMENT, 2, tokens)
+    assert len(dataset) == 3
+
+    def batch(source: SpeechDataset, epoch: int) -> dict:
+        return source.collate([source[index, epoch] for index in (2, 0)])
+
+    assert same(batch(dataset, 3), batch(dataset, 3))
+    assert not all(same(batch(dataset, 3), batch(dataset, epoch)) for epoch in range(4, 8))
+    assert not all(same(batch(dataset, epoch), batch(other, epoch)) for epoch in range(4))
+    drawn = batch(dataset, 0)
+    assert torch.equal(drawn["labels"], transcriber.processor.labels(["set cat", "set ant"]))
+    if cached:
+        assert drawn["audio_lengths"].tolist() == [56, 40]
+        assert drawn["video_lengths"].tolist() == [28, 20]
+        assert drawn["audio_tokens"].shape == (2, 56, 32)
+    else:
+        assert drawn["input_features_mask"].sum(1).tolist() == [112, 80]
+        assert drawn["pixel_values_videos_mask"].sum(1).tolist() == [28, 20]

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import TrainingArguments
+
+from mome import MomeError, MomeForSpeechRecognition, Rates, Transcriber
+from mome.adapters import RouterStatistics
+from mome.model.model import EncodedClips
+from mome.training.build import build
+from mome.training.recipe import ModelRecipe
+from mome.training.trainer import MatryoshkaTrainer, routing_summary
+from tests.model.build import GRID, make_model, raw_inputs, transcripts
+from tests.training.toy import toy_backbones
+
+LABELS = transcripts([4, 2])
+
+
+class NoData:
+    """Stands in for a dataset where none is drawn from."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def collate(self, items: list) -> dict:
+        return {}
+
+
+def trainer(
+    folder: Path, rates_per_step: int | None = None, seed: int = 0, validate: Any = None, rates=tuple(GRID)
+) -> MatryoshkaTrainer:
+    options = {"eval_strategy": "steps", "eval_steps": 1} if validate else {}
+    args = TrainingArguments(str(folder), seed=seed, use_cpu=True, report_to=[], **options)
+    return MatryoshkaTrainer(make_model(), args, NoData(), None, rates, rates_per_step, validate)
+
+
+def test_rates_of_a_step_are_told_by_seed_and_step_alone(tmp_path):
+    first, second, other = (trainer(tmp_path, 2, seed) for seed in (1, 1, 2))
+    drawn = [first.step_rates(step) for step in range(60)]
+    assert [second.step_rates(step) for step in reversed(range(60))] == drawn[::-1]
+    assert [other.step_rates(step) for step in range(60)] != drawn
+    assert all(len(set(rates)) == 2 for rates in drawn)
+    assert {rates for pair in drawn for rates in pair} == set(GRID)
+    everything = trainer(tmp_path)
+    assert everything.step_rates(5) == trainer(tmp_path, 9).step_rates(5) == GRID
+
+
+def test_loss_from_raw_clips_and_from_cached_tokens(tmp_path):
+    training, inputs = trainer(tmp_path, 3), raw_inputs([(133, 34), (64, 16)])
+    encoded: EncodedClips = training.model.encode(**inputs)
+    cached = {
+        f"{name}_{what}": getattr(side, what)
+        for name, side in (("audio", encoded.audio), ("video", encoded.video))
+        for what in ("tokens", "lengths")
+    }
+    for step in (0, 7):
+        training.state.global_step = step
+        expected = training.model(**inputs, labels=LABELS, matryoshka=training.step_rates(step))
+        loss, output = training.compute_loss(training.model, {**inputs, "labels": LABELS}, return_outputs=True)
+        assert torch.equal(loss, expected.loss)
+        assert set(output.transcript_losses) == {str(rates) for rates in training.step_rates(step)}
+        assert torch.equal(training.compute_loss(training.model, {**cached, "labels": LABELS}), loss)
+
+
+def test_log_tells_the_means_since_the_last(tmp_path):
+    training, inputs = trainer(tmp_path), {**raw_inputs([(133, 34)]), "labels": LABELS[:1]}
+    first = training.compute_loss(training.model, inputs, return_outputs=True)[1].transcript_losses["4,2"]
+    training.model.audio_projectors[0][0].weight.data.mul_(-1)
+    second = training.compute_loss(training.model, inputs, return_outputs=True)[1].transcript_losses["4,2"]
+    assert first != second
+    training.log({"loss": 1.0})
+    told = training.state.log_history[-1]
+    assert told["loss/4,2"] == pytest.approx((first + second).item() / 2)
+    assert {f"loss/{rates}" for rates in GRID} <= set(told)
+    assert {"router/balance_loss", "router/entropy", "router/max_load", "router/unused"} <= set(told)
+    training.log({"loss": 2.0})
+    assert "loss/4,2" not in training.state.log_history[-1]
+
+
+def test_validation_leaves_training_as_it_was(tmp_path):
+    modes = []
+
+    def validate(model: MomeForSpeechRecognition) -> dict[str, float]:
+        modes.append(model.training)
+        return {"wer/4,2": 0.25}
+
+    training = trainer(tmp_path, validate=validate)
+    training.model.train()
+    assert training.evaluate()["eval_wer/4,2"] == 0.25
+    assert modes == [False]
+    assert training.model.training
+    assert not training.model.video_encoder.training
+    assert training.state.log_history[-1]["eval_wer/4,2"] == 0.25
+
+
+def test_routing_summary():
+    def layer(load: list[float], entropy: float) -> RouterStatistics:
+        return RouterStatistics(torch.tensor(1.0), torch.tensor(load), torch.full((4,), 0.25), torch.tensor(entropy))
+
+    told = routing_summary([layer([0.25] * 4, math.log(4)), layer([0.7, 0.3, 0.0, 0.0], 0.0)])
+    assert {name: value.item() for name, value in told.items()} == {
+        "router/entropy": pytest.approx(math.log(4) / 2),
+        "router/max_load": pytest.approx(0.7),
+        "router/unused": 0.25,
+    }
+    assert routing_summary([]) == {}
+
+
+def test_a_recipes_model(tmp_path):
+    parts = toy_backbones(tmp_path / "parts")
+    recipe = ModelRecipe(
+        audio_encoder=f"{parts}/audio_encoder",
+        video_encoder=f"{parts}/video_encoder",
+        language_model=f"{parts}/language_model",
+        audio_context="clip",
+        audio_rates=[4],
+        video_rates=[2, 5],
+        projector_hidden=12,
+        adapter={"type": "lora", "bottleneck": 2},
+    )
+    model, processor = build(recipe)
+    frozen = MomeForSpeechRecognition.from_pretrained(parts)
+    for name, value in model.audio_encoder.state_dict().items():
+        assert torch.equal(value, frozen.audio_encoder.state_dict()[name])
+    assert model.config.prompt_ids["asr"] == processor.tokenizer("Transcribe speech to text.").input_ids
+    assert (processor.audio_context, processor.image_size) == ("clip", 24)
+    assert Path(model.config.language_model).is_absolute()
+    model.save_pretrained(tmp_path / "out")
+    processor.save_pretrained(tmp_path / "out")
+    assert not (tmp_path / "out" / "language_model").exists()
+    loaded = Transcriber(MomeForSpeechRecognition.from_pretrained(tmp_path / "out"), processor)
+    assert loaded.default_rates == Rates(4, 2)
+    (parts / "language_model" / "tokenizer.json").unlink()
+    with pytest.raises(MomeError, match="the tokenizer of .*language_model cannot be loaded"):
+        build(recipe)
+    recipe.audio_encoder = recipe.video_encoder
+    with pytest.raises(MomeError, match="of type avhubert, not whisper"):
+        build(recipe)
