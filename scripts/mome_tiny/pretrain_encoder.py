@@ -83,8 +83,8 @@ class AudioClips:
 
     rate = 50
 
-    def __init__(self, noises: list[np.ndarray]):
-        self.noises = noises
+    def __init__(self, noises: list[np.ndarray], noisy: float):
+        self.noises, self.noisy = noises, noisy
         self.extractor = WhisperFeatureExtractor(feature_size=80, chunk_length=WINDOW_SECONDS)
         self.bank: list[np.ndarray] = []  # speech of the training clips, for babble of many voices
 
@@ -107,7 +107,7 @@ class AudioClips:
                 stretch = rng.uniform(0.88, 1.14)
                 positions = np.arange(0, len(audio) - 1, 1 / stretch)
                 audio = np.interp(positions, np.arange(len(audio)), audio).astype(np.float32)
-            if rng.random() < 0.7:
+            if rng.random() < self.noisy:
                 audio = mix(audio, self.noise(len(audio), rng), rng.uniform(-7, 20), rng)
         mel, frames = log_mel(audio, self.extractor, "clip")
         if rng is not None:
@@ -201,6 +201,20 @@ def validate(model: Pretraining, clips: list[dict], source) -> dict[str, float]:
     return result
 
 
+def fit_heads(model: Pretraining, clips: list[dict], source, rng: np.random.Generator, size: int) -> None:
+    """One pass over the clips in which only the new heads learn."""
+    model.encoder.requires_grad_(False)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=5e-3)
+    order = rng.permutation(len(clips))
+    for start in range(0, len(order), size):
+        loss, _, _ = model(collate([clips[i] for i in order[start : start + size]], source, rng))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    print(f"heads fitted, loss {float(loss.detach()):.3f}", flush=True)
+    model.encoder.requires_grad_(True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("modality", choices=["audio", "video"])
@@ -211,6 +225,8 @@ def main() -> None:
     parser.add_argument("--synthetic", type=float, default=0.5, help="synthetic clips per real clip and epoch")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--noisy", type=float, default=0.7, help="share of the audio clips that get noise")
+    parser.add_argument("--start", type=Path, help="an encoder written before, to go on from (with new heads)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -221,12 +237,13 @@ def main() -> None:
     real, synthetic = ([c for c in train if c["kind"] == kind] for kind in ("real", "synthetic"))
     valid = [c for c in clips if c["split"] == "valid"]
     if args.modality == "audio":
-        source = AudioClips([load_noise(path) for path in args.noise])
+        source = AudioClips([load_noise(path) for path in args.noise], args.noisy)
         source.bank = [c["audio"].astype(np.float32) for c in train]
-        encoder = WhisperAudioEncoder(WhisperEncoder(AUDIO), "clip")
+        whisper = WhisperEncoder(AUDIO) if args.start is None else WhisperEncoder.from_pretrained(args.start)
+        encoder = WhisperAudioEncoder(whisper, "clip")
     else:
         source = VideoClips(VIDEO)
-        encoder = AVHubertModel(VIDEO)
+        encoder = AVHubertModel(VIDEO) if args.start is None else AVHubertModel.from_pretrained(args.start)
     model = Pretraining(encoder, encoder.hidden_size)
     per_epoch = math.ceil(len(real) * (1 + args.synthetic) / args.batch)
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=0.05, betas=(0.9, 0.98))
@@ -234,6 +251,8 @@ def main() -> None:
         optimizer, args.lr, total_steps=per_epoch * args.epochs, pct_start=0.1, div_factor=20
     )
     history, began = [], time.time()
+    if args.start is not None:  # new heads must not tear at a trained encoder
+        fit_heads(model, real, source, rng, args.batch)
     for epoch in range(1, args.epochs + 1):
         count = int(len(real) * args.synthetic)
         chosen = real + [synthetic[i] for i in rng.choice(len(synthetic), count, replace=False)]

@@ -1,6 +1,6 @@
 """Write part of prepare.py's synthetic clips as video files with a manifest, for the Matryoshka stage.
 
-    python scripts/mome_tiny/synthesize.py DATA OUT [--train 800]
+    python scripts/mome_tiny/synthesize.py DATA OUT [--train 400]
 
 DATA is what prepare.py wrote; the clips are made again from their sentence, voice and seed.
 """
@@ -31,7 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--train", type=int, default=800)
+    parser.add_argument("--train", type=int, default=400)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     entries = [e for e in json.loads((args.data / "index.json").read_text()) if e["kind"] == "synthetic"]

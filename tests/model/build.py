@@ -6,7 +6,7 @@ import functools
 from typing import Any
 
 import torch
-from transformers import Gemma3TextConfig, LlamaConfig, Qwen3Config, WhisperConfig
+from transformers import Gemma3TextConfig, GPT2Config, LlamaConfig, Qwen3Config, WhisperConfig
 
 from mome.adapters import adapter_parameters
 from mome.encoders import AVHubertConfig
@@ -14,7 +14,7 @@ from mome.model import MomeConfig, MomeForSpeechRecognition
 from mome.model.model import IGNORED_LABEL
 from mome.rates import Rates
 
-FAMILIES = {"llama": LlamaConfig, "qwen3": Qwen3Config, "gemma3": Gemma3TextConfig}
+FAMILIES = {"llama": LlamaConfig, "qwen3": Qwen3Config, "gemma3": Gemma3TextConfig, "gpt2": GPT2Config}
 BANK = {"type": "mome", "routed_experts": 5, "shared_experts": 1, "top_k": 2, "bottleneck": 3}
 ADAPTERS: dict[str, dict[str, Any] | None] = {
     "layer": {**BANK, "placement": "layer"},
@@ -23,7 +23,11 @@ ADAPTERS: dict[str, dict[str, Any] | None] = {
     "lora": {"type": "lora", "bottleneck": 4},
     "none": None,
 }
-KINDS = [("llama", adapter) for adapter in ADAPTERS] + [("qwen3", "layer"), ("gemma3", "layer")]
+KINDS = [("llama", adapter) for adapter in ADAPTERS] + [
+    ("qwen3", "layer"),
+    ("gemma3", "layer"),
+    ("gpt2", "none"),  # its positions are absolute
+]
 VOCABULARY, PAD, START, END = 61, 0, 1, 2
 MEL_BINS, SIDE = 10, 16
 GRID = [Rates(4, 2), Rates(16, 5), Rates(4, None), Rates(16, None), Rates(None, 2), Rates(None, 5)]

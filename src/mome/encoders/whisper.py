@@ -56,8 +56,9 @@ class WhisperAudioEncoder(nn.Module):
     def _encode_needed_frames(self, frames: Tensor, frame_mask: Tensor, lengths: Tensor) -> Tensor:
         encoder, size = self.encoder, int(lengths.max())
         frame_mask = frame_mask[:, None].to(frames.dtype)
-        # Masked after each convolution: a padded batch must look like each clip's own zero padding.
-        hidden = F.gelu(encoder.conv1(frames * frame_mask)) * frame_mask
+        # A padded batch must look like each clip's own zero padding; the second convolution's valid outputs
+        # see no frame beyond the clip.
+        hidden = F.gelu(encoder.conv1(frames * frame_mask))
         hidden = F.gelu(encoder.conv2(hidden)).transpose(1, 2)[:, :size]
         hidden = hidden + encoder.embed_positions.weight[:size]
         valid = valid_mask(lengths, size)

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -26,7 +27,7 @@ from mome.training.dataset import SpeechDataset
 from mome.training.manifest import ManifestRow, read_manifest
 from mome.training.recipe import Recipe, load_recipe
 from mome.training.sampler import FrameBudgetSampler
-from mome.training.store import ClipStore, TokenStore
+from mome.training.store import ClipStore, TokenStore, fingerprint
 from mome.training.trainer import MatryoshkaTrainer
 
 RECIPE_FILE = "recipe.yaml"
@@ -46,6 +47,9 @@ def train(name: str | Path, overrides: Sequence[str] = (), resume: bool = False)
     Raises:
         MomeError: the recipe, its data or its models are unusable, or the output folder is already in use.
     """
+    for package in ("accelerate", "tensorboard"):
+        if find_spec(package) is None:
+            raise MomeError(f"training needs {package}: pip install 'mome[train]'")
     recipe = load_recipe(name, list(overrides))
     out = Path(recipe.output)
     _check(recipe)
@@ -136,8 +140,9 @@ def _trainer(recipe: Recipe, model: MomeForSpeechRecognition, processor: MomePro
     )
     tokens = None
     if data.cache == "tokens":
-        encoders = (recipe.model.audio_encoder, recipe.model.video_encoder, recipe.model.audio_context)
-        tokens = TokenStore(cache / "tokens", data.variants, (encoders, asdict(augment)), optim.seed)
+        encoders = fingerprint(model.audio_encoder, model.video_encoder)
+        key = (encoders, recipe.model.audio_context, asdict(augment))
+        tokens = TokenStore(cache / "tokens", data.variants, key, optim.seed)
         tokens.prepare(train_rows, clips, augmentation, model, processor, bars)
     dataset = SpeechDataset(train_rows, clips, processor, augmentation, optim.seed, tokens)
     sampler = FrameBudgetSampler([clips.frames(row) for row in train_rows], data.max_frames, optim.seed)

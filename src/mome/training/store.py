@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from mome.errors import MomeError
 from mome.media import FRAME_RATE, SAMPLE_RATE, Clip, load_clip
@@ -93,6 +93,16 @@ def _store_clip(job: tuple[Path, Path, bool, bool]) -> None:
     temporary = target.with_suffix(f".{os.getpid()}.npz")
     np.savez(temporary, allow_pickle=False, **{key: value for key, value in arrays.items() if value is not None})
     os.replace(temporary, target)
+
+
+def fingerprint(*modules: nn.Module | None) -> str:
+    """Digest of the modules' weights, so that tokens of other encoders are never taken for theirs."""
+    digest = hashlib.blake2b(digest_size=10)
+    for module in modules:
+        for name, value in () if module is None else module.state_dict().items():
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 class TokenStore:
