@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 ARGS ?=
 
 .DELETE_ON_ERROR:
-.PHONY: help install demo test check format clean mome-tiny
+.PHONY: help install demo test check format clean mome-tiny results
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -75,6 +75,16 @@ mome-tiny: $(PARTS:%=$(TINY)/%.done)  ## Rebuild the bundled model into runs/mom
 	$(BIN)/mome train mome-tiny --resume \
 		'data.manifests=[$(GRID)/manifest.csv,$(TINY)/synthetic/manifest.csv]' \
 		'augment.noise=[$(subst $(space),$(comma),$(strip $(NOISE)))]' $(ARGS)
+	$(BIN)/python $(SCRIPTS)/bundle.py src/mome/mome-tiny --run runs/mome-tiny
+
+EVALUATE = $(BIN)/mome evaluate --task avsr --task asr --task vsr --batch 16
+NOISY = --noise $(firstword $(NOISE)) --snr clean --snr 7.5 --snr 5 --snr 2.5 --snr 0 --snr -5
+
+results: $(INSTALLED)  ## Measure the bundled model; writes results/*.json and the table of its card
+	$(EVALUATE) --data $(GRID)/manifest.csv --split test $(NOISY) --out results/mome-tiny-test.json
+	$(EVALUATE) --data $(GRID)/manifest.csv --split unseen --out results/mome-tiny-unseen.json
+	$(EVALUATE) --data $(TINY)/synthetic/manifest.csv --split test --out results/mome-tiny-synthetic.json
+	$(BIN)/python $(SCRIPTS)/bundle.py src/mome/mome-tiny --results results/mome-tiny-test.json
 
 $(TINY)/clips.done: | $(INSTALLED)
 	$(BIN)/python $(SCRIPTS)/prepare.py $(GRID) $(TINY)/clips
@@ -85,8 +95,11 @@ $(TINY)/synthetic.done: $(TINY)/clips.done
 	@touch $@
 
 $(TINY)/audio_encoder.done: $(TINY)/clips.done
-	$(BIN)/python $(SCRIPTS)/pretrain_encoder.py audio $(TINY)/clips $(TINY)/audio_encoder \
+	$(BIN)/python $(SCRIPTS)/pretrain_encoder.py audio $(TINY)/clips $(TINY)/audio_encoder_1 \
 		$(foreach file,$(NOISE),--noise $(file)) --epochs 24 --synthetic 1.0
+	$(BIN)/python $(SCRIPTS)/pretrain_encoder.py audio $(TINY)/clips $(TINY)/audio_encoder \
+		$(foreach file,$(NOISE),--noise $(file)) --epochs 10 --synthetic 0.6 --lr 5e-4 --noisy 0.5 --seed 1 \
+		--start $(TINY)/audio_encoder_1
 	@touch $@
 
 $(TINY)/video_encoder.done: $(TINY)/clips.done

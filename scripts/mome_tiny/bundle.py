@@ -1,8 +1,8 @@
 """Turn a trained run into the bundled model: half-precision matrices, and a model card.
 
-    python scripts/mome_tiny/bundle.py runs/mome-tiny src/mome/mome-tiny [--results results/mome-tiny.json]
+    python scripts/mome_tiny/bundle.py src/mome/mome-tiny [--run runs/mome-tiny] [--results results/mome-tiny-test.json]
 
-Matrices are stored in float16, vectors and batch-norm statistics in float32; loading makes float32 of all.
+Without --run only the card is written again. Matrices are stored in float16, vectors and batch-norm statistics in float32; loading makes float32 of all.
 """
 
 from __future__ import annotations
@@ -47,18 +47,22 @@ def table(results: list[dict]) -> str:
 def main() -> None:
     """Write the bundle."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path)
     parser.add_argument("out", type=Path)
+    parser.add_argument("--run", type=Path)
     parser.add_argument("--results", type=Path, help="JSON of `mome evaluate` for the card's table")
     args = parser.parse_args()
-    trained = mome.load(args.run)
-    trained.model.save_pretrained(args.out, self_contained=True)
-    trained.processor.save_pretrained(args.out)
-    for file in args.out.rglob("*.safetensors"):
-        halve(file)
-    parameters = sum(p.numel() for p in trained.model.parameters())
-    learned = sum(v.numel() for v in trained.model.trained_state_dict().values())
-    card = CARD.read_text().replace("{parameters}", f"{parameters / 1e6:.1f}").replace("{trained}", f"{learned / 1e6:.2f}")
+    if args.run:
+        trained = mome.load(args.run)
+        trained.model.save_pretrained(args.out, self_contained=True)
+        trained.processor.save_pretrained(args.out)
+        for file in args.out.rglob("*.safetensors"):
+            halve(file)
+    model = mome.load(args.out).model
+    parameters = sum(p.numel() for p in model.parameters())
+    learned = sum(v.numel() for v in model.trained_state_dict().values())
+    card = (
+        CARD.read_text().replace("{parameters}", f"{parameters / 1e6:.1f}").replace("{trained}", f"{learned / 1e6:.2f}")
+    )
     if args.results:
         card = card.replace("{table}", table(json.loads(args.results.read_text())["results"]))
     (args.out / "README.md").write_text(card)
