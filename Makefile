@@ -69,6 +69,9 @@ empty :=
 comma := ,
 space := $(empty) $(empty)
 
+AUDIO = $(BIN)/python $(SCRIPTS)/pretrain_encoder.py audio $(TINY)/clips $(NOISE:%=--noise %)
+VIDEO = $(BIN)/python $(SCRIPTS)/pretrain_encoder.py video $(TINY)/clips
+
 PARTS := audio_encoder video_encoder language_model synthetic
 
 mome-tiny: $(PARTS:%=$(TINY)/%.done)  ## Rebuild the bundled model into runs/mome-tiny (hours; goes on where it stopped)
@@ -95,16 +98,15 @@ $(TINY)/synthetic.done: $(TINY)/clips.done
 	@touch $@
 
 $(TINY)/audio_encoder.done: $(TINY)/clips.done
-	$(BIN)/python $(SCRIPTS)/pretrain_encoder.py audio $(TINY)/clips $(TINY)/audio_encoder_1 \
-		$(foreach file,$(NOISE),--noise $(file)) --epochs 24 --synthetic 1.0
-	$(BIN)/python $(SCRIPTS)/pretrain_encoder.py audio $(TINY)/clips $(TINY)/audio_encoder \
-		$(foreach file,$(NOISE),--noise $(file)) --epochs 10 --synthetic 0.6 --lr 5e-4 --noisy 0.5 --seed 1 \
-		--start $(TINY)/audio_encoder_1
+	$(AUDIO) $(TINY)/audio_encoder_1 --epochs 24 --synthetic 1.0
+	$(AUDIO) $(TINY)/audio_encoder_2 --start $(TINY)/audio_encoder_1 --epochs 10 --synthetic 0.6 --lr 5e-4 --noisy 0.5 --seed 1
+	$(AUDIO) $(TINY)/audio_encoder --start $(TINY)/audio_encoder_2 --epochs 10 --synthetic 0.5 --lr 7e-4 --noisy 0.4 --seed 2 \
+		--letter-weight 1
 	@touch $@
 
 $(TINY)/video_encoder.done: $(TINY)/clips.done
-	$(BIN)/python $(SCRIPTS)/pretrain_encoder.py video $(TINY)/clips $(TINY)/video_encoder \
-		--epochs 30 --synthetic 0.3
+	$(VIDEO) $(TINY)/video_encoder_1 --epochs 30 --synthetic 0.3
+	$(VIDEO) $(TINY)/video_encoder --start $(TINY)/video_encoder_1 --epochs 9 --synthetic 0.25 --lr 6e-4 --seed 2 --letter-weight 1
 	@touch $@
 
 $(TINY)/language_model.done: | $(INSTALLED)

@@ -39,13 +39,17 @@ VIDEO = AVHubertConfig(
     conv_pos=32, conv_pos_groups=16, image_size=44, image_mean=0.55, image_std=0.13, layerdrop=0.0,
 )  # fmt: skip
 WINDOW_SECONDS = 10
+LETTERS = [1 + index for index, word in enumerate(WORDS) if len(word) == 1]  # the hard part of GRID's sentences
 
 
 class Pretraining(nn.Module):
     """An encoder with a phoneme CTC head and heads for the word and phoneme of each frame."""
 
-    def __init__(self, encoder: nn.Module, width: int):
+    def __init__(self, encoder: nn.Module, width: int, letter_weight: float):
         super().__init__()
+        self.letter_weight = letter_weight
+        self.word_weights = torch.ones(1 + len(WORDS))
+        self.word_weights[LETTERS] += 2 * letter_weight
         self.encoder = encoder
         self.ctc = nn.Linear(width, 1 + len(PHONEMES))
         self.word = nn.Linear(width, 1 + len(WORDS))
@@ -65,7 +69,12 @@ class Pretraining(nn.Module):
         )
         size = tokens.shape[1]
         words, phonemes = self.word(tokens), batch["phonemes"][:, :size]
-        loss = loss + F.cross_entropy(words.transpose(1, 2), batch["words"][:, :size], label_smoothing=0.1)
+        loss = loss + F.cross_entropy(
+            words.transpose(1, 2), batch["words"][:, :size], weight=self.word_weights, label_smoothing=0.1
+        )
+        if self.letter_weight:  # every sentence has one letter: which one, whenever it is said
+            scores = words.masked_fill(~features.mask[..., None], -torch.inf)[..., LETTERS].logsumexp(1)
+            loss = loss + self.letter_weight * F.cross_entropy(scores, batch["letters"], label_smoothing=0.1)
         loss = loss + 0.5 * F.cross_entropy(self.phoneme(tokens).transpose(1, 2), phonemes, label_smoothing=0.1)
         return loss, log_probabilities, words
 
@@ -164,6 +173,7 @@ def collate(clips: list[dict], source, rng: np.random.Generator | None) -> dict[
         "words": words,
         "phonemes": phonemes,
         "targets": torch.cat(targets),
+        "letters": torch.tensor([LETTERS.index(1 + WORDS.index(clip["text"].split()[3])) for clip in clips]),
         "target_lengths": torch.tensor([len(t) for t in targets]),
     }
 
@@ -179,11 +189,12 @@ def load_clips(data: Path, field: str) -> list[dict]:
 
 @torch.no_grad()
 def validate(model: Pretraining, clips: list[dict], source) -> dict[str, float]:
-    """Phoneme error rate of greedy CTC and accuracy of the frames' words, by kind of clip."""
+    """Phoneme error rate of greedy CTC, accuracy of the frames' words and of the letters, by kind of clip."""
     model.eval()
     result = {}
     for kind in ("real", "synthetic"):
-        chosen, hypotheses, references, hits, frames = [c for c in clips if c["kind"] == kind], [], [], 0, 0
+        chosen = [c for c in clips if c["kind"] == kind]
+        hypotheses, references, hits, frames, letters = [], [], 0, 0, 0
         for start in range(0, len(chosen), 20):
             part = chosen[start : start + 20]
             batch = collate(part, source, None)
@@ -191,12 +202,15 @@ def validate(model: Pretraining, clips: list[dict], source) -> dict[str, float]:
             labels = batch["words"][:, : words.shape[1]]
             hits += int(((words.argmax(-1) == labels) & (labels >= 0)).sum())
             frames += int((labels >= 0).sum())
-            for clip, row, label in zip(part, log_probabilities.argmax(-1), labels, strict=True):
+            for clip, row, label, word in zip(part, log_probabilities.argmax(-1), labels, words, strict=True):
+                spoken = 1 + WORDS.index(clip["text"].split()[3])
+                letters += LETTERS[int(word[label == spoken][:, LETTERS].log_softmax(-1).sum(0).argmax())] == spoken
                 path = torch.unique_consecutive(row[label >= 0]).tolist()
                 hypotheses.append(" ".join(PHONEMES[i - 1] for i in path if i) or "-")
                 references.append(" ".join(PHONEMES[i - 1] for i in phoneme_ids(clip["text"])))
         result[f"{kind}_phoneme_error"] = round(jiwer.wer(references, hypotheses), 4)
         result[f"{kind}_word_frames"] = round(hits / max(frames, 1), 4)
+        result[f"{kind}_letters"] = round(letters / max(len(chosen), 1), 4)
     model.train()
     return result
 
@@ -226,6 +240,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--noisy", type=float, default=0.7, help="share of the audio clips that get noise")
+    parser.add_argument("--letter-weight", type=float, default=0.0, help="extra weight of the sentence's letter")
     parser.add_argument("--start", type=Path, help="an encoder written before, to go on from (with new heads)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -244,7 +259,7 @@ def main() -> None:
     else:
         source = VideoClips(VIDEO)
         encoder = AVHubertModel(VIDEO) if args.start is None else AVHubertModel.from_pretrained(args.start)
-    model = Pretraining(encoder, encoder.hidden_size)
+    model = Pretraining(encoder, encoder.hidden_size, args.letter_weight)
     per_epoch = math.ceil(len(real) * (1 + args.synthetic) / args.batch)
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=0.05, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -253,6 +268,7 @@ def main() -> None:
     history, began = [], time.time()
     if args.start is not None:  # new heads must not tear at a trained encoder
         fit_heads(model, real, source, rng, args.batch)
+        print(json.dumps(validate(model, valid, source)), flush=True)
     for epoch in range(1, args.epochs + 1):
         count = int(len(real) * args.synthetic)
         chosen = real + [synthetic[i] for i in rng.choice(len(synthetic), count, replace=False)]

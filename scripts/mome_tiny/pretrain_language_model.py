@@ -185,7 +185,7 @@ def main() -> None:
             pad_token_id=tokenizer.pad_token_id,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
-        )  # fmt: skip
+        )
     )
     print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters", flush=True)
     examples = Examples(tokenizer, passages, np.random.default_rng(0))

@@ -11,7 +11,12 @@ from mome.model.model import IGNORED_LABEL
 from mome.rates import Rates
 from tests.model.build import GRID, KINDS, make_model, one_clip, raw_inputs, shared_model, transcripts
 
-MIXED = [((133, 34), Rates(4, 2), 5), ((64, 16), Rates(16, None), 2), ((80, 21), Rates(None, 5), 7), ((96, 9), Rates(16, 5), 1)]
+MIXED = [
+    ((133, 34), Rates(4, 2), 5),
+    ((64, 16), Rates(16, None), 2),
+    ((80, 21), Rates(None, 5), 7),
+    ((96, 9), Rates(16, 5), 1),
+]
 NEW = {"max_new_tokens": 6, "do_sample": False}
 
 
@@ -61,7 +66,13 @@ def test_any_lengths_and_rates(clips):
 def test_beams_do_not_mix_clips(adapter):
     model, (lengths, rates, _) = shared_model("llama", adapter), zip(*MIXED, strict=True)
     inputs = raw_inputs(list(lengths))
-    options = {"num_beams": 3, "num_return_sequences": 2, "max_new_tokens": 5, "do_sample": False, "length_penalty": 0.5}
+    options = {
+        "num_beams": 3,
+        "num_return_sequences": 2,
+        "max_new_tokens": 5,
+        "do_sample": False,
+        "length_penalty": 0.5,
+    }
     together = model.generate(**inputs, rates=list(rates), **options)
     assert together.shape[0] == 2 * len(rates)
     for index, rate in enumerate(rates):

@@ -13,8 +13,17 @@ from torch import Tensor
 from mome.model import MomeForSpeechRecognition
 from mome.model.model import IGNORED_LABEL
 from mome.rates import Rates
-from tests.model.build import ADAPTERS, GRID, KINDS, make_model, named_projectors, one_clip, raw_inputs
-from tests.model.build import shared_model, transcripts
+from tests.model.build import (
+    ADAPTERS,
+    GRID,
+    KINDS,
+    make_model,
+    named_projectors,
+    one_clip,
+    raw_inputs,
+    shared_model,
+    transcripts,
+)
 
 CLIPS = [(133, 34), (64, 16), (90, 21)]
 LABELS = transcripts([5, 3, 1])
@@ -110,7 +119,9 @@ def test_loss_is_the_one_computed_by_hand(family, adapter):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("options", [{"compression": "stack"}, {"projector_norm": True}, {"balance_weight": 2.0}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"compression": "stack"}, {"projector_norm": True}, {"balance_weight": 2.0}], ids=str
+)
 def test_loss_by_hand_with_other_options(options):
     check_against_hand(make_model(**options), [Rates(4, 2), Rates(16, 5)])
 

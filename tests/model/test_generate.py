@@ -67,7 +67,7 @@ def test_sampling():
 
     drawn = sample(0)
     assert drawn.shape == (6, 6)
-    assert ((0 <= drawn) & (drawn < VOCABULARY)).all()
+    assert ((drawn >= 0) & (drawn < VOCABULARY)).all()
     assert len({tuple(row) for row in drawn.tolist()}) > 1
     assert torch.equal(drawn, sample(0))
     assert not torch.equal(drawn, sample(1))

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mome.media.noise import snr_db
@@ -26,6 +26,7 @@ def runs(blank: np.ndarray) -> list[int]:
     return (edges[1::2] - edges[::2]).tolist()
 
 
+@settings(deadline=None)
 @given(st.integers(0, 200_000), st.sampled_from([25, 16_000]), st.integers(0, 1000))
 def test_time_masks(length, rate, seed):
     spans = time_masks(length, rate, rng(seed))

@@ -135,7 +135,7 @@ def test_a_recipes_model(tmp_path):
     loaded = Transcriber(MomeForSpeechRecognition.from_pretrained(tmp_path / "out"), processor)
     assert loaded.default_rates == Rates(4, 2)
     (parts / "language_model" / "tokenizer.json").unlink()
-    with pytest.raises(MomeError, match="the tokenizer of .*language_model cannot be loaded"):
+    with pytest.raises(MomeError, match=r"the tokenizer of .*language_model cannot be loaded"):
         build(recipe)
     recipe.audio_encoder = recipe.video_encoder
     with pytest.raises(MomeError, match="of type avhubert, not whisper"):

@@ -68,7 +68,7 @@ model:
   audio_rates: [4, 16]
   video_rates: [2, 5]
   projector_hidden: 64
-  adapter: {{type: mome, routed_experts: 4, top_k: 2, bottleneck: 4}}
+  adapter: {{type: mome, routed_experts: 8, top_k: 2, bottleneck: 16}}
 data: {{manifests: [{manifest}], cache: {cache}, cache_folder: {folder}/cache, variants: 2, max_frames: 112}}
 optim: {{tasks: [avsr, asr, vsr], rates_per_step: 3, epochs: 8, learning_rate: 5e-3, log_steps: 2}}
 validation: {{rates: ["4,2", "-,5"], every_steps: 6}}

@@ -89,6 +89,8 @@ class Transcriber:
 
         Seconds are shared out evenly among the clips of the batch.
         """
+        if not clips:
+            return []
         table = [[_usable(clip, self.model.config.grid.check(rate)) for rate in rates] for clip in clips]
         began = time.perf_counter()
         encoded = self._encode(clips, table)
@@ -117,6 +119,16 @@ class Transcriber:
         options = {"max_new_tokens": DEFAULT_NEW_TOKENS, "do_sample": False, **generation}
         return self.model.generate(encoded=encoded, rates=rates, **options)
 
+    def _end_ids(self) -> set[int]:
+        """Tokens that end a transcript, or fill the rest of a batch's."""
+        ends = self.model.language_model.generation_config.eos_token_id  # one, several or none
+        ids = ends if isinstance(ends, list) else [ends]
+        return {
+            i
+            for i in (*ids, self.processor.tokenizer.eos_token_id, self.processor.tokenizer.pad_token_id)
+            if i is not None
+        }
+
     def _transcripts(
         self,
         clips: Sequence[Clip],
@@ -127,7 +139,7 @@ class Transcriber:
         generation: dict[str, Any],
     ) -> Iterator[Transcript]:
         config, beams = self.model.config, generation.get("num_beams", 1)
-        end = {self.processor.tokenizer.eos_token_id, self.processor.tokenizer.pad_token_id}
+        end = self._end_ids()
         texts = self.processor.decode_text(ids)
         for clip, rate, row, text, frames in zip(
             clips, rates, ids.tolist(), texts, _frames(encoded, len(clips)), strict=True
@@ -199,6 +211,10 @@ def load(name: str | Path | None = None, *, revision: str | None = None, **optio
     """
     folder = model_folder(name, revision)
     model = MomeForSpeechRecognition.from_pretrained(folder, **options)
+    try:
+        processor = MomeProcessor.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise MomeError(f"the processor files of {folder} are missing or damaged: copy or download it again") from error
     if torch.cuda.is_available():
         model.cuda()
-    return Transcriber(model, MomeProcessor.from_pretrained(folder), str(name or BUNDLED_NAME))
+    return Transcriber(model, processor, str(name or BUNDLED_NAME))

@@ -92,7 +92,7 @@ def load_backbone(
         if config.architectures == ["WhisperEncoder"]:
             return WhisperEncoder.from_pretrained(reference, revision=revision or MAIN, dtype=dtype)
         return WhisperModel.from_pretrained(reference, revision=revision or MAIN, dtype=dtype).get_encoder()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise MomeError(f"the {kind.replace('_', ' ')} {reference} cannot be loaded: {reason}") from error
 
@@ -118,7 +118,7 @@ class SavedModel(PreTrainedModel):
         self,
         save_directory: str | os.PathLike,
         *,
-        self_contained: bool | None = None,
+        self_contained: bool = False,
         is_main_process: bool = True,
         state_dict: dict[str, Tensor] | None = None,
         push_to_hub: bool = False,
@@ -128,8 +128,8 @@ class SavedModel(PreTrainedModel):
 
         Args:
             save_directory: a folder, made if missing.
-            self_contained: also copy the backbones into sub-folders; ``None`` does so if the model was loaded
-                from a self-contained checkpoint, or if a backbone is nowhere else (random initialisation).
+            self_contained: copy all backbones into sub-folders. Those that are nowhere else always are: of a
+                model loaded from a self-contained checkpoint, or initialised at random.
             is_main_process: other processes of a distributed run write nothing.
             state_dict: weights to take instead of the model's own.
             push_to_hub: upload the folder afterwards, as Transformers' method does.
@@ -146,10 +146,7 @@ class SavedModel(PreTrainedModel):
         config.architectures = [type(self).__name__]
         for kind, backbone in self._pretrained_parts().items():
             reference = getattr(config, kind)
-            inside = reference is None or reference.startswith(INSIDE) or self_contained
-            if self_contained is False and reference is not None:
-                inside = False
-            if inside:
+            if self_contained or reference is None or reference.startswith(INSIDE):
                 backbone.save_pretrained(folder / kind, state_dict=_without_adapters(backbone))
                 setattr(config, kind, INSIDE + kind)
                 setattr(config, f"{kind}_revision", None)
