@@ -81,7 +81,7 @@ mome-tiny: $(PARTS:%=$(TINY)/%.done)  ## Rebuild the bundled model into runs/mom
 	$(BIN)/python $(SCRIPTS)/bundle.py src/mome/mome-tiny --run runs/mome-tiny
 
 EVALUATE = $(BIN)/mome evaluate --task avsr --task asr --task vsr --batch 16
-NOISY = --noise $(firstword $(NOISE)) --snr clean --snr 7.5 --snr 5 --snr 2.5 --snr 0 --snr -5
+NOISY = --noise $(firstword $(NOISE)) --snr clean --snr 5 --snr 0 --snr -5
 
 results: $(INSTALLED)  ## Measure the bundled model; writes results/*.json and the table of its card
 	$(EVALUATE) --data $(GRID)/manifest.csv --split test $(NOISY) --out results/mome-tiny-test.json
@@ -100,7 +100,9 @@ $(TINY)/synthetic.done: $(TINY)/clips.done
 $(TINY)/audio_encoder.done: $(TINY)/clips.done
 	$(AUDIO) $(TINY)/audio_encoder_1 --epochs 24 --synthetic 1.0
 	$(AUDIO) $(TINY)/audio_encoder_2 --start $(TINY)/audio_encoder_1 --epochs 10 --synthetic 0.6 --lr 5e-4 --noisy 0.5 --seed 1
-	$(AUDIO) $(TINY)/audio_encoder --start $(TINY)/audio_encoder_2 --epochs 10 --synthetic 0.5 --lr 7e-4 --noisy 0.4 --seed 2 \
+	$(AUDIO) $(TINY)/audio_encoder_3 --start $(TINY)/audio_encoder_2 --epochs 10 --synthetic 0.5 --lr 7e-4 --noisy 0.4 --seed 2 \
+		--letter-weight 1
+	$(AUDIO) $(TINY)/audio_encoder --start $(TINY)/audio_encoder_3 --epochs 7 --synthetic 0.6 --lr 5e-4 --noisy 0.3 --seed 3 \
 		--letter-weight 1
 	@touch $@
 

@@ -31,7 +31,8 @@ def commands() -> list[list[str]]:
 def test_marked_examples_run(language: str, code: str, tmp_path: Path):
     if "synthesize" in code:
         pytest.importorskip("espeakng_loader")
-    code = code.replace("/tmp/", f"{tmp_path}/").replace(".venv/bin/mome", f"{sys.executable} -m mome")
+    code = code.replace("/tmp/", f"{tmp_path}/")
+    code = re.sub(r"^mome ", f"{sys.executable} -m mome ", code, flags=re.MULTILINE)
     words = [sys.executable, "-c", code] if language == "python" else ["bash", "-ec", code]
     run = subprocess.run(
         words, cwd=ROOT, env={**os.environ, "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True, check=False

@@ -1,8 +1,9 @@
 """Turn a trained run into the bundled model: half-precision matrices, and a model card.
 
-    python scripts/mome_tiny/bundle.py src/mome/mome-tiny [--run runs/mome-tiny] [--results results/mome-tiny-test.json]
+    python scripts/mome_tiny/bundle.py src/mome/mome-tiny [--run runs/mome-tiny] [--results results/test.json]
 
-Without --run only the card is written again. Matrices are stored in float16, vectors and batch-norm statistics in float32; loading makes float32 of all.
+Without --run only the card is written again. Matrices are stored in float16, vectors and batch-norm statistics in
+float32; loading makes float32 of all.
 """
 
 from __future__ import annotations

@@ -43,7 +43,8 @@ def real(job: tuple[str, str, list, str]) -> None:
     source, target, words, text = job
     if not Path(target).exists():
         clip = load_clip(source)
-        assert clip.audio is not None and clip.mouth is not None
+        assert clip.audio is not None
+        assert clip.mouth is not None
         save(Path(target), clip.audio, clip.mouth, words, text)
 
 

@@ -32,8 +32,9 @@ def test_conditions():
         Condition(AV, None),
         Condition(AV, 0.0),
         Condition(VSR, None),
+        Condition(VSR, 0.0),
     ]
-    assert make_conditions([VSR, ASR, VSR], [0.0, 0.0]) == [Condition(VSR), Condition(ASR, 0.0)]
+    assert make_conditions([VSR, ASR, VSR], [0.0, 0.0]) == [Condition(VSR, 0.0), Condition(ASR, 0.0)]
     assert Condition(VSR).task == "vsr"
 
 
@@ -94,9 +95,7 @@ def test_files_are_read_once_and_encoded_once_per_level(media):
     assert [result.condition for result in results] == conditions
     assert [name for name, _, _ in files.loaded] == ["a", "b", "c", "d"]
     assert [(len(clips), rates) for clips, rates, _ in fake.calls] == [
-        (size, rates)
-        for size in (3, 1)
-        for rates in ([AV, ASR, VSR, Rates(16, 5)], [AV, ASR, Rates(16, 5)], [AV, ASR, Rates(16, 5)])
+        (size, rates) for size in (3, 1) for rates in [[AV, ASR, VSR, Rates(16, 5)]] * 3
     ]
     assert all(options == {"num_beams": 2} for _, _, options in fake.calls)
     assert seen == [(3, 4), (4, 4)]

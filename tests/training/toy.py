@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, WhisperFeatureExtractor
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
+from mome.encoders import AVHubertModel
 from mome.media.synthesis import SyntheticClip, write_clip
 from tests.tiny import END, MEL_BINS, WINDOW_SECONDS, tiny_model, tiny_tokenizer
 
@@ -43,13 +45,21 @@ def toy_corpus(folder: Path) -> Path:
 def toy_backbones(folder: Path) -> Path:
     """Frozen random encoders and language model, each in a folder as a recipe wants them."""
     tiny_model(folder)
-    language_model = AutoModelForCausalLM.from_pretrained(folder / "language_model")
-    torch.manual_seed(1)
-    for weight in language_model.parameters():
-        if weight.ndim > 1:  # at the usual small scale a random model hardly attends to its prefix
-            torch.nn.init.normal_(weight, std=0.2)
-    language_model.generation_config.eos_token_id = END
-    language_model.save_pretrained(folder / "language_model")
+    # At the usual small scale, random encoders tell all clips alike and a random language model hardly attends
+    # to its prefix.
+    for kind, name in (
+        (WhisperEncoder, "audio_encoder"),
+        (AVHubertModel, "video_encoder"),
+        (AutoModelForCausalLM, "language_model"),
+    ):
+        model = kind.from_pretrained(folder / name)
+        torch.manual_seed(1)
+        for key, weight in model.named_parameters():
+            if weight.ndim > 1 and "embed_positions" not in key:
+                torch.nn.init.kaiming_normal_(weight)
+        if name == "language_model":
+            model.generation_config.eos_token_id = END
+        model.save_pretrained(folder / name)
     tiny_tokenizer().save_pretrained(folder / "language_model")
     extractor = WhisperFeatureExtractor(feature_size=MEL_BINS, chunk_length=WINDOW_SECONDS)
     extractor.save_pretrained(folder / "audio_encoder")
@@ -70,6 +80,7 @@ model:
   projector_hidden: 64
   adapter: {{type: mome, routed_experts: 8, top_k: 2, bottleneck: 16}}
 data: {{manifests: [{manifest}], cache: {cache}, cache_folder: {folder}/cache, variants: 2, max_frames: 112}}
+augment: {{time_mask: false}}
 optim: {{tasks: [avsr, asr, vsr], rates_per_step: 3, epochs: 8, learning_rate: 5e-3, log_steps: 2}}
 validation: {{rates: ["4,2", "-,5"], every_steps: 6}}
 output: {output}

@@ -216,5 +216,5 @@ def load(name: str | Path | None = None, *, revision: str | None = None, **optio
     except (OSError, ValueError) as error:
         raise MomeError(f"the processor files of {folder} are missing or damaged: copy or download it again") from error
     if torch.cuda.is_available():
-        model.cuda()
+        model.to(device="cuda")  # type: ignore[call-arg]
     return Transcriber(model, processor, str(name or BUNDLED_NAME))

@@ -26,10 +26,11 @@ class Condition:
 def make_conditions(rates: Iterable[Rates], snrs: Iterable[float | None] = (None,)) -> list[Condition]:
     """Every rate at every signal-to-noise ratio in dB, each combination once, in the order given.
 
-    Lips are not changed by noise: VSR is evaluated once, with the ratio ``None``.
+    Noise does not change what lips show, so VSR gives the same at every ratio; it is listed at each all the
+    same, so that tables are complete.
     """
     ratios = list(snrs)
-    pairs = ((rate, snr) for rate in rates for snr in ([None] if rate.task == "vsr" else ratios))
+    pairs = ((rate, snr) for rate in rates for snr in ratios)
     return [Condition(*pair) for pair in dict.fromkeys(pairs)]
 
 

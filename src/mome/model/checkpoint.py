@@ -150,6 +150,9 @@ class SavedModel(PreTrainedModel):
                 backbone.save_pretrained(folder / kind, state_dict=_without_adapters(backbone))
                 setattr(config, kind, INSIDE + kind)
                 setattr(config, f"{kind}_revision", None)
+        for part in (config.audio_config, config.video_config, config.text_config):
+            if part is not None:
+                part.name_or_path = ""  # where it was loaded from says nothing about where it is now
         temporary = folder / f"{WEIGHTS}.tmp"
         save_file({k: v.contiguous() for k, v in trained.items()}, temporary, metadata={"format": "pt"})
         os.replace(temporary, folder / WEIGHTS)

@@ -38,7 +38,7 @@ class MomeConfig(PreTrainedConfig):
         adapter: options of the adapter on the language model with its ``type`` (``mome`` or ``lora``);
             ``None``: only the projectors are trained.
         balance_weight: factor of the router's load-balancing loss.
-        prompts: the instruction for each task.
+        prompts: the instruction for each task; those not given are the published systems'.
         prompt_ids: its token ids, written by the builder.
         start_ids: token ids before everything else (the published models: BOS).
         audio_markers, video_markers: pairs of token ids around the audio and video tokens, or ``None``.
@@ -81,7 +81,7 @@ class MomeConfig(PreTrainedConfig):
         self.audio_rates = list(self.audio_rates)
         self.video_rates = list(self.video_rates)
         self.start_ids = list(self.start_ids)
-        self.prompts = dict(self.prompts or DEFAULT_PROMPTS)
+        self.prompts = {**DEFAULT_PROMPTS, **(self.prompts or {})}
         super().__post_init__(**kwargs)
 
     @property

@@ -29,6 +29,10 @@ def build(recipe: ModelRecipe, dtype: torch.dtype = torch.float32) -> tuple[Mome
             WhisperFeatureExtractor, "feature extractor", recipe.audio_encoder, recipe.audio_encoder_revision
         )
     _set_tokens(config, tokenizer)
+    if recipe.bos:
+        if tokenizer.bos_token_id is None:
+            raise MomeError(f"the tokenizer of {recipe.language_model} has no start token: leave out model.bos")
+        config.start_ids = [tokenizer.bos_token_id]
     parts: dict[str, Any] = {
         kind: load_backbone(kind, getattr(config, kind), getattr(config, f"{kind}_revision"), dtype, {})
         for kind in BACKBONES

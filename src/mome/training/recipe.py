@@ -38,6 +38,7 @@ class ModelRecipe:
     adapter: dict[str, Any] | None = None
     balance_weight: float = 0.01
     prompts: dict[str, str] | None = None
+    bos: bool = False  # whether the language model's start token comes first, as in the published systems
     description: str | None = None
     self_contained: bool = False
 
@@ -174,8 +175,8 @@ def _layers(path: Path, seen: tuple[Path, ...] = ()) -> list[tuple[Path, DictCon
 
 
 def _merge(into: DictConfig, layer: Any, source: str) -> Any:
-    _check_keys(Recipe, layer, source)
     try:
+        _check_keys(Recipe, layer, source)
         return OmegaConf.merge(into, layer)
     except OmegaConfBaseException as error:
         raise MomeError(f"{source}: {str(error).splitlines()[0]}") from error
@@ -221,7 +222,7 @@ def model_config(model: ModelRecipe) -> MomeConfig:
         raise MomeError(f"the audio encoder {model.audio_encoder} is of type {audio.model_type}, not whisper")
     if audio is None and video is None:
         raise MomeError("the recipe has neither model.audio_encoder nor model.video_encoder: give one or both")
-    values = {f.name: getattr(model, f.name) for f in fields(ModelRecipe) if f.name != "self_contained"}
+    values = {f.name: getattr(model, f.name) for f in fields(ModelRecipe) if f.name not in ("self_contained", "bos")}
     return MomeConfig(
         audio_config=audio.to_dict() if audio else None,
         video_config=video.to_dict() if video else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -31,6 +32,7 @@ from mome.training.store import ClipStore, TokenStore, fingerprint
 from mome.training.trainer import MatryoshkaTrainer
 
 RECIPE_FILE = "recipe.yaml"
+LARGEST_SNR = 100.0  # decibels
 
 
 def train(name: str | Path, overrides: Sequence[str] = (), resume: bool = False) -> Path:
@@ -76,6 +78,25 @@ def _check(recipe: Recipe) -> None:
         raise MomeError(f"data.cache={data.cache} is unknown: choose clips or tokens")
     if optim.precision not in ("fp32", "bf16"):
         raise MomeError(f"optim.precision={optim.precision} is unknown: choose fp32 or bf16")
+    for name, value, least in (
+        ("data.variants", data.variants, 1),
+        ("data.workers", data.workers, 0),
+        ("optim.epochs", optim.epochs, 0),
+        ("optim.accumulate", optim.accumulate, 1),
+        ("optim.log_steps", optim.log_steps, 1),
+        ("optim.rates_per_step", 1 if optim.rates_per_step is None else optim.rates_per_step, 1),
+        ("optim.warmup_steps", optim.warmup_steps, 0),
+        ("validation.every_steps", validation.every_steps, 1),
+        ("validation.limit", 1 if validation.limit is None else validation.limit, 1),
+        ("validation.batch", validation.batch, 1),
+    ):
+        if value < least:
+            raise MomeError(f"{name}={value} is not possible: give {least} or more")
+    if len(optim.betas) != 2:
+        raise MomeError(f"optim.betas={optim.betas} is not possible: give two numbers, such as [0.9,0.98]")
+    for snr in recipe.augment.snr:
+        if not (snr == float("inf") or abs(snr) <= LARGEST_SNR):
+            raise MomeError(f"augment.snr holds {snr}: give -{LARGEST_SNR:g} to {LARGEST_SNR:g} dB, or .inf for clean")
     if validation.every_steps % optim.log_steps:
         raise MomeError(
             f"validation.every_steps={validation.every_steps} is not a multiple of optim.log_steps={optim.log_steps}, "
@@ -124,6 +145,8 @@ def _trainer(recipe: Recipe, model: MomeForSpeechRecognition, processor: MomePro
     if not rates:
         raise MomeError(f"the model has no rates for {', '.join(tasks)}: set model.audio_rates and video_rates")
     cache = Path(data.cache_folder)
+    for text in recipe.validation.rates:
+        model.config.grid.check(Rates.parse(text))
     clips = ClipStore(cache / "clips", audio=set(tasks) != {"vsr"}, video=set(tasks) != {"asr"})
     train_rows = _rows(recipe, data.train_split)
     valid_rows = _rows(recipe, data.valid_split) if recipe.validation.rates else []
@@ -141,7 +164,8 @@ def _trainer(recipe: Recipe, model: MomeForSpeechRecognition, processor: MomePro
     tokens = None
     if data.cache == "tokens":
         encoders = fingerprint(model.audio_encoder, model.video_encoder)
-        key = (encoders, recipe.model.audio_context, asdict(augment))
+        heard = [hashlib.blake2b(noise.tobytes()).hexdigest() for noise in augmentation.noises]
+        key = (encoders, processor.to_dict(), heard, asdict(augment))
         tokens = TokenStore(cache / "tokens", data.variants, key, optim.seed)
         tokens.prepare(train_rows, clips, augmentation, model, processor, bars)
     dataset = SpeechDataset(train_rows, clips, processor, augmentation, optim.seed, tokens)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -62,7 +63,9 @@ class ClipStore:
         if workers < 2:
             yield from map(_store_clip, jobs)
             return
-        with ProcessPoolExecutor(workers, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+        # Spawned: a fork of a process in which PyTorch or OpenCV has threads can wait for ever.
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(workers, context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
             yield from pool.map(_store_clip, jobs)
 
     def load(self, row: ManifestRow) -> Clip:
@@ -140,7 +143,7 @@ class TokenStore:
             for name, tokens in _encode_variants(clip, rngs, augmentation, model, processor).items():
                 tensors[name] = tokens.half().contiguous()
             target = self.file(clips.file(row))
-            temporary = target.with_suffix(".tmp")
+            temporary = target.with_suffix(f".{os.getpid()}.tmp")
             save_file(tensors, temporary)
             os.replace(temporary, target)
             progress("encoding clips", done, len(todo))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -94,6 +95,8 @@ def evaluate(
     check_noise(noise, levels)
     if out is not None and out.is_dir():
         raise MomeError(f"--out {out} is a folder: give the name of a file to write")
+    if out is not None and not os.access(out.absolute().parent, os.W_OK):
+        raise MomeError(f"--out {out} cannot be written: {out.absolute().parent} is missing or not writable")
     quiet()
     from mome.evaluation.evaluate import evaluate as measure
     from mome.evaluation.report import results_document, write_json

@@ -31,7 +31,7 @@ def train(
     Only projectors and adapters are trained; encoders and language model stay as they are. The folder is a
     model folder: give it to transcribe or evaluate with --model.
 
-    Example: mome train mome-layer data.manifests=[grid.csv] output=runs/mine
+    Example: mome train my-recipe.yaml optim.epochs=5 output=runs/mine
     """
     quiet()
     from mome.training.run import train as run

@@ -209,7 +209,10 @@ def _targets(inputs: Sequence[Path], folder: Path | None, chosen: Format) -> dic
 
 def _write(target: Path, transcripts: Sequence[Transcript], chosen: Format, several: bool) -> None:
     """Write the transcripts of one clip, with the rates in the name if there are several."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MomeError(f"--output-dir {target.parent} cannot be made: {error.strerror}") from error
     for one in transcripts:
         mark = "".join(f"{letter}{rate}" for letter, rate in (("a", one.rates.audio), ("v", one.rates.video)) if rate)
         path = target.with_name(f"{target.stem}.{mark}{target.suffix}") if several else target

@@ -50,7 +50,7 @@ def _encode(clip: SyntheticClip, path: Path) -> None:
         sound = container.add_stream("aac", rate=SAMPLE_RATE, layout="mono")
         sound.bit_rate = _AUDIO_BITS
         # One thread each: the order in which several end would show in the file.
-        picture.thread_count = sound.thread_count = 1
+        picture.codec_context.thread_count = sound.codec_context.thread_count = 1
 
         step = SAMPLE_RATE // FRAME_RATE
         for index, grey in enumerate(clip.mouth):
