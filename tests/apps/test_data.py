@@ -33,7 +33,7 @@ def test_synthesize(run, refused, tmp_path):
     again = load_clip(out)
     # What is encoded is the same to the bit (tested with the synthesizer); FFmpeg's encoders are not quite.
     assert again.mouth.shape == first.mouth.shape
-    assert np.abs(again.mouth.astype(int) - first.mouth).mean() < 1
+    assert np.abs(again.mouth.astype(int) - first.mouth).mean() < 3
     assert np.abs(again.audio - first.audio).mean() < 1e-3
     assert "en-gb" in run("data", "synthesize", "--voices").stdout.splitlines()
     assert "'blu'" in refused("data", "synthesize", "bin blu at f two now", "-o", tmp_path / "other.mp4")
