@@ -20,7 +20,7 @@ from mome.model.cost import inference_cost
 from mome.model.model import EncodedClips
 from mome.model.sequence import count_tokens
 from mome.rates import Rates
-from mome.text.transcript import Seconds, Segment, Tokens, Transcript
+from mome.text.transcript import Seconds, Segment, Transcript
 
 DEFAULT_NEW_TOKENS = 256
 SAMPLES_PER_TOKEN = SAMPLE_RATE // WhisperAudioEncoder.tokens_per_second
@@ -144,7 +144,6 @@ class Transcriber:
         for clip, rate, row, text, frames in zip(
             clips, rates, ids.tolist(), texts, _frames(encoded, len(clips)), strict=True
         ):
-            counts = count_tokens(config, rate, *frames)
             new_tokens = next((i + 1 for i, token in enumerate(row) if token in end), len(row))
             cost = inference_cost(config, rate, *frames, new_tokens=new_tokens, beams=beams)
             yield Transcript(
@@ -153,7 +152,7 @@ class Transcriber:
                 rates=rate,
                 text=text,
                 segments=(Segment(0.0, clip.seconds, text),),
-                tokens=Tokens(counts.audio, counts.video, counts.prompt),
+                tokens=count_tokens(config, rate, *frames),
                 tflops=cost.tflops,
                 seconds=times,
                 warnings=clip.warnings,

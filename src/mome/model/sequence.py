@@ -9,24 +9,7 @@ from torch import Tensor, nn
 
 from mome.model.config import MomeConfig
 from mome.rates import Rates
-
-
-@dataclass(frozen=True)
-class TokenCounts:
-    """Language-model tokens of one clip before its transcript.
-
-    ``prompt`` counts every text token that is fed: the instruction, and start and marker tokens if the model
-    has them.
-    """
-
-    audio: int
-    video: int
-    prompt: int
-
-    @property
-    def total(self) -> int:
-        """All tokens fed."""
-        return self.audio + self.video + self.prompt
+from mome.text.transcript import Tokens
 
 
 @dataclass(frozen=True)
@@ -43,10 +26,10 @@ class LanguageInputs:
     embeddings: Tensor
     mask: Tensor
     positions: Tensor
-    counts: list[TokenCounts]
+    counts: list[Tokens]
 
 
-def count_tokens(config: MomeConfig, rates: Rates, audio_frames: int, video_frames: int) -> TokenCounts:
+def count_tokens(config: MomeConfig, rates: Rates, audio_frames: int, video_frames: int) -> Tokens:
     """Tokens that a clip of so many encoder tokens costs at ``rates``."""
     text = len(config.start_ids) + len(config.text_ids(rates.task))
     audio = video = 0
@@ -56,7 +39,7 @@ def count_tokens(config: MomeConfig, rates: Rates, audio_frames: int, video_fram
     if rates.video is not None:
         video = video_frames // rates.video
         text += len(config.video_markers or ())
-    return TokenCounts(audio, video, text)
+    return Tokens(audio, video, text)
 
 
 def assemble(
@@ -102,6 +85,6 @@ def assemble(
     return LanguageInputs(embeddings, offset >= 0, offset.clamp(min=0), counts)
 
 
-def _counts(audio: Tensor | None, video: Tensor | None, parts: list[Tensor]) -> TokenCounts:
+def _counts(audio: Tensor | None, video: Tensor | None, parts: list[Tensor]) -> Tokens:
     from_audio, from_video = (0 if tokens is None else len(tokens) for tokens in (audio, video))
-    return TokenCounts(from_audio, from_video, sum(map(len, parts)) - from_audio - from_video)
+    return Tokens(from_audio, from_video, sum(map(len, parts)) - from_audio - from_video)

@@ -19,7 +19,10 @@ class Segment:
 
 @dataclass(frozen=True)
 class Tokens:
-    """Language-model tokens fed for one clip before its transcript, by origin."""
+    """Language-model tokens fed for one clip before its transcript, by origin.
+
+    ``prompt`` counts every text token: the instruction, and start and marker tokens if the model has them.
+    """
 
     audio: int
     video: int
