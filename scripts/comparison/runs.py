@@ -48,16 +48,13 @@ def main_runs(seed: int) -> list[Run]:
 
 def further_runs(seed: int) -> list[Run]:
     """The other systems, single tasks, one model for three tasks, independent MoME models, stacking."""
-    systems = (
-        "mqt",
-        "average-pooling-at-inference",
-        "llama-smop",
-        "mms-llama",
-        "omni-avsr-s",
-        "omni-avsr-t",
-        "omni-avsr-st",
-    )
+    systems = ("average-pooling-at-inference", "omni-avsr-s", "omni-avsr-t", "omni-avsr-st", "mqt", "mms-llama")
     runs = [Run(system, f"{system}-grid", (), seed) for system in systems]
+    # One pass a step where the Matryoshka systems have four: with four times the epochs it is as many passes.
+    longer = "optim.epochs=100"
+    runs += [Run(f"{system}, 100 epochs", f"{system}-grid", (longer,), seed) for system in ("mqt", "mms-llama")]
+    for system in ("llama-smop", "llama-smop-dedr", "llama-smop-jedr"):
+        runs += [Run(system, f"{system}-grid", at(*pair), seed) for pair in (PAIRS[0], PAIRS[-1])]
     for task in ("asr", "vsr"):
         rates = [at(a, None) for a in AUDIO_RATES] if task == "asr" else [at(None, v) for v in VIDEO_RATES]
         runs += [Run(f"llama-avsr-{task}", f"llama-avsr-{task}-grid", rate, seed) for rate in rates]
@@ -75,4 +72,5 @@ def further_runs(seed: int) -> list[Run]:
 
 def all_runs() -> list[Run]:
     """The most telling first, so that an interrupted comparison is of use."""
-    return [run for seed in SEEDS for run in main_runs(seed)] + further_runs(SEEDS[0])
+    runs = [run for seed in SEEDS for run in main_runs(seed)]
+    return runs + [run for seed in SEEDS for run in further_runs(seed)]

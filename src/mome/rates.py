@@ -65,11 +65,19 @@ class Rates:
 
 @dataclass(frozen=True)
 class RateGrid:
-    """All rates that one model is trained for, in its tasks: audio rates with video rates, and each alone."""
+    """All rates that one model is trained for, in its tasks: audio rates with video rates, and each alone.
+
+    Attributes:
+        audio, video: the modalities' rates; a modality without any is not there.
+        tasks: what the rates are for.
+        open: whether any other rate of these modalities will do as well (MQT); those listed are then the ones that
+            are measured and shown.
+    """
 
     audio: tuple[int, ...] = ()
     video: tuple[int, ...] = ()
     tasks: tuple[Task, ...] = TASKS
+    open: bool = False
 
     def __post_init__(self) -> None:
         """Sort and deduplicate; refuse an empty grid."""
@@ -93,7 +101,8 @@ class RateGrid:
         return rates.task in self.tasks and self._covers(rates)
 
     def _covers(self, rates: Rates) -> bool:
-        return (rates.audio is None or rates.audio in self.audio) and (rates.video is None or rates.video in self.video)
+        sides = ((rates.audio, self.audio), (rates.video, self.video))
+        return all(rate is None or rate in known or (self.open and bool(known)) for rate, known in sides)
 
     def check(self, rates: Rates) -> Rates:
         """Return ``rates`` if the grid has them; raise :class:`MomeError` naming those that exist otherwise."""
@@ -110,4 +119,4 @@ class RateGrid:
         if self.video:
             parts.append("video rates " + ", ".join(map(str, self.video)))
         only = "" if set(self.tasks) == set(TASKS) else f", for {', '.join(self.tasks)} only"
-        return " and ".join(parts) + only
+        return " and ".join(parts) + " (or any other)" * self.open + only

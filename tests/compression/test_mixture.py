@@ -63,9 +63,13 @@ def test_experts_losses_and_gradients_equal_a_slow_loop(tokens, experts, seed, n
     routing = route(gate(x), top_k)
     ours, theirs = pool(x, routing), slow(x, gate(x), pool, top_k)
     torch.testing.assert_close(ours, theirs)
-    losses, (balance, z) = router_losses([routing]), slow_losses(gate(x), top_k)
+    (losses, statistics), (balance, z) = router_losses([routing]), slow_losses(gate(x), top_k)
     torch.testing.assert_close(losses["balance"], balance)
     torch.testing.assert_close(losses["z"], z)
+    chosen = [e for row in gate(x) for e in row.topk(top_k).indices.tolist()]
+    torch.testing.assert_close(statistics.load.tolist(), [chosen.count(e) / len(chosen) for e in range(experts)])
+    probabilities = gate(x).softmax(-1)
+    torch.testing.assert_close(statistics.entropy, -(probabilities * probabilities.log()).sum(-1).mean())
     inputs = [x, gate.weight, *pool.parameters()]
     weights = torch.randn_like(ours)
     mine = torch.autograd.grad((ours * weights).sum() + losses["balance"] + losses["z"], inputs)
@@ -123,6 +127,10 @@ def test_what_is_shared(sharing) -> None:
         logits.append(x @ module.get_parameter(f"{gate}.gate.weight").T)
         torch.testing.assert_close(torch.cat(made), slow(x, logits[-1], module.get_submodule(f"{pool}.experts"), 2))
     groups = [torch.cat(logits)] if gates[0] == gates[1] else logits
+    assert list(connected.routing) == list(dict.fromkeys(gates))
+    for statistics, group in zip(connected.routing.values(), groups, strict=True):
+        counts = group.topk(2).indices.flatten().bincount(minlength=4)
+        torch.testing.assert_close(statistics.load, counts / counts.sum(dtype=torch.float64))
     for name, expected in zip(
         ("balance", "z"), zip(*(slow_losses(group, 2) for group in groups), strict=True), strict=True
     ):
@@ -141,7 +149,7 @@ def test_losses_of_one_modality_alone() -> None:
 
 def test_balance_is_k_where_experts_are_used_alike() -> None:
     routing = route(10 * torch.eye(4).repeat(3, 1) + 5 * torch.eye(4).roll(1, 1).repeat(3, 1), 2)
-    torch.testing.assert_close(router_losses([routing])["balance"], torch.tensor(2.0))
+    torch.testing.assert_close(router_losses([routing])[0]["balance"], torch.tensor(2.0))
 
 
 def test_no_token_at_all() -> None:
@@ -214,7 +222,7 @@ def test_golden_llama_smop_router(golden) -> None:
     routing = route(logits, module.top_k)
     assert torch.equal(routing.chosen, outputs["topk_idx"])
     made = module.audiovisual["experts"](tokens.flatten(0, 1), routing)
-    losses = router_losses([routing])
+    losses, _ = router_losses([routing])
     for ours, theirs in (
         (logits, outputs["router_logits"]),
         (routing.weights, outputs["topk_weight"]),

@@ -352,5 +352,8 @@ def test_rates_that_a_connector_does_not_have(connector):
     if "qformer" in connector:  # it does not compress by rates
         assert model.connect(encoded, [Rates(5, 2)]).fused[0] is not None
         return
+    if connector == "resampler":  # its queries are not made for certain rates
+        assert len(model.connect(encoded, [Rates(5, 2)]).audio[0]) == min(int(encoded.audio.lengths[0]) // 5, 12)
+        return
     with pytest.raises(MomeError, match="4, 16"):
         model.connect(encoded, [Rates(5, 2)])

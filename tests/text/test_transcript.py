@@ -37,3 +37,8 @@ def test_a_missing_modality_is_a_dash():
     transcript = Transcript("c", "asr", Rates(4, None), "", (), Tokens(1, 0, 2), 0.0, Seconds(0, 0, 0))
     assert transcript.to_json()["rates"] == "4,-"
     assert transcript.to_json()["warnings"] == []
+
+
+def test_fused_tokens_are_told_where_there_are_some():
+    transcript = Transcript("c", "avsr", Rates(16, 8), "", (), Tokens(0, 0, 6, 9), 0.0, Seconds(0, 0, 0))
+    assert transcript.to_json()["tokens"] == {"audio": 0, "video": 0, "fused": 9, "prompt": 6, "total": 15}

@@ -61,8 +61,8 @@ def test_only_the_chosen_split_needs_its_media(folder):
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
-        ("", ["is empty", "id, path, split, text"]),
-        ("id,path,split,text\n", ["lists no clips"]),
+        ("", ["is empty: give a manifest", "id, path, split, text"]),
+        ("id,path,split,text\n", ["header only"]),
         ("id,path,split\na,media/a.mp4,train\n", ["lacks the column text", "id, path, split"]),
         (
             "ID,file,split,txt\n",
@@ -71,7 +71,7 @@ def test_only_the_chosen_split_needs_its_media(folder):
         ("id;path;split;text\n", ["id;path;split;text", "split at commas"]),
         (GOOD + "a,media/a.mp4,test,75,again\n", ["id 'a'", "line 2", "line 5"]),
         (GOOD + "d,media/a.mp4,test,75, \n", ["line 5", "text is empty"]),
-        (GOOD + "d,media/a.mp4\n", ["line 5", "split is empty"]),
+        (GOOD + "d,media/a.mp4\n", ["line 5 has 2 fields, the header has 5"]),
         (GOOD + ",media/a.mp4,test,75,x\n", ["line 5", "id is empty"]),
         (b"\x89PNG\r\n\x1a\n\x00\xff", ["not a CSV file"]),
         (GOOD + 'd,media/a.mp4,test,75,"open\n', ["not a CSV file"]),

@@ -67,7 +67,24 @@ def test_one_rate_for_each_of_some_tasks(rates, tasks):
     assert {one for step in drawn for one in step} == set(rates)
 
 
-@pytest.mark.parametrize("options", [{"count": 2}, {"one_per_task": True}])
+def test_numbers_of_tokens_drawn_evenly():
+    schedule = RateSchedule(list(RateGrid((4,), (2,), ("avsr", "asr")).rates()), seed=3, up_to=32)
+    drawn = [schedule(step) for step in range(3000)]
+    for both, heard in drawn:
+        assert (both.task, heard) == ("avsr", Rates(both.audio, None))
+    for modality in ("audio", "video"):
+        rates = [getattr(both, modality) for both, _ in drawn]
+        assert (min(rates), max(rates)) == (1, 32)
+        # Uniform shares of the frames between 1/32 and 1: rate r stands for those that round to it.
+        for rate in (1, 2, 3, 8):
+            high, low = min(1, 1 / (rate - 0.5)), 1 / (rate + 0.5)
+            expected = (high - low) / (1 - 1 / 32) * len(rates)
+            assert abs(rates.count(rate) - expected) < 5 * math.sqrt(expected)
+    pairs = [(both.audio, both.video) for both, _ in drawn]
+    assert abs(np.corrcoef(np.array(pairs).T)[0, 1]) < 0.1
+
+
+@pytest.mark.parametrize("options", [{"count": 2}, {"one_per_task": True}, {"up_to": 32}])
 def test_seed_and_step_tell_the_rates(options):
     first, again, other = (RateSchedule(ALL, seed, **options) for seed in (5, 5, 6))
     steps = list(range(40))
@@ -77,7 +94,7 @@ def test_seed_and_step_tell_the_rates(options):
     assert len({tuple(rates) for rates in drawn}) > 3
 
 
-@pytest.mark.parametrize("options", [{"count": 2}, {"one_per_task": True}])
+@pytest.mark.parametrize("options", [{"count": 2}, {"one_per_task": True}, {"up_to": 32}])
 def test_a_process_own_randomness_has_no_part(options):
     """Processes that trained different rates in a step would wait for each other's gradients for ever."""
     drawn = []

@@ -12,6 +12,7 @@ import yaml
 from safetensors.torch import load_file
 
 import mome
+from mome.errors import MomeError
 from mome.evaluation.evaluate import evaluate
 from mome.evaluation.result import make_conditions
 from mome.rates import Rates
@@ -29,8 +30,8 @@ class System(NamedTuple):
         name: of the shipped recipe of the system.
         model: sizes that fit the toy's backbones.
         rates: what the trained model can be asked for.
-        trained: the rates trained in a step; a number is drawn from the rates.
-        losses: names of the connector's losses.
+        trained: what the losses of a step are called: its rates; a number is drawn from the rates.
+        told: what is logged of the connector.
         groups: updates of the adapter that are specific to something.
     """
 
@@ -38,16 +39,20 @@ class System(NamedTuple):
     model: dict[str, Any]
     rates: list[str]
     trained: list[str] | int
-    losses: tuple[str, ...] = ()
+    told: tuple[str, ...] = ()
     groups: int = 0
+
+
+def routed(*routers: str) -> list[str]:
+    return [f"{name}/{what}" for name in routers for what in ("entropy", *(f"load_{expert}" for expert in range(4)))]
 
 
 QFORMER = {"connector": {"hidden": 16, "heads": 2, "inner": 24, "longest": 4}}
 SYSTEMS = [
-    System("llama-smop", {}, ["4,2"], ["4,2"], ("balance", "z")),
-    System("mqt", {"connector": {"queries": 12, "heads": 4}}, FOUR, 1),
+    System("llama-smop", {}, ["4,2"], ["4,2"], ("balance_loss", "z_loss", *routed("audiovisual"))),
+    System("mqt", {"connector": {"queries": 12, "heads": 4}}, FOUR, ["avsr"]),
     System("m3", {}, FOUR, FOUR),
-    System("mms-llama", QFORMER, ["16,8"], ["16,8"], ("speech_rate",)),
+    System("mms-llama", QFORMER, ["16,8"], ["16,8"], ("speech_rate_loss",)),
     System("llama-mtsk-ss", {}, FOUR, FOUR, groups=4),
     System("omni-avsr-st", {}, [*FOUR, "4,-", "16,-", "-,2", "-,5"], 3, groups=3),
     System("average-pooling-at-inference", {}, [f"{a},{v}" for a in (1, 4, 16) for v in (1, 2, 5)], ["1,1"]),
@@ -107,7 +112,9 @@ def test_from_recipe_to_transcripts(toy, tmp_path, system):
         else:
             assert trained == set(system.trained)
         told = {name for name in entry if name.startswith("connector/")}
-        assert told == {f"connector/{name}_loss" for name in system.losses}
+        assert told == {f"connector/{name}" for name in system.told}
+        for router in {name.rpartition("/")[0] for name in told if "load" in name}:
+            assert sum(entry[f"{router}/load_{expert}"] for expert in range(4)) == pytest.approx(1)
     saved = load_file(output / "model.safetensors")
     assert all(value.isfinite().all() for value in saved.values())
     ups = [value for name, value in saved.items() if name.endswith(("lora.up.weight", "lora.specific.up"))]
@@ -135,6 +142,46 @@ def test_from_recipe_to_transcripts(toy, tmp_path, system):
     (result,) = evaluate(loaded, [row], make_conditions(rates[:1], [None]))
     assert (result.clips, result.failures) == (1, ())
     assert result.heard[0].text == transcripts[0].text
+
+
+def test_a_resampler_takes_any_rate(toy, tmp_path):
+    output = train(recipe(toy, tmp_path, "mqt", {"connector": {"queries": 12, "heads": 4}}))
+    steps = [entry for entry in history(output) if "loss/avsr" in entry]
+    assert steps, "rates that are not listed are summed up by task"
+    loaded = mome.load(output)
+    row = read_manifest(toy / "data" / "manifest.csv", "test")[0]
+    rates = [Rates(7, 3), Rates(23, 1)]
+    clip = loaded.load_clip(row.path, rates)
+    frames = len(clip.mouth)
+    for one, transcript in zip(rates, loaded.transcribe_rates(clip, rates), strict=True):
+        tokens = (transcript.tokens.audio, transcript.tokens.video)
+        assert tokens == (min(2 * frames // one.audio, 12), min(frames // one.video, 12))
+    with pytest.raises(MomeError, match="any other"):
+        loaded.model.config.grid.check(Rates(4, None))
+
+
+@pytest.mark.parametrize(("sharing", "routers"), [("jedr", ["audio", "video"]), ("dedr", ["audio", "video"])])
+def test_routers_of_each_modality_are_logged(toy, tmp_path, sharing, routers):
+    path = recipe(toy, tmp_path, "llama-smop", {})
+    content = yaml.safe_load(path.read_text())
+    content["base"].append(f"systems/llama-smop-{sharing}")
+    path.write_text(yaml.safe_dump(content))
+    output = train(path)
+    told = {name.removeprefix("connector/") for name in history(output)[0] if name.startswith("connector/")}
+    assert told == {"balance_loss", "z_loss", *routed(*routers)}
+
+
+@pytest.mark.parametrize(
+    ("optim", "message"),
+    [
+        ({"rates_up_to": 8}, "it needs model.connector.type=resampler"),
+        ({"rates_up_to": 0}, "optim.rates_up_to=0 is not possible"),
+        ({"rates_up_to": 8, "rates_per_step": 1}, "optim.rates_per_step and optim.rates_up_to exclude each other"),
+    ],
+)
+def test_draws_that_are_not_possible(toy, tmp_path, optim, message):
+    with pytest.raises(MomeError, match=message):
+        train(recipe(toy, tmp_path, "m3", {}, optim=optim))
 
 
 def test_tasks_count_by_their_weights_and_are_validated_at_their_ends(toy, tmp_path):

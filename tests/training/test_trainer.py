@@ -79,7 +79,7 @@ def test_log_tells_the_means_since_the_last(tmp_path):
     told = training.state.log_history[-1]
     assert told["loss/4,2"] == pytest.approx((first + second).item() / 2)
     assert {f"loss/{rates}" for rates in GRID} <= set(told)
-    assert {"router/balance_loss", "router/entropy", "router/max_load", "router/unused"} <= set(told)
+    assert {f"router/{name}" for name in ("balance_loss", "entropy", "min_entropy", "max_load", "unused")} <= set(told)
     training.log({"loss": 2.0})
     assert "loss/4,2" not in training.state.log_history[-1]
 
@@ -107,6 +107,7 @@ def test_routing_summary():
     told = routing_summary([layer([0.25] * 4, math.log(4)), layer([0.7, 0.3, 0.0, 0.0], 0.0)])
     assert {name: value.item() for name, value in told.items()} == {
         "router/entropy": pytest.approx(math.log(4) / 2),
+        "router/min_entropy": 0.0,
         "router/max_load": pytest.approx(0.7),
         "router/unused": 0.25,
     }

@@ -24,7 +24,7 @@ from mome.adapters.inventory import (
 )
 from mome.adapters.lora import ScaleLora, SpecificLora
 from mome.adapters.merge import merge
-from mome.adapters.statistics import RouterStatistics, router_statistics
+from mome.routing import RouterStatistics, router_statistics
 
 __all__ = [
     "PLACEMENTS",

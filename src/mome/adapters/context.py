@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from mome.adapters.statistics import RouterStatistics
 from mome.errors import MomeError
+from mome.routing import RouterStatistics
 
 CONTEXT_KEY = "adapter_context"
 

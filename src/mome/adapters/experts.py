@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from mome.adapters.config import MomeAdapterConfig
 from mome.adapters.context import AdapterContext, AdapterSlot
-from mome.adapters.statistics import router_statistics
 from mome.errors import MomeError
+from mome.routing import router_statistics
 
 
 class ExpertBank(nn.Module):

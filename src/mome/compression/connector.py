@@ -13,6 +13,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from mome.rates import Rates
+from mome.routing import RouterStatistics
 
 
 class Stream(NamedTuple):
@@ -31,12 +32,15 @@ class Connected:
         video: tokens made of the video alone.
         fused: tokens made of audio and video together.
         losses: auxiliary losses by name, as means over the tokens and without their weights.
+        routing: statistics of the routers over the valid tokens, by what they route (``audio``, ``video``,
+            ``audiovisual``).
     """
 
     audio: list[Tensor | None]
     video: list[Tensor | None]
     fused: list[Tensor | None]
     losses: dict[str, Tensor] = field(default_factory=dict)
+    routing: dict[str, RouterStatistics] = field(default_factory=dict)
 
 
 class Connector(nn.Module, ABC):

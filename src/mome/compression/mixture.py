@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from typing import NamedTuple, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mome.compression.config import Sharing
@@ -22,6 +21,7 @@ from mome.compression.pooling import CompressionMethod, compress, compressed_wid
 from mome.compression.projector import Projector
 from mome.errors import MomeError
 from mome.rates import RateGrid, Rates
+from mome.routing import RouterStatistics, router_statistics
 
 
 class Routing(NamedTuple):
@@ -53,21 +53,21 @@ def route(logits: Tensor, top_k: int) -> Routing:
     return Routing(logits, probabilities, chosen, kept / kept.sum(dim=-1, keepdim=True))
 
 
-def router_losses(routings: Sequence[Routing]) -> dict[str, Tensor]:
-    """Auxiliary losses of one router over all tokens of the given routings, zero where there are none.
+def router_losses(routings: Sequence[Routing]) -> tuple[dict[str, Tensor], RouterStatistics]:
+    """Auxiliary losses and statistics of one router over all tokens of the given routings, zero where there are none.
 
     Returns:
         ``"balance"``: E * sum over experts of (share of the tokens that choose it, in any of the k places) * (its
         mean probability), k where all experts are used alike. Only the probabilities carry a gradient.
-        ``"z"``: mean squared logsumexp of the logits. Both scalar, without weights.
+        ``"z"``: mean squared logsumexp of the logits. Both scalar, without weights. Then the statistics.
     """
     logits, probabilities, chosen = (
         torch.cat([getattr(routing, name) for routing in routings]) for name in ("logits", "probabilities", "chosen")
     )
-    experts, tokens = logits.shape[-1], max(len(logits), 1)
-    share = F.one_hot(chosen, experts).sum(dim=(0, 1)) / tokens
-    balance = experts * (share * probabilities.sum(dim=0) / tokens).sum()
-    return {"balance": balance, "z": logits.logsumexp(dim=-1).square().sum() / tokens}
+    statistics = router_statistics(probabilities, chosen)
+    # The statistics count assignments, of which a token has k.
+    balance = chosen.shape[-1] * statistics.balance_loss
+    return {"balance": balance, "z": logits.logsumexp(dim=-1).square().sum() / max(len(logits), 1)}, statistics
 
 
 class ProjectorExperts(nn.ModuleList):
@@ -201,8 +201,8 @@ class MixtureConnector(Connector):
     def forward(self, audio: Stream | None, video: Stream | None, rates: Sequence[Rates]) -> Connected:
         """See :meth:`Connector.forward`.
 
-        The losses are ``"balance"`` and ``"z"`` of :func:`router_losses`: of all valid tokens together with a shared
-        router, otherwise the mean over the routers that had a modality to route.
+        There are statistics of each router, and the losses ``"balance"`` and ``"z"`` of :func:`router_losses`: of all
+        valid tokens together with a shared router, otherwise the mean over the routers that had a modality to route.
         """
         for rate in rates:
             self.grid.check(rate)
@@ -222,6 +222,8 @@ class MixtureConnector(Connector):
                 projected = self._part(experts)["experts"](tokens, routing)
                 parts = iter(projected.split([len(clip) for clip in clips]))
                 made[name] = [None if row is None else next(parts) for row in rows]
-        losses = [router_losses(group) for group in routings.values()]
+        routed = {gate: router_losses(group) for gate, group in routings.items()}
+        losses = [each for each, _ in routed.values()]
         means = {name: torch.stack([each[name] for each in losses]).mean() for name in losses[0]}
-        return Connected(made["audio"], made["video"], [None] * len(rates), means)
+        statistics = {gate: each for gate, (_, each) in routed.items()}
+        return Connected(made["audio"], made["video"], [None] * len(rates), means, statistics)

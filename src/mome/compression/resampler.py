@@ -16,12 +16,10 @@ what is said there.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
-from mome.compression.pooling import Length, check_known, check_rates, length_mask, pooled_length
+from mome.compression.pooling import Length, length_mask, pooled_length
 from mome.errors import MomeError
 
 
@@ -65,18 +63,15 @@ def sincos(positions: Tensor, width: int) -> Tensor:
 class QueryResampler(nn.Module):
     """One cross-attention of learned queries to the frames of one modality, then a matrix to the model's width.
 
-    Token i of a clip is the same for all its rates that give more than i tokens: queries do not see each other.
+    It takes any rate. Token i of a clip is the same for all rates that give more than i tokens: queries do not see
+    each other.
 
     State-dict keys: ``query`` (M, D), ``proj`` (D, H), ``ln_{q,k,v}.*`` and ``attn.*`` of
     :class:`torch.nn.MultiheadAttention`; the names and shapes are MQT's, without its stored position embedding.
-
-    Attributes:
-        rates: the rates that it is used with.
     """
 
     def __init__(
         self,
-        rates: Sequence[int],
         in_features: int,
         out_features: int = 2048,
         queries: int = 256,
@@ -88,10 +83,9 @@ class QueryResampler(nn.Module):
         """Make the queries, ``queries`` of them being the most tokens that a clip can have.
 
         Raises:
-            MomeError: no rate or one below 1, or ``in_features`` odd or not divisible by ``heads``.
+            MomeError: ``in_features`` is odd or not divisible by ``heads``.
         """
         super().__init__()
-        self.rates = check_rates(rates)
         if in_features % heads:
             raise MomeError(f"heads = {heads} do not divide the encoder's width {in_features}: choose another number")
         if in_features % 2:
@@ -117,15 +111,14 @@ class QueryResampler(nn.Module):
         Args:
             tokens: (B, T, D), floating and finite, right-padded, in the dtype of the parameters.
             lengths: (B,) integer, valid frames of each clip.
-            rate: one of ``self.rates``.
+            rate: frames per token, from 1 up.
 
         Returns:
             Tokens (B, m, H), where m is the :func:`resampled_length` of T, and lengths (B,), that of ``lengths``.
 
         Raises:
-            MomeError: the rate is not one of ``self.rates``.
+            MomeError: the rate is below 1 or not whole.
         """
-        check_known(rate, self.rates)
         (batch, frames, width), queries = tokens.shape, len(self.query)
         if not frames:  # attention to nothing is undefined
             return tokens.new_zeros(batch, 0, self.proj.shape[1]), lengths

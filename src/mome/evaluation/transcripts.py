@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from math import isfinite
 from pathlib import Path
 
 from mome.errors import MomeError
 from mome.evaluation.result import Group, Result
 from mome.rates import TASKS, Rates, Task
+from mome.text.table import read_rows
 
 COLUMNS = ("id", "task", "rates", "snr_db", "reference", "text")
 
@@ -79,45 +80,6 @@ def read_references(path: Path, split: str | None = None) -> tuple[dict[str, str
     if not chosen:
         raise MomeError(f"{path} has no split '{split}': its splits are {', '.join(dict.fromkeys(splits.values()))}")
     return chosen, set(splits)
-
-
-def read_rows(path: Path, needed: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    """The rows of a CSV file with a header, each with its line number; fields are stripped.
-
-    Raises:
-        MomeError: the file cannot be read, has no rows, lacks one of the needed columns, or a row has not as many
-            fields as the header.
-    """
-    columns = ", ".join(needed)
-    empty = True
-    try:
-        # Spreadsheets write a byte-order mark, which "utf-8-sig" drops.
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            header = [name.strip() for name in next(reader, [])]
-            if not header:
-                raise MomeError(f"{path} is empty: give a CSV file with the columns {columns}")
-            missing = [name for name in needed if name not in header]
-            if missing:
-                raise MomeError(f"{path} lacks the column {', '.join(missing)}: its header has {', '.join(header)}")
-            for fields in reader:
-                if not fields:
-                    continue
-                if len(fields) != len(header):
-                    raise MomeError(
-                        f"{path}, line {reader.line_num} has {len(fields)} fields, the header has {len(header)}: "
-                        "put text with commas between quotes"
-                    )
-                empty = False
-                yield reader.line_num, dict(zip(header, (field.strip() for field in fields), strict=True))
-    except FileNotFoundError:
-        raise MomeError(f"{path} does not exist: give a CSV file with the columns {columns}") from None
-    except OSError as error:
-        raise MomeError(f"{path} cannot be read: {error.strerror}") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise MomeError(f"{path} is not a CSV file in UTF-8: {error}") from None
-    if empty:
-        raise MomeError(f"{path} has a header only: add a line for each clip")
 
 
 def _clip(row: dict[str, str]) -> str:

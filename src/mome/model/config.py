@@ -151,6 +151,8 @@ class MomeConfig(PreTrainedConfig):
         fused = self.connector is not None and self.connector.get("type") == "qformer"
         if fused and self.audio_config is not None and audio_tokens_per_second(self.audio_config) != FUSED_RATE:
             raise MomeError(f"the connector qformer fuses {FUSED_RATE} audio tokens a second: choose whisper")
+        if self.grid.open and (self.adapter or {}).get("specific") == "rates":
+            raise MomeError("adapter specific=rates has an update for each listed rate, a resampler takes any rate")
         for name in self.unfrozen:
             if name not in BACKBONES:
                 raise MomeError(f"unfrozen holds '{name}': the backbones are {', '.join(BACKBONES)}")
@@ -164,7 +166,8 @@ class MomeConfig(PreTrainedConfig):
     @property
     def grid(self) -> RateGrid:
         """The rates that this model was built for."""
-        return RateGrid(tuple(self.audio_rates), tuple(self.video_rates), tuple(self.tasks))
+        anything = (self.connector or {}).get("type") == "resampler"  # its queries are not made for certain rates
+        return RateGrid(tuple(self.audio_rates), tuple(self.video_rates), tuple(self.tasks), anything)
 
     @property
     def adapter_config(self) -> AdapterConfig | None:

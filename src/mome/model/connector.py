@@ -55,7 +55,7 @@ def build_connector(config: MomeConfig, audio_width: int | None, video_width: in
                 SharedProjector(rates, in_features, config.projector_hidden, width, norm=config.projector_norm)
             )
         elif isinstance(options, ResamplerConfig):
-            sides.append(QueryResampler(rates, in_features, width, queries=options.queries, heads=options.heads))
+            sides.append(QueryResampler(in_features, width, queries=options.queries, heads=options.heads))
         else:
             assert isinstance(options, ProjectorsConfig)
             sides.append(

@@ -51,6 +51,7 @@ class SpeechOutput(ModelOutput):
         connector_losses: the connector's auxiliary losses by name, and ``decorrelation`` where it has a weight,
             detached and without their weights.
         routing: the last rates' router statistics by decoder layer.
+        connector_routing: those of the connector's routers, see :class:`~mome.compression.connector.Connected`.
     """
 
     loss: Tensor | None = None
@@ -59,6 +60,7 @@ class SpeechOutput(ModelOutput):
     balance_loss: Tensor | None = None
     connector_losses: dict[str, Tensor] | None = None
     routing: dict[int, RouterStatistics] | None = None
+    connector_routing: dict[str, RouterStatistics] | None = None
 
 
 @dataclass(frozen=True)
@@ -297,7 +299,7 @@ class MomeForSpeechRecognition(SavedModel):
         for kind, value in means.items():
             total = total + weights[kind] * value
         connector_losses = {kind: value.detach() for kind, value in means.items()}
-        return SpeechOutput(total, logits, losses, mean_balance, connector_losses, context.routing)
+        return SpeechOutput(total, logits, losses, mean_balance, connector_losses, context.routing, connected.routing)
 
     def _logits(
         self, inputs: LanguageInputs, rates: Sequence[Rates], labels: Tensor

@@ -72,7 +72,7 @@ class Transcript:
     warnings: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """The transcript as plain dictionaries, lists, strings and numbers."""
+        """The transcript as plain dictionaries, lists, strings and numbers; fused tokens only where there are some."""
         tokens, seconds = self.tokens, self.seconds
         return {
             "file": self.file,
@@ -83,6 +83,7 @@ class Transcript:
             "tokens": {
                 "audio": tokens.audio,
                 "video": tokens.video,
+                **({"fused": tokens.fused} if tokens.fused else {}),
                 "prompt": tokens.prompt,
                 "total": tokens.total,
             },

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import difflib
 from dataclasses import dataclass
 from pathlib import Path
 
 from mome.errors import MomeError
+from mome.text.table import read_rows
 
 COLUMNS = ("id", "path", "split", "text")
 
@@ -48,56 +47,21 @@ def read_manifest(path: str | Path, split: str | None = None) -> list[ManifestRo
 
 
 def _parse(path: Path) -> list[ManifestRow]:
-    if path.is_dir():
-        raise MomeError(f"{path} is a folder: give a manifest, a CSV file with the columns {', '.join(COLUMNS)}")
     rows: list[ManifestRow] = []
     lines: dict[str, int] = {}
-    try:
-        # Spreadsheets write a byte-order mark, which "utf-8-sig" drops.
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            _check_columns(path, list(reader.fieldnames or ()))
-            for values in reader:
-                row = _row(path, reader.line_num, values)
-                if row.id in lines:
-                    raise MomeError(
-                        f"{path}: id '{row.id}' is in line {lines[row.id]} and in line {reader.line_num}: "
-                        "give each clip its own"
-                    )
-                lines[row.id] = reader.line_num
-                rows.append(row)
-    except FileNotFoundError:
-        raise MomeError(f"{path} does not exist: give a manifest, a CSV file") from None
-    except OSError as error:
-        raise MomeError(f"{path} cannot be read: {error.strerror}") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise MomeError(f"{path} is not a CSV file in UTF-8: {error}") from None
-    if not rows:
-        raise MomeError(f"{path} lists no clips: it has a header only")
+    for line, values in read_rows(path, COLUMNS, "manifest, a CSV file"):
+        row = _row(path, line, values)
+        if row.id in lines:
+            raise MomeError(
+                f"{path}: id '{row.id}' is in line {lines[row.id]} and in line {line}: give each clip its own"
+            )
+        lines[row.id] = line
+        rows.append(row)
     return rows
 
 
-def _check_columns(path: Path, found: list[str]) -> None:
-    if not found:
-        raise MomeError(f"{path} is empty: a manifest is a CSV file with the columns {', '.join(COLUMNS)}")
-    missing = [name for name in COLUMNS if name not in found]
-    if not missing:
-        return
-    hints = []
-    for name in missing:
-        near = difflib.get_close_matches(name, [other for other in found if other not in COLUMNS], n=1)
-        hints += [f"is '{near[0]}' meant as {name}?"] if near else []
-    shown = ", ".join(found)
-    shown = shown if len(shown) <= 80 else f"{shown[:80]}…"
-    raise MomeError(
-        f"{path} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}: "
-        f"its header, split at commas, has {shown}" + "".join(f"; {hint}" for hint in hints)
-    )
-
-
-def _row(path: Path, line: int, values: dict[str, str | None]) -> ManifestRow:
-    fields = {name: (values[name] or "").strip() for name in COLUMNS}
-    for name, value in fields.items():
-        if not value:
+def _row(path: Path, line: int, values: dict[str, str]) -> ManifestRow:
+    for name in COLUMNS:
+        if not values[name]:
             raise MomeError(f"{path}, line {line}: the {name} is empty: fill it in or delete the line")
-    return ManifestRow(fields["id"], path.parent / fields["path"], fields["split"], fields["text"])
+    return ManifestRow(values["id"], path.parent / values["path"], values["split"], values["text"])

@@ -83,7 +83,8 @@ class OptimRecipe:
 
     ``rates`` are those to train on, all of the tasks' where it is null. ``rates_per_step`` draws so many of them
     each step; ``one_rate_per_task`` draws one audio and one video rate a step, which every task then uses
-    (Omni-AVSR).
+    (Omni-AVSR); ``rates_up_to`` does so from 1 to this with numbers of tokens drawn uniformly, for a connector that
+    takes any rate (MQT).
     """
 
     tasks: list[str] = field(default_factory=lambda: ["avsr"])
@@ -91,6 +92,7 @@ class OptimRecipe:
     rates: list[str] | None = None
     rates_per_step: int | None = None
     one_rate_per_task: bool = False
+    rates_up_to: int | None = None
     epochs: float = 10
     learning_rate: float = 1e-3
     weight_decay: float = 0.1

@@ -97,6 +97,7 @@ def _check(recipe: Recipe) -> None:
         ("optim.accumulate", optim.accumulate, 1),
         ("optim.log_steps", optim.log_steps, 1),
         ("optim.rates_per_step", 1 if optim.rates_per_step is None else optim.rates_per_step, 1),
+        ("optim.rates_up_to", 1 if optim.rates_up_to is None else optim.rates_up_to, 1),
         ("optim.warmup_steps", optim.warmup_steps, 0),
         ("validation.every_steps", validation.every_steps, 1),
         ("validation.limit", 1 if validation.limit is None else validation.limit, 1),
@@ -114,6 +115,9 @@ def _check(recipe: Recipe) -> None:
             raise MomeError(
                 f"{name}={number:g} is not possible: give a {'number above 0' if positive else 'number from 0 up'}"
             )
+    drawn = [name for name in ("rates_per_step", "one_rate_per_task", "rates_up_to") if getattr(optim, name)]
+    if len(drawn) > 1:
+        raise MomeError(f"optim.{drawn[0]} and optim.{drawn[1]} exclude each other: give one")
     if len(optim.betas) != 2:
         raise MomeError(f"optim.betas={optim.betas} is not possible: give two numbers, such as [0.9,0.98]")
     for snr in recipe.augment.snr:
@@ -188,6 +192,8 @@ def _trainer(recipe: Recipe, model: MomeForSpeechRecognition, processor: MomePro
         raise MomeError(f"the model has no rates for {', '.join(tasks)}: set model.audio_rates and video_rates")
     if optim.rates is not None:
         rates = [model.config.grid.check(Rates.parse(text)) for text in optim.rates]
+    if optim.rates_up_to is not None and not model.config.grid.open:
+        raise MomeError("optim.rates_up_to draws any rates: it needs model.connector.type=resampler")
     augment = recipe.augment
     augmentation = Augmentation(
         tuple(load_noise(Path(path)) for path in augment.noise),
@@ -214,7 +220,7 @@ def _trainer(recipe: Recipe, model: MomeForSpeechRecognition, processor: MomePro
     dataset = SpeechDataset(train_rows, clips, processor, augmentation, optim.seed, tokens)
     sampler = FrameBudgetSampler([clips.frames(row) for row in train_rows], data.max_frames, optim.seed)
     validate = Validation(chosen, recipe.validation.batch, processor, clips, valid_rows) if valid_rows else None
-    schedule = RateSchedule(rates, optim.seed, optim.rates_per_step, optim.one_rate_per_task)
+    schedule = RateSchedule(rates, optim.seed, optim.rates_per_step, optim.one_rate_per_task, optim.rates_up_to)
     trainer = MatryoshkaTrainer(
         model, _arguments(recipe, out, validate), dataset, sampler, schedule, optim.task_weights, validate
     )

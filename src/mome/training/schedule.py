@@ -20,16 +20,22 @@ class RateSchedule:
             Matryoshka training.
         one_per_task: instead, draw one audio and one video rate, and take all rates made of these two: each task
             once, with the same tokens (Omni-AVSR).
+        up_to: instead, draw one audio and one video rate from 1 to this, so that the *number of tokens* is uniform,
+            and go through each of the rates' tasks with them (MQT draws the number of its queries uniformly).
     """
 
     rates: Sequence[Rates]
     seed: int
     count: int | None = None
     one_per_task: bool = False
+    up_to: int | None = None
 
     def __call__(self, step: int) -> list[Rates]:
         """The rates of step ``step``, in the order of all rates."""
         rng = step_rng(self.seed, step)
+        if self.up_to is not None:
+            pair = Rates(*(round(1 / share) for share in rng.uniform(1 / self.up_to, 1, 2)))
+            return [pair.for_task(task) for task in dict.fromkeys(one.task for one in self.rates)]
         if self.one_per_task:
             audio, video = (
                 values[int(rng.integers(len(values)))] if values else None

@@ -64,6 +64,7 @@ class MatryoshkaTrainer(Trainer):
         self.schedule = schedule
         self.task_weights = dict(task_weights or {})
         self.validate = validate
+        self.listed = {str(one) for one in model.config.grid.rates()}
         self.step_logs: dict[str, list[Tensor]] = {}
 
     def get_train_dataloader(self) -> DataLoader:
@@ -98,11 +99,15 @@ class MatryoshkaTrainer(Trainer):
         return (output.loss, output) if return_outputs else output.loss
 
     def _note(self, output: SpeechOutput) -> None:
-        values = {f"loss/{name}": loss for name, loss in (output.transcript_losses or {}).items()}
+        # Rates that are drawn freely (MQT) would give hundreds of curves: they are summed up by task.
+        transcript = output.transcript_losses or {}
+        names = {name: name if name in self.listed else Rates.parse(name).task for name in transcript}
+        values = {f"loss/{names[name]}": loss for name, loss in transcript.items()}
         values |= {f"connector/{name}_loss": loss for name, loss in (output.connector_losses or {}).items()}
         if output.balance_loss is not None:
             values["router/balance_loss"] = output.balance_loss
             values |= routing_summary(list((output.routing or {}).values()))
+        values |= connector_routing_summary(output.connector_routing or {})
         for name, value in values.items():
             self.step_logs.setdefault(name, []).append(value.detach())
 
@@ -139,14 +144,30 @@ def routing_summary(routing: Sequence[RouterStatistics]) -> dict[str, Tensor]:
     """What shows a collapsing router, over the layers.
 
     Returns:
-        ``router/entropy``: mean entropy in nats; ``router/max_load``: share of the assignments that the
-        busiest expert of any layer gets; ``router/unused``: mean share of experts that got none.
+        ``router/entropy``: mean entropy in nats; ``router/min_entropy``: that of the layer where it is lowest;
+        ``router/max_load``: share of the assignments that the busiest expert of any layer gets;
+        ``router/unused``: mean share of experts that got none.
     """
     if not routing:
         return {}
     load = torch.stack([entry.load for entry in routing])
+    entropy = torch.stack([entry.entropy for entry in routing])
     return {
-        "router/entropy": torch.stack([entry.entropy for entry in routing]).mean(),
+        "router/entropy": entropy.mean(),
+        "router/min_entropy": entropy.min(),
         "router/max_load": load.max(),
         "router/unused": (load == 0).float().mean(),
     }
+
+
+def connector_routing_summary(routing: Mapping[str, RouterStatistics]) -> dict[str, Tensor]:
+    """What shows a collapsing router of a mixture of projectors.
+
+    Returns:
+        For every router its mean entropy in nats, ``connector/audio/entropy``, and the share of the assignments that
+        each expert gets, ``connector/audio/load_0`` and so on.
+    """
+    values = {f"connector/{name}/entropy": entry.entropy for name, entry in routing.items()}
+    for name, entry in routing.items():
+        values |= {f"connector/{name}/load_{expert}": share for expert, share in enumerate(entry.load)}
+    return values

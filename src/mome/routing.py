@@ -1,4 +1,4 @@
-"""How evenly a router spreads the tokens over its experts."""
+"""How evenly a router spreads tokens over its experts, those of an adapter or of a mixture of projectors."""
 
 from __future__ import annotations
 

@@ -1,0 +1,107 @@
+"""What the comparison measured: error rates of all trainings and their uncertainty."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+RESAMPLES = 4000
+
+Key = tuple[str, str, float | None]  # system, rates, signal-to-noise ratio
+
+
+@dataclass
+class Cell:
+    """One system at one condition: a row of the result files for each training.
+
+    Attributes:
+        rows: of the result files.
+        seeds: of the trainings; none of a system that was scored from its transcripts.
+    """
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    seeds: list[int] = field(default_factory=list)
+
+    @property
+    def mean(self) -> float:
+        """Word error rate in per cent, the mean over the trainings."""
+        return 100 * statistics.mean(row["wer"] for row in self.rows)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the mean, over resampled test clips and trainings, in per cent."""
+        if any("clip_errors" not in row for row in self.rows):
+            low, high = self.rows[0]["ci95"]
+            return 100 * low, 100 * high
+        return _interval(self._errors(), self._words())
+
+    def _errors(self) -> np.ndarray:
+        """(trainings, clips) wrong words."""
+        return np.array([[int(count) for count in row["clip_errors"].split()] for row in self.rows])
+
+    def _words(self) -> float:
+        """Words of a clip; GRID's sentences are equally long."""
+        return self.rows[0]["words"] / self.rows[0]["clips"]
+
+    def difference(self, other: Cell) -> tuple[float, float, float] | None:
+        """How much higher this error rate is than the other's, with its 95 % interval, in points.
+
+        Clips and trainings are drawn for both together, so what makes a clip or a seed hard for both drops out.
+        """
+        common = [seed for seed in self.seeds if seed in other.seeds]
+        if not common:
+            return None
+        mine, theirs = (cell._errors()[[cell.seeds.index(seed) for seed in common]] for cell in (self, other))
+        change = mine - theirs
+        return (100 * change.mean() / self._words(), *_interval(change, self._words()))
+
+
+def _interval(errors: np.ndarray, words: float) -> tuple[float, float]:
+    rng = np.random.default_rng(0)
+    drawn = [rng.multinomial(size, [1 / size] * size, RESAMPLES) for size in errors.shape]
+    means = ((drawn[0] @ errors) * drawn[1]).sum(1) / errors.size
+    low, high = 100 / words * np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)
+
+
+class Measured:
+    """All result files.
+
+    Attributes:
+        cells: by system, rates and noise.
+        parameters: sizes of the systems.
+        outside: systems that were not trained here but scored from their transcripts.
+    """
+
+    def __init__(self, folder: Path, outside: Path) -> None:
+        """Read the results of the comparison, and those of ``mome score`` in another folder."""
+        self.cells: dict[Key, Cell] = defaultdict(Cell)
+        self.parameters: dict[str, dict[str, int]] = {}
+        self.outside: list[str] = []
+        for path in sorted(folder.glob("*.json")):
+            document = json.loads(path.read_text())
+            self.parameters.setdefault(document["system"], document["parameters"])
+            for row in document["results"]:
+                cell = self.cells[document["system"], row["rates"], row["snr_db"]]
+                cell.rows.append(row)
+                cell.seeds.append(document["training"]["seed"])
+        for path in sorted(outside.glob("*.json")):
+            for row in json.loads(path.read_text())["results"]:
+                self.cells[row["system"], row["rates"] or row["task"], row["snr_db"]].rows.append(row)
+                if row["system"] not in self.outside:
+                    self.outside.append(row["system"])
+
+    def cell(self, system: str, rates: str, level: float | None = None) -> Cell | None:
+        """What is known of a system at a condition; of one without rates, its task's."""
+        return self.cells.get((system, rates, level))
+
+    def seeds(self, system: str) -> int:
+        """Trainings at the rates that have fewest."""
+        counts = [len(cell.seeds) for (name, _, level), cell in self.cells.items() if name == system and level is None]
+        return min(counts, default=0)

@@ -1,0 +1,86 @@
+"""Measure what the compared systems take in time, one after the other on one thread of an idle machine.
+
+    python scripts/comparison/seconds.py ../shared/grid/manifest.csv
+
+Transcribing is timed with the trained models of run.py, training by a few epochs of the same recipes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+import mome
+from mome.evaluation.report import results_document, write_json
+from mome.training.manifest import read_manifest
+from mome.training.run import train
+from mome.training.store import ClipStore
+from runs import SEEDS, Run, all_runs
+
+CLIPS, REPEATS, EPOCHS = 20, 5, 2
+
+
+def transcribing(one: Run, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Seconds for each second of speech, by rates: medians over the repeats and their range."""
+    transcriber = mome.load(args.runs / one.name)
+    rates = list(transcriber.model.config.grid.rates())
+    store = ClipStore(args.runs / "clips", audio=True, video=True)
+    clips = [store.get(row) for row in read_manifest(args.manifest, args.split)[:CLIPS]]
+    speech = sum(clip.seconds for clip in clips)
+    spent: dict[str, list[list[float]]] = {"encode": [], "decode": []}
+    for repeat in range(REPEATS + 1):
+        times = [[one.seconds for one in transcriber.transcribe_rates(clip, rates)] for clip in clips]
+        if repeat:  # the first warms up
+            for part, values in spent.items():
+                values.append([sum(getattr(row[i], part) for row in times) / speech for i in range(len(rates))])
+    return [
+        {"system": one.system, "rates": str(rate)}
+        | {part: _summary([repeat[i] for repeat in values]) for part, values in spent.items()}
+        for i, rate in enumerate(rates)
+    ]
+
+
+def _summary(values: list[float]) -> dict[str, float]:
+    return {"median": statistics.median(values), "least": min(values), "most": max(values)}
+
+
+def training(one: Run) -> dict[str, Any]:
+    """Seconds for a step, whose clips are encoded beforehand; the optimiser's first steps count."""
+    with tempfile.TemporaryDirectory() as folder:
+        overrides = [*one.overrides, f"optim.seed={one.seed}", f"optim.epochs={EPOCHS}", f"output={folder}/run"]
+        train(one.recipe, [text for text in overrides if text != "optim.epochs=100"])
+        last = json.loads((Path(folder) / "run" / "history.json").read_text())[-1]
+    return {"system": one.system, "seconds_per_step": last["train_runtime"] / last["step"], "steps": last["step"]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("manifest", type=Path)
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--runs", type=Path, default=Path("runs/comparison"))
+    parser.add_argument("--out", type=Path, default=Path("results/comparison-seconds.json"))
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    runs = [one for one in all_runs() if one.seed == SEEDS[0]]
+    first = {one.system: one for one in reversed(runs)}  # one of each system is enough to time its training
+    document = results_document(
+        [], command=shlex.join(["python", *sys.argv]), model=str(args.runs), data=str(args.manifest), seed=0
+    )
+    document |= {"clips": CLIPS, "repeats": REPEATS, "threads": 1}
+    document["transcribing"] = [row for one in tqdm(runs, "transcribing") for row in transcribing(one, args)]
+    document["training"] = [training(one) for one in tqdm(first.values(), "training")]
+    del document["results"]
+    write_json(args.out, document)
+
+
+if __name__ == "__main__":
+    main()

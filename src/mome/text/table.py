@@ -1,0 +1,70 @@
+"""CSV files with a header, such as manifests and transcripts, row by row."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from mome.errors import MomeError
+
+
+def read_rows(path: Path, needed: Sequence[str], what: str = "CSV file") -> Iterator[tuple[int, dict[str, str]]]:
+    """The rows of a CSV file with a header, each with its line number; fields are stripped.
+
+    Args:
+        path: the file.
+        needed: columns that must be there.
+        what: a message calls the file so.
+
+    Raises:
+        MomeError: the file cannot be read, has no rows, lacks one of the needed columns, or a row has not as many
+            fields as the header.
+    """
+    wanted = f"give a {what} with the columns {', '.join(needed)}"
+    if path.is_dir():
+        raise MomeError(f"{path} is a folder: {wanted}")
+    empty = True
+    try:
+        # Spreadsheets write a byte-order mark, which "utf-8-sig" drops.
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            header = [name.strip() for name in next(reader, [])]
+            if not header:
+                raise MomeError(f"{path} is empty: {wanted}")
+            _check_header(path, header, needed)
+            for fields in reader:
+                if not fields:
+                    continue
+                if len(fields) != len(header):
+                    raise MomeError(
+                        f"{path}, line {reader.line_num} has {len(fields)} fields, the header has {len(header)}: "
+                        "put text with commas between quotes"
+                    )
+                empty = False
+                yield reader.line_num, dict(zip(header, (field.strip() for field in fields), strict=True))
+    except FileNotFoundError:
+        raise MomeError(f"{path} does not exist: {wanted}") from None
+    except OSError as error:
+        raise MomeError(f"{path} cannot be read: {error.strerror}") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise MomeError(f"{path} is not a CSV file in UTF-8: {error}") from None
+    if empty:
+        raise MomeError(f"{path} has a header only: add a line for each clip")
+
+
+def _check_header(path: Path, found: list[str], needed: Sequence[str]) -> None:
+    missing = [name for name in needed if name not in found]
+    if not missing:
+        return
+    hints = []
+    for name in missing:
+        near = difflib.get_close_matches(name, [other for other in found if other not in needed], n=1)
+        hints += [f"is '{near[0]}' meant as {name}?"] if near else []
+    shown = ", ".join(found)
+    shown = shown if len(shown) <= 80 else f"{shown[:80]}…"
+    raise MomeError(
+        f"{path} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}: "
+        f"its header, split at commas, has {shown}" + "".join(f"; {hint}" for hint in hints)
+    )
