@@ -20,6 +20,7 @@ from mome.media.face import FaceDetector
 from mome.model import MomeConfig, MomeForSpeechRecognition, MomeProcessor
 from mome.model.bundled import BUNDLED_NAME
 from mome.model.checkpoint import model_folder
+from mome.model.compat import official_log_mel
 from mome.model.cost import inference_cost
 from mome.model.model import EncodedClips
 from mome.model.sequence import LanguageInputs
@@ -135,11 +136,19 @@ class Transcriber:
         """Encoder tokens; a clip without a modality takes part with none of its tokens."""
         inputs: dict[str, Tensor] = {}
         if any(rate.audio is not None for row in table for rate in row):
-            inputs |= self.processor.pad_audio([self.processor.audio(_sound(clip)) for clip in clips])
+            inputs |= self.processor.pad_audio([self._audio(_sound(clip)) for clip in clips])
         if any(rate.video is not None for row in table for rate in row):
             inputs |= self.processor.pad_video([self.processor.video(_mouth(clip)) for clip in clips])
         device = self.model.device
         return self.model.encode(**{key: value.to(device) for key, value in inputs.items()})
+
+    def _audio(self, sound: np.ndarray) -> tuple[np.ndarray, int]:
+        """What the audio encoder reads of a clip, and how many frames; only here is the model's precision known."""
+        features, frames = self.processor.audio(sound)
+        official = self.processor.compat is not None and self.processor.audio_input == "log_mel"
+        if official and self.model.dtype == torch.bfloat16:
+            features = official_log_mel(sound, self.processor.feature_extractor)
+        return features, frames
 
     def _generate(self, prepared: LanguageInputs, rates: list[Rates], generation: dict[str, Any]) -> Tensor:
         options = {"max_new_tokens": DEFAULT_NEW_TOKENS, "do_sample": False, **generation}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from transformers import WhisperFeatureExtractor
 
 LEAST_TOKENS = 25  # of Whisper that the published systems keep, however short the clip
 
@@ -18,3 +20,22 @@ def official_audio_tokens(samples: int) -> int:
     """
     length = torch.tensor(samples).to(torch.bfloat16)
     return max(int(length / 16_000 * 50), LEAST_TOKENS)
+
+
+def official_log_mel(waveform: np.ndarray, extractor: WhisperFeatureExtractor) -> np.ndarray:
+    """Whisper's log-mel frames of a clip where the published systems run in bfloat16.
+
+    Their loop rounds what the data loader gives to bfloat16, and so the waveform that is normalised already.
+
+    Args:
+        waveform: ``(samples,)`` float32, 16 kHz mono, at most the extractor's window.
+        extractor: Whisper's feature extractor.
+
+    Returns:
+        ``(mel_bins, frames)`` float32, padded to the window.
+    """
+    normal = torch.nn.functional.layer_norm(torch.tensor(waveform), waveform.shape, eps=1e-8)
+    rounded = normal.to(torch.bfloat16).float().numpy()
+    return extractor(
+        rounded, sampling_rate=extractor.sampling_rate, padding="max_length", return_tensors="np"
+    ).input_features[0]

@@ -13,13 +13,16 @@ import typer
 from mome.apps.cli.options import (
     BUNDLED_NAME,
     Beams,
+    Compat,
     Data,
+    Dtype,
     Json,
     Model,
     Noise,
     Out,
     Split,
     beam_search,
+    check_compat,
     check_noise,
     load_model,
     main_rates,
@@ -88,6 +91,8 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many clips.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Clips transcribed together.")] = 8,
     beams: Beams = None,
+    compat: Compat = None,
+    dtype: Dtype = "float32",
     seed: Annotated[
         int,
         typer.Option(min=0, help="Draws a clip's stretch of noise, together with its id, and the intervals."),
@@ -118,9 +123,11 @@ def evaluate(
     from mome.training.store import ClipStore
 
     rows = read_manifest(data, split)[:limit]
-    conditions = make_conditions(_rates(read_config(model).grid, given, tasks), levels)
+    config = read_config(model)
+    check_compat(compat, model, config)
+    conditions = make_conditions(_rates(config.grid, given, tasks), levels)
     sound = None if noise is None else load_noise(noise)
-    transcriber = load_model(model)
+    transcriber = load_model(model, compat, dtype)
     used = {one.task for one in conditions}
     store = None if cache is None else ClipStore(cache, audio=used != {"vsr"}, video=used != {"asr"})
     with progress("transcribing") as bar:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mome.decoding import Transcriber
     from mome.media import Clip
     from mome.model import MomeConfig
+    from mome.model.config import Compatibility
 
 BUNDLED_NAME = "mome-tiny"
 LARGEST_SNR = 100.0
@@ -58,6 +59,18 @@ Beams = Annotated[
         show_default=False,
     ),
 ]
+Compat = Annotated[
+    Literal["official"] | None,
+    typer.Option(
+        help="official: prepare clips as the code of the published systems does, to compare with its numbers "
+        "(docs/compat.md). Default: the model's own, else the right way.",
+        show_default=False,
+    ),
+]
+Dtype = Annotated[
+    Literal["float32", "bfloat16", "float16"],
+    typer.Option(help="Precision of the weights; bfloat16 halves the memory, and is fast where the hardware has it."),
+]
 Seed = Annotated[int, typer.Option(min=0, help="Draws a file's stretch of noise, together with the file's name.")]
 
 
@@ -93,6 +106,21 @@ def check_noise(noise: Path | None, snrs: Sequence[float | None]) -> None:
         raise MomeError(f"--noise {noise} needs --snr DB, such as --snr 0 for noise as loud as the speech")
 
 
+def check_compat(compat: Compatibility | None, model: str, config: MomeConfig) -> None:
+    """Refuse ``--compat`` where the model cannot follow it; ``config`` is changed as loading will change it.
+
+    Raises:
+        MomeError: the model's audio encoder does not work as the published systems' does.
+    """
+    if compat is None:
+        return
+    config.compat = compat
+    try:
+        config.check_options()
+    except MomeError as error:
+        raise MomeError(f"--compat {compat} does not suit {model}, leave it out: {error}") from None
+
+
 def read_config(model: str) -> MomeConfig:
     """A model's configuration, without its weights.
 
@@ -105,11 +133,11 @@ def read_config(model: str) -> MomeConfig:
     return read(model_folder(model))
 
 
-def load_model(model: str) -> Transcriber:
-    """A model ready for use."""
+def load_model(model: str, compat: Compatibility | None = None, dtype: str = "float32") -> Transcriber:
+    """A model ready for use, with the official arithmetic if that is asked for."""
     from mome.decoding import load
 
-    return load(model)
+    return load(model, compat=compat, dtype=dtype)
 
 
 def add_noise(clip: Clip, noise: np.ndarray, snr_db: float, seed: int) -> Clip:

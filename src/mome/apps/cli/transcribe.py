@@ -13,12 +13,15 @@ import typer
 from mome.apps.cli.options import (
     BUNDLED_NAME,
     Beams,
+    Compat,
+    Dtype,
     Json,
     Model,
     Noise,
     Seed,
     add_noise,
     beam_search,
+    check_compat,
     check_noise,
     load_model,
     parse_rates,
@@ -31,6 +34,7 @@ from mome.rates import Rates
 if TYPE_CHECKING:
     from mome.decoding import Transcriber
     from mome.media import Clip
+    from mome.model.config import Compatibility
     from mome.text.transcript import Transcript
 
 Format = Literal["text", "json", "srt", "vtt"]
@@ -72,6 +76,8 @@ def transcribe(
         typer.Option(metavar="DB", help="Speech to noise in dB, such as 0 or -5; needs --noise."),
     ] = None,
     beams: Beams = None,
+    compat: Compat = None,
+    dtype: Dtype = "float32",
     seed: Seed = 0,
 ) -> None:
     """Transcribe video and audio files.
@@ -90,15 +96,16 @@ def transcribe(
         raise MomeError("--rates and --all-rates exclude each other: give one of them")
     targets = _targets(inputs, output_dir, chosen_format)
     quiet()
-    grid = read_config(model).grid
+    config = read_config(model)
+    check_compat(compat, model, config)
     for one in wanted:
-        grid.check(one)
-    wanted = list(grid.rates()) if every else wanted
+        config.grid.check(one)
+    wanted = list(config.grid.rates()) if every else wanted
     alone = len(inputs) == 1 and len(wanted) <= 1
     if chosen_format in ("srt", "vtt") and output_dir is None and not alone:
         raise MomeError(f"{chosen_format} on stdout is for one clip at one rate: give --output-dir DIR for several")
 
-    batch = _Batch(model, wanted, noise, snr, beams, seed)
+    batch = _Batch(model, wanted, noise, snr, beams, compat, dtype, seed)
 
     def deliver(path: Path, transcripts: Sequence[Transcript]) -> None:
         if output_dir is not None:
@@ -123,6 +130,8 @@ class _Batch:
     noise: Path | None
     snr: float | None
     beams: int | None
+    compat: Compatibility | None
+    dtype: str
     seed: int
     done: list[Transcript] = field(default_factory=list)
     failures: list[tuple[Path, MomeError]] = field(default_factory=list)
@@ -130,7 +139,7 @@ class _Batch:
     def run(self, paths: Sequence[Path], deliver: Callable[[Path, Sequence[Transcript]], None]) -> None:
         """Transcribe one clip after the other; each is delivered at once."""
         change = self._noise()
-        transcriber = load_model(self.model)
+        transcriber = load_model(self.model, self.compat, self.dtype)
         rates = self.rates or [transcriber.default_rates]
         for path in paths:
             try:
