@@ -93,6 +93,10 @@ results-tiny: $(INSTALLED)  ## Measure the bundled model; writes results/mome-ti
 
 results-comparison: $(INSTALLED)  ## Train all systems on GRID; writes results/comparison/ and the tables of docs/results.md
 	$(BIN)/python scripts/comparison/run.py $(GRID)/manifest.csv --noise $(firstword $(NOISE))
+	$(BIN)/python scripts/comparison/seconds.py $(GRID)/manifest.csv
+	@mkdir -p build results/outside
+	$(EVALUATE) --data $(GRID)/manifest.csv --split test $(NOISY) --snr 7.5 --snr 2.5 --transcripts build/mome-tiny.csv
+	$(BIN)/mome score build/mome-tiny.csv --data $(GRID)/manifest.csv --split test --out results/outside/mome-tiny.json
 	$(BIN)/python scripts/comparison/tables.py
 
 $(TINY)/clips.done: | $(INSTALLED)

@@ -18,6 +18,7 @@ from typing import Any
 
 from measured import Cell, Measured
 
+from mome.rates import Rates
 from runs import AUDIO_RATES, PAIRS, VIDEO_RATES
 
 AVSR_RATES = [f"{audio},{video}" for audio, video in PAIRS]
@@ -48,8 +49,11 @@ def wer(cell: Cell | None) -> str:
 
 
 def by_rates(measured: Measured, systems: list[str], rates: list[str], level: float | None = None) -> str:
-    """Systems by rates, with the adapter's size; then those measured from their transcripts."""
+    """Systems by rates, with the adapter's size; then those scored from their transcripts, which may have no rates."""
     rows = []
+    task = Rates.parse(rates[0]).task
+    if any(measured.cell(system, task, level) for system in measured.outside):
+        rates = [*rates, task]
     for system in [*systems, *measured.outside]:
         cells = [measured.cell(system, rate, level) for rate in rates]
         if any(cells):
@@ -57,7 +61,8 @@ def by_rates(measured: Measured, systems: list[str], rates: list[str], level: fl
             size = f"{counts['adapter_active'] / 1e3:.1f}" if counts else "–"
             seeds = str(measured.seeds(system) or "–")
             rows.append([system, size, seeds, *map(wer, cells)])
-    return table(["system", "active adapter, thousands", "seeds", *rates], rows)
+    columns = ["no rates" if rate == task else rate for rate in rates]
+    return table(["system", "active adapter, thousands", "seeds", *columns], rows)
 
 
 def by_noise(measured: Measured, systems: list[str], rates: str) -> str:
@@ -65,6 +70,8 @@ def by_noise(measured: Measured, systems: list[str], rates: str) -> str:
     rows = []
     for system in [*systems, *measured.outside]:
         cells = [measured.cell(system, rates, level) for level in LEVELS]
+        if not any(cells):  # an outside system may have none
+            cells = [measured.cell(system, Rates.parse(rates).task, level) for level in LEVELS]
         if any(cells):
             rows.append([system, *map(wer, cells)])
     return table(["system", *("clean" if level is None else f"{level:g} dB" for level in LEVELS)], rows)
@@ -127,6 +134,7 @@ ASR, VSR = (of_task(["llama-avsr", *MATRYOSHKA], task) for task in ("asr", "vsr"
 OTHERS = [name for name in AVSR_SYSTEMS if name != BASELINE] + OMNI
 INFERENCE = ["average-pooling-at-inference", "m3", BASELINE, "mome-layer"]
 STACKING = ["llama-avsr", "llama-avsr, stacking", BASELINE, f"{BASELINE}, stacking"]
+CLIPS = [f"{system}{clips}" for system in (BASELINE, "mqt", "mms-llama") for clips in ("", ", 800 clips")]
 COSTLY = ["average-pooling-at-inference", *AVSR_SYSTEMS, *OMNI]
 TABLES: dict[str, Callable[[Measured, dict[str, Any]], str]] = {
     "avsr": lambda m, _: by_rates(m, AVSR_SYSTEMS, [*AVSR_RATES, "16,8"]),
@@ -142,6 +150,7 @@ TABLES: dict[str, Callable[[Measured, dict[str, Any]], str]] = {
     "vsr": lambda m, _: by_rates(m, VSR, VSR_RATES),
     "vsr-differences": lambda m, _: differences(m, OTHERS, VSR_RATES, None, "-vsr"),
     "inference": lambda m, _: by_rates(m, INFERENCE, ["1,1", *AVSR_RATES]),
+    "clips": lambda m, _: by_rates(m, CLIPS, [*AVSR_RATES, "16,8"]),
     "stacking": lambda m, _: by_rates(m, STACKING, AVSR_RATES),
     "omni": lambda m, _: by_rates(m, OMNI, [*AVSR_RATES, "4,-", "16,-", "-,2", "-,5"]),
     "omni-0db": lambda m, _: by_rates(m, OMNI, [*AVSR_RATES, "4,-", "16,-"], 0.0),
