@@ -148,6 +148,14 @@ def test_too_loud_float_sound_is_scaled_not_clipped(tmp_path):
     np.testing.assert_allclose(clip.audio, tone / np.abs(tone).max(), atol=1e-5)
 
 
+@pytest.mark.parametrize(("level", "told"), [(0.0, True), (3e-5, True), (0.01, False)])
+def test_silence_is_told(tmp_path, level, told):
+    wave = level * np.sin(np.arange(16_000) / 5)
+    clip = load_clip(write(tmp_path / "a.mkv", greys(25), wave=wave))
+    assert any("silent throughout" in line for line in clip.warnings) == told
+    assert load_clip(write(tmp_path / "b.mkv", greys(25), wave=0 * wave), audio=False).warnings == ()
+
+
 def test_unwanted_streams_are_left_out_silently(tmp_path):
     path = write(tmp_path / "a.mkv", greys(25), wave=click(1, 0.5, SAMPLE_RATE))
     assert load_clip(path, audio=False).audio is None

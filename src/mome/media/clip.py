@@ -29,6 +29,7 @@ from mome.media.upright import upright, upright_size
 _LARGEST_CROP = 128
 # A file that gives less than this part of the duration it states is cut off.
 _COMPLETE = 0.9
+_SILENCE = 1e-4  # of full scale: -80 dB
 
 
 @dataclass(frozen=True)
@@ -84,8 +85,10 @@ def _load(path: Path, audio: bool, video: bool, longest: float | None, detector:
         sound = read_audio(media, damage, longest)
         if sound is None:
             missing.append("no sound")
-        elif damage:
-            warnings.append(_tolerated(path, "sound", damage))
+        else:
+            warnings += [_tolerated(path, "sound", damage)] if damage else []
+            if np.abs(sound).max(initial=0) < _SILENCE:
+                warnings.append(f"{path}: the sound is silent throughout, words can come from the lips alone")
     if video:
         damage = Damage()
         mouth, notes = _read_mouth(media, damage, detector)
