@@ -81,11 +81,11 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/comparison"))
     parser.add_argument("--results", type=Path, default=Path("results/comparison"))
     parser.add_argument("--jobs", type=int, default=2, help="trainings at once, each on one thread")
-    parser.add_argument("--only", default="", help="only the runs whose name begins so")
+    parser.add_argument("--only", action="append", metavar="NAME", help="only the runs whose name begins so, or so")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change of every recipe")
     args = parser.parse_args()
     args.runs.mkdir(parents=True, exist_ok=True)
-    wanted = [one for one in all_runs() if one.name.startswith(args.only)]
+    wanted = [one for one in all_runs() if one.name.startswith(tuple(args.only or [""]))]
     todo = [one for one in wanted if not (args.results / f"{one.name}.json").exists()]
     print(f"{len(todo)} of {len(wanted)} runs to do", flush=True)
     failed = 0
