@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
+from tests.model.fake_hub import hub  # noqa: F401  a fixture
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 
 import pytest
 import torch
@@ -66,6 +67,17 @@ def test_mistakes(refused, checkpoint, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_pickle_of_another_protocol_is_refused_by_name(refused, tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path / 'trap'}",)
+
+    (tmp_path / "evil.pt").write_bytes(pickle.dumps({"model": Trap()}, protocol=4))
+    line = refused("convert", "av-hubert", tmp_path / "evil.pt", tmp_path / "out")
+    assert f"asks for {os.system.__module__}.system" in line
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["evil.pt"]
+
+
 @pytest.fixture
 def recogniser(tmp_path):
     """Arguments that convert a tiny Omni-AVSR."""
@@ -95,6 +107,8 @@ def test_a_recogniser_is_converted_and_accounted_for(run, recogniser, tmp_path):
 def test_mistakes_with_recognisers(refused, recogniser, checkpoint, tmp_path):
     assert "--language-model" in refused(*recogniser[:4])
     assert "give whole numbers from 1 up" in refused(*recogniser, "--video-rates", "2,x")
+    for scale in ("-1", "0", "nan", "inf"):
+        assert "--lora-scale" in refused(*recogniser, f"--lora-scale={scale}")
     assert "2 video projectors" in refused(*recogniser, "--video-rates", "2")
     assert "--audio-rates is not for av-hubert" in refused(
         "convert", "av-hubert", checkpoint, tmp_path / "out", "--audio-rates", "4"

@@ -8,12 +8,11 @@ import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from huggingface_hub import HfApi, constants, file_download
+from huggingface_hub import constants, file_download
 from safetensors.torch import load_file
 
 import mome
@@ -23,29 +22,9 @@ from mome.model.checkpoint import checkpoint_folder
 from mome.model.config import BACKBONES
 from mome.model.hub import SITE
 from tests.model.build import make_model, shared_model
-from tests.model.fake_hub import Hub, running
+from tests.model.fake_hub import running, use
 
 LLAMA, WHISPER = "meta-llama/Llama-3.2-1B", "openai/whisper-small"
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
-    """A hub that every download and upload of the test goes to, with an empty cache and nobody logged in."""
-    with running() as server:
-        use(monkeypatch, server.url)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-        for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
-            monkeypatch.delenv(name, raising=False)
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(file_download.time, "sleep", lambda seconds: None)
-        yield server
-
-
-def use(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
-    monkeypatch.setattr(constants, "ENDPOINT", url)
-    monkeypatch.setattr("transformers.utils.hub.hf_api", lambda: HfApi(endpoint=url))  # theirs is made once
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
 
 
 def refused(name: str = "me/model", revision: str | None = None, **options) -> str:

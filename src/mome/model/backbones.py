@@ -1,9 +1,10 @@
-"""The frozen backbones, from a folder or the hub."""
+"""The frozen backbones, and what belongs to them, from a folder or the hub."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -11,8 +12,11 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
+    AutoTokenizer,
+    FeatureExtractionMixin,
     PreTrainedConfig,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
     WhisperModel,
 )
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
@@ -21,7 +25,76 @@ from mome.encoders import AVHubertModel
 from mome.encoders.audio import AUDIO_INPUTS
 from mome.errors import MomeError
 from mome.model.bundled import bundled_part
-from mome.model.hub import Repository, could_be_id
+from mome.model.hub import TOKENIZER, Repository, could_be_id
+
+Extractor = TypeVar("Extractor", bound=FeatureExtractionMixin)
+
+
+def backbone_config(kind: str, reference: str, revision: str | None = None) -> PreTrainedConfig:
+    """The configuration of a backbone at a hub id or in a folder.
+
+    Args:
+        kind: ``audio_encoder``, ``video_encoder`` or ``language_model``.
+        reference: the id or folder.
+        revision: of the hub.
+
+    Raises:
+        MomeError: it is not to be had, or damaged.
+    """
+    what = f"the {kind.replace('_', ' ')} {reference}"
+    folder = find_folder(what, reference, revision, Repository.backbone_settings, _remedy(kind, reference))
+    if not (folder / "config.json").is_file():
+        raise MomeError(f"{what} has no config.json: give a model that Transformers or 'mome' wrote")
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise MomeError(f"{what} cannot be loaded: {_first_line(error)}") from error
+
+
+def load_tokenizer(reference: str, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a language model at a hub id or in a folder.
+
+    Raises:
+        MomeError: it is not to be had, or damaged.
+    """
+    return _preprocessing(AutoTokenizer, f"the tokenizer of {reference}", reference, revision, TOKENIZER)
+
+
+def load_extractor(kind: type[Extractor], reference: str, revision: str | None = None) -> Extractor:
+    """The feature extractor of an audio encoder at a hub id or in a folder.
+
+    Raises:
+        MomeError: it is not to be had, or damaged.
+    """
+    what = f"the feature extractor of {reference}"
+    return _preprocessing(kind, what, reference, revision, ("preprocessor_config.json", "processor_config.json"))
+
+
+def _preprocessing(kind: Any, what: str, reference: str, revision: str | None, files: tuple[str, ...]) -> Any:
+    folder = find_folder(what, reference, revision, lambda repository: repository.preprocessing(files))
+    try:
+        return kind.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # of whatever kind: the library in which tokenizers are written raises that itself
+        raise MomeError(
+            f"{what} cannot be loaded: its files in {folder} are missing or damaged ({_first_line(error).rstrip(': ')})"
+        ) from error
+
+
+def find_folder(
+    what: str, reference: str, revision: str | None, fetch: Callable[[Repository], Path], remedy: str | None = None
+) -> Path:
+    """The folder of this name, or that of what is fetched from the hub's repository of this name.
+
+    Raises:
+        MomeError: there is neither.
+    """
+    folder = Path(bundled_part(reference))
+    if folder.is_dir():
+        return folder
+    if reference.count("/") != 1 or not could_be_id(reference):
+        remedy = remedy or "correct it"
+        raise MomeError(f"{what} is neither a folder here nor a hub id such as owner/name: {remedy}")
+    return fetch(Repository(reference, what, revision, {}, remedy))
 
 
 def load_backbone(
@@ -74,3 +147,7 @@ def _remedy(kind: str, reference: str) -> str | None:
     if kind != "video_encoder" and "av-hubert" not in reference:
         return None
     return f"make it with 'mome convert av-hubert CKPT {reference}'"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -34,14 +34,18 @@ from mome.model.config import BACKBONES, MomeConfig
 SITE = "https://huggingface.co"
 LOGIN = "log in with 'hf auth login' or set HF_TOKEN"
 
+# Of tokenizers, whichever files theirs has.
+TOKENIZER: tuple[str, ...] = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model"),
+)
 # What the processor's, tokenizer's and model's save_pretrained write, and the model card.
 CHECKPOINT_FILES: tuple[str, ...] = (
     "config.json",
     "model.safetensors",
     "README.md",
     *("processor_config.json", "preprocessor_config.json", "chat_template.jinja"),
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
-    *("vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model"),
+    *TOKENIZER,
     *(f"{part}/*.{kind}" for part in BACKBONES for kind in ("json", "safetensors", "md", "txt", "jinja", "model")),
 )
 # Of a backbone: first what is small, then one of these sets of weights, in Transformers' order.
@@ -101,6 +105,17 @@ class Repository:
             MomeError: it is not to be had.
         """
         return self._fetch(_SETTINGS, self.revision, quiet=True)
+
+    def preprocessing(self, files: Collection[str]) -> Path:
+        """The local folder of a backbone's configuration and those of ``files`` that it has, at least one.
+
+        Raises:
+            MomeError: they are not to be had.
+        """
+        folder = self._fetch(("config.json", *files), self.revision, quiet=True)
+        if not any((folder / file).is_file() for file in files):
+            raise MomeError(f"{self.label} is not in its repository") if self._is_listed(folder) else self._absent()
+        return folder
 
     def backbone(self) -> Path:
         """The local folder of a backbone and its weights, downloaded as far as they are not there.

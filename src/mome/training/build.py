@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, Wav2Vec2FeatureExtractor, WhisperFeatureExtractor
+from transformers import PreTrainedTokenizerBase, Wav2Vec2FeatureExtractor, WhisperFeatureExtractor
 
 from mome.encoders.audio import AUDIO_INPUTS
 from mome.errors import MomeError
 from mome.model import MomeConfig, MomeForSpeechRecognition, MomeProcessor
-from mome.model.backbones import load_backbone
+from mome.model.backbones import load_backbone, load_extractor, load_tokenizer
 from mome.model.bundled import bundled_part
 from mome.model.config import BACKBONES
 from mome.model.vocabulary import MARKERS
@@ -25,16 +25,11 @@ def build(recipe: Recipe, dtype: torch.dtype = torch.float32) -> tuple[MomeForSp
         MomeError: a backbone is missing or unfit.
     """
     config, names = model_config(recipe), recipe.model
-    tokenizer = _load(AutoTokenizer, "tokenizer", names.language_model, names.language_model_revision)
+    whole = _processor_around(names.language_model)
+    tokenizer = whole.tokenizer if whole else load_tokenizer(names.language_model, names.language_model_revision)
     extractor = None
     if names.audio_encoder is not None and config.audio_config.model_type != "avhubert":  # it has none
-        heard = AUDIO_INPUTS[config.audio_config.model_type]
-        extractor = _load(
-            WhisperFeatureExtractor if heard == "log_mel" else Wav2Vec2FeatureExtractor,
-            "feature extractor",
-            names.audio_encoder,
-            names.audio_encoder_revision,
-        )
+        extractor = _extractor(config.audio_config.model_type, names.audio_encoder, names.audio_encoder_revision)
     if names.markers:
         _add_markers(config, tokenizer)
     _set_tokens(config, tokenizer)
@@ -55,15 +50,23 @@ def build(recipe: Recipe, dtype: torch.dtype = torch.float32) -> tuple[MomeForSp
     return model, MomeProcessor.for_config(config, tokenizer, extractor)
 
 
-def _load(kind: Any, what: str, name: str, revision: str | None) -> Any:
-    """A tokenizer or feature extractor of a backbone; a part of a self-contained checkpoint has the checkpoint's."""
-    reference = bundled_part(name)
+def _extractor(model_type: str, name: str, revision: str | None) -> Any:
+    whole = _processor_around(name)
+    if whole is not None:
+        return whole.feature_extractor
+    kind = WhisperFeatureExtractor if AUDIO_INPUTS[model_type] == "log_mel" else Wav2Vec2FeatureExtractor
+    return load_extractor(kind, name, revision)
+
+
+def _processor_around(name: str) -> MomeProcessor | None:
+    """The processor of the self-contained checkpoint that a backbone is a part of; ``None`` if it is by itself."""
+    whole = Path(bundled_part(name)).parent
+    if not (whole / "processor_config.json").is_file():
+        return None
     try:
-        if (Path(reference).parent / "processor_config.json").is_file():
-            return getattr(MomeProcessor.from_pretrained(Path(reference).parent), what.replace(" ", "_"))
-        return kind.from_pretrained(reference, revision=revision)
+        return MomeProcessor.from_pretrained(whole)
     except (OSError, ValueError) as error:
-        raise MomeError(f"the {what} of {name} cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+        raise MomeError(f"the processor files of {whole} are missing or damaged: copy or download it again") from error
 
 
 def _add_markers(config: MomeConfig, tokenizer: PreTrainedTokenizerBase) -> None:

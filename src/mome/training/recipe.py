@@ -15,8 +15,7 @@ from transformers import AutoConfig
 from mome.encoders.audio import AUDIO_INPUTS
 from mome.errors import MomeError, listed
 from mome.model import MomeConfig
-from mome.model.bundled import bundled_part
-from mome.model.hub import Repository
+from mome.model.backbones import backbone_config
 from mome.model.vocabulary import MARKERS
 
 SHIPPED = Path(__file__).resolve().parent.parent / "recipes"
@@ -242,9 +241,9 @@ def model_config(recipe: Recipe, download: bool = True) -> MomeConfig:
         MomeError: a backbone's configuration is not to be had, or an adapter option is wrong.
     """
     model = recipe.model
-    audio = _backbone_config("audio encoder", model.audio_encoder, model.audio_encoder_revision, download)
-    video = _backbone_config("video encoder", model.video_encoder, model.video_encoder_revision, download)
-    text = _backbone_config("language model", model.language_model, model.language_model_revision, download)
+    audio = _backbone_config("audio_encoder", model.audio_encoder, model.audio_encoder_revision, download)
+    video = _backbone_config("video_encoder", model.video_encoder, model.video_encoder_revision, download)
+    text = _backbone_config("language_model", model.language_model, model.language_model_revision, download)
     if audio is not None and audio.model_type not in AUDIO_INPUTS:
         kinds = ", ".join(AUDIO_INPUTS)
         raise MomeError(f"the audio encoder {model.audio_encoder} is of type {audio.model_type}, not one of {kinds}")
@@ -264,24 +263,14 @@ def model_config(recipe: Recipe, download: bool = True) -> MomeConfig:
     return config
 
 
-def _backbone_config(what: str, name: str | None, revision: str | None, download: bool) -> Any:
+def _backbone_config(kind: str, name: str | None, revision: str | None, download: bool) -> Any:
     if name is None:
         return None
     if not download and not Path(name).is_dir():
         known = yaml.safe_load((SHIPPED / "base" / "backbones.yaml").read_text())
         if name in known:
             return AutoConfig.for_model(**known[name])
-    where = bundled_part(name)
-    if not Path(where).is_dir() and where.count("/") != 1:
-        raise MomeError(f"the {what} {name} is neither a folder here nor a hub id such as owner/name")
-    if not Path(where).is_dir():
-        remedy = f"make it with 'mome convert av-hubert CKPT {name}'" if what == "video encoder" else None
-        where, revision = str(Repository(name, f"the {what} {name}", revision, {}, remedy).backbone_settings()), None
-    try:
-        return AutoConfig.from_pretrained(where, revision=revision)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise MomeError(f"the {what} {name} is neither a folder here nor to be had from the hub: {reason}") from error
+    return backbone_config(kind, name, revision)
 
 
 def load_config(name: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> MomeConfig:

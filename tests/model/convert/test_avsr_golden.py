@@ -50,8 +50,6 @@ def check(system: str, golden: Golden, tmp_path, present: bool, projectors: bool
 @both
 @pytest.mark.golden("llama-avsr-")
 def test_golden_llama_avsr(golden, tmp_path, present):
-    if "audiovisual_encoder.mask_emb" in golden.state:
-        pytest.skip("one AV-HuBERT that reads both streams is not converted")
     model = check("llama-avsr", golden, tmp_path, present)
     assert model.config.compression == ("stack" if golden.config["compression"] == "stack" else "average")
     assert model.config.tasks == ["avsr"]

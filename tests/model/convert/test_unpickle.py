@@ -71,6 +71,42 @@ def test_what_a_file_asks_for_is_named(tmp_path, legacy):
         read_checkpoint(save(Calls(os.system, "true"), tmp_path / "b.pt", legacy))
 
 
+@pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
+@pytest.mark.parametrize("torch_made", [False, True])
+def test_what_other_picklings_ask_for_is_named(tmp_path, protocol, torch_made):
+    """The unpickler reads protocol 2 alone, so of the others the names are looked for in the file."""
+    trap = tmp_path / "trap"
+    twice = [Calls(shutil.rmtree, str(trap)), Calls(shutil.rmtree, "nowhere")]
+    content = {"words": ["shutil"], "model": {"w": 1}, "state": twice, "more": Calls(os.system, f"touch {trap}")}
+    if torch_made:
+        torch.save(content, tmp_path / "a.pt", pickle_protocol=protocol)
+    else:
+        bare(content, tmp_path / "a.pt", protocol)
+    with pytest.raises(MomeError, match=r"asks for .*shutil\.rmtree") as caught:
+        read_checkpoint(tmp_path / "a.pt")
+    assert "damaged" not in str(caught.value)
+    if protocol > 3:
+        assert f"shutil.rmtree, {os.system.__module__}.system, of which nothing was run" in str(caught.value)
+    assert not trap.exists()
+
+
+def test_an_old_file_of_another_pickling_is_read_past_its_first_pickles(tmp_path):
+    content = {"w": torch.zeros(2), "state": Calls(shutil.rmtree, "nowhere")}
+    torch.save(content, tmp_path / "a.pt", pickle_protocol=4, _use_new_zipfile_serialization=False)
+    with pytest.raises(MomeError, match=r"asks for .*shutil\.rmtree, of which nothing was run"):
+        read_checkpoint(tmp_path / "a.pt")
+
+
+def test_a_file_larger_than_memory_is_not_called_damaged(tmp_path, monkeypatch):
+    def load(*arguments, **options):
+        raise RuntimeError("unable to mmap 9 bytes from file <a.pt>: Cannot allocate memory (12)")
+
+    path = save({"w": torch.zeros(2)}, tmp_path / "a.pt")
+    monkeypatch.setattr(torch, "load", load)
+    with pytest.raises(MomeError, match=r"a\.pt is larger than the memory of this machine"):
+        read_checkpoint(path)
+
+
 @pytest.mark.parametrize("legacy", [False, True])
 def test_what_trainers_leave_beside_weights_becomes_stand_ins(tmp_path, foreign, legacy):
     state = tiny_state()
@@ -114,6 +150,8 @@ def test_what_is_no_checkpoint_is_refused(tmp_path):
         "half": whole[: len(whole) // 2],
         "half-legacy": legacy[: len(legacy) // 2],
         "zip": b"PK\x03\x04" + bytes(200),
+        "harmless": pickle.dumps({"w": 1}, 4),
+        "half-pickle": pickle.dumps({"w": "\N{BULLET}" * 99}, 4)[:60],
     }.items():
         (tmp_path / name).write_bytes(data)
         with pytest.raises(MomeError, match=f"{name} is damaged or not a PyTorch checkpoint"):

@@ -25,6 +25,7 @@ from mome.encoders.avhubert.pixels import FIELD
 from mome.errors import MomeError, listed
 from mome.model.convert.account import Account, Unused
 from mome.model.convert.avhubert_card import LICENSE, card
+from mome.model.convert.fitting import checked, dtype_name
 from mome.model.convert.folder import check_free, new_folder, save_weights
 from mome.model.convert.unpickle import plain, read_checkpoint
 
@@ -90,7 +91,7 @@ def convert(checkpoint: Path, out: Path) -> Account:
         model=describe(encoder.config),
         used=len(encoder.state),
         parameters=sum(tensor.numel() for tensor in encoder.state.values() if tensor.is_floating_point()),
-        dtypes=sorted({_dtype_name(tensor) for tensor in encoder.state.values() if tensor.is_floating_point()}),
+        dtypes=sorted({dtype_name(tensor) for tensor in encoder.state.values() if tensor.is_floating_point()}),
         unused=encoder.unused,
         notes=encoder.notes,
         license=LICENSE,
@@ -153,7 +154,10 @@ def read_encoder(state: object, settings: Mapping[str, Any], source: str) -> Enc
     config, notes = _config(weights, settings, source)
     outside = [key for key in state if not key.startswith(prefix)]
     unused = (*_unused(spare, "", "for pre-training only"), *_unused(outside, prefix, "no part of the encoder"))
-    return Encoder(config, _checked(weights, config, source), unused, tuple(notes))
+    with torch.device("meta"):
+        expected = AVHubertModel(config).state_dict()
+    state = checked(weights, expected, f"{source} does not fit AV-HuBERT")
+    return Encoder(config, state, unused, tuple(notes))
 
 
 def _prefix(state: Mapping[str, Any], source: str) -> str:
@@ -164,7 +168,8 @@ def _prefix(state: Mapping[str, Any], source: str) -> str:
         raise MomeError(f"{source} holds {len(found)} encoders, under {listed(found)}, where one is expected")
     if found[0] and not found[0].endswith(_INNER):
         raise MomeError(
-            f"{source} is the checkpoint of a whole recogniser, not of AV-HuBERT: its encoder is under {found[0]}*"
+            f"{source} is the checkpoint of a whole recogniser, not of AV-HuBERT (its encoder is under {found[0]}*): "
+            "convert it as llama-avsr, llama-mtsk, omni-avsr or llama-smop, whichever it is"
         )
     return found[0]
 
@@ -234,41 +239,12 @@ def _fractions(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {key: float(value) for key, value in found.items() if isinstance(value, int | float)}
 
 
-def _checked(weights: Mapping[str, Any], config: AVHubertConfig, source: str) -> dict[str, Tensor]:
-    """The weights in the model's order, once names, shapes and kinds are what the model has."""
-    with torch.device("meta"):
-        expected = AVHubertModel(config).state_dict()
-    problems = [f"{key} is missing" for key in expected if key not in weights]
-    problems += [f"{key} is unknown" for key in weights if key not in expected]
-    for key, model in expected.items():
-        if key in weights and (why := misfit(weights[key], model)):
-            problems.append(f"{key} is {why}")
-    if problems:
-        raise MomeError(f"{source} does not fit AV-HuBERT ({len(problems)} differences): {listed(problems)}")
-    return {key: weights[key].detach() for key in expected}
-
-
-def misfit(found: object, model: Tensor) -> str | None:
-    """What is wrong with ``found`` in place of the model's tensor; ``None`` where it fits."""
-    if not isinstance(found, Tensor) or found.layout != torch.strided or found.device.type != "cpu":
-        return "not an ordinary tensor"
-    if found.shape != model.shape:
-        return f"{tuple(found.shape)} instead of {tuple(model.shape)}"
-    if found.is_floating_point() != model.is_floating_point() or found.is_quantized:
-        return f"of type {_dtype_name(found)}"
-    return None
-
-
 def _unused(keys: list[str], prefix: str, reason: str) -> Iterator[Unused]:
     """Left-out names by module, or by sub-module where the encoder is in the same module."""
     shared = prefix.split(".")[0] + "." if prefix else None
     groups = Counter(".".join(key.split(".")[: 2 if shared and key.startswith(shared) else 1]) for key in keys)
     for name, tensors in groups.items():
         yield Unused(name if name in keys else f"{name}.*", tensors, reason)
-
-
-def _dtype_name(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
 
 
 def describe(config: AVHubertConfig) -> str:

@@ -7,6 +7,7 @@ same, and else stored in a folder of its own. Tensors stay in the mapped file un
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,27 +18,26 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase, WhisperFeatureExtractor
 
 from mome.encoders.whisper import WhisperAudioEncoder
-from mome.errors import MomeError, listed
+from mome.errors import MomeError
+from mome.model.backbones import load_tokenizer
 from mome.model.checkpoint import INSIDE
 from mome.model.config import MomeConfig
 from mome.model.convert.account import Account
-from mome.model.convert.avhubert import misfit
 from mome.model.convert.avsr_backbones import (
     avhubert_config,
     difference,
     find_weights,
-    load_tokenizer,
     named_config,
     save_part,
     whisper_config,
 )
-from mome.model.convert.avsr_card import TITLES, account_of, card
+from mome.model.convert.avsr_card import account_of, card
+from mome.model.convert.avsr_file import state_dict
 from mome.model.convert.avsr_names import (
     EMBEDDING,
-    GATE,
     HEAD,
-    PROMPTS,
     Lora,
+    published_name,
     read_lora,
     read_projectors,
     renamed,
@@ -45,6 +45,7 @@ from mome.model.convert.avsr_names import (
 )
 from mome.model.convert.avsr_rates import choose_rates
 from mome.model.convert.avsr_tokens import add_tokens, check_prompts, set_tokens
+from mome.model.convert.fitting import checked
 from mome.model.convert.folder import check_free, new_folder, save_weights
 from mome.model.convert.unpickle import read_checkpoint
 from mome.model.model import MomeForSpeechRecognition
@@ -76,6 +77,10 @@ class Sources:
     video_rates: list[int] | None = None
     lora_scale: float = LORA_SCALE
 
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.lora_scale) and self.lora_scale > 0):
+            raise MomeError(f"--lora-scale {self.lora_scale} is not possible: give a number above 0, such as 0.125")
+
 
 def convert(system: System, checkpoint: Path, out: Path, sources: Sources) -> Account:
     """Write a recogniser of the published code into a new folder that :func:`mome.load` reads.
@@ -85,8 +90,9 @@ def convert(system: System, checkpoint: Path, out: Path, sources: Sources) -> Ac
             taken or cannot be written; nothing is written then.
     """
     check_free(out)
-    state = _flat(read_checkpoint(checkpoint), system, checkpoint)
-    config, notes = read_config(system, state, sources, str(checkpoint))
+    state, notes = state_dict(read_checkpoint(checkpoint), system, str(checkpoint))
+    config, assumed = read_config(system, state, sources, str(checkpoint))
+    notes += assumed
     tokenizer = load_tokenizer(sources.language_model)
     rows = sizes(state, EMBEDDING, 2)[0]
     config.added_tokens = add_tokens(tokenizer, rows, sources.language_model)
@@ -115,22 +121,6 @@ def convert(system: System, checkpoint: Path, out: Path, sources: Sources) -> Ac
     return account
 
 
-def _flat(content: Mapping[Any, Any], system: System, source: Path) -> dict[str, Tensor]:
-    """The state dict, once it is known to be one and of this system."""
-    title = TITLES[system]
-    wrong = [str(key) for key, value in content.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
-    if wrong:
-        raise MomeError(f"{source} is no checkpoint of {title}: {listed(wrong)} are no named tensors")
-    if EMBEDDING not in content:
-        raise MomeError(f"{source} is no checkpoint of {title}: it has no {EMBEDDING}")
-    if (GATE in content) != (system == "llama-smop"):
-        raise MomeError(f"{source} is no checkpoint of {title}: it has {'a' if GATE in content else 'no'} {GATE}")
-    if any(key in content for key in PROMPTS) != (system == "omni-avsr"):
-        found = "the" if system != "omni-avsr" else "no"
-        raise MomeError(f"{source} is no checkpoint of {title}: it has {found} embedded prompts of Omni-AVSR")
-    return dict(content)
-
-
 def read_config(
     system: System, state: Mapping[str, Any], sources: Sources, source: str
 ) -> tuple[MomeConfig, list[str]]:
@@ -149,7 +139,7 @@ def read_config(
                     name = option.replace("_", "-")
                     raise MomeError(f"--{name} is given, but {source} has no {what}: leave it out")
         elif named is not None:
-            configs[side] = named_config(what, named, kind)
+            configs[side] = named_config(f"{side}_encoder", named, kind)
         else:
             configs[side] = whisper_config(state) if side == "audio" else avhubert_config(state, source)
             notes.append(f"the {what}'s heads are assumed to be as wide as in all published ones")
@@ -161,7 +151,7 @@ def read_config(
     given = {"audio": sources.audio_rates, "video": sources.video_rates}
     chosen = choose_rates(system, projectors, widths, given)
     notes += chosen.notes
-    text = named_config("language model", sources.language_model)
+    text = named_config("language_model", sources.language_model)
     video_lora, tasks = read_lora(state, "video_encoder"), list(TASKS)
     if system != "omni-avsr":
         tasks = ["avsr"] if len(modalities) > 1 else ["asr" if modalities == ["audio"] else "vsr"]
@@ -205,20 +195,12 @@ def fit(
     with torch.device("meta"):
         model = MomeForSpeechRecognition(config)
     rates = {"audio": config.audio_rates, "video": config.video_rates}
-    weights, expected = renamed(state, config.tasks, rates), model.state_dict()
+    ours = renamed(state, config.tasks, rates)
+    weights, names = dict(ours.tensors), ours.names
     if config.text_config.tie_word_embeddings:
         weights.setdefault("language_model.lm_head.weight", state[EMBEDDING])
-    problems = [f"{key} is missing" for key in expected if key not in weights]
-    problems += [f"{key} is unknown" for key in weights if key not in expected]
-    for key, wanted in expected.items():
-        if key in weights and (why := misfit(weights[key], wanted)):
-            problems.append(f"{key} is {why}")
-    if problems:
-        raise MomeError(
-            f"{source} does not fit the model that it and its backbones describe ({len(problems)} differences, by "
-            f"the names here): {listed(problems)}"
-        )
-    return model, {key: weights[key].detach() for key in expected}
+    what = f"{source} does not fit the model that it and its backbones describe"
+    return model, checked(weights, model.state_dict(), what, lambda key: names.get(key) or published_name(key, state))
 
 
 def _refer(config: MomeConfig, kind: str, part: Mapping[str, Tensor], name: str | None, padded: bool) -> list[str]:
@@ -230,8 +212,8 @@ def _refer(config: MomeConfig, kind: str, part: Mapping[str, Tensor], name: str 
     if padded:
         return [f"the {what} is stored: its vocabulary is not that of {name} with rows appended"]
     own = find_weights(name)
-    if own is None:
-        return [f"the {what} is stored: the weights of {name} are not on this machine to compare with"]
+    if isinstance(own, str):
+        return [f"the {what} is stored: {own}"]
     differing = difference(kind, part, own)
     if differing is not None:
         return [f"the {what} is stored: {differing} is not that of {name}"]

@@ -14,8 +14,6 @@ from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import (
-    AutoConfig,
-    AutoTokenizer,
     GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
@@ -24,7 +22,8 @@ from transformers import (
 )
 
 from mome.encoders import AVHubertConfig
-from mome.errors import MomeError
+from mome.errors import MomeError, listed
+from mome.model.backbones import backbone_config
 from mome.model.bundled import bundled_part
 from mome.model.checkpoint import WEIGHTS
 from mome.model.convert.avhubert import HEAD_WIDTH, read_encoder
@@ -37,36 +36,17 @@ _VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")
 _DRIFTING = (".running_mean", ".running_var", ".num_batches_tracked")  # of batch norms that were left in training
 
 
-def named_config(what: str, name: str, model_type: str | None = None) -> PreTrainedConfig:
+def named_config(kind: str, name: str, model_type: str | None = None) -> PreTrainedConfig:
     """The configuration of a backbone at a hub id or in a folder.
 
     Raises:
         MomeError: it is not to be had, or not of ``model_type``.
     """
-    try:
-        config = AutoConfig.from_pretrained(bundled_part(name))
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise MomeError(f"the {what} {name} is neither a folder here nor to be had from the hub: {reason}") from error
+    config = backbone_config(kind, name)
     if model_type is not None and config.model_type != model_type:
-        raise MomeError(f"the {what} {name} is of type {config.model_type}, where the checkpoint needs {model_type}")
+        what = f"{kind.replace('_', ' ')} {name}"
+        raise MomeError(f"the {what} is of type {config.model_type}, where the checkpoint needs {model_type}")
     return config
-
-
-def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a language model at a hub id or in a folder.
-
-    Raises:
-        MomeError: it is not to be had.
-    """
-    try:
-        return AutoTokenizer.from_pretrained(bundled_part(name))
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise MomeError(
-            f"the tokenizer of {name} is neither in a folder here nor to be had from the hub, and the checkpoint "
-            f"has none: {reason}"
-        ) from error
 
 
 def whisper_config(state: Mapping[str, Any]) -> WhisperConfig:
@@ -120,8 +100,8 @@ class LocalWeights:
             return file.get_tensor(name)
 
 
-def find_weights(name: str) -> LocalWeights | None:
-    """A backbone's own weights in a folder or in the hub's cache; ``None`` where they are not here."""
+def find_weights(name: str) -> LocalWeights | str:
+    """A backbone's own weights in a folder or in the hub's cache; or why there is nothing to compare with."""
     folder, revision, reference = Path(bundled_part(name)), None, name
     if folder.is_dir():
         reference = name if str(folder) != name else str(folder.resolve())
@@ -129,7 +109,7 @@ def find_weights(name: str) -> LocalWeights | None:
         try:
             folder = Path(snapshot_download(name, local_files_only=True))
         except (OSError, ValueError):
-            return None
+            return f"the weights of {name} are not on this machine to compare with"
         revision = folder.name
     try:
         index = folder / f"{WEIGHTS}.index.json"
@@ -139,11 +119,18 @@ def find_weights(name: str) -> LocalWeights | None:
         elif (folder / WEIGHTS).is_file():
             with safe_open(folder / WEIGHTS, framework="pt") as file:
                 files = dict.fromkeys(file.keys(), folder / WEIGHTS)
+        elif others := sorted(path.name for path in folder.glob("pytorch_model*.bin")):
+            return f"{name} has its weights in {others[0]}, and only those in {WEIGHTS} are compared"
+        elif revision is None:
+            return f"the folder {name} has no {WEIGHTS} to compare with"
         else:
-            return None
+            return f"the weights of {name} are not on this machine to compare with"
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise MomeError(f"the weights in {folder} are damaged: copy or download them again") from error
-    return LocalWeights(reference, revision, files) if all(map(Path.is_file, set(files.values()))) else None
+    missing = sorted({path.name for path in files.values() if not path.is_file()})
+    if missing:
+        return f"of the weights of {name}, {listed(missing)} are not on this machine to compare with"
+    return LocalWeights(reference, revision, files)
 
 
 def difference(kind: str, part: Mapping[str, Tensor], weights: LocalWeights) -> str | None:

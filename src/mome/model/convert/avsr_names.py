@@ -25,6 +25,8 @@ PROMPTS = {f"prompt_{modality}": task for modality, task in MODALITIES.items()}
 
 _PARTS = {"audio_encoder": "audio_encoder.encoder", "video_encoder": "video_encoder", "llm": "language_model"}
 _LORA = re.compile(r"(.+)\.lora_(down|up)_([QV])(_shared|\.audio|\.video|\.audiovisual)?\.weight")
+_OUR_LORA = re.compile(r"(.+)\.([qv])_proj\.lora\.(specific\.)?(down|up)(?:\.weight)?")
+_OURS = ("connector", "language_model")  # what names of this package begin with, and the published ones do not
 _PROJECTOR = re.compile(r"(audio|video)_proj\.(?:(\d+)\.)?(\d\.(?:weight|bias))")
 
 
@@ -116,14 +118,39 @@ def read_lora(state: Mapping[str, Any], part: str) -> Lora | None:
     return Lora(sizes(state, downs[0], 2)[0], "_shared" in kinds, bool(kinds - {"_shared"}))
 
 
-def renamed(state: Mapping[str, Tensor], tasks: list[Task], rates: Mapping[str, list[int]]) -> dict[str, Tensor]:
+@dataclass(frozen=True)
+class Renamed:
+    """A checkpoint's tensors under our names.
+
+    Attributes:
+        tensors: by our name.
+        names: what the file calls each; of tensors that were stacked, with a star for what tells them apart.
+    """
+
+    tensors: Mapping[str, Tensor]
+    names: Mapping[str, str]
+
+
+def renamed(state: Mapping[str, Tensor], tasks: list[Task], rates: Mapping[str, list[int]]) -> Renamed:
     """The tensors under our names, without those that were for pre-training only and the embedded prompts.
 
     Updates that are specific to tasks are stacked in the order of ``tasks``; a projector without a number is there
     for each of its modality's ``rates``. A name that is not known stays as it is.
+
+    Raises:
+        MomeError: two tensors of the file would become one, or one has a name that only this package gives.
     """
     ours: dict[str, Tensor] = {}
+    names: dict[str, str] = {}
+    clashes: list[str] = []
+
+    def put(name: str, value: Tensor, key: str) -> None:
+        if name in ours:
+            clashes.append(f"{key} stands for the same as {names[name]}")
+        ours[name], names[name] = value, key
+
     specific: dict[str, dict[Task, Tensor]] = {}
+    stars: dict[str, str] = {}
     for key, value in state.items():
         if key in PROMPTS or pretraining_only(key):
             continue
@@ -132,22 +159,45 @@ def renamed(state: Mapping[str, Tensor], tasks: list[Task], rates: Mapping[str, 
         if projector is not None:
             name, number, inside = projector.groups()
             for i in [number] if number else range(len(rates.get(name, ()))):
-                ours[f"connector.{name}.{i}.{inside}"] = value
+                put(f"connector.{name}.{i}.{inside}", value, key)
         elif lora is not None and part in _PARTS:
             module, direction, side, group = lora.groups()
             module = module.replace(part, _PARTS[part], 1) + f".{side.lower()}_proj.lora"
             if group is None or group == "_shared":
-                ours[f"{module}.{direction}.weight"] = value
+                put(f"{module}.{direction}.weight", value, key)
             else:
-                of_tasks = specific.setdefault(f"{module}.specific.{direction}", {})
-                of_tasks[MODALITIES[group.removeprefix(".")]] = value
+                name = f"{module}.specific.{direction}"
+                specific.setdefault(name, {})[MODALITIES[group.removeprefix(".")]] = value
+                stars[name] = f"{lora[1]}.lora_{direction}_{side}.*.weight"
+        elif part in _OURS or _OUR_LORA.fullmatch(key):
+            clashes.append(f"{key} is no name of the published code")
         elif part in _PARTS:
-            ours[f"{_PARTS[part]}.{rest}"] = value
+            put(f"{_PARTS[part]}.{rest}", value, key)
         elif part == "audiovisual_proj":
-            ours[f"connector.audiovisual.{rest}"] = value
+            put(f"connector.audiovisual.{rest}", value, key)
         else:
-            ours[key] = value
-    return ours | {name: _stacked(name, of_tasks, tasks) for name, of_tasks in specific.items()}
+            put(key, value, key)
+    for name, of_tasks in specific.items():
+        put(name, _stacked(stars[name], of_tasks, tasks), stars[name])
+    if clashes:
+        raise MomeError(f"the checkpoint is of no system known here: {listed(clashes, 20)}")
+    return Renamed(ours, names)
+
+
+def published_name(name: str, state: Mapping[str, Any]) -> str:
+    """What the published code would call the tensor with this name of ours, in a file with the names of ``state``."""
+    for theirs, ours in _PARTS.items():
+        if name.startswith(f"{ours}."):
+            name = f"{theirs}.{name.removeprefix(f'{ours}.')}"
+            lora = _OUR_LORA.fullmatch(name)
+            if lora is None:
+                return name
+            shared = any(key.startswith(f"{theirs}.") and "_shared." in key for key in state)
+            which = ".*" if lora[3] else "_shared" if shared else ""
+            return f"{lora[1]}.lora_{lora[4]}_{lora[2].upper()}{which}.weight"
+    name = re.sub(r"^connector\.(audio|video|audiovisual)\.", r"\1_proj.", name)
+    side = name.partition("_proj.")[0]
+    return re.sub(r"_proj\.\d+\.", "_proj.", name) if f"{side}_proj.0.weight" in state else name
 
 
 def pretraining_only(key: str) -> bool:
@@ -157,10 +207,16 @@ def pretraining_only(key: str) -> bool:
 
 
 def _stacked(name: str, of_tasks: Mapping[Task, Tensor], tasks: list[Task]) -> Tensor:
-    """``(tasks, …)`` in the order of ``tasks``."""
-    missing = [task for task in tasks if task not in of_tasks]
-    shapes = {tuple(value.shape) for value in of_tasks.values()}
-    if missing or len(shapes) > 1:
-        why = f"lacks those for {', '.join(missing)}" if missing else f"has shapes {listed(sorted(shapes))}"
-        raise MomeError(f"of the updates that are to become {name}, the checkpoint {why}")
+    """``(tasks, …)`` in the order of ``tasks``; ``name`` is for messages."""
+    missing, spare = [task for task in tasks if task not in of_tasks], [task for task in of_tasks if task not in tasks]
+    kinds = {(tuple(value.shape), str(value.dtype)) for value in of_tasks.values()}
+    if missing:
+        raise MomeError(f"the checkpoint has {name} but not for {listed(missing)}")
+    if spare:
+        raise MomeError(
+            f"the checkpoint has {name} for {listed(spare)}, too, where its system is for {listed(tasks)} alone: "
+            "it is of another system, perhaps omni-avsr"
+        )
+    if len(kinds) > 1:
+        raise MomeError(f"the checkpoint's {name} differ: {', '.join(f'{a} {b}' for a, b in sorted(kinds))}")
     return torch.stack([of_tasks[task] for task in tasks])

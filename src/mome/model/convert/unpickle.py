@@ -8,16 +8,20 @@ of a list; objects that checkpoints carry beside their weights (dictionaries, ar
 from __future__ import annotations
 
 import pickle
+import pickletools
 import re
 import warnings
-from collections.abc import Mapping
+import zipfile
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch.serialization import safe_globals
 
-from mome.errors import MomeError
+from mome.errors import MomeError, listed
 
 INERT = (
     "argparse.Namespace",
@@ -91,10 +95,59 @@ def read_checkpoint(path: Path) -> dict[Any, Any]:
                 f"{path} is refused: it asks for {name[1]}, which a checkpoint of this kind has no need of "
                 "and which was not run"
             ) from error
+        if "Unsupported operand" in str(error) and (names := _asked_for(path, zipped)):
+            raise MomeError(
+                f"{path} is refused: it is not pickled as torch.save does and asks for {listed(names, 20)}, of which "
+                "nothing was run: load it where it was made, if you trust it, and save its weights with torch.save"
+            ) from error
+        if "allocate memory" in str(error):
+            raise MomeError(f"{path} is larger than the memory of this machine: convert it on a larger one") from error
         raise MomeError(f"{path} is damaged or not a PyTorch checkpoint: copy or download it again") from error
     if not isinstance(content, dict):
         raise MomeError(f"{path} holds a {type(content).__name__} instead of a checkpoint's dictionary")
     return content
+
+
+def _asked_for(path: Path, zipped: bool) -> list[str]:
+    """The names that a file's pickles would look up and :data:`INERT` has not, read without doing what they say."""
+    found: dict[str, None] = {}
+    with suppress(Exception), _pickle_in(path, zipped) as file:  # what was found before the end, or damage, is told
+        while not found:  # PyTorch's old files are several pickles in a row
+            for name in _globals(file):
+                if name not in INERT:
+                    found[name] = None
+    return list(found)
+
+
+@contextmanager
+def _pickle_in(path: Path, zipped: bool) -> Iterator[IO[bytes]]:
+    if not zipped:
+        with path.open("rb") as file:
+            yield file
+        return
+    with zipfile.ZipFile(path) as archive:
+        name = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
+        with archive.open(name) as file:
+            yield file
+
+
+def _globals(file: IO[bytes]) -> Iterator[str]:
+    """The names of modules' contents in one pickle, as far as they are written in it by any usual pickler."""
+    last: deque[str] = deque(("?", "?"), maxlen=2)  # what the last two steps put onto the stack, if it is text
+    memory: dict[object, str] = {}
+    for step, argument, _ in pickletools.genops(file):
+        if step.name in ("GLOBAL", "INST"):
+            yield str(argument).replace(" ", ".")
+        elif step.name == "STACK_GLOBAL":
+            yield ".".join(last)
+        if step.name == "MEMOIZE":
+            memory[len(memory)] = last[-1]
+        elif step.name.endswith("PUT"):
+            memory[argument] = last[-1]
+        elif step.name.endswith("GET"):
+            last.append(memory.get(argument, "?"))
+        elif step.name not in ("FRAME", "PROTO"):
+            last.append(argument if isinstance(argument, str) else "?")
 
 
 def plain(value: object) -> Any:

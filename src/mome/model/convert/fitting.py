@@ -1,0 +1,55 @@
+"""Whether a checkpoint's tensors are those that a model has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mome.errors import MomeError, listed
+
+MOST = 50  # differences that a message lists
+
+
+def checked(
+    weights: Mapping[str, Any], expected: Mapping[str, Tensor], what: str, called: Callable[[str], str] = str
+) -> dict[str, Tensor]:
+    """The weights in the model's order, once names, shapes and kinds are what the model has.
+
+    Args:
+        weights: the checkpoint's, under the model's names.
+        expected: the model's.
+        what: how the message begins, such as ``large.pt does not fit AV-HuBERT``.
+        called: what the message calls a tensor of this name.
+
+    Raises:
+        MomeError: they are not; every difference is counted, and the first ones are listed.
+    """
+    problems = [f"{called(key)} is missing" for key in expected if key not in weights]
+    problems += [f"{called(key)} is unknown" for key in weights if key not in expected]
+    for key, model in expected.items():
+        if key in weights and (why := misfit(weights[key], model)):
+            problems.append(f"{called(key)} is {why}")
+    problems = list(dict.fromkeys(problems))  # one tensor of the file may be several of the model's
+    if problems:
+        count = f"{len(problems)} difference{'s' if len(problems) > 1 else ''}"
+        raise MomeError(f"{what} ({count}): {listed(problems, MOST)}")
+    return {key: weights[key].detach() for key in expected}
+
+
+def misfit(found: object, model: Tensor) -> str | None:
+    """What is wrong with ``found`` in place of the model's tensor; ``None`` where it fits."""
+    if not isinstance(found, Tensor) or found.layout != torch.strided or found.device.type != "cpu":
+        return "not an ordinary tensor"
+    if found.shape != model.shape:
+        return f"{tuple(found.shape)} instead of {tuple(model.shape)}"
+    if found.is_floating_point() != model.is_floating_point() or found.is_quantized:
+        return f"of type {dtype_name(found)}"
+    return None
+
+
+def dtype_name(tensor: Tensor) -> str:
+    """The precision, such as ``float16``."""
+    return str(tensor.dtype).removeprefix("torch.")
