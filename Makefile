@@ -85,7 +85,7 @@ NOISY = --noise $(firstword $(NOISE)) --snr clean --snr 5 --snr 0 --snr -5
 
 results: results-tiny results-comparison  ## Measure the bundled model, then train and compare all systems (hours)
 
-results-tiny: $(INSTALLED)  ## Measure the bundled model; writes results/mome-tiny-*.json and the table of its card
+results-tiny: $(INSTALLED) $(TINY)/synthetic.done  ## Measure the bundled model; writes results/mome-tiny-*.json and the table of its card
 	$(EVALUATE) --data $(GRID)/manifest.csv --split test $(NOISY) --out results/mome-tiny-test.json
 	$(EVALUATE) --data $(GRID)/manifest.csv --split unseen --out results/mome-tiny-unseen.json
 	$(EVALUATE) --data $(TINY)/synthetic/manifest.csv --split test --out results/mome-tiny-synthetic.json

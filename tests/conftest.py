@@ -15,10 +15,6 @@ from tests.model.fake_hub import hub  # noqa: F401  a fixture
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--golden", type=Path, default=SHARED / "golden", help="folder of golden vectors")
-
-
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "golden(family): run with the fixture golden as each case in --golden whose name begins with family"
@@ -29,7 +25,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     marker = metafunc.definition.get_closest_marker("golden")
     if marker is None:
         return
-    folder: Path = metafunc.config.getoption("--golden")
+    folder: Path = metafunc.config.getoption("--golden", SHARED / "golden")
     found = sorted(path for path in folder.glob(f"{marker.args[0]}*.safetensors") if path.with_suffix(".json").exists())
     cases = [pytest.param(path, id=path.stem) for path in found]
     none = pytest.param(None, id="none", marks=pytest.mark.skip(f"no golden case {marker.args[0]}* is in {folder}"))

@@ -93,6 +93,8 @@ class Measured:
                 cell.seeds.append(document["training"]["seed"])
         for path in sorted(outside.glob("*.json")):
             for row in json.loads(path.read_text())["results"]:
+                if row["task"] is None:
+                    raise SystemExit(f"{path} does not say the task of {row['system']}: score it again with --task")
                 self.cells[row["system"], row["rates"] or row["task"], row["snr_db"]].rows.append(row)
                 if row["system"] not in self.outside:
                     self.outside.append(row["system"])

@@ -2,8 +2,8 @@
 
     python scripts/comparison/run.py ../shared/grid/manifest.csv --noise ../shared/noise/babble.flac
 
-What is finished is not done again: the results are one JSON file for each training in results/comparison. Then
-tables.py makes docs/results.md of them.
+The results are one JSON file for each training in results/comparison, of which tables.py makes docs/results.md. What
+was trained and measured here is not done again; delete a run's folder in runs/comparison where its recipe has changed.
 """
 
 from __future__ import annotations
@@ -73,6 +73,11 @@ def run(one: Run, args: argparse.Namespace) -> str:
     return f"{one.name}: WER % {' '.join(f'{100 * (wer or 0):.1f}' for wer in clean)}"
 
 
+def is_done(one: Run, args: argparse.Namespace) -> bool:
+    """Whether it was trained here and measured; results alone come with the checkout."""
+    return (args.results / f"{one.name}.json").exists() and (args.runs / one.name / "config.json").exists()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("manifest", type=Path)
@@ -86,7 +91,7 @@ def main() -> None:
     args = parser.parse_args()
     args.runs.mkdir(parents=True, exist_ok=True)
     wanted = [one for one in all_runs() if one.name.startswith(tuple(args.only or [""]))]
-    todo = [one for one in wanted if not (args.results / f"{one.name}.json").exists()]
+    todo = [one for one in wanted if not is_done(one, args)]
     print(f"{len(todo)} of {len(wanted)} runs to do", flush=True)
     failed = 0
     context = multiprocessing.get_context("spawn")

@@ -2,7 +2,7 @@
 
     python scripts/comparison/seconds.py ../shared/grid/manifest.csv
 
-Transcribing is timed with the trained models of run.py, training by a few epochs of the same recipes.
+Transcribing is timed with the trained models of run.py, training by an epoch of the same recipes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from mome.training.run import train
 from mome.training.store import ClipStore
 from runs import SEEDS, Run, all_runs
 
-CLIPS, REPEATS, EPOCHS = 20, 5, 2
+CLIPS, REPEATS, EPOCHS = 10, 3, 1
 
 
 def transcribing(one: Run, args: argparse.Namespace) -> list[dict[str, Any]]:

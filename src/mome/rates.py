@@ -12,7 +12,8 @@ from mome.errors import MomeError
 Task = Literal["avsr", "asr", "vsr"]
 TASKS: tuple[Task, ...] = ("avsr", "asr", "vsr")
 
-_RATES = re.compile(r"\s*\(?\s*(\d+|-)\s*,\s*(\d+|-)\s*\)?\s*")
+_RATE = r"\d+(?:\.\d+)?|-"
+_RATES = re.compile(rf"\s*\(?\s*({_RATE})\s*,\s*({_RATE})\s*\)?\s*")
 
 
 @dataclass(frozen=True, order=True)
@@ -20,19 +21,22 @@ class Rates:
     """One audio rate and one video rate; ``None`` leaves that modality out.
 
     ``Rates(4, 2)`` feeds a quarter of the audio tokens and half of the video tokens (AVSR),
-    ``Rates(4, None)`` is ASR and ``Rates(None, 2)`` is VSR.
+    ``Rates(4, None)`` is ASR and ``Rates(None, 2)`` is VSR. Rates are whole numbers, but for models that take any
+    number of tokens (MQT): ``Rates(2.5, 1.5)``.
     """
 
-    audio: int | None
-    video: int | None
+    audio: float | None
+    video: float | None
 
     def __post_init__(self) -> None:
         """Refuse rates below 1 and the empty pair."""
         if self.audio is None and self.video is None:
             raise MomeError("rates '-,-' leave out both modalities: give an audio rate, a video rate or both")
         for name, rate in (("audio", self.audio), ("video", self.video)):
-            if rate is not None and rate < 1:
-                raise MomeError(f"{name} rate {rate} is not possible: a rate is a whole number from 1 up")
+            if rate is not None and not 1 <= rate < float("inf"):
+                raise MomeError(f"{name} rate {rate} is not possible: a rate is a number from 1 up")
+            if isinstance(rate, float) and rate.is_integer():
+                object.__setattr__(self, name, int(rate))
 
     @classmethod
     def parse(cls, text: str | Rates) -> Rates:
@@ -42,7 +46,7 @@ class Rates:
         match = _RATES.fullmatch(str(text))
         if match is None:
             raise MomeError(f"rates '{text}' are not readable: write AUDIO,VIDEO as in 4,2 (ASR: 4,-  VSR: -,2)")
-        audio, video = (None if part == "-" else int(part) for part in match.groups())
+        audio, video = (None if part == "-" else float(part) for part in match.groups())
         return cls(audio, video)
 
     @property
@@ -70,8 +74,8 @@ class RateGrid:
     Attributes:
         audio, video: the modalities' rates; a modality without any is not there.
         tasks: what the rates are for.
-        open: whether any other rate of these modalities will do as well (MQT); those listed are then the ones that
-            are measured and shown.
+        open: whether any other rate of these modalities, whole or not, will do as well (MQT); those listed are then
+            the ones that are measured and shown.
     """
 
     audio: tuple[int, ...] = ()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -62,3 +63,9 @@ def router_statistics(probabilities: Tensor, chosen: Tensor, mask: Tensor | None
     with torch.no_grad():
         entropy = weights @ torch.special.entr(flat).sum(dim=-1)
     return RouterStatistics(experts * (load @ probability), load, probability.detach(), entropy)
+
+
+def mean_statistics(several: Sequence[RouterStatistics]) -> RouterStatistics:
+    """The mean over forward passes of one router, detached."""
+    names = [one.name for one in fields(RouterStatistics)]
+    return RouterStatistics(*(torch.stack([getattr(one, name).detach() for one in several]).mean(0) for name in names))

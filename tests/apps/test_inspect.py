@@ -59,9 +59,32 @@ def test_seconds(run, tiny_model):
 def test_a_recipe_gives_what_its_model_would(run, recipe, tiny_model):
     from_recipe, from_model = document(run, recipe), document(run, tiny_model)
     assert from_recipe["parameters"] == from_model["parameters"]
-    # The recipe has no start token, and its prompt is counted by its words and marks.
-    words = len(tiny_tokenizer()("Transcribe speech and video to text.").input_ids)
-    assert from_recipe["cost"][0]["tokens"] == 125 + 125 + words
+    prompt = len(tiny_tokenizer()("Transcribe speech and video to text.").input_ids)
+    assert from_recipe["cost"][0]["tokens"] == 125 + 125 + prompt, "it has no start token"
+
+
+def test_a_recipe_can_be_changed(run, recipe):
+    found = document(run, recipe, "model.adapter.bottleneck=width/16", "model.bos=true", "--seconds", "2")
+    assert found["overrides"] == ["model.adapter.bottleneck=width/16", "model.bos=true"]
+    assert found["cost"][0]["tokens"] == 25 + 25 + 8
+    expert = 2 * 48 * 3 + 48 + 3
+    assert found["parameters"]["adapter_total"] == 2 * (4 * 48 + 5 * expert)
+
+
+def test_the_bundled_tokenizer_counts_the_prompt(run):
+    found = document(run, "llama-avsr-grid", "--seconds", "3")
+    assert {row["rates"]: row["tokens"] for row in found["cost"]} == {"4,2": 150 // 4 + 75 // 2 + 19}
+
+
+def test_without_a_tokenizer_words_and_marks_are_counted(run, recipe, tiny_model, tmp_path):
+    """Of a language model that is a folder by itself."""
+    (tmp_path / "alone").mkdir()
+    (tmp_path / "alone" / "config.json").write_text((tiny_model / "language_model" / "config.json").read_text())
+    found = document(run, recipe, f"model.language_model={tmp_path}/alone")
+    assert found["cost"][0]["tokens"] == 125 + 125 + 7
+    tiny_tokenizer().save_pretrained(tmp_path / "alone")
+    found = document(run, recipe, f"model.language_model={tmp_path}/alone", "model.prompts.avsr=Transcribe it")
+    assert found["cost"][0]["tokens"] == 125 + 125 + len(tiny_tokenizer()("Transcribe it").input_ids)
 
 
 def test_tables(run, tiny_model):
@@ -76,5 +99,8 @@ def test_mistakes(refused, recipe, tmp_path):
     assert "no recipe at mome-layr" in refused("inspect", "mome-layr")
     assert "missing.yaml" in refused("inspect", tmp_path / "missing.yaml")
     assert "config.json" in refused("inspect", tmp_path)
+    line = refused("inspect", tmp_path, "model.bos=true")
+    assert "is a model, and model.bos=true would change a recipe: name a recipe or leave it out" in line
+    assert "is not key=value" in refused("inspect", recipe, "model.bos")
     recipe.write_text(recipe.read_text().replace("video_rates", "vidio_rates"))
     assert "did you mean model.video_rates" in refused("inspect", recipe)

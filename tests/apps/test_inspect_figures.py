@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,54 @@ def test_mome(inspect, corpus, published):
     assert counts["adapter_total"] == experts(corpus, 23 + 1)
 
 
+MEDIUM = "model.audio_encoder=openai/whisper-medium.en"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "overrides", "published"),
+    [
+        ("llama-avsr-asr-8b-lrs3", (), 41_949_184),
+        ("llama-avsr-vsr-8b-lrs3", (), 48_240_640),
+        ("llama-avsr-8b-lrs3", (), 56_635_392),
+        ("llama-avsr-vsr-lrs2", (), 42_216_448),
+        ("llama-mtsk-ms-lrs3", (MEDIUM,), 32_014_336),  # the published code has Whisper-medium, the paper Whisper-small
+        ("llama-smop-lrs3", (), 32_018_432),
+        ("omni-avsr-s-lrs3", (), 38_289_408),
+        ("omni-avsr-t-lrs3", (), 51_920_896),
+        ("omni-avsr-st-lrs3", (), 58_736_640),
+    ],
+)
+def test_trained_parameters_are_those_of_the_published_code(inspect, recipe, overrides, published):
+    counts = inspect(recipe, *overrides)["parameters"]
+    assert counts["adapter_total"] + counts["projectors_total"] == published
+
+
+def test_bottlenecks_follow_the_width():
+    sizes = {"lrs3": (64, 8), "lrs2": (96, 12), "grid": (6, 1)}
+    for corpus, expected in sizes.items():
+        configs = load_config(f"llama-mtsk-ms-{corpus}"), load_config(f"mome-layer-{corpus}")
+        assert tuple(config.adapter["bottleneck"] for config in configs) == expected
+    assert load_config("llama-mtsk-ms-8b-lrs3").adapter["bottleneck"] == 64
+
+
+def test_whisper_medium_only_where_the_published_systems_need_it():
+    medium = {name for name in RECIPES if load_recipe(name).model.audio_encoder == "openai/whisper-medium.en"}
+    expected = {"llama-smop-lrs2", "llama-smop-lrs3", "llama-smop-jedr-lrs2", "llama-smop-jedr-lrs3"}
+    expected |= {f"omni-avsr-{kind}-lrs3" for kind in ("s", "t", "st")} | {"mms-llama-lrs2", "mms-llama-lrs3"}
+    assert medium == expected | {name for name in RECIPES if "-8b-" in name and "-vsr-" not in name}
+
+
+@pytest.mark.parametrize("corpus", ["lrs2", "lrs3", "grid"])
+@pytest.mark.parametrize("system", ["llama-avsr", "llama-mtsk-ms"])
+def test_stacking_costs_projectors_alone(inspect, system, corpus):
+    averaged, stacked = inspect(f"{system}-{corpus}"), inspect(f"{system}-stack-{corpus}")
+    tokens = [[row["tokens"] for row in found["cost"]] for found in (averaged, stacked)]
+    assert tokens[0] == tokens[1]
+    counts, more = averaged["parameters"], stacked["parameters"]
+    assert more["adapter_total"] == counts["adapter_total"]
+    assert more["projectors_total"] > 1.4 * counts["projectors_total"]
+
+
 def test_tokens_of_ten_seconds(inspect):
     found = inspect("mome-layer-lrs3")
     tokens = {row["rates"]: row["tokens"] for row in found["cost"]}
@@ -86,7 +135,7 @@ def test_tokens_of_ten_seconds(inspect):
 
 def test_tokens_of_the_query_systems(inspect):
     (row,) = inspect("mms-llama-lrs3")["cost"]
-    assert row["tokens"] - 6 == 30, "three queries a second, and the prompt's five words and a mark"
+    assert row["tokens"] - 9 == 30, "three queries a second, and the start token and the instruction's words and marks"
     tokens = {row["rates"]: row["tokens"] for row in inspect("mqt-lrs3")["cost"]}
     assert tokens == {"4,2": 257, "4,5": 182, "16,2": 163, "16,5": 88}
 
@@ -96,7 +145,7 @@ SHOWN = [f"{system}-{corpus}" for system in SYSTEMS for corpus in ("lrs3", "grid
 
 
 def test_every_system_but_the_mere_bases_has_recipes():
-    mere = {"lora", "mome", "omni-avsr"}
+    mere = {"lora", "mome", "omni-avsr", "stack"}
     for system in set(SYSTEMS) - mere:
         assert {f"{system}-{corpus}" for corpus in ("lrs2", "lrs3", "grid")} <= set(RECIPES), system
     for base in mere:
@@ -164,3 +213,8 @@ def test_no_recipe_repeats_what_its_bases_say(name):
     repeated = {key for key, value in own.items() if key in said and said[key] == value}
     assert repeated == set()
     assert name == "mome-tiny" or "output" not in own
+
+
+def test_what_many_recipes_say_is_in_a_base():
+    said = Counter((key, str(value)) for name in NAMED for key, value in layers(SHIPPED / f"{name}.yaml")[-1].items())
+    assert {key: count for key, count in said.items() if count > 2} == {}

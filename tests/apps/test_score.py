@@ -79,6 +79,17 @@ def test_the_table_is_that_of_evaluate(score):
     assert all(line.split()[-3:] == ["-", "-", "-"] for line in lines)
 
 
+def test_the_task_of_transcripts_that_do_not_say_it(results):
+    header = ("id", "text", "system", "task", "rates")
+    rows = [(name, "bin", *what) for name in REFERENCES for what in (("a", "", ""), ("b", "vsr", ""), ("c", "", "4,2"))]
+    found = results(header, *rows, options=("--task", "asr"))
+    assert [(one["system"], one["task"], one["rates"]) for one in found] == [
+        ("a", "asr", None),
+        ("b", "vsr", None),
+        ("c", "avsr", "4,2"),
+    ]
+
+
 def test_only_the_clips_of_the_split_count(results):
     rows = [("id", "text"), *((name, text) for name, (_, text) in REFERENCES.items())]
     assert [one["clips"] for one in results(*rows)] == [3]

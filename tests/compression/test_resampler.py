@@ -117,6 +117,15 @@ def test_resampled_length(length, rate, queries) -> None:
     assert resampled_length(torch.tensor([length]), rate, queries).tolist() == [count]
 
 
+@given(length=st.integers(1, 5000), queries=st.integers(1, 600), data=st.data())
+def test_every_number_of_tokens_can_be_had(length, queries, data) -> None:
+    wanted = data.draw(st.integers(1, min(length, queries)))
+    assert resampled_length(length, length / wanted, queries) == wanted
+    assert resampled_length(torch.tensor([length, 0]), length / wanted, queries).tolist() == [wanted, 0]
+    with pytest.raises(MomeError, match=r"rate 0\.5 is not possible"):
+        resampled_length(length, 0.5, queries)
+
+
 def test_half_precision_keeps_positions_apart() -> None:
     module = QueryResampler(64, 8, 1500, 4)
     clip, length = torch.randn(1, 1500, 64), torch.tensor([1500])

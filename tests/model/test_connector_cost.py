@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 
 import pytest
+import torch
 
 from mome.model import MomeForSpeechRecognition
+from mome.model.connector import count_tokens
 from mome.model.connector_cost import connector_operations
 from mome.model.cost import inference_cost, parameter_counts
 from mome.model.model import EncodedClips
@@ -45,6 +48,31 @@ def test_operations(connector, audio, video):
         assert counted > 0
         expected = connector_operations(model.config, rates, audio, video)
         assert expected == pytest.approx(counted, rel=0.02), rates
+
+
+@pytest.mark.parametrize("speech_rate", [1.0, 1.37, 1.5, 2.0])
+@pytest.mark.parametrize(("audio", "video"), [(37, 19), (200, 100), (331, 166), (800, 400)])
+def test_operations_at_a_speech_rate(monkeypatch, speech_rate, audio, video):
+    model, rates = untrained("qformer-speech"), Rates(4, 2)
+    normal = connector_operations(model.config, rates, audio, video)
+    predictor = model.connector.predictor
+    monkeypatch.setattr(predictor.head.bias, "data", torch.tensor([speech_rate]))
+    clips = encoded(model, rates, audio, video)
+    prepared = model.prepare(clips, [rates])
+    assert prepared.speech_rates == pytest.approx([speech_rate])
+    (told,), (tokens,) = prepared.speech_rates, prepared.counts
+    assert count_tokens(model.config, rates, audio, video, told) == tokens
+    expected = connector_operations(model.config, rates, audio, video, told)
+    assert expected == pytest.approx(flops(lambda: model.connect(clips, [rates])), rel=0.02)
+    assert (expected > normal) == (speech_rate > 1)
+    # The predictor hides what depends on the rate.
+    heard, lengths = clips.audio.tokens[:, : 2 * video], clips.audio.lengths.clamp(max=2 * video)
+    aside = flops(lambda: predictor(heard, lengths))
+    counted = flops(lambda: model.connect(clips, [rates])) - aside
+    config = copy.deepcopy(model.config)
+    config.connector["speech_rate"] = False
+    without = connector_operations(config, rates, audio, video, told)
+    assert without == pytest.approx(counted, rel=0.02)
 
 
 @every

@@ -221,3 +221,14 @@ def test_forward_says_what_it_lacks():
     silent = {name: value for name, value in inputs.items() if name.startswith("pixel")}
     with pytest.raises(ValueError, match="no audio was given"):
         model(**silent, labels=LABELS, rates=Rates(4, 2))
+
+
+def test_routing_is_the_mean_over_the_rates():
+    model, inputs = make_model(), raw_inputs(CLIPS)
+    together = model(**inputs, labels=LABELS, matryoshka=GRID).routing
+    alone = [model(**inputs, labels=LABELS, rates=rates).routing for rates in GRID]
+    assert together.keys() == alone[0].keys()
+    for layer, statistics in together.items():
+        close(statistics.load, torch.stack([each[layer].load for each in alone]).mean(0))
+        close(statistics.entropy, sum(each[layer].entropy for each in alone) / len(GRID))
+        assert not statistics.balance_loss.requires_grad

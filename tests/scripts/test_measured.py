@@ -83,3 +83,7 @@ def test_files_of_the_comparison_and_of_other_systems(measured, tmp_path):
     assert found.cell("a", "4,2", 0.0).seeds == [1, 2]
     assert found.cell("a", "4,5") is None
     assert (found.cell("b", "4,2").mean, found.cell("b", "asr").interval) == (25, (20, 30))
+    del rows[1]["task"]
+    (tmp_path / "outside" / "b.json").write_text(json.dumps({"results": [{**rows[1], "task": None}]}))
+    with pytest.raises(SystemExit, match="does not say the task of b: score it again with --task"):
+        measured.Measured(tmp_path / "ours", tmp_path / "outside")

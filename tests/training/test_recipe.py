@@ -55,6 +55,17 @@ def test_shipped_recipes_can_be_named():
         assert recipe.output == f"runs/{name}"
 
 
+def test_mms_llama_as_published():
+    recipe = load_recipe("mms-llama-lrs3")
+    assert (recipe.optim.steps, recipe.optim.learning_rate, recipe.optim.warmup_steps) == (30000, 1e-4, 500)
+    noisy = [snr for snr in recipe.augment.snr if math.isfinite(snr)]
+    assert len(noisy) / len(recipe.augment.snr) == 0.75
+    config = load_config("mms-llama-lrs3")
+    assert config.start_ids == ["BOS", "Recognize", "this", "speech", "in", "English", ".", "Input", ":"]
+    assert config.text_ids("avsr") == []
+    assert load_recipe("mms-llama-grid").optim.steps is None
+
+
 def test_a_base_may_be_a_shipped_recipe(tmp_path):
     recipe = load_recipe(write(tmp_path, "base: mome-tiny\noptim: {epochs: 2}\n"))
     assert recipe.optim.epochs == 2
@@ -121,6 +132,11 @@ def test_false_is_false(tmp_path):
     assert (recipe.augment.flip, recipe.augment.crop, recipe.augment.time_mask) == (False, False, False)
 
 
+def test_the_finer_audio_rates(tmp_path):
+    config = load_config(write(tmp_path, "base: [mome-layer-asr-lrs3, base/asr-fine]"))
+    assert config.grid.audio == (2, 4, 6, 8, 10)
+
+
 def test_unknown_recipes():
     with pytest.raises(MomeError, match="no recipe at mome-tyni: did you mean mome-tiny"):
         load_recipe("mome-tyni")
@@ -149,7 +165,11 @@ output: x
     assert (config.grid.audio, config.grid.video) == ((), (3,))
     assert config.adapter_config.top_k == 1
     assert (config.projector_hidden, config.language_model) == (12, f"{tiny_model}/language_model")
+    assert load_config(path, ["model.adapter.bottleneck=width/20"]).adapter["bottleneck"] == 2
+    assert load_config(path, ["model.adapter.bottleneck=width/100"]).adapter["bottleneck"] == 1
     for override, message in (
+        ("model.adapter.bottleneck=width/0", "=width/0 is not possible: give a whole number, or a part of"),
+        ("model.adapter.bottleneck=small", "=small is not possible: give a whole number, or a part of"),
         ("model.adapter.top_n=1", "did you mean top_k?"),
         ("model.video_encoder=null", "neither model.audio_encoder nor model.video_encoder"),
         (f"model.audio_encoder={tiny_model}/language_model", "is of type llama, not one of whisper"),

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from mome.compression import resampled_length
 from mome.errors import MomeError
 from mome.rates import RateGrid, Rates
 from mome.training.recipe import ValidationRecipe
@@ -69,18 +70,18 @@ def test_one_rate_for_each_of_some_tasks(rates, tasks):
 
 def test_numbers_of_tokens_drawn_evenly():
     schedule = RateSchedule(list(RateGrid((4,), (2,), ("avsr", "asr")).rates()), seed=3, up_to=32)
-    drawn = [schedule(step) for step in range(3000)]
+    drawn = [schedule(step) for step in range(4000)]
     for both, heard in drawn:
         assert (both.task, heard) == ("avsr", Rates(both.audio, None))
-    for modality in ("audio", "video"):
+    for modality, frames in (("audio", 150), ("video", 75)):
         rates = [getattr(both, modality) for both, _ in drawn]
-        assert (min(rates), max(rates)) == (1, 32)
-        # Uniform shares of the frames between 1/32 and 1: rate r stands for those that round to it.
-        for rate in (1, 2, 3, 8):
-            high, low = min(1, 1 / (rate - 0.5)), 1 / (rate + 0.5)
-            expected = (high - low) / (1 - 1 / 32) * len(rates)
-            assert abs(rates.count(rate) - expected) < 5 * math.sqrt(expected)
-    pairs = [(both.audio, both.video) for both, _ in drawn]
+        assert 1 <= min(rates) < max(rates) <= 32
+        tokens = Counter(resampled_length(frames, rate, 150) for rate in rates)
+        middle = range(frames // 32 + 1, frames)  # of the ends only a part can be drawn
+        assert set(middle) <= set(tokens)
+        expected = len(rates) / (frames * (1 - 1 / 32))
+        assert all(abs(tokens[count] - expected) < 5 * math.sqrt(expected) for count in middle)
+    pairs = [(1 / both.audio, 1 / both.video) for both, _ in drawn]
     assert abs(np.corrcoef(np.array(pairs).T)[0, 1]) < 0.1
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from mome.evaluation.result import make_conditions
 from mome.rates import Rates
 from mome.training.manifest import read_manifest
 from mome.training.run import train
+from tests.tiny import END, START, tiny_tokenizer
 from tests.training.toy import toy_backbones, toy_corpus
 
 FOUR = ["4,2", "4,5", "16,2", "16,5"]
@@ -134,6 +136,7 @@ def test_from_recipe_to_transcripts(toy, tmp_path, system):
         if system.name == "mms-llama":
             assert (one.tokens.audio, one.tokens.video) == (0, 0)
             assert one.tokens.fused >= 3
+            assert one.tokens.prompt == len(loaded.model.config.start_ids) > 5, "the instruction, and nothing else"
         else:
             frames, most = len(clip.mouth), 12 if system.name == "mqt" else 99
             audio = 0 if one.rates.audio is None else min(2 * frames // one.rates.audio, most)
@@ -144,18 +147,46 @@ def test_from_recipe_to_transcripts(toy, tmp_path, system):
     assert result.heard[0].text == transcripts[0].text
 
 
+def test_mms_llama_is_laid_out_as_published(toy, tmp_path):
+    """Start token and instruction, then the queries, then the transcript between start and end token."""
+    model = {**QFORMER, "bos": True, "bos_taught": True}
+    output = train(recipe(toy, tmp_path, "mms-llama", model, optim={"steps": 4}))
+    assert [entry["step"] for entry in history(output) if "loss" in entry] == [1, 2, 3, 4], "one epoch has 3"
+    loaded = mome.load(output)
+    tokenizer = loaded.processor.tokenizer
+    instruction = tokenizer("Recognize this speech in English. Input : ").input_ids
+    assert loaded.model.config.start_ids == [START, *instruction]
+    assert loaded.model.config.text_ids("avsr") == []
+    assert loaded.processor.labels(["bin blue"]).tolist() == [[START, *tokenizer("bin blue").input_ids, END]]
+    transcript = loaded.transcribe(toy / "data" / "test_0_4.mp4")
+    assert transcript.tokens.prompt == 1 + len(instruction)
+    assert "<s>" not in transcript.text
+
+
+@pytest.mark.parametrize("option", ["bos", "bos_taught"])
+def test_a_start_token_that_the_tokenizer_does_not_have(toy, tmp_path, option):
+    folder = tmp_path / "language_model"
+    shutil.copytree(toy / "backbones" / "language_model", folder)
+    tokenizer = tiny_tokenizer()
+    tokenizer.bos_token = None
+    tokenizer.save_pretrained(folder)
+    path = recipe(toy, tmp_path, "mms-llama", QFORMER)
+    with pytest.raises(MomeError, match=f"has no start token: leave out model.{option}"):
+        train(path, [f"model.language_model={folder}", f"model.{option}=true"])
+
+
 def test_a_resampler_takes_any_rate(toy, tmp_path):
     output = train(recipe(toy, tmp_path, "mqt", {"connector": {"queries": 12, "heads": 4}}))
     steps = [entry for entry in history(output) if "loss/avsr" in entry]
     assert steps, "rates that are not listed are summed up by task"
     loaded = mome.load(output)
     row = read_manifest(toy / "data" / "manifest.csv", "test")[0]
-    rates = [Rates(7, 3), Rates(23, 1)]
+    rates = [Rates(7, 3), Rates(23, 1), Rates.parse("6.25,2.5")]
     clip = loaded.load_clip(row.path, rates)
     frames = len(clip.mouth)
     for one, transcript in zip(rates, loaded.transcribe_rates(clip, rates), strict=True):
         tokens = (transcript.tokens.audio, transcript.tokens.video)
-        assert tokens == (min(2 * frames // one.audio, 12), min(frames // one.video, 12))
+        assert tokens == (min(int(2 * frames / one.audio), 12), min(int(frames / one.video), 12))
     with pytest.raises(MomeError, match="any other"):
         loaded.model.config.grid.check(Rates(4, None))
 
@@ -176,10 +207,11 @@ def test_routers_of_each_modality_are_logged(toy, tmp_path, sharing, routers):
     [
         ({"rates_up_to": 8}, "it needs model.connector.type=resampler"),
         ({"rates_up_to": 0}, "optim.rates_up_to=0 is not possible"),
+        ({"steps": 0}, "optim.steps=0 is not possible: give 1 or more"),
         ({"rates_up_to": 8, "rates_per_step": 1}, "optim.rates_per_step and optim.rates_up_to exclude each other"),
     ],
 )
-def test_draws_that_are_not_possible(toy, tmp_path, optim, message):
+def test_draws_and_lengths_that_are_not_possible(toy, tmp_path, optim, message):
     with pytest.raises(MomeError, match=message):
         train(recipe(toy, tmp_path, "m3", {}, optim=optim))
 

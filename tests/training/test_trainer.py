@@ -110,6 +110,8 @@ def test_routing_summary():
         "router/min_entropy": 0.0,
         "router/max_load": pytest.approx(0.7),
         "router/unused": 0.25,
+        "router/max_unused": 0.5,
+        **{f"router/load_{expert}": pytest.approx(load) for expert, load in enumerate((0.475, 0.275, 0.125, 0.125))},
     }
     assert routing_summary([]) == {}
 

@@ -34,6 +34,7 @@ class Connected:
         losses: auxiliary losses by name, as means over the tokens and without their weights.
         routing: statistics of the routers over the valid tokens, by what they route (``audio``, ``video``,
             ``audiovisual``).
+        speech_rates: by how much each clip was stretched, where its speech rate counts.
     """
 
     audio: list[Tensor | None]
@@ -41,6 +42,7 @@ class Connected:
     fused: list[Tensor | None]
     losses: dict[str, Tensor] = field(default_factory=dict)
     routing: dict[str, RouterStatistics] = field(default_factory=dict)
+    speech_rates: list[float] | None = None
 
 
 class Connector(nn.Module, ABC):
@@ -60,10 +62,10 @@ class Connector(nn.Module, ABC):
         """
 
 
-Compressor = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
+Compressor = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
 
 
-def by_rate(stream: Stream | None, rates: Sequence[int | None], compress: Compressor) -> list[Tensor | None]:
+def by_rate(stream: Stream | None, rates: Sequence[float | None], compress: Compressor) -> list[Tensor | None]:
     """Run ``compress`` once for each rate, on the clips that have it.
 
     Args:

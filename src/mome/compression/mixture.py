@@ -195,8 +195,8 @@ class MixtureConnector(Connector):
     def _part(self, owner: str) -> nn.ModuleDict:
         return cast(nn.ModuleDict, self.get_submodule(owner))
 
-    def _compress(self, tokens: Tensor, lengths: Tensor, rate: int) -> tuple[Tensor, Tensor]:
-        return compress(tokens, lengths, rate, self.method)
+    def _compress(self, tokens: Tensor, lengths: Tensor, rate: float) -> tuple[Tensor, Tensor]:
+        return compress(tokens, lengths, int(rate), self.method)
 
     def forward(self, audio: Stream | None, video: Stream | None, rates: Sequence[Rates]) -> Connected:
         """See :meth:`Connector.forward`.

@@ -116,7 +116,8 @@ class QFormerConnector(Connector):
         features = resize(fused.tokens, [max(length, 1) for length in frames], sizes)
         tokens = self.projector(self.read(features, sizes, counts))
         none: list[Tensor | None] = [None] * len(rates)
-        return Connected(none, list(none), [row[:count] for row, count in zip(tokens, counts, strict=True)])
+        made: list[Tensor | None] = [row[:count] for row, count in zip(tokens, counts, strict=True)]
+        return Connected(none, list(none), made, speech_rates=speech_rates)
 
     def _named(self, stream: Stream | None, named: Sequence[bool], features: int) -> Stream:
         """The stream with length 0 for the clips whose rates do not name it."""

@@ -5,7 +5,8 @@ Shape notation: B clips, T frames, D encoder width, H width of the language mode
 Source: MQT ("Matryoshka Query Transformer for Large Vision-Language Models", arXiv 2405.19315), whose queries and
 image patches lie on square grids. Here both lie on a line, and two things follow from clips having different lengths:
 
-* The number of tokens is given by a rate, m = floor(T / rate), from 1 to M, instead of as such.
+* The number of tokens is given by a rate, m = floor(T / rate), from 1 to M, instead of as such. The rate need not be
+  whole: T / m gives m tokens.
 * MQT resizes the position embeddings of its query grid to the patch grid, whatever its size. Likewise the T frames of
   a clip are spread over the M query positions, frame t at (t + 1/2) * M / T - 1/2 (the centres of a resize), where the
   embedding is computed exactly instead of interpolated.
@@ -19,29 +20,33 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mome.compression.pooling import Length, length_mask, pooled_length
+from mome.compression.pooling import Length, length_mask
 from mome.errors import MomeError
 
+_ROUNDING = 1e-6
 
-def resampled_length(length: Length, rate: int, queries: int) -> Length:
+
+def resampled_length(length: Length, rate: float, queries: int) -> Length:
     """Number of tokens that ``length`` frames become: floor(length / rate), but from 1 to ``queries``.
 
     Args:
         length: a number of frames, or an integer tensor of any shape; no frame gives no token.
-        rate: frames per token, from 1 up.
+        rate: frames per token, from 1 up, whole or not.
         queries: M, how many the resampler has.
 
     Returns:
         The same kind as ``length``.
 
     Raises:
-        MomeError: the rate is below 1 or not whole.
+        MomeError: the rate is below 1.
     """
-    count = pooled_length(length, rate)
+    if not rate >= 1:
+        raise MomeError(f"compression rate {rate!r} is not possible: a rate is a number from 1 up")
+    # What rounding takes from T / (T / m) must not cost a token.
     if isinstance(length, Tensor):
-        assert isinstance(count, Tensor)
+        count = (length.double() / rate + _ROUNDING).to(length.dtype)
         return count.clamp(min=1, max=queries).minimum(length)
-    return min(max(count, 1), queries, length)
+    return min(max(int(length / rate + _ROUNDING), 1), queries, length)
 
 
 def sincos(positions: Tensor, width: int) -> Tensor:
@@ -105,19 +110,19 @@ class QueryResampler(nn.Module):
         nn.init.trunc_normal_(self.attn.out_proj.weight, std=0.02)
         nn.init.zeros_(self.attn.out_proj.bias)
 
-    def forward(self, tokens: Tensor, lengths: Tensor, rate: int) -> tuple[Tensor, Tensor]:
+    def forward(self, tokens: Tensor, lengths: Tensor, rate: float) -> tuple[Tensor, Tensor]:
         """Let the first queries read the frames.
 
         Args:
             tokens: (B, T, D), floating and finite, right-padded, in the dtype of the parameters.
             lengths: (B,) integer, valid frames of each clip.
-            rate: frames per token, from 1 up.
+            rate: frames per token, from 1 up, whole or not.
 
         Returns:
             Tokens (B, m, H), where m is the :func:`resampled_length` of T, and lengths (B,), that of ``lengths``.
 
         Raises:
-            MomeError: the rate is below 1 or not whole.
+            MomeError: the rate is below 1.
         """
         (batch, frames, width), queries = tokens.shape, len(self.query)
         if not frames:  # attention to nothing is undefined

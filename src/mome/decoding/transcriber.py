@@ -177,11 +177,12 @@ class Transcriber:
         config, beams = self.model.config, generation.get("num_beams", 1)
         end = self._end_ids()
         texts = self.processor.decode_text(ids)
-        for clip, rate, row, text, tokens, (audio, video) in zip(
-            clips, rates, ids.tolist(), texts, prepared.counts, _frames(encoded, len(clips)), strict=True
+        fed, frames = zip(prepared.counts, prepared.speech_rates, strict=True), _frames(encoded, len(clips))
+        for clip, rate, row, text, (tokens, speech_rate), (audio, video) in zip(
+            clips, rates, ids.tolist(), texts, fed, frames, strict=True
         ):
             new_tokens = next((i + 1 for i, token in enumerate(row) if token in end), len(row))
-            cost = inference_cost(config, rate, audio, video, new_tokens=new_tokens, beams=beams, fed=tokens.total)
+            cost = inference_cost(config, rate, audio, video, new_tokens, beams, tokens.total, speech_rate)
             yield Transcript(
                 file=str(clip.path or ""),
                 task=rate.task,

@@ -9,12 +9,19 @@ from typing import Literal
 from mome.errors import MomeError, listed
 from mome.evaluation.result import Failure, Group, Heard, Result
 from mome.evaluation.transcripts import read_references, read_transcripts
+from mome.rates import Task
 
 Missing = Literal["error", "empty", "skip"]
 
 
 def score(
-    transcripts: Path, data: Path, split: str | None = None, *, missing: Missing = "error", seed: int = 0
+    transcripts: Path,
+    data: Path,
+    split: str | None = None,
+    *,
+    task: Task | None = None,
+    missing: Missing = "error",
+    seed: int = 0,
 ) -> list[Result]:
     """Compare a CSV file of transcripts with a manifest.
 
@@ -25,6 +32,7 @@ def score(
         transcripts: see :func:`~mome.evaluation.transcripts.read_transcripts`.
         data: the manifest.
         split: of the manifest; all its clips by default.
+        task: of transcripts that say neither task nor rates.
         missing: what becomes of a clip that a group does not have: an error, an empty transcript, all of whose
             words count as deleted, or a failure, left out of the figures and listed.
         seed: of the intervals.
@@ -35,7 +43,7 @@ def score(
     Raises:
         MomeError: a file is unusable, an id is unknown, or a clip is missing.
     """
-    groups = read_transcripts(transcripts)
+    groups = read_transcripts(transcripts, task)
     references, known = read_references(data, split)
     unknown = [name for name in dict.fromkeys(name for texts in groups.values() for name in texts) if name not in known]
     if unknown:

@@ -28,11 +28,11 @@ def to_csv(results: Sequence[Result]) -> str:
     return sheet.getvalue()
 
 
-def read_transcripts(path: Path) -> dict[Group, dict[str, str]]:
+def read_transcripts(path: Path, task: Task | None = None) -> dict[Group, dict[str, str]]:
     """The transcripts of a CSV file by clip id, in groups of one system, task, rates and noise level.
 
     Needed are the columns id and text, which may be empty. Of the others, system, task, rates and snr_db are
-    read where they are there; without a system's name, the file's stem is taken.
+    read where they are there; without a system's name, the file's stem is taken, without task and rates, ``task``.
 
     Raises:
         MomeError: the file cannot be read or has no rows, lacks a column, has a field that is not possible, or
@@ -42,7 +42,7 @@ def read_transcripts(path: Path) -> dict[Group, dict[str, str]]:
     lines: dict[tuple[Group, str], int] = {}
     for line, row in read_rows(path, ("id", "text")):
         try:
-            group, name = _group(row, path.stem), _clip(row)
+            group, name = _group(row, path.stem, task), _clip(row)
         except MomeError as error:
             raise MomeError(f"{path}, line {line}: {error}") from None
         first = lines.setdefault((group, name), line)
@@ -88,9 +88,9 @@ def _clip(row: dict[str, str]) -> str:
     return row["id"]
 
 
-def _group(row: dict[str, str], system: str) -> Group:
+def _group(row: dict[str, str], system: str, default: Task | None) -> Group:
     rates = Rates.parse(row["rates"]) if row.get("rates") else None
-    task = _task(row["task"]) if row.get("task") else None
+    task = _task(row["task"]) if row.get("task") else None if rates else default
     if rates is not None and task not in (None, rates.task):
         raise MomeError(f"rates '{rates}' are those of {rates.task}, not of {task}")
     return Group(row.get("system") or system, rates.task if rates else task, rates, _level(row.get("snr_db", "")))

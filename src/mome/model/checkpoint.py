@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from mome.adapters import adapter_modules
 from mome.adapters.files import open_as_usual, save_tensors
 from mome.encoders import AVHubertModel
 from mome.encoders.audio import AudioEncoder
@@ -154,17 +155,20 @@ class SavedModel(PreTrainedModel):
         Args:
             save_directory: a folder, made if missing.
             self_contained: copy all backbones into sub-folders. Those that are nowhere else always are: of a
-                model loaded from a self-contained checkpoint, or initialised at random.
+                model loaded from a self-contained checkpoint, or initialised at random. A model whose LoRA was
+                merged into a backbone is saved without that LoRA, and needs this.
             is_main_process: other processes of a distributed run write nothing.
             state_dict: weights to take instead of the model's own.
             push_to_hub: upload the model's files afterwards, those that others saved to the folder too.
             kwargs: ``repo_id`` (else the folder's name) and the options of :meth:`push_to_hub` for the upload.
 
         Raises:
-            MomeError: ``push_to_hub`` of a model with a backbone that only this machine has, or the upload fails.
+            MomeError: ``push_to_hub`` of a model with a backbone that only this machine has, or the upload fails;
+                a LoRA was merged into a backbone that is not copied.
         """
         if not is_main_process:
             return
+        merged = self._merged(self_contained)
         if push_to_hub and not self_contained:
             self._refuse_local_backbones()
         folder = Path(save_directory)
@@ -172,9 +176,11 @@ class SavedModel(PreTrainedModel):
         trained = self.trained_state_dict(state_dict)
         config = type(self.config).from_dict(self.config.to_dict())
         config.architectures = [type(self).__name__]
+        for option in merged:
+            setattr(config, option, None)
         for kind, backbone in self._pretrained_parts().items():
             reference = getattr(config, kind)
-            if self_contained or reference is None or reference.startswith(INSIDE):
+            if self_contained or _is_nowhere_else(reference):
                 backbone.save_pretrained(folder / kind, state_dict=_without_adapters(backbone))
                 open_as_usual(*(folder / kind).glob("*.safetensors"))
                 setattr(config, kind, INSIDE + kind)
@@ -207,6 +213,25 @@ class SavedModel(PreTrainedModel):
                 self._refuse_local_backbones()
             self.save_pretrained(folder, self_contained=self_contained)
             return _upload(Path(folder), repo_id, kwargs)
+
+    def _merged(self, self_contained: bool) -> list[str]:
+        """The configuration's adapters that :func:`mome.adapters.merge` has made part of a backbone's weights.
+
+        Raises:
+            MomeError: a checkpoint would refer to that backbone as it was before.
+        """
+        parts, merged = self._pretrained_parts(), []
+        for kind, option in (("language_model", "adapter"), ("video_encoder", "video_adapter")):
+            if getattr(self.config, option) is None or any(adapter_modules(parts[kind])):
+                continue
+            reference = getattr(self.config, kind)
+            if not (self_contained or _is_nowhere_else(reference) or kind in self.config.unfrozen):
+                raise MomeError(
+                    f"the {option} was merged into the {kind.replace('_', ' ')}, and {reference} is without it: "
+                    "save with self_contained=True"
+                )
+            merged.append(option)
+        return merged
 
     def _refuse_local_backbones(self) -> None:
         """A reference to a folder of this machine would be of no use to others."""
@@ -341,6 +366,10 @@ def _device(device_map: Any) -> torch.device | None:
         return None if device_map is None else torch.device(device_map)
     except (RuntimeError, TypeError):
         raise ValueError(f'device_map={device_map!r} is not supported: give one device, such as "cuda:0"') from None
+
+
+def _is_nowhere_else(reference: str | None) -> bool:
+    return reference is None or reference.startswith(INSIDE)
 
 
 def _without_adapters(backbone: nn.Module) -> dict[str, Tensor]:

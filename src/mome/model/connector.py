@@ -76,10 +76,12 @@ def loss_weights(config: MomeConfig) -> dict[str, float]:
     return {}
 
 
-def count_tokens(config: MomeConfig, rates: Rates, audio_frames: int, video_frames: int) -> Tokens:
+def count_tokens(
+    config: MomeConfig, rates: Rates, audio_frames: int, video_frames: int, speech_rate: float = 1.0
+) -> Tokens:
     """Tokens that a clip of so many encoder tokens costs at ``rates``.
 
-    Where the number depends on the speech rate (MMS-LLaMA), that of normally fast speech.
+    Where the number depends on the speech rate (MMS-LLaMA), by default that of normally fast speech.
     """
     options = config.connector_config
     text = len(config.start_ids) + len(config.text_ids(rates.task))
@@ -90,9 +92,9 @@ def count_tokens(config: MomeConfig, rates: Rates, audio_frames: int, video_fram
         elif isinstance(options, ResamplerConfig):
             made[modality] = resampled_length(frames, rate, options.queries)
         else:
-            made[modality] = frames // rate
+            made[modality] = frames // int(rate)
         text += 0 if rate is None or isinstance(options, QFormerConfig) else len(config.markers(modality))
     if isinstance(options, QFormerConfig):
         frames = video_frames if rates.video is not None else audio_frames // 2
-        return Tokens(0, 0, text, query_count(options, frames))
+        return Tokens(0, 0, text, query_count(options, frames, speech_rate))
     return Tokens(made["audio"], made["video"], text)

@@ -21,11 +21,13 @@ def transformer(positions: int, width: int, inner: int, layers: int) -> int:
     return layers * (linear + 4 * positions * positions * width)
 
 
-def connector_operations(config: MomeConfig, rates: Rates, audio_frames: int, video_frames: int) -> int:
-    """Operations from one clip's encoder tokens to the language model's tokens."""
+def connector_operations(
+    config: MomeConfig, rates: Rates, audio_frames: int, video_frames: int, speech_rate: float = 1.0
+) -> int:
+    """Operations from one clip's encoder tokens to the language model's tokens; the speech rate is as in a Q-Former."""
     options = config.connector_config
     if isinstance(options, QFormerConfig):
-        return _qformer(config, options, rates, audio_frames, video_frames)
+        return _qformer(config, options, rates, audio_frames, video_frames, speech_rate)
     total = 0
     if rates.audio is not None:
         total += _one_side(config, config.audio_config.hidden_size, rates.audio, audio_frames)
@@ -34,7 +36,7 @@ def connector_operations(config: MomeConfig, rates: Rates, audio_frames: int, vi
     return total
 
 
-def _one_side(config: MomeConfig, width: int, rate: int, frames: int) -> int:
+def _one_side(config: MomeConfig, width: int, rate: float, frames: int) -> int:
     options, out = config.connector_config, config.text_config.hidden_size
     if isinstance(options, ResamplerConfig):
         queries = resampled_length(frames, rate, options.queries)
@@ -42,21 +44,25 @@ def _one_side(config: MomeConfig, width: int, rate: int, frames: int) -> int:
         return 4 * width * (queries + frames) * width + 4 * queries * frames * width + 2 * queries * width * out
     if isinstance(options, SharedConfig):  # it projects before it pools
         return frames * 2 * config.projector_hidden * (width + out)
-    in_features = compressed_width(width, rate, config.compression)
+    whole = int(rate)  # only a resampler takes others
+    in_features = compressed_width(width, whole, config.compression)
     per_token = 2 * config.projector_hidden * (in_features + out)
     if isinstance(options, MixtureConfig):
         per_token = options.top_k * per_token + 2 * in_features * options.experts
-    return frames // rate * per_token
+    return frames // whole * per_token
 
 
-def _qformer(config: MomeConfig, options: QFormerConfig, rates: Rates, audio_frames: int, video_frames: int) -> int:
+def _qformer(
+    config: MomeConfig, options: QFormerConfig, rates: Rates, audio_frames: int, video_frames: int, speech_rate: float
+) -> int:
     """Early fusion, the Q-Former with cross-attention in each layer, and the projector."""
     audio, video = config.audio_config.hidden_size, config.video_config.hidden_size
     frames = video_frames if rates.video is not None else audio_frames // 2
-    queries, width = query_count(options, frames), options.hidden
+    queries, width = query_count(options, frames, speech_rate), options.hidden
     total = 4 * frames * audio * audio  # the convolution runs on zeros where there is no audio
     if rates.audio is not None and options.speech_rate:
         total += _speech_rate(audio, frames)
+    frames = int(frames * speech_rate)  # fast speech is stretched
     cross = 4 * queries * width * width + 4 * frames * (audio + video) * width + 4 * queries * frames * width
     total += transformer(queries, width, options.inner, options.layers) + options.layers * cross
     out = config.text_config.hidden_size

@@ -69,6 +69,7 @@ def inference_cost(
     new_tokens: int,
     beams: int = 1,
     fed: int | None = None,
+    speech_rate: float = 1.0,
 ) -> Cost:
     """Operations of transcribing one clip by itself.
 
@@ -84,16 +85,17 @@ def inference_cost(
         new_tokens: transcript tokens generated, the end token included.
         beams: width of the beam search; 1 is greedy decoding.
         fed: tokens fed to the language model, where they are known better than from the clip's length.
+        speech_rate: of the clip, where it is known (``LanguageInputs.speech_rates``); only MMS-LLaMA looks at it.
     """
     if fed is None:
-        fed = count_tokens(config, rates, audio_frames, video_frames).total
+        fed = count_tokens(config, rates, audio_frames, video_frames, speech_rate).total
     steps = max(new_tokens - 1, 0)  # the prefill gives the first new token
     audio = video = 0
     if rates.audio is not None:
         audio = audio_encoder_operations(config.audio_config, config.audio_context, audio_frames)
     if rates.video is not None:
         video = _avhubert(config.video_config, video_frames) + _video_adapter(config, video_frames)
-    projectors = connector_operations(config, rates, audio_frames, video_frames)
+    projectors = connector_operations(config, rates, audio_frames, video_frames, speech_rate)
     adapters = 0
     if config.adapter_config is not None:
         adapters = (fed + steps) * _adapter(config.adapter_config, config.text_config)

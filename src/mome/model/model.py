@@ -34,6 +34,7 @@ from mome.model.decorrelation import decorrelation_loss
 from mome.model.sequence import LanguageInputs, assemble
 from mome.model.vocabulary import extend_vocabulary
 from mome.rates import Rates
+from mome.routing import mean_statistics
 
 IGNORED_LABEL = -100
 
@@ -50,7 +51,7 @@ class SpeechOutput(ModelOutput):
         balance_loss: load-balancing loss, detached; 1 when all experts are used alike.
         connector_losses: the connector's auxiliary losses by name, and ``decorrelation`` where it has a weight,
             detached and without their weights.
-        routing: the last rates' router statistics by decoder layer.
+        routing: router statistics by decoder layer, detached, means over the rates.
         connector_routing: those of the connector's routers, see :class:`~mome.compression.connector.Connected`.
     """
 
@@ -273,6 +274,8 @@ class MomeForSpeechRecognition(SavedModel):
             passes, names = [[one] * size for one in matryoshka], [str(one) for one in matryoshka]
         transcript, balance, losses = [], [], {}
         auxiliary: dict[str, list[Tensor]] = {}
+        routing: dict[int, list[RouterStatistics]] = {}
+        connector_routing: dict[str, list[RouterStatistics]] = {}
         for name, clip_rates in zip(names, passes, strict=True):
             connected = self.connect(encoded, clip_rates)
             for kind, value in connected.losses.items():
@@ -286,6 +289,10 @@ class MomeForSpeechRecognition(SavedModel):
             losses[name] = loss.detach()
             if context.routing:
                 balance.append(load_balancing_loss(context))
+            for layer, statistics in context.routing.items():
+                routing.setdefault(layer, []).append(statistics)
+            for router, statistics in connected.routing.items():
+                connector_routing.setdefault(router, []).append(statistics)
         total, mean_balance = torch.stack(transcript).mean(), None
         if balance:
             mean_balance = torch.stack(balance).mean()
@@ -299,7 +306,15 @@ class MomeForSpeechRecognition(SavedModel):
         for kind, value in means.items():
             total = total + weights[kind] * value
         connector_losses = {kind: value.detach() for kind, value in means.items()}
-        return SpeechOutput(total, logits, losses, mean_balance, connector_losses, context.routing, connected.routing)
+        return SpeechOutput(
+            total,
+            logits,
+            losses,
+            mean_balance,
+            connector_losses,
+            {layer: mean_statistics(several) for layer, several in routing.items()},
+            {router: mean_statistics(several) for router, several in connector_routing.items()},
+        )
 
     def _logits(
         self, inputs: LanguageInputs, rates: Sequence[Rates], labels: Tensor

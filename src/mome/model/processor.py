@@ -40,6 +40,7 @@ class MomeProcessor(ProcessorMixin):
         audio_input: what the audio encoder reads.
         compat: as in :class:`~mome.model.MomeConfig`.
         video_multiple: videos are cut to a multiple of so many frames.
+        bos_taught: whether transcripts to teach begin with the tokenizer's start token.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class MomeProcessor(ProcessorMixin):
         audio_input: AudioInput = "log_mel",
         compat: Compatibility | None = None,
         video_multiple: int = 1,
+        bos_taught: bool = False,
     ):
         super().__init__(feature_extractor, tokenizer)
         self.audio_context: AudioContext = audio_context
@@ -62,6 +64,7 @@ class MomeProcessor(ProcessorMixin):
         self.audio_input: AudioInput = audio_input
         self.compat: Compatibility | None = compat
         self.video_multiple = video_multiple
+        self.bos_taught = bos_taught
 
     @classmethod
     def for_config(
@@ -91,7 +94,7 @@ class MomeProcessor(ProcessorMixin):
 
     def to_dict(self) -> dict[str, Any]:
         """What is written; later options only where they are used, so that files from before stay the same."""
-        later = {"audio_input": "log_mel", "compat": None, "video_multiple": 1}
+        later = {"audio_input": "log_mel", "compat": None, "video_multiple": 1, "bos_taught": False}
         return {key: value for key, value in super().to_dict().items() if key not in later or value != later[key]}
 
     @property
@@ -186,8 +189,8 @@ class MomeProcessor(ProcessorMixin):
 
     def labels(self, text: Sequence[str]) -> Tensor:
         """``(B, S)`` int64 transcript ids, each with an end token, padded with -100."""
-        eos = [self.tokenizer.eos_token_id]
-        rows = [torch.tensor(self.tokenizer(line, add_special_tokens=False).input_ids + eos) for line in text]
+        bos, eos = [self.tokenizer.bos_token_id] * self.bos_taught, [self.tokenizer.eos_token_id]
+        rows = [torch.tensor(bos + self.tokenizer(line, add_special_tokens=False).input_ids + eos) for line in text]
         return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=IGNORED_LABEL)
 
     def decode_text(self, ids: Tensor) -> list[str]:

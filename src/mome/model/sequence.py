@@ -22,12 +22,14 @@ class LanguageInputs:
         mask: ``(B, L)`` bool, true on real tokens.
         positions: ``(B, L)`` int64, counted from each sequence's first real token.
         counts: tokens fed for each clip, transcript excluded.
+        speech_rates: of each clip; 1.0 where the connector does not look at it.
     """
 
     embeddings: Tensor
     mask: Tensor
     positions: Tensor
     counts: list[Tokens]
+    speech_rates: list[float]
 
 
 def assemble(
@@ -71,4 +73,5 @@ def assemble(
     embeddings = torch.stack([nn.functional.pad(row, (0, 0, longest - len(row), 0)) for row in rows])
     lengths = torch.tensor([len(row) for row in rows], device=device)
     offset = torch.arange(longest, device=device) - (longest - lengths[:, None])
-    return LanguageInputs(embeddings, offset >= 0, offset.clamp(min=0), counts)
+    speech_rates = connected.speech_rates or [1.0] * len(rates)
+    return LanguageInputs(embeddings, offset >= 0, offset.clamp(min=0), counts, speech_rates)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from mome.errors import MomeError, listed
 from mome.model import MomeConfig
 from mome.model.backbones import backbone_config
 from mome.model.vocabulary import MARKERS
+from mome.training.texts import guess_texts, local_tokenizer, write_texts
 
 SHIPPED = Path(__file__).resolve().parent.parent / "recipes"
 
@@ -38,13 +40,16 @@ class ModelRecipe:
     projector_hidden: int = 2048
     projector_norm: bool = False
     connector: dict[str, Any] | None = None
-    adapter: dict[str, Any] | None = None
+    adapter: dict[str, Any] | None = None  # its bottleneck may be a part of the language model's width: width/32
     video_adapter: dict[str, Any] | None = None
     unfrozen: list[str] = field(default_factory=list)
     markers: bool = False  # whether tokens of their own stand around the audio and video tokens, as published
     balance_weight: float = 0.01
+    decorrelation_weight: float = 0.0  # of Llama-AVSR's sink loss, 10000 as published
     prompts: dict[str, str] | None = None
+    instruction: str = ""  # text before the audio and video tokens; that after them is the task's prompt
     bos: bool = False  # whether the language model's start token comes first, as in the published systems
+    bos_taught: bool = False  # whether transcripts begin with it too, so that the model writes it first (MMS-LLaMA)
     generation: dict[str, Any] | None = None  # how the model is decoded, such as {num_beams: 15}
     description: str | None = None
     self_contained: bool = False
@@ -93,6 +98,7 @@ class OptimRecipe:
     one_rate_per_task: bool = False
     rates_up_to: int | None = None
     epochs: float = 10
+    steps: int | None = None  # length of the training in updates, instead of epochs
     learning_rate: float = 1e-3
     weight_decay: float = 0.1
     betas: list[float] = field(default_factory=lambda: [0.9, 0.98])
@@ -249,8 +255,10 @@ def model_config(recipe: Recipe, download: bool = True) -> MomeConfig:
         raise MomeError(f"the audio encoder {model.audio_encoder} is of type {audio.model_type}, not one of {kinds}")
     if audio is None and video is None:
         raise MomeError("the recipe has neither model.audio_encoder nor model.video_encoder: give one or both")
-    own = ("self_contained", "bos", "markers")  # what the builder does with these is elsewhere in the configuration
+    # What the builder does with these is elsewhere in the configuration.
+    own = ("self_contained", "instruction", "bos", "bos_taught", "markers")
     values = {f.name: getattr(model, f.name) for f in fields(ModelRecipe) if f.name not in own}
+    values["adapter"] = _whole_bottleneck(model.adapter, text.hidden_size)
     config = MomeConfig(
         audio_config=audio.to_dict() if audio else None,
         video_config=video.to_dict() if video else None,
@@ -261,6 +269,20 @@ def model_config(recipe: Recipe, download: bool = True) -> MomeConfig:
     # Wrong options are refused before anything is loaded.
     _ = config.adapter_config, config.video_adapter_config, config.connector_config
     return config
+
+
+def _whole_bottleneck(adapter: dict[str, Any] | None, width: int) -> dict[str, Any] | None:
+    """The adapter's options with a bottleneck such as ``width/32`` as the number that it is, rounded down."""
+    value = (adapter or {}).get("bottleneck")
+    if adapter is None or not isinstance(value, str):
+        return adapter
+    part = re.fullmatch(r"width/([1-9][0-9]*)", value)
+    if part is None:
+        raise MomeError(
+            f"model.adapter.bottleneck={value} is not possible: give a whole number, or a part of the language "
+            "model's width such as width/32"
+        )
+    return {**adapter, "bottleneck": max(width // int(part[1]), 1)}
 
 
 def _backbone_config(kind: str, name: str | None, revision: str | None, download: bool) -> Any:
@@ -280,6 +302,11 @@ def load_config(name: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
     """
     recipe = load_recipe(name, overrides)
     config = model_config(recipe, download=False)
-    if recipe.model.markers:  # their number is known, their ids the tokenizer will say
+    if recipe.model.markers:  # their number is known, their ids the builder will say
         config.audio_markers, config.video_markers = (list(pair) for pair in MARKERS.values())
+    tokenizer = local_tokenizer(recipe.model.language_model)
+    if tokenizer is not None:
+        write_texts(config, recipe.model, tokenizer)
+    else:
+        guess_texts(config, recipe.model)
     return config

@@ -95,6 +95,7 @@ def _check(recipe: Recipe) -> None:
         ("data.workers", data.workers, 0),
         ("data.limit", 1 if data.limit is None else data.limit, 1),
         ("optim.accumulate", optim.accumulate, 1),
+        ("optim.steps", 1 if optim.steps is None else optim.steps, 1),
         ("optim.log_steps", optim.log_steps, 1),
         ("optim.rates_per_step", 1 if optim.rates_per_step is None else optim.rates_per_step, 1),
         ("optim.rates_up_to", 1 if optim.rates_up_to is None else optim.rates_up_to, 1),
@@ -278,6 +279,7 @@ def _arguments(recipe: Recipe, out: Path, validation: Validation | None) -> Trai
     return TrainingArguments(
         output_dir=str(out),
         num_train_epochs=optim.epochs,
+        max_steps=-1 if optim.steps is None else optim.steps,
         learning_rate=optim.learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=optim.warmup_steps,
@@ -291,6 +293,7 @@ def _arguments(recipe: Recipe, out: Path, validation: Validation | None) -> Trai
         use_cpu=not torch.cuda.is_available(),
         seed=optim.seed,
         logging_steps=optim.log_steps,
+        logging_first_step=True,  # a short run tells something too
         eval_strategy="steps" if validation else "no",
         eval_steps=every,
         save_strategy="steps",

@@ -20,8 +20,8 @@ class RateSchedule:
             Matryoshka training.
         one_per_task: instead, draw one audio and one video rate, and take all rates made of these two: each task
             once, with the same tokens (Omni-AVSR).
-        up_to: instead, draw one audio and one video rate from 1 to this, so that the *number of tokens* is uniform,
-            and go through each of the rates' tasks with them (MQT draws the number of its queries uniformly).
+        up_to: instead, draw one audio and one video rate from 1 to this, whole or not, so that the *number of tokens*
+            is uniform, and go through each of the rates' tasks with them (as MQT draws the number of its queries).
     """
 
     rates: Sequence[Rates]
@@ -34,7 +34,7 @@ class RateSchedule:
         """The rates of step ``step``, in the order of all rates."""
         rng = step_rng(self.seed, step)
         if self.up_to is not None:
-            pair = Rates(*(round(1 / share) for share in rng.uniform(1 / self.up_to, 1, 2)))
+            pair = Rates(*(1 / share for share in rng.uniform(1 / self.up_to, 1, 2)))
             return [pair.for_task(task) for task in dict.fromkeys(one.task for one in self.rates)]
         if self.one_per_task:
             audio, video = (

@@ -145,18 +145,22 @@ def routing_summary(routing: Sequence[RouterStatistics]) -> dict[str, Tensor]:
 
     Returns:
         ``router/entropy``: mean entropy in nats; ``router/min_entropy``: that of the layer where it is lowest;
-        ``router/max_load``: share of the assignments that the busiest expert of any layer gets;
-        ``router/unused``: mean share of experts that got none.
+        ``router/load_0`` and so on: mean share of the assignments that each expert gets; ``router/max_load``: that of
+        the busiest expert of any layer, at most 1 / k; ``router/unused``: mean share of experts that got none;
+        ``router/max_unused``: that of the layer where they are most.
     """
     if not routing:
         return {}
     load = torch.stack([entry.load for entry in routing])
     entropy = torch.stack([entry.entropy for entry in routing])
+    unused = (load == 0).float().mean(dim=-1)
     return {
         "router/entropy": entropy.mean(),
         "router/min_entropy": entropy.min(),
         "router/max_load": load.max(),
-        "router/unused": (load == 0).float().mean(),
+        "router/unused": unused.mean(),
+        "router/max_unused": unused.max(),
+        **{f"router/load_{expert}": share for expert, share in enumerate(load.mean(dim=0))},
     }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +11,7 @@ import typer
 
 from mome.apps.cli.options import BUNDLED_NAME, Json, read_config
 from mome.apps.cli.output import gflops, quiet, result, table, to_json
+from mome.errors import MomeError
 from mome.rates import RateGrid, Rates
 
 if TYPE_CHECKING:
@@ -28,6 +28,14 @@ def inspect(
             help="A recipe file (.yaml), the name of a shipped recipe, a model folder or a hub id.",
         ),
     ] = BUNDLED_NAME,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...",
+            help="Changes to a recipe, with dotted keys: model.compression=stack model.adapter.bottleneck=8",
+            show_default=False,
+        ),
+    ] = None,
     seconds: Annotated[
         float, typer.Option(min=0.1, max=LONGEST, help="Length of the clip that costs are given for.")
     ] = 10.0,
@@ -40,22 +48,33 @@ def inspect(
     Tokens are what the language model reads. The cost is in GFLOPs (10^9 operations, a multiply-add counted as
     two), in the JSON document TFLOPs. By default it is that of reading the clip up to the first word of the
     transcript. The line "uncompressed" is what all encoder tokens would cost.
+
+    Example: mome inspect mome-layer-lrs3 model.adapter.top_k=2
     """
     quiet()
-    document = describe(_config(subject), seconds, new_tokens, beams)
-    settings = {"subject": subject, "seconds": seconds, "new_tokens": new_tokens, "beams": beams}
+    document = describe(_config(subject, overrides or []), seconds, new_tokens, beams)
+    settings: dict[str, Any] = {"subject": subject, "overrides": overrides or []}
+    settings |= {"seconds": seconds, "new_tokens": new_tokens, "beams": beams}
     result(to_json({**settings, **document}) if json else _readable(document, seconds))
 
 
-def _config(subject: str) -> MomeConfig:
-    """The configuration of a model, or of the model that a recipe would train."""
+def _config(subject: str, overrides: list[str]) -> MomeConfig:
+    """The configuration of a model, or of the model that a recipe would train.
+
+    Raises:
+        MomeError: there is no such recipe or model, or there are changes to a model.
+    """
     path = Path(subject)
     is_yaml = path.suffix in (".yaml", ".yml")
     if subject == BUNDLED_NAME or path.is_dir() or ("/" in subject and not is_yaml):
+        if overrides:
+            raise MomeError(
+                f"{subject} is a model, and {overrides[0]} would change a recipe: name a recipe or leave it out"
+            )
         return read_config(subject)
     from mome.training.recipe import load_config
 
-    return load_config(subject)
+    return load_config(subject, overrides)
 
 
 def describe(config: MomeConfig, seconds: float, new_tokens: int = 1, beams: int = 1) -> dict[str, Any]:
@@ -63,10 +82,6 @@ def describe(config: MomeConfig, seconds: float, new_tokens: int = 1, beams: int
     from mome.model.connector import count_tokens
     from mome.model.cost import encoder_frames, inference_cost, parameter_counts
 
-    if config.prompt_ids is None:
-        # A recipe names its tokenizer but does not load it: words and marks of a plain English line are
-        # tokens of their own in the language models there are.
-        config.prompt_ids = {task: re.findall(r"\w+|[^\w\s]", text) for task, text in config.prompts.items()}
     frames = encoder_frames(config, seconds)
 
     def row(config: MomeConfig, rates: Rates) -> dict[str, Any]:

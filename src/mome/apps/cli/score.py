@@ -27,6 +27,10 @@ def score(
     ],
     data: Data,
     split: Split = None,
+    task: Annotated[
+        Literal["avsr", "asr", "vsr"] | None,
+        typer.Option(help="Task of transcripts without a column task or rates.", show_default=False),
+    ] = None,
     missing: Annotated[
         Literal["error", "empty", "skip"],
         typer.Option(
@@ -50,7 +54,7 @@ def score(
     from mome.evaluation.report import results_document, write_json
     from mome.evaluation.score import score as measure
 
-    results = measure(transcripts, data, split, missing=missing, seed=seed)
+    results = measure(transcripts, data, split, task=task, missing=missing, seed=seed)
     command = shlex.join(["mome", *sys.argv[1:]])
     document = results_document(results, command=command, model=None, data=str(data), seed=seed)
     if out is not None:

@@ -1,0 +1,80 @@
+"""Tokens of a recipe's texts: what stands before the audio and video tokens, and the tasks' prompts."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from transformers import PreTrainedTokenizerBase
+
+from mome.errors import MomeError
+from mome.model import MomeConfig, MomeProcessor
+from mome.model.backbones import load_tokenizer
+from mome.model.bundled import bundled_part
+from mome.model.hub import TOKENIZER
+
+if TYPE_CHECKING:
+    from mome.training.recipe import ModelRecipe
+
+
+def write_texts(config: MomeConfig, model: ModelRecipe, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Write the token ids of the start and of the prompts into the configuration.
+
+    Raises:
+        MomeError: the recipe asks for a start token that the tokenizer does not have.
+    """
+    for option in ("bos", "bos_taught"):
+        if getattr(model, option) and tokenizer.bos_token_id is None:
+            raise MomeError(f"the tokenizer of {model.language_model} has no start token: leave out model.{option}")
+
+    def ids(text: str) -> list[int]:
+        return tokenizer(text, add_special_tokens=False).input_ids if text else []
+
+    config.start_ids = [tokenizer.bos_token_id] * model.bos + ids(model.instruction)
+    config.prompt_ids = {task: ids(text) for task, text in config.prompts.items()}
+
+
+def guess_texts(config: MomeConfig, model: ModelRecipe) -> None:
+    """Write as many tokens as the texts have words and marks, where the tokenizer is not at hand.
+
+    Those are mostly tokens of their own in the language models there are.
+    """
+
+    def words(text: str) -> list[str]:
+        return re.findall(r"\w+|[^\w\s]", text)
+
+    config.start_ids = ["BOS"] * model.bos + words(model.instruction)
+    config.prompt_ids = {task: words(text) for task, text in config.prompts.items()}
+
+
+def find_tokenizer(language_model: str, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a language model by itself, or of the checkpoint that it is a part of.
+
+    Raises:
+        MomeError: it is not to be had, or damaged.
+    """
+    whole = processor_around(language_model)
+    return whole.tokenizer if whole is not None else load_tokenizer(language_model, revision)
+
+
+def local_tokenizer(language_model: str) -> PreTrainedTokenizerBase | None:
+    """The same where the language model is a folder that has one; ``None`` otherwise, and the hub is not asked.
+
+    Raises:
+        MomeError: it is damaged.
+    """
+    folder = Path(bundled_part(language_model))
+    own = any((folder / name).is_file() for name in TOKENIZER)
+    return find_tokenizer(language_model) if own or processor_around(language_model) is not None else None
+
+
+def processor_around(name: str) -> MomeProcessor | None:
+    """The processor of the self-contained checkpoint that a backbone is a part of; ``None`` if it is by itself."""
+    whole = Path(bundled_part(name)).parent
+    if not (whole / "processor_config.json").is_file():
+        return None
+    try:
+        return MomeProcessor.from_pretrained(whole)
+    except (OSError, ValueError) as error:
+        raise MomeError(f"the processor files of {whole} are missing or damaged: copy or download it again") from error
