@@ -70,14 +70,7 @@ def further_runs(seed: int) -> list[Run]:
     return runs
 
 
-def all_clips(seed: int) -> list[Run]:
-    """The systems with most to learn, and one to compare with, on all of the talker's training clips."""
-    systems = ("llama-mtsk-ms", "mqt", "mms-llama")
-    return [Run(f"{system}, 800 clips", f"{system}-grid", ("data.limit=800",), seed) for system in systems]
-
-
 def all_runs() -> list[Run]:
     """The most telling first, so that an interrupted comparison is of use."""
     runs = [run for seed in SEEDS for run in main_runs(seed)]
-    runs += [run for seed in SEEDS for run in further_runs(seed)]
-    return runs + all_clips(SEEDS[0])
+    return runs + [run for seed in SEEDS for run in further_runs(seed)]

@@ -71,6 +71,9 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     runs = [one for one in all_runs() if one.seed == SEEDS[0]]
+    missing = [one.name for one in runs if not (args.runs / one.name / "config.json").exists()]
+    if missing:
+        raise SystemExit(f"{args.runs} lacks {len(missing)} trained models, such as {missing[0]}: run run.py first")
     first = {one.system: one for one in reversed(runs)}  # one of each system is enough to time its training
     document = results_document(
         [], command=shlex.join(["python", *sys.argv]), model=str(args.runs), data=str(args.manifest), seed=0
