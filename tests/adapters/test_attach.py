@@ -44,6 +44,23 @@ def test_starts_as_the_frozen_model_exactly(family, adapter) -> None:
     assert not torch.allclose(adapted(ids).logits, expected, atol=1e-3)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("adapter", [*tiny.ADAPTERS, *tiny.GROUPED])
+def test_on_a_quantised_model(adapter, dtype) -> None:
+    frozen, ids = tiny.quantise(tiny.model().to(dtype)), tiny.ids(2, 7)
+    expected = frozen(ids).logits
+    given = {"adapter_context": AdapterContext(group=1)} if adapter in tiny.GROUPED else {}
+    adapted = attach(frozen, (tiny.ADAPTERS | tiny.GROUPED)[adapter])
+    assert {value.dtype for _, value in adapter_parameters(adapted)} == {dtype}
+    assert torch.equal(adapted(ids, **given).logits, expected)
+    tiny.randomize(adapted)
+    output = adapted(ids, labels=ids, **given)
+    assert not torch.allclose(output.logits, expected, atol=1e-2)
+    output.loss.backward()
+    assert all(value.grad is not None and value.grad.isfinite().all() for _, value in adapter_parameters(adapted))
+    assert adapted.model.layers[0].self_attn.q_proj.weight.dtype == torch.int8
+
+
 def reference_layer(layer, adapter: str, x: torch.Tensor, **kwargs) -> torch.Tensor:
     """A Llama decoder layer with its experts, written out."""
     normalized = layer.input_layernorm(x)

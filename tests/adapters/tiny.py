@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 
 import torch
+import torch.nn.functional as F
+from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     Gemma3TextConfig,
@@ -70,6 +72,29 @@ def randomize(adapted: torch.nn.Module, seed: int = 5) -> None:
     generator = torch.Generator().manual_seed(seed)
     for _, parameter in adapter_parameters(adapted):
         parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
+
+
+class Int8Linear(nn.Linear):
+    """A linear layer quantised as bitsandbytes does it: without a bias, no parameter of it is floating."""
+
+    def __init__(self, linear: nn.Linear):
+        super().__init__(linear.in_features, linear.out_features, linear.bias is not None, device="meta")
+        scale = linear.weight.detach().abs().amax(1, keepdim=True) / 127
+        self.weight = nn.Parameter((linear.weight.detach() / scale).round().to(torch.int8), requires_grad=False)
+        self.bias = linear.bias
+        self.register_buffer("scale", scale)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.linear(x, self.weight.to(x.dtype) * self.scale.to(x.dtype), self.bias)
+
+
+def quantise(model: PreTrainedModel) -> PreTrainedModel:
+    """Replace the linear layers of a language model in place, but for its head."""
+    for module in list(model.get_decoder().modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.Linear):
+                setattr(module, name, Int8Linear(child))
+    return model
 
 
 def ids(*shape: int, seed: int = 7) -> torch.Tensor:

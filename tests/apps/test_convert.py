@@ -101,6 +101,7 @@ def test_a_recogniser_is_converted_and_accounted_for(run, recogniser, tmp_path):
     assert lines[-1] == f"wrote: {tmp_path / 'out'}"
     model = MomeForSpeechRecognition.from_pretrained(tmp_path / "out")
     assert (model.config.audio_rates, model.config.adapter["scale"]) == ([4, 8], 0.5)
+    assert not any("LoRA" in line for line in lines)
     assert "SHA-256" in (tmp_path / "out" / "README.md").read_text()
 
 
@@ -109,6 +110,10 @@ def test_mistakes_with_recognisers(refused, recogniser, checkpoint, tmp_path):
     assert "give whole numbers from 1 up" in refused(*recogniser, "--video-rates", "2,x")
     for scale in ("-1", "0", "nan", "inf"):
         assert "--lora-scale" in refused(*recogniser, f"--lora-scale={scale}")
+    assert "--top-k is for llama-smop" in refused(*recogniser, "--top-k", "2")
+    assert "--top-k is not for av-hubert" in refused(
+        "convert", "av-hubert", checkpoint, tmp_path / "out", "--top-k", "2"
+    )
     assert "2 video projectors" in refused(*recogniser, "--video-rates", "2")
     assert "--audio-rates is not for av-hubert" in refused(
         "convert", "av-hubert", checkpoint, tmp_path / "out", "--audio-rates", "4"

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 import mome
+from mome.errors import MomeError
 from mome.media import Clip
-from mome.model.compat import official_log_mel
+from mome.model.compat import official_log_mel, official_sound
+from mome.rates import Rates
 from tests.decoding.window import window_model
 
 CLIP = Clip((0.1 * np.random.default_rng(0).standard_normal(17_920)).astype(np.float32), None, 1.12)
@@ -39,3 +41,33 @@ def test_the_waveform_is_rounded_only_where_the_official_arithmetic_runs_in_bflo
     expected = rounded if (compat, dtype) == ("official", "bfloat16") else plain
     assert torch.equal(given["input_features"][0].cpu(), torch.from_numpy(expected))
     assert given["input_features_mask"].sum() == 2 * (55 if compat else 56)
+
+
+def clip(seconds: float, frames: int | None) -> Clip:
+    sound = (0.1 * np.random.default_rng(1).standard_normal(round(16_000 * seconds))).astype(np.float32)
+    mouth = None if frames is None else np.full((frames, 96, 96), 99, np.uint8)
+    return Clip(sound, mouth, seconds)
+
+
+@pytest.mark.parametrize("compat", [None, "official"])
+@pytest.mark.parametrize("frames", [20, 30])
+@pytest.mark.parametrize("rates", [["4,2"], ["4,-", "4,2"], ["4,-"]])
+def test_sound_beside_video_is_as_long_as_the_video(published, monkeypatch, compat, frames, rates):
+    transcriber = mome.load(published, compat=compat)
+    heard: list[np.ndarray] = []
+    audio = transcriber.processor.audio
+    monkeypatch.setattr(transcriber.processor, "audio", lambda wave: heard.append(wave) or audio(wave))
+    one = clip(1.0, frames)
+    made = transcriber.transcribe_rates(one, [Rates.parse(rate) for rate in rates], max_new_tokens=2)
+    assert len(made) == len(rates)
+    cut = compat is not None and "4,2" in rates
+    assert np.array_equal(heard[0], official_sound(one.audio, frames) if cut else one.audio)
+    transcriber.processor([one], video="4,2" in rates)
+    assert np.array_equal(heard[0], heard[1])
+
+
+def test_the_shortest_sound_is_long_enough_for_its_least_tokens(published):
+    short = clip(0.3, None)
+    assert mome.load(published, compat="official").transcribe(short, "16,-", max_new_tokens=2).tokens.audio == 1
+    with pytest.raises(MomeError, match=r"0\.30 s of audio, too little for audio rate 16"):
+        mome.load(published).transcribe(short, "16,-", max_new_tokens=2)

@@ -7,7 +7,7 @@ import torch
 from transformers import WhisperFeatureExtractor
 
 from mome.encoders.logmel import log_mel, z_normalize
-from mome.model.compat import official_log_mel
+from mome.model.compat import official_log_mel, official_sound
 
 EXTRACTOR = WhisperFeatureExtractor()
 SAMPLES, FRAMES = 24_320, 152
@@ -29,6 +29,15 @@ def test_official_features_are_those_of_the_normalised_waveform_rounded_to_eight
     fractions, exponents = np.frexp(z_normalize(wave).astype(np.float64))
     rounded = np.ldexp(np.rint(fractions * 2**8), exponents - 8).astype(np.float32)
     np.testing.assert_allclose(official_log_mel(wave, EXTRACTOR), features(rounded), atol=1e-4)
+
+
+def test_sound_is_cut_or_padded_with_zeros_to_the_length_of_its_video():
+    wave = speech()
+    assert np.array_equal(official_sound(wave, 10), wave[:6400])
+    longer = official_sound(wave, 40)
+    assert (longer.shape, longer.dtype) == ((25_600,), np.float32)
+    assert np.array_equal(longer[:SAMPLES], wave)
+    assert not longer[SAMPLES:].any()
 
 
 def test_rounding_is_more_than_noise_of_float32():

@@ -9,20 +9,24 @@ import pytest
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    Gemma3Config,
     Gemma3TextConfig,
     LlamaConfig,
     MistralConfig,
     Qwen2Config,
     Qwen3Config,
+    SiglipVisionConfig,
     WhisperConfig,
     WhisperFeatureExtractor,
 )
 
 from mome import MomeForSpeechRecognition, MomeProcessor
 from mome.encoders import AVHubertModel
+from mome.errors import MomeError
 from mome.model import backbones
 from mome.rates import Rates
-from tests.model.build import END, PAD, START, VOCABULARY, make_config, raw_inputs, transcripts
+from tests.adapters.tiny import Int8Linear, quantise
+from tests.model.build import ADAPTERS, END, PAD, START, VOCABULARY, make_config, raw_inputs, transcripts
 from tests.tiny import tiny_tokenizer
 
 CLIPS, LABELS = [(133, 34), (64, 16)], transcripts([5, 3])
@@ -116,8 +120,11 @@ def test_bfloat16_and_both_attentions(tmp_path, family):
     assert half.generate(**raw_inputs(CLIPS), rates=GRID[0], max_new_tokens=2).shape[0] == 2
 
 
-def test_quantisation_is_for_the_language_model_alone(tmp_path, monkeypatch):
-    make("llama-2").save_pretrained(tmp_path)
+@pytest.mark.parametrize("adapter", ADAPTERS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_quantisation_is_for_the_language_model_alone(tmp_path, monkeypatch, adapter, dtype):
+    model = make("llama-2", adapter=ADAPTERS[adapter])
+    model.save_pretrained(tmp_path)
     asked: dict[str, dict[str, Any]] = {}
 
     def spy(cls: Any, name: str) -> None:
@@ -125,18 +132,43 @@ def test_quantisation_is_for_the_language_model_alone(tmp_path, monkeypatch):
 
         def from_pretrained(reference: str, **options: Any) -> Any:
             asked[name] = dict(options)
-            options.pop("quantization_config", None)  # nothing here can quantise
-            return real(reference, **options)
+            quantised = options.pop("quantization_config", None)  # what does it is not installed here
+            backbone = real(reference, **options)
+            return backbone if quantised is None else quantise(backbone)
 
         monkeypatch.setattr(cls, "from_pretrained", from_pretrained)
 
     spy(AutoModelForCausalLM, "language_model")
     spy(AVHubertModel, "video_encoder")
     spy(backbones.WhisperEncoder, "audio_encoder")
-    MomeForSpeechRecognition.from_pretrained(tmp_path, quantization_config={"load_in_4bit": True})
-    assert asked["language_model"]["quantization_config"] == {"load_in_4bit": True}
+    quantised = {"load_in_8bit": True}
+    loaded = MomeForSpeechRecognition.from_pretrained(tmp_path, dtype=dtype, quantization_config=quantised)
+    linear = loaded.language_model.model.layers[0].self_attn.q_proj
+    assert isinstance(linear, Int8Linear)
+    assert linear.weight.dtype == torch.int8
+    assert {value.dtype for value in loaded.parameters() if value.requires_grad} == {dtype}
+    rough, exact = logits(loaded), logits(model)
+    assert rough.isfinite().all()
+    if dtype == torch.float32:  # bfloat16 sends tokens to other experts
+        assert (rough - exact).norm() < 0.05 * exact.norm()
+    assert loaded.generate(**raw_inputs(CLIPS), rates=GRID[0], max_new_tokens=2).shape[0] == 2
+    loaded.train()(**raw_inputs(CLIPS), labels=LABELS, rates=GRID[0]).loss.backward()
+    assert asked["language_model"]["quantization_config"] == quantised
     assert set(asked) == {"language_model", "video_encoder", "audio_encoder"}
     assert not any("quantization_config" in asked[name] for name in ("video_encoder", "audio_encoder"))
+
+
+def test_a_model_that_also_sees_is_refused(tmp_path):
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    whole = Gemma3Config(text_config=text_config("gemma3").to_dict(), vision_config=SiglipVisionConfig(**vision))
+    whole.save_pretrained(tmp_path)  # weights are not even looked for
+    message = "is of type gemma3, which reads more than text .* here gemma3_text$"
+    with pytest.raises(MomeError, match=f"the language model {message}"):
+        make("gemma3", text_config=whole)
+    with pytest.raises(MomeError, match=f"the language model {tmp_path} {message}"):
+        backbones.backbone_config("language_model", str(tmp_path))
+    with pytest.raises(MomeError, match=f"the language model {tmp_path} {message}"):
+        backbones.load_backbone("language_model", str(tmp_path), None, torch.float32, {})
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, GenerationConfig
 
+from mome import MomeForSpeechRecognition
 from mome.rates import Rates
-from tests.model.build import END, KINDS, VOCABULARY, one_clip, raw_inputs, shared_model
+from tests.model.build import END, KINDS, PAD, START, VOCABULARY, make_model, one_clip, raw_inputs, shared_model
 
 CLIPS = [(133, 34), (64, 16)]
 
@@ -89,6 +93,47 @@ def test_sampled_beams_and_scores():
     )
     assert len(result.sequences) == len(CLIPS)
     assert (result.sequences_scores <= 0).all()
+
+
+CHAT = {"do_sample": True, "temperature": 3.0, "top_k": 0, "repetition_penalty": 2.0, "num_beams": 2}
+
+
+@torch.no_grad()
+def test_a_language_models_own_settings_do_not_count(tmp_path, recwarn, caplog):
+    """Referred to or stored, it decodes the same: by the recogniser's settings."""
+    model, options = make_model(generation={"num_beams": 3}), {"rates": Rates(4, 2), "max_new_tokens": 6}
+    stored, referred, backbone = (tmp_path / name for name in ("stored", "referred", "backbone"))
+    model.save_pretrained(stored)
+    AutoModelForCausalLM.from_pretrained(stored / "language_model").save_pretrained(backbone)
+    GenerationConfig(**CHAT, bos_token_id=START, eos_token_id=[END], pad_token_id=PAD).save_pretrained(backbone)
+    model.save_pretrained(referred)
+    settings = json.loads((referred / "config.json").read_text())
+    (referred / "config.json").write_text(json.dumps({**settings, "language_model": str(backbone)}))
+    recwarn.clear()
+    caplog.clear()
+    inputs = raw_inputs(CLIPS)
+    beams = model.generate(**inputs, **options, num_beams=3, do_sample=False).tolist()
+    greedy = model.generate(**inputs, **options, num_beams=1).tolist()
+    assert beams != greedy
+    for folder in (stored, referred):
+        loaded = MomeForSpeechRecognition.from_pretrained(folder)
+        assert loaded.generate(**inputs, **options).tolist() == beams
+        assert loaded.generate(**inputs, **options, num_beams=1).tolist() == greedy
+        one = GenerationConfig(num_beams=1, max_new_tokens=6)
+        assert loaded.generate(**inputs, rates=Rates(4, 2), generation_config=one).tolist() == greedy
+    assert loaded.language_model.generation_config.eos_token_id == [END]
+    assert not [str(warning.message) for warning in recwarn if "temperature" in str(warning.message)]
+    assert "temperature" not in caplog.text
+
+
+@torch.no_grad()
+def test_settings_of_the_language_model_changed_later_do_not_sample():
+    model, inputs = make_model(), raw_inputs(CLIPS)
+    options = {"rates": Rates(4, 2), "max_new_tokens": 6}
+    expected = model.generate(**inputs, **options).tolist()
+    settings = model.language_model.generation_config
+    settings.do_sample, settings.temperature, settings.top_p = True, 3.0, 0.9
+    assert model.generate(**inputs, **options).tolist() == expected
 
 
 def test_generate_says_what_it_lacks():

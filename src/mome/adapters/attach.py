@@ -18,6 +18,8 @@ from mome.errors import MomeError
 
 Model = TypeVar("Model", bound=nn.Module)
 
+_COMPUTED = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
 
 def attach(model: Model, config: AdapterConfig) -> Model:
     """Attach the adapters of ``config`` to every decoder layer of ``model`` and freeze all else in it.
@@ -26,8 +28,8 @@ def attach(model: Model, config: AdapterConfig) -> Model:
     gradient checkpointing, copying, saving and attributes of the layers work as before. The adapters are
     sub-modules that forward hooks call, ``layers.N.mome`` (or ``layers.N.self_attn.mome``,
     ``layers.N.mlp.mome``) and ``layers.N.self_attn.q_proj.lora``, in the dtype and on the device of their
-    layer; they may be on the meta device. At first their output is zero, so the model computes exactly
-    what it did.
+    layer (the dtype of its norms, where its weights are quantised); they may be on the meta device. At first
+    their output is zero, so the model computes exactly what it did.
 
     Afterwards ``requires_grad`` is true for adapter parameters and false for all others. A ``mome`` and a
     ``lora`` adapter may stand together. Pass ``adapter_context=AdapterContext(...)`` to the model's
@@ -109,7 +111,7 @@ def attach_lora(layers: Iterable[nn.Module], config: LoraAdapterConfig) -> None:
     for index, (layer, linears) in enumerate(zip(layers, found, strict=True)):
         slot = _connect(layer, index)
         for linear in linears:
-            lora = ScaleLora(linear.in_features, linear.out_features, config, **_like(linear))
+            lora = ScaleLora(linear.in_features, linear.out_features, config, **_like(linear, layer))
             lora.slot = slot
             linear.add_module("lora", lora)
             lora.hook = linear.register_forward_hook(hooks.add_lora, prepend=True)
@@ -158,7 +160,7 @@ def _width(layer: nn.Module) -> int:
     return next(module.in_features for module in layer.modules() if isinstance(module, nn.Linear))
 
 
-def _like(module: nn.Module) -> dict[str, Any]:
-    parameter = next(p for p in module.parameters() if p.is_floating_point())
-    dtype: torch.dtype = parameter.dtype
-    return {"device": parameter.device, "dtype": dtype}
+def _like(module: nn.Module, *around: nn.Module) -> dict[str, Any]:
+    """Device of ``module``, and the dtype that it computes in: quantised weights have none, its surroundings do."""
+    dtypes = (p.dtype for part in (module, *around) for p in part.parameters() if p.dtype in _COMPUTED)
+    return {"device": next(module.parameters()).device, "dtype": next(dtypes, torch.get_default_dtype())}

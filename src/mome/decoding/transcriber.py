@@ -20,7 +20,7 @@ from mome.media.face import FaceDetector
 from mome.model import MomeConfig, MomeForSpeechRecognition, MomeProcessor
 from mome.model.bundled import BUNDLED_NAME
 from mome.model.checkpoint import model_folder
-from mome.model.compat import official_log_mel
+from mome.model.compat import official_audio_tokens, official_log_mel
 from mome.model.cost import inference_cost
 from mome.model.model import EncodedClips
 from mome.model.sequence import LanguageInputs
@@ -108,16 +108,20 @@ class Transcriber:
         if not clips:
             return []
         with _enough_memory(clips):
-            options = {**(self.model.config.generation or {}), **generation}
+            options = self.model.generation_options(**generation)
             return self._transcribe_batch(clips, rates, media_seconds, options)
 
     def _transcribe_batch(
         self, clips: Sequence[Clip], rates: Sequence[Rates], media_seconds: float, generation: dict[str, Any]
     ) -> list[list[Transcript]]:
         config = self.model.config
-        table = [[_usable(clip, config.grid.check(rate), config) for rate in rates] for clip in clips]
+        sounds = [self._sound(clip, rates) for clip in clips]
+        table = [
+            [_usable(clip, config.grid.check(rate), config, len(sound)) for rate in rates]
+            for clip, sound in zip(clips, sounds, strict=True)
+        ]
         began = time.perf_counter()
-        encoded = self._encode(clips, table)
+        encoded = self._encode(clips, sounds, table)
         encode_seconds = (time.perf_counter() - began) / len(clips)
         columns = []
         for index in range(len(rates)):
@@ -132,15 +136,21 @@ class Transcriber:
         return [list(row) for row in zip(*columns, strict=True)]
 
     @torch.no_grad()
-    def _encode(self, clips: Sequence[Clip], table: list[list[Rates]]) -> EncodedClips:
+    def _encode(self, clips: Sequence[Clip], sounds: list[np.ndarray], table: list[list[Rates]]) -> EncodedClips:
         """Encoder tokens; a clip without a modality takes part with none of its tokens."""
         inputs: dict[str, Tensor] = {}
         if any(rate.audio is not None for row in table for rate in row):
-            inputs |= self.processor.pad_audio([self._audio(_sound(clip)) for clip in clips])
+            inputs |= self.processor.pad_audio([self._audio(sound) for sound in sounds])
         if any(rate.video is not None for row in table for rate in row):
             inputs |= self.processor.pad_video([self.processor.video(_mouth(clip)) for clip in clips])
         device = self.model.device
         return self.model.encode(**{key: value.to(device) for key, value in inputs.items()})
+
+    def _sound(self, clip: Clip, rates: Sequence[Rates]) -> np.ndarray:
+        """The clip's sound, or a little silence that no rate will ask for."""
+        if clip.audio is None:
+            return np.zeros(SILENCE, np.float32)
+        return self.processor.sound(clip, clip.mouth is not None and any(rate.task == "avsr" for rate in rates))
 
     def _audio(self, sound: np.ndarray) -> tuple[np.ndarray, int]:
         """What the audio encoder reads of a clip, and how many frames; only here is the model's precision known."""
@@ -151,7 +161,7 @@ class Transcriber:
         return features, frames
 
     def _generate(self, prepared: LanguageInputs, rates: list[Rates], generation: dict[str, Any]) -> Tensor:
-        options = {"max_new_tokens": DEFAULT_NEW_TOKENS, "do_sample": False, **generation}
+        options = {"max_new_tokens": DEFAULT_NEW_TOKENS, **generation}
         return self.model.generate(prepared=prepared, rates=rates, **options)
 
     def _end_ids(self) -> set[int]:
@@ -212,8 +222,14 @@ def _frames(encoded: EncodedClips, clips: int) -> list[tuple[int, int]]:
     return list(zip(audio, video, strict=True))
 
 
-def _usable(clip: Clip, rates: Rates, config: MomeConfig) -> Rates:
+def _usable(clip: Clip, rates: Rates, config: MomeConfig, samples: int) -> Rates:
     """The rates without the modality that the clip lacks, once the rest is known to be long enough.
+
+    Args:
+        clip: the clip.
+        rates: that were asked for.
+        config: of the model.
+        samples: of the clip's sound.
 
     Raises:
         MomeError: nothing is left, or nothing that the model was made for, or too little.
@@ -226,7 +242,9 @@ def _usable(clip: Clip, rates: Rates, config: MomeConfig) -> Rates:
         raise MomeError(f"{name} has no {lack}: choose rates of another task than {rates.task}")
     sides = [("video", video, len(_mouth(clip)), AVHubertModel.tokens_per_second)]
     if audio is not None:
-        heard = audio_tokens(config.audio_config, len(_sound(clip)))
+        heard = audio_tokens(config.audio_config, samples)
+        if config.compat is not None and config.audio_config.model_type == "whisper":
+            heard = min(official_audio_tokens(samples), config.audio_config.max_source_positions)
         sides.insert(0, ("audio", audio, heard, audio_tokens_per_second(config.audio_config)))
     for modality, rate, tokens, per_second in sides:
         if rate is not None and tokens < rate:
@@ -239,11 +257,6 @@ def _usable(clip: Clip, rates: Rates, config: MomeConfig) -> Rates:
         lack = "visible mouth" if video is None else "sound"
         raise MomeError(f"{name} has no {lack}, and this model was not made for {usable.task}: {config.grid}")
     return usable
-
-
-def _sound(clip: Clip) -> np.ndarray:
-    """The clip's sound, or a little silence that no rate will ask for."""
-    return np.zeros(SILENCE, np.float32) if clip.audio is None else clip.audio
 
 
 def _mouth(clip: Clip) -> np.ndarray:

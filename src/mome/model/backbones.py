@@ -46,9 +46,22 @@ def backbone_config(kind: str, reference: str, revision: str | None = None) -> P
     if not (folder / "config.json").is_file():
         raise MomeError(f"{what} has no config.json: give a model that Transformers or 'mome' wrote")
     try:
-        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise MomeError(f"{what} cannot be loaded: {_first_line(error)}") from error
+    if kind == "language_model":
+        check_language_model(config, what)
+    return config
+
+
+def check_language_model(config: PreTrainedConfig, what: str = "the language model") -> None:
+    """Raise :class:`MomeError` where a configuration is of a model that reads more than text."""
+    text = getattr(config, "text_config", None)
+    if text is not None:
+        raise MomeError(
+            f"{what} is of type {config.model_type}, which reads more than text and cannot be used: give one of text "
+            f"alone, here {text.model_type}"
+        )
 
 
 def load_tokenizer(reference: str, revision: str | None = None) -> PreTrainedTokenizerBase:
@@ -116,6 +129,8 @@ def load_backbone(
         folder = whole.backbone_settings()
     try:
         config = AutoConfig.from_pretrained(folder)
+        if kind == "language_model":
+            check_language_model(config, what)
         if kind == "audio_encoder" and config.model_type not in AUDIO_INPUTS:
             raise ValueError(f"it is of type {config.model_type}, not one of {', '.join(AUDIO_INPUTS)}")
         folder = whole.backbone() if whole is not None else folder

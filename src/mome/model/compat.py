@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from transformers import WhisperFeatureExtractor
 
+SAMPLES_PER_FRAME = 640  # of sound at 16 kHz beside a video frame at 25 a second
 LEAST_TOKENS = 25  # of Whisper that the published systems keep, however short the clip
 
 
@@ -20,6 +21,19 @@ def official_audio_tokens(samples: int) -> int:
     """
     length = torch.tensor(samples).to(torch.bfloat16)
     return max(int(length / 16_000 * 50), LEAST_TOKENS)
+
+
+def official_sound(waveform: np.ndarray, frames: int) -> np.ndarray:
+    """The sound of an audio-visual clip, cut or padded with zeros to the length of its video.
+
+    The published systems' data loader does so before the waveform is normalised.
+
+    Args:
+        waveform: ``(samples,)``, 16 kHz mono.
+        frames: of the video.
+    """
+    samples = frames * SAMPLES_PER_FRAME
+    return np.pad(waveform[:samples], (0, max(samples - len(waveform), 0)))
 
 
 def official_log_mel(waveform: np.ndarray, extractor: WhisperFeatureExtractor) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers.modeling_outputs import ModelOutput
 
 from mome.adapters import (
@@ -27,6 +27,7 @@ from mome.compression.qformer import QFormerConnector
 from mome.encoders import AVHubertModel, Features
 from mome.encoders.audio import new_audio_encoder, wrap_audio_encoder
 from mome.errors import MomeError
+from mome.model.backbones import check_language_model
 from mome.model.checkpoint import SavedModel
 from mome.model.config import BACKBONES, MomeConfig
 from mome.model.connector import build_connector, loss_weights
@@ -81,7 +82,8 @@ class MomeForSpeechRecognition(SavedModel):
     Args:
         config: the configuration.
         audio_encoder, video_encoder, language_model: pre-trained backbones; built at random from the
-            configuration where they are not given.
+            configuration where they are not given. Of the language model's own generation settings only the
+            special tokens remain: how a recogniser decodes is said by ``config.generation``.
 
     Raises:
         MomeError: the configuration asks for something that its backbones do not have.
@@ -102,8 +104,10 @@ class MomeForSpeechRecognition(SavedModel):
         language_model: PreTrainedModel | None = None,
     ):
         super().__init__(config)
+        check_language_model(config.text_config)
         # A copy: the language model changes its own configuration when its vocabulary grows.
         self.language_model = language_model or AutoModelForCausalLM.from_config(copy.deepcopy(config.text_config))
+        _forget_generation(self.language_model)
         if config.added_tokens:
             extend_vocabulary(self.language_model, config.text_config.vocab_size + config.added_tokens)
         width = self.get_input_embeddings().embedding_dim
@@ -306,15 +310,9 @@ class MomeForSpeechRecognition(SavedModel):
         for kind, value in means.items():
             total = total + weights[kind] * value
         connector_losses = {kind: value.detach() for kind, value in means.items()}
-        return SpeechOutput(
-            total,
-            logits,
-            losses,
-            mean_balance,
-            connector_losses,
-            {layer: mean_statistics(several) for layer, several in routing.items()},
-            {router: mean_statistics(several) for router, several in connector_routing.items()},
-        )
+        layers = {layer: mean_statistics(several) for layer, several in routing.items()}
+        routers = {router: mean_statistics(several) for router, several in connector_routing.items()}
+        return SpeechOutput(total, logits, losses, mean_balance, connector_losses, layers, routers)
 
     def _logits(
         self, inputs: LanguageInputs, rates: Sequence[Rates], labels: Tensor
@@ -343,6 +341,11 @@ class MomeForSpeechRecognition(SavedModel):
         logits = output.logits
         return logits.gather(1, source[..., None].expand(-1, -1, logits.shape[-1])), context, decorrelation
 
+    def generation_options(self, **given: Any) -> dict[str, Any]:
+        """What :meth:`generate` decodes with: no sampling, ``config.generation``, and ``given`` over both."""
+        own, settings = {"do_sample": False, **(self.config.generation or {})}, given.get("generation_config")
+        return {name: value for name, value in own.items() if getattr(settings, name, None) is None} | given
+
     @torch.no_grad()
     def generate(
         self,
@@ -355,14 +358,15 @@ class MomeForSpeechRecognition(SavedModel):
         prepared: LanguageInputs | None = None,
         **generation: Any,
     ) -> Any:
-        """Transcribe with Transformers' ``generate``: greedy, beam search, sampling, by its own options.
+        """Transcribe with Transformers' ``generate``: greedy, beam search, sampling, by :meth:`generation_options`.
 
         Args:
             input_features, input_features_mask, pixel_values_videos, pixel_values_videos_mask, encoded:
                 as in :meth:`forward`.
             rates: rates of all clips, or one per clip.
             prepared: what :meth:`prepare` made of all that at the same rates, one per clip.
-            generation: options of ``GenerationMixin.generate`` (``max_new_tokens``, ``num_beams``, …).
+            generation: options of ``GenerationMixin.generate`` (``max_new_tokens``, ``num_beams``, …) over the
+                model's own. Without a limit there, Transformers stops after few tokens.
 
         Returns:
             ``(B, S)`` int64 ids of the transcript alone, or what ``return_dict_in_generate`` asks for.
@@ -378,9 +382,17 @@ class MomeForSpeechRecognition(SavedModel):
             size = 0 if given is None else len(given.tokens)
             rates = [rates] * size if isinstance(rates, Rates) else rates
             prepared = self.prepare(encoded, rates)
-        options = {"inputs_embeds": prepared.embeddings, "attention_mask": prepared.mask.long(), **generation}
+        options = self.generation_options(**generation)
+        options |= {"inputs_embeds": prepared.embeddings, "attention_mask": prepared.mask.long()}
         language_model = cast(Any, self.language_model)
         if not self.config.adapter_groups:
             return language_model.generate(**options)
         with use_context(self.language_model, self.adapter_context(cast(Sequence[Rates], rates))):
             return language_model.generate(**options)
+
+
+def _forget_generation(language_model: PreTrainedModel) -> None:
+    """Keep the special tokens of a language model's generation settings alone; a chat's sampling is not ours."""
+    model = cast(Any, language_model)
+    kept = {name: getattr(model.generation_config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    model.generation_config = GenerationConfig(**kept)

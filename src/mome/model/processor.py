@@ -22,7 +22,7 @@ from mome.encoders.avhubert.pixels import mouth_pixels
 from mome.encoders.whisper import AudioContext
 from mome.errors import MomeError
 from mome.media.clip import Clip
-from mome.model.compat import official_audio_tokens
+from mome.model.compat import official_audio_tokens, official_sound
 from mome.model.config import Compatibility, MomeConfig
 
 IGNORED_LABEL = -100
@@ -118,6 +118,13 @@ class MomeProcessor(ProcessorMixin):
             frames = min(2 * official_audio_tokens(len(waveform)), features.shape[1])
         return features, frames
 
+    def sound(self, clip: Clip, beside_video: bool) -> np.ndarray:
+        """The clip's waveform; beside its video, as long as that where ``compat`` asks for it."""
+        wave = self._need(clip.audio, clip, "sound")
+        if beside_video and self.compat is not None:
+            wave = official_sound(wave, len(self._need(clip.mouth, clip, "visible mouth")))
+        return wave
+
     def video(self, mouth: np.ndarray, offset: tuple[int, int] | None = None, flip: bool = False) -> np.ndarray:
         """``(T, 96, 96)`` uint8 → ``(T, image_size, image_size)`` float32, without a remainder that is not wanted."""
         mouth = mouth[: len(mouth) // self.video_multiple * self.video_multiple or len(mouth)]
@@ -147,7 +154,7 @@ class MomeProcessor(ProcessorMixin):
         """
         batch: dict[str, Tensor] = {}
         if audio:
-            waves = [self._need(clip.audio, clip, "sound") for clip in clips]
+            waves = [self.sound(clip, video) for clip in clips]
             batch |= self.pad_audio([self.audio(wave) for wave in waves])
         if video:
             mouths = [self._need(clip.mouth, clip, "visible mouth") for clip in clips]

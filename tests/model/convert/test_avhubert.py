@@ -202,8 +202,8 @@ def test_settings_are_found_wherever_files_keep_them(tmp_path):
     ("change", "message"),
     [
         ({"encoder.layers.1.fc2.bias": None}, r"\(1 difference\): encoder.layers.1.fc2.bias is missing"),
-        ({"post_extract_proj.weight": None}, "lacks post_extract_proj.weight"),
-        ({"encoder.layers.0.fc1.weight": torch.zeros(24)}, "fc1.weight is .24,., not of 2 dimensions"),
+        ({"post_extract_proj.weight": None}, r"\(1 difference\): post_extract_proj.weight is missing"),
+        ({"encoder.layers.0.fc1.weight": torch.zeros(24)}, r"fc1.weight is \(24,\) instead of \(24, 16\)"),
         ({"layer_norm.weight": torch.zeros(16)}, r"layer_norm.weight is \(16,\) instead of \(32,\)"),
         ({"feature_extractor_audio.encoder.layers.0.fc1.weight": torch.zeros(2)}, "fc1.weight is unknown"),
         ({"layer_norm.bias": "text"}, "layer_norm.bias is not an ordinary tensor"),
@@ -212,7 +212,10 @@ def test_settings_are_found_wherever_files_keep_them(tmp_path):
         ({"layer_norm.bias": torch.zeros(32, device="meta")}, "layer_norm.bias is not an ordinary tensor"),
         ({"encoder.pos_conv.0.weight_v": torch.zeros(16, 0, 8)}, "weight_v is .16, 0, 8."),
         ({"encoder.layers.0.self_attn.lora_down_Q.weight": torch.zeros(2)}, "LoRA"),
-        ({"feature_extractor_video.proj.weight": None}, "is no AV-HuBERT checkpoint: it has no feature_extractor"),
+        (
+            {"feature_extractor_video.proj.weight": None},
+            r"\(1 difference\): feature_extractor_video.proj.weight is miss",
+        ),
         ({"x.w2v_model.feature_extractor_video.proj.weight": torch.zeros(2)}, "holds 2 encoders"),
     ],
 )
@@ -224,12 +227,27 @@ def test_weights_that_do_not_fit_are_listed_and_nothing_is_written(checkpoint, t
     assert [path.name for path in tmp_path.iterdir()] == ["large.pt"]
 
 
+def test_differences_have_the_names_of_the_file(checkpoint, tmp_path):
+    state = fine_tuned(tiny_state())
+    state["encoder.w2v_model.foo"] = state.pop("encoder.w2v_model.feature_extractor_video.proj.weight")
+    state["encoder.w2v_model.encoder.layers.0.fc1.weight"] = torch.zeros(48, 16)
+    model = {"w2v_args": {"model": SETTINGS | {"conv_pos": 9}, "task": TASK}}
+    with pytest.raises(MomeError) as caught:
+        convert(checkpoint(state, model), tmp_path / "out")
+    assert str(caught.value).partition("large.pt ")[2] == (
+        "does not fit AV-HuBERT (4 differences): "
+        "encoder.w2v_model.feature_extractor_video.proj.weight is missing, encoder.w2v_model.foo is unknown, "
+        "encoder.w2v_model.encoder.layers.0.fc1.weight is (48, 16) instead of (24, 16), "
+        "conv_pos is 9 by its settings and 8 by its weights"
+    )
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"layer_norm_first": False}, "made with layer_norm_first=False"),
         ({"modality_fuse": "add"}, "only modality_fuse=concat is supported"),
-        ({"encoder_layers": 12}, "encoder_layers=12, its weights 2"),
+        ({"encoder_layers": 12}, "encoder_layers is 12 by its settings and 2 by its weights"),
         ({"encoder_attention_heads": 3}, "3 do not fit width 16"),
     ],
 )

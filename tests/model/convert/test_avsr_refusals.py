@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -9,9 +10,9 @@ import torch
 
 from mome.errors import MomeError
 from mome.model.convert.avsr import Sources, convert
-from tests.model.convert.published import ROWS, backbones, published, random_case
+from tests.model.convert.published import ADDED, ROWS, backbones, published, random_case
 
-EMBEDDING = "llm.model.embed_tokens.weight"
+EMBEDDING, HEAD = "llm.model.embed_tokens.weight", "llm.lm_head.weight"
 
 
 @pytest.mark.parametrize(
@@ -22,11 +23,14 @@ EMBEDDING = "llm.model.embed_tokens.weight"
         ({"llm.model.norm.weight": torch.zeros(3)}, r"norm.weight is \(3,\) instead of \(16,\)"),
         ({"llm.model.norm.weight": torch.zeros(16, dtype=torch.int64)}, "norm.weight is of type int64"),
         ({"audio_proj.2.bias": None}, ": audio_proj.2.bias is missing"),
-        ({"audio_proj.0.weight": None}, "no audio_proj"),
-        ({"audio_proj.0.weight": torch.zeros(2, 24)}, "width 24, which is no multiple"),
-        ({"audio_proj.0.weight": torch.zeros(2)}, "not of 2 dimensions"),
-        ({EMBEDDING: None}, "no checkpoint of Llama-AVSR"),
-        ({EMBEDDING: torch.zeros(ROWS, 16)}, "vocabulary has 24 rows"),
+        ({"audio_proj.0.weight": None}, r"\(1 difference\): audio_proj.0.weight is missing"),
+        ({"audio_proj.0.weight": torch.zeros(2, 24)}, r"audio_proj.0.weight is \(2, 24\) instead of \(12, 16\)"),
+        ({"audio_proj.0.weight": torch.zeros(2)}, r"audio_proj.0.weight is \(2,\) instead of \(12, 16\)"),
+        ({EMBEDDING: None}, rf"\(1 difference\): {EMBEDDING} is missing"),
+        ({EMBEDDING: None, HEAD: None}, f"does not tell its vocabulary: {EMBEDDING} is missing"),
+        ({EMBEDDING: torch.zeros(ROWS + ADDED, 32)}, rf"{EMBEDDING} is \(29, 32\) instead of \(29, 16\)"),
+        ({EMBEDDING: torch.zeros(ROWS + ADDED, 16).to_sparse()}, rf"{EMBEDDING} is not an ordinary tensor"),
+        ({EMBEDDING: torch.zeros(ROWS, 16)}, "vocabulary of .* has 24 rows"),
         (
             {"audiovisual_proj.gate.weight": torch.zeros(2, 16)},
             r"but of Llama-SMoP .it has audiovisual_proj.gate.weight.: convert it as llama-smop",
@@ -35,7 +39,10 @@ EMBEDDING = "llm.model.embed_tokens.weight"
         ({"audiovisual_encoder.layer_norm.weight": torch.zeros(2)}, "one AV-HuBERT for sound and lips together"),
         ({"audio_proj.7.0.weight": torch.zeros(2)}, "audio_proj.7.0.weight is unknown"),
         ({"audio_encoder.conv1.weight": torch.zeros(2, 2, 2)}, r"conv1.weight is \(2, 2, 2\)"),
-        ({"video_encoder.encoder.layers.0.self_attn.lora_up_Q.weight": torch.zeros(2, 2)}, "none is lora_down"),
+        (
+            {"video_encoder.encoder.layers.0.self_attn.lora_up_Q.weight": torch.zeros(2, 2)},
+            "lora_down_Q.weight is missing",
+        ),
     ],
 )
 def test_what_does_not_fit_is_named_and_nothing_is_written(tmp_path, change, message):
@@ -76,6 +83,8 @@ def test_a_tensor_that_serves_several_rates_is_listed_once(tmp_path):
         ("llama-mtsk", {"video_rates": [2]}, "2 video projectors, and --video-rates are 1"),
         ("llama-mtsk", {"video_rates": [2, 2]}, "twice"),
         ("llama-avsr", {"audio_encoder": "video_encoder"}, "of type avhubert, where the checkpoint needs whisper"),
+        ("llama-avsr", {"top_k": 2}, "--top-k is for llama-smop, not for llama-avsr: leave it out"),
+        ("llama-smop", {"top_k": 3}, "--top-k 3 is not possible: the checkpoint has 2 experts"),
         ("llama-avsr", {"language_model": "missing"}, "neither a folder here nor a hub id such as owner/name"),
         ("llama-avsr", {"video_encoder": "missing"}, "make it with 'mome convert av-hubert CKPT "),
         ("llama-avsr", {"language_model": "audio_encoder"}, "tokenizer|language model"),
@@ -94,7 +103,7 @@ def test_options_that_do_not_fit(tmp_path, system, options, message):
 def test_stacked_rates_are_told_by_the_weights(tmp_path):
     case = random_case("llama-avsr", stack=3)
     sources = replace(backbones(case, tmp_path), audio_rates=[4])
-    with pytest.raises(MomeError, match="--audio-rates 4 does not fit the checkpoint, which stacks 3"):
+    with pytest.raises(MomeError, match=r"--audio-rates 4 does not fit .*published\.pth, which stacks 3"):
         convert("llama-avsr", published(case, tmp_path), tmp_path / "out", sources)
 
 
@@ -105,10 +114,28 @@ def test_an_encoder_that_the_checkpoint_has_not_is_refused(tmp_path):
         convert("llama-avsr", published(case, tmp_path), tmp_path / "out", sources)
 
 
+@pytest.mark.parametrize("shape", [(), (16,), (5, 16), (5, 1, 16), (1, 5, 8), (1, 5, 16, 1), "sparse"])
+def test_prompts_of_another_shape_are_refused(tmp_path, shape):
+    case = random_case("omni-avsr")
+    prompt = case.state["prompt_audio"].to_sparse() if shape == "sparse" else torch.zeros(shape)
+    path, sources = published(case, tmp_path, {"prompt_audio": prompt}), backbones(case, tmp_path)
+    why = "not an ordinary tensor" if shape == "sparse" else re.escape(f"{shape} instead of (1, ")
+    with pytest.raises(MomeError, match=rf"\(1 difference\): prompt_audio is {why}"):
+        convert("omni-avsr", path, tmp_path / "out", sources)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_projector_beside_no_encoder_is_not_dropped(tmp_path):
+    case = random_case("llama-avsr", "video")
+    path = published(case, tmp_path, {"audio_proj.0.weight": torch.zeros(12, 16)})
+    with pytest.raises(MomeError, match=r"\(1 difference\): audio_proj.0.weight is unknown"):
+        convert("llama-avsr", path, tmp_path / "out", backbones(case, tmp_path))
+
+
 def test_other_prompts_than_the_tokenizers_are_refused(tmp_path):
     case = random_case("omni-avsr")
     path = published(case, tmp_path, {"prompt_video": case.state["prompt_audio"]})
-    with pytest.raises(MomeError, match=r"prompt_video is not 'Transcribe video to text\.'"):
+    with pytest.raises(MomeError, match=r"prompt_video of .*published.pth is not 'Transcribe video to text\.'"):
         convert("omni-avsr", path, tmp_path / "out", backbones(case, tmp_path))
 
 
@@ -143,8 +170,9 @@ def test_another_audio_encoder_than_whispers_is_refused(tmp_path):
 
 def test_a_missing_prompt_is_named(tmp_path):
     case = random_case("omni-avsr")
-    with pytest.raises(MomeError, match="lacks prompt_video: copy"):
-        convert("omni-avsr", published(case, tmp_path, {"prompt_video": None}), tmp_path / "out", Sources("x/y"))
+    path, sources = published(case, tmp_path, {"prompt_video": None}), backbones(case, tmp_path)
+    with pytest.raises(MomeError, match=r"\(1 difference\): prompt_video is missing"):
+        convert("omni-avsr", path, tmp_path / "out", sources)
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,11 @@ import yaml
 from transformers import AutoConfig
 
 from mome.encoders import AVHubertConfig, AVHubertModel
+from mome.errors import MomeError
 from mome.model import MomeConfig, MomeForSpeechRecognition
 from mome.model.convert.avhubert import PRETRAINING
 from mome.model.convert.avsr import Sources, fit, read_config
+from mome.model.convert.avsr_file import state_dict
 from mome.training.recipe import SHIPPED
 
 PUBLISHED = {
@@ -76,6 +78,51 @@ def test_names_and_shapes_are_ours_at_real_size(shared, tmp_path, name):
     assert config.adapter["bottleneck"] == (96 if "3B" in name else 64)
     assert (config.video_adapter is not None) == (name.endswith("lora") or "omni" in name)
     assert config.projector_norm == ("ln" in name or "mtsk" in name or "smop" in name)
+
+
+OMNI, MTSK, SMOP = "omni-avsr-ST-1B", "llama-mtsk-1B-avg-A4.16-V2.5", "llama-smop-1B"
+STACK = "llama-avsr-AVSR-8B-stack-A4-V2"
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "shape"),
+    [
+        (STACK, "video_encoder.layer_norm.weight", None),
+        (STACK, "audio_encoder.conv1.weight", None),
+        (STACK, "audio_encoder.layers.23.fc1.weight", (1024, 8192)),
+        (STACK, "video_encoder.feature_extractor_video.proj.weight", None),
+        (STACK, "video_encoder.encoder.layers.0.fc1.weight", ()),
+        (STACK, "video_encoder.encoder.pos_conv.0.weight_v", (3,)),
+        (STACK, "audio_proj.0.weight", None),
+        (STACK, "audio_proj.0.weight", (2048, 1500)),
+        (STACK, "video_proj.2.weight", (4096, 4096)),
+        (MTSK, "audio_proj.1.0.weight", (2048, 2048)),
+        (MTSK, "video_proj.0.0.weight", None),
+        (SMOP, "audiovisual_proj.gate.weight", None),
+        (SMOP, "audiovisual_proj.experts.2.0.weight", (2048, 2048)),
+        (OMNI, "llm.model.layers.3.self_attn.lora_down_Q.video.weight", None),
+        (OMNI, "llm.model.layers.3.self_attn.lora_up_V_shared.weight", (512, 7)),
+        (OMNI, "prompt_video", None),
+        (OMNI, "prompt_video", (6, 1, 2048)),
+        (OMNI, "prompt_video", ()),
+    ],
+)
+def test_one_list_has_all_that_does_not_fit(shared, tmp_path, name, key, shape):
+    shapes = schema(shared, name)["keys"]
+    described(name, shapes, tmp_path)
+    changed = {key: shape, "stray.x": (1,), "llm.model.norm.weight": (3,)}
+    state = weightless({one: there for one, there in (shapes | changed).items() if there is not None})
+    system = "-".join(name.split("-")[:2])
+    state, _ = state_dict(state, system, "a.pth")
+    config, _ = read_config(system, state, Sources(str(tmp_path)), "a.pth")
+    config.added_tokens = ADDED
+    with pytest.raises(MomeError, match=r"^a\.pth .* \(3 differences\): ") as caught:
+        fit(config, state, "a.pth")
+    message = str(caught.value)
+    assert "\n" not in message
+    assert f"{key} is {'missing' if shape is None else f'{shape} instead of'}" in message
+    assert "stray.x is unknown" in message
+    assert "llm.model.norm.weight is (3,) instead of" in message
 
 
 def test_avhubert_large_is_our_default(shared):

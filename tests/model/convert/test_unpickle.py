@@ -7,6 +7,8 @@ import os
 import pickle
 import shutil
 import subprocess
+import tarfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +97,28 @@ def test_an_old_file_of_another_pickling_is_read_past_its_first_pickles(tmp_path
     torch.save(content, tmp_path / "a.pt", pickle_protocol=4, _use_new_zipfile_serialization=False)
     with pytest.raises(MomeError, match=r"asks for .*shutil\.rmtree, of which nothing was run"):
         read_checkpoint(tmp_path / "a.pt")
+
+
+def test_dictionaries_with_defaults_become_plain_ones(tmp_path):
+    content = {"counts": collections.defaultdict(list, a=[1]), "none": collections.defaultdict(int)}
+    assert read_checkpoint(save(content, tmp_path / "a.pt")) == {"counts": {"a": [1]}, "none": {}}
+
+
+def test_other_formats_are_called_what_they_are(tmp_path):
+    program = tmp_path / "program.pt"
+    with zipfile.ZipFile(program, "w") as archive:
+        archive.writestr("program/constants.pkl", pickle.dumps((), 2))
+        archive.writestr("program/data.pkl", pickle.dumps({}, 2))
+    with pytest.raises(MomeError, match=r"program\.pt is a TorchScript program"):
+        read_checkpoint(program)
+    with tarfile.open(tmp_path / "old.pt", "w") as archive:
+        archive.add(program, "storages")
+    with pytest.raises(MomeError, match=r"old\.pt is in PyTorch's format from before 0\.2, a tar archive"):
+        read_checkpoint(tmp_path / "old.pt")
+    extension = b"\x80\x02}X\x01\x00\x00\x00a\x82\x07s."  # {"a": extension 7}
+    (tmp_path / "extension.pt").write_bytes(extension)
+    with pytest.raises(MomeError, match="asks for the copyreg extension 7, of which nothing was run"):
+        read_checkpoint(tmp_path / "extension.pt")
 
 
 def test_a_file_larger_than_memory_is_not_called_damaged(tmp_path, monkeypatch):

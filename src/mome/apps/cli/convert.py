@@ -71,6 +71,15 @@ def convert(
             rich_help_panel=_WHOLE,
         ),
     ] = None,
+    top_k: Annotated[
+        int | None,
+        typer.Option(
+            metavar="K",
+            min=1,
+            help="Experts that llama-smop's router chooses for a token. Default: 2, as published.",
+            rich_help_panel=_WHOLE,
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Convert a checkpoint of another program to a model folder, and say what became of its tensors.
@@ -99,6 +108,7 @@ def convert(
         "audio_rates": _whole_numbers("--audio-rates", audio_rates),
         "video_rates": _whole_numbers("--video-rates", video_rates),
         "lora_scale": lora_scale,
+        "top_k": top_k,
     }
     account = _convert(kind, checkpoint, out, {name: value for name, value in given.items() if value is not None})
     if json:

@@ -10,6 +10,7 @@ float32, so they are loaded as such unless a ``dtype`` is asked for.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -25,7 +26,7 @@ from mome.encoders.avhubert.pixels import FIELD
 from mome.errors import MomeError, listed
 from mome.model.convert.account import Account, Unused
 from mome.model.convert.avhubert_card import LICENSE, card
-from mome.model.convert.fitting import checked, dtype_name
+from mome.model.convert.fitting import checked, count, dtype_name, told
 from mome.model.convert.folder import check_free, new_folder, save_weights
 from mome.model.convert.unpickle import plain, read_checkpoint
 
@@ -46,12 +47,16 @@ NEEDED_SETTINGS: dict[str, Any] = {
 _INPUT_SETTINGS = ("normalize", "image_crop_size", "image_mean", "image_std")
 HEAD_WIDTH = 64  # of both published sizes
 
-_MARK = "feature_extractor_video.proj.weight"  # a name that every AV-HuBERT encoder has once
+_FRONT = "feature_extractor_video."  # in names of every AV-HuBERT encoder
+_MARK = f"{_FRONT}proj.weight"  # and this once
 _INNER = "w2v_model."
-_LAYER = re.compile(r"encoder\.layers\.(\d+)\.")
+_LAYER = re.compile(r"encoder\.layers\.(\d{1,3})\.")
 _LORA = re.compile(r"\.lora_(down|up)_[QV]\.")
-_SIZES = {"post_extract_proj.weight": 2, "feature_extractor_audio.proj.weight": 2, "encoder.layers.0.fc1.weight": 2}
-_SIZES |= {"encoder.pos_conv.0.weight_v": 3, "feature_extractor_video.resnet.frontend3D.0.weight": 5}
+_WIDTH = (r"encoder\.layer.*", 1, 0)  # most of the layers' vectors have it
+_INNER_WIDTH = ((r"encoder\..*\.fc1\..*", 2, 0), (r"encoder\..*\.fc1\..*", 1, 0), (r"encoder\..*\.fc2\..*", 2, 1))
+_RESNET_WIDTH = (r"feature_extractor_video\.resnet\.(frontend3D|trunk\.layer1)\..*", 1, 0)
+_AUDIO = (r"feature_extractor_audio\.proj\.weight", 2, 1)
+_POSITIONAL = r"encoder\.pos_conv\.0\.weight_v"
 _NAMES = {(12, 768): "AV-HuBERT Base", (24, 1024): "AV-HuBERT Large"}
 
 
@@ -151,17 +156,18 @@ def read_encoder(state: object, settings: Mapping[str, Any], source: str) -> Enc
         )
     spare = [key for key in inside if key.split(".")[0] in PRETRAINING]
     weights = {key: value for key, value in inside.items() if key.split(".")[0] not in PRETRAINING}
-    config, notes = _config(weights, settings, source)
+    config, notes, contradictions = encoder_config(weights, settings, source)
     outside = [key for key in state if not key.startswith(prefix)]
     unused = (*_unused(spare, "", "for pre-training only"), *_unused(outside, prefix, "no part of the encoder"))
     with torch.device("meta"):
         expected = AVHubertModel(config).state_dict()
-    state = checked(weights, expected, f"{source} does not fit AV-HuBERT")
+    state = checked(weights, expected, f"{source} does not fit AV-HuBERT", lambda key: prefix + key, contradictions)
     return Encoder(config, state, unused, tuple(notes))
 
 
 def _prefix(state: Mapping[str, Any], source: str) -> str:
     found = [key.removesuffix(_MARK) for key in state if key.endswith(_MARK)]
+    found = found or list(dict.fromkeys(key.partition(_FRONT)[0] for key in state if _FRONT in key))
     if not found:
         raise MomeError(f"{source} is no AV-HuBERT checkpoint: it has no {_MARK}")
     if len(found) > 1:
@@ -174,24 +180,36 @@ def _prefix(state: Mapping[str, Any], source: str) -> str:
     return found[0]
 
 
-def _config(weights: Mapping[str, Any], settings: Mapping[str, Any], source: str) -> tuple[AVHubertConfig, list[str]]:
+def encoder_config(
+    weights: Mapping[str, Any], settings: Mapping[str, Any], source: str
+) -> tuple[AVHubertConfig, list[str], list[str]]:
+    """The configuration of an encoder, what had to be assumed, and where settings and weights differ.
+
+    A size that no weight tells is the published one; the weights that would tell it are missing or do not fit then.
+
+    Raises:
+        MomeError: it is of a kind that :class:`AVHubertModel` is not, or its width or heads are not told.
+    """
     for key, needed in NEEDED_SETTINGS.items():
         if settings.get(key, needed) != needed:
             raise MomeError(f"{source} was made with {key}={settings[key]}; only {key}={needed} is supported")
-    shapes = _shapes(weights, source)
-    width, audio = shapes["post_extract_proj.weight"][0], shapes["feature_extractor_audio.proj.weight"][1]
-    positional = shapes["encoder.pos_conv.0.weight_v"]
+    width = told(weights, _WIDTH)
+    if width is None:
+        raise MomeError(f"{source} is no whole AV-HuBERT encoder: it lacks encoder.layer_norm.weight and all layers")
+    group = told(weights, (_POSITIONAL, 3, 1)) or 0
     sizes = {
-        "encoder_layers": len({match[1] for match in map(_LAYER.match, weights) if match}),
+        "encoder_layers": count(int(match[1]) for match in map(_LAYER.match, weights) if match),
         "encoder_embed_dim": width,
-        "encoder_ffn_embed_dim": shapes["encoder.layers.0.fc1.weight"][0],
-        "conv_pos": positional[2],
-        "conv_pos_groups": width // positional[1],
-        "audio_feat_dim": audio,
+        "encoder_ffn_embed_dim": told(weights, *_INNER_WIDTH) or 4 * width,
+        "conv_pos": told(weights, (_POSITIONAL, 3, 2)) or 128,
+        "conv_pos_groups": width // group if group and width % group == 0 else math.gcd(width, 16),
+        "audio_feat_dim": told(weights, _AUDIO) or 104,
     }
-    for key, size in sizes.items():
-        if settings.get(key, size) != size:
-            raise MomeError(f"{source} contradicts itself: its settings say {key}={settings[key]}, its weights {size}")
+    contradictions = [
+        f"{key} is {settings[key]} by its settings and {size} by its weights"
+        for key, size in sizes.items()
+        if settings.get(key, size) != size
+    ]
     heads = settings.get("encoder_attention_heads", width // HEAD_WIDTH)
     if not isinstance(heads, int) or heads < 1 or width % heads:
         raise MomeError(f"{source} does not tell its number of attention heads: {heads} do not fit width {width}")
@@ -202,27 +220,16 @@ def _config(weights: Mapping[str, Any], settings: Mapping[str, Any], source: str
         num_hidden_layers=sizes["encoder_layers"],
         num_attention_heads=heads,
         intermediate_size=sizes["encoder_ffn_embed_dim"],
-        resnet_width=shapes["feature_extractor_video.resnet.frontend3D.0.weight"][0],
+        resnet_width=told(weights, _RESNET_WIDTH) or 64,
         conv_pos=sizes["conv_pos"],
         conv_pos_groups=sizes["conv_pos_groups"],
-        audio_feature_size=audio,
+        audio_feature_size=sizes["audio_feat_dim"],
         architectures=[AVHubertModel.__name__],
         dtype="float32",
         **_fractions(settings),
     )
-    return config, [f"the file does not tell, so assumed: {', '.join(assumed)}"] if assumed else []
-
-
-def _shapes(weights: Mapping[str, Any], source: str) -> dict[str, tuple[int, ...]]:
-    """Shapes of the weights that sizes are read from."""
-    missing = [key for key in _SIZES if key not in weights]
-    if missing:
-        raise MomeError(f"{source} is no whole AV-HuBERT encoder: it lacks {listed(missing)}")
-    shapes = {key: tuple(getattr(weights[key], "shape", ())) for key in _SIZES}
-    for key, dimensions in _SIZES.items():
-        if len(shapes[key]) != dimensions or 0 in shapes[key]:
-            raise MomeError(f"{source} is no AV-HuBERT encoder: {key} is {shapes[key]}, not of {dimensions} dimensions")
-    return shapes
+    notes = [f"the file does not tell, so assumed: {', '.join(assumed)}"] if assumed else []
+    return config, notes, contradictions
 
 
 def _fractions(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,8 @@ same, and else stored in a folder of its own. Tensors stay in the mapped file un
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -41,20 +42,22 @@ from mome.model.convert.avsr_names import (
     read_lora,
     read_projectors,
     renamed,
-    sizes,
 )
 from mome.model.convert.avsr_rates import choose_rates
-from mome.model.convert.avsr_tokens import add_tokens, check_prompts, set_tokens
-from mome.model.convert.fitting import checked
+from mome.model.convert.avsr_tokens import add_tokens, check_prompts, misshaped_prompts, set_tokens
+from mome.model.convert.fitting import checked, told
 from mome.model.convert.folder import check_free, new_folder, save_weights
 from mome.model.convert.unpickle import read_checkpoint
 from mome.model.model import MomeForSpeechRecognition
 from mome.model.processor import MomeProcessor
-from mome.rates import TASKS
+from mome.rates import TASKS, Task
 
 System = Literal["llama-avsr", "llama-mtsk", "omni-avsr", "llama-smop"]
 LORA_SCALE = 0.125  # ALPHA / RANK of all published ones: 8 / 64 and 4 / 32
+TOP_K = 2  # of Llama-SMoP's published one
 BEAMS = 15
+_VOCABULARY = "|".join(map(re.escape, (EMBEDDING, HEAD)))
+_SPECIFIC = (".lora.specific.down", ".lora.specific.up")  # ends of our names that are of all tasks together
 _PREFIXES = {"audio_encoder": "audio_encoder.encoder.", "video_encoder": "video_encoder."}
 _PREFIXES |= {"language_model": "language_model."}
 
@@ -67,7 +70,8 @@ class Sources:
         language_model: hub id or folder of its language model; with its tokenizer.
         audio_encoder, video_encoder: of its encoders; ``None``: sizes as the weights have them, published head widths.
         audio_rates, video_rates: in the order of the projectors; ``None``: the published ones.
-        lora_scale: factor of the low-rank updates.
+        lora_scale: factor of the language model's low-rank updates; ``None``: the published one.
+        top_k: experts that Llama-SMoP's router chooses for a token; ``None``: the published number.
     """
 
     language_model: str
@@ -75,11 +79,13 @@ class Sources:
     video_encoder: str | None = None
     audio_rates: list[int] | None = None
     video_rates: list[int] | None = None
-    lora_scale: float = LORA_SCALE
+    lora_scale: float | None = None
+    top_k: int | None = None
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.lora_scale) and self.lora_scale > 0):
-            raise MomeError(f"--lora-scale {self.lora_scale} is not possible: give a number above 0, such as 0.125")
+        scale = self.lora_scale
+        if scale is not None and not (math.isfinite(scale) and scale > 0):
+            raise MomeError(f"--lora-scale {scale} is not possible: give a number above 0, such as 0.125")
 
 
 def convert(system: System, checkpoint: Path, out: Path, sources: Sources) -> Account:
@@ -94,12 +100,14 @@ def convert(system: System, checkpoint: Path, out: Path, sources: Sources) -> Ac
     config, assumed = read_config(system, state, sources, str(checkpoint))
     notes += assumed
     tokenizer = load_tokenizer(sources.language_model)
-    rows = sizes(state, EMBEDDING, 2)[0]
-    config.added_tokens = add_tokens(tokenizer, rows, sources.language_model)
+    rows = told(state, (_VOCABULARY, 2, 0))
+    if rows is None:
+        raise MomeError(f"{checkpoint} does not tell its vocabulary: {EMBEDDING} is missing or not of 2 dimensions")
+    config.added_tokens = add_tokens(tokenizer, rows, sources.language_model, str(checkpoint))
     published, config.text_config.vocab_size = config.text_config.vocab_size, rows - config.added_tokens
     set_tokens(config, tokenizer)
-    check_prompts(state, config)
     model, weights = fit(config, state, str(checkpoint))
+    check_prompts(state, config, str(checkpoint))
     tied = config.text_config.tie_word_embeddings
     if tied and HEAD in state and not torch.equal(state[HEAD], state[EMBEDDING]):
         raise MomeError(f"{checkpoint} has a head of its own, which {sources.language_model} ties to its embedding")
@@ -141,18 +149,23 @@ def read_config(
         elif named is not None:
             configs[side] = named_config(f"{side}_encoder", named, kind)
         else:
-            configs[side] = whisper_config(state) if side == "audio" else avhubert_config(state, source)
+            configs[side] = whisper_config(state, source) if side == "audio" else avhubert_config(state, source)
             notes.append(f"the {what}'s heads are assumed to be as wide as in all published ones")
     modalities = [side for side, config in configs.items() if config is not None]
     if not modalities:
         raise MomeError(f"{source} has neither audio_encoder nor video_encoder: it is of another system")
-    projectors = read_projectors(state, modalities)
+    projectors = read_projectors(state, modalities, source)
     widths = {side: configs[side].hidden_size for side in modalities}
     given = {"audio": sources.audio_rates, "video": sources.video_rates}
-    chosen = choose_rates(system, projectors, widths, given)
+    chosen = choose_rates(system, projectors, widths, given, source)
     notes += chosen.notes
+    connector, adapter = _connector(system, projectors.experts, sources.top_k), read_lora(state, "llm", source)
+    if connector is not None and sources.top_k is None:
+        notes.append(f"the file does not tell how many experts a token has, so assumed: {TOP_K} (--top-k)")
+    if adapter is not None and sources.lora_scale is None:
+        notes.append(f"the file does not tell the factor of its LoRA, so assumed: {LORA_SCALE} (--lora-scale)")
     text = named_config("language_model", sources.language_model)
-    video_lora, tasks = read_lora(state, "video_encoder"), list(TASKS)
+    video_lora, tasks = read_lora(state, "video_encoder", source), list(TASKS)
     if system != "omni-avsr":
         tasks = ["avsr"] if len(modalities) > 1 else ["asr" if modalities == ["audio"] else "vsr"]
     config = MomeConfig(
@@ -164,8 +177,8 @@ def read_config(
         compression=chosen.compression,
         projector_hidden=projectors.hidden,
         projector_norm=projectors.norm,
-        connector={"type": "mixture", "experts": projectors.experts} if projectors.experts else None,
-        adapter=_adapter(read_lora(state, "llm"), sources.lora_scale),
+        connector=connector,
+        adapter=_adapter(adapter, LORA_SCALE if sources.lora_scale is None else sources.lora_scale),
         video_adapter=None if video_lora is None else {"bottleneck": video_lora.bottleneck},
         video_statistics=configs["video"] is not None,
         tasks=tasks,
@@ -175,6 +188,16 @@ def read_config(
         if part is not None:
             part.name_or_path = ""
     return config, notes
+
+
+def _connector(system: System, experts: int, top_k: int | None) -> dict[str, Any] | None:
+    if system != "llama-smop":
+        if top_k is not None:
+            raise MomeError(f"--top-k is for llama-smop, not for {system}: leave it out")
+        return None
+    if top_k is not None and not 0 < top_k <= experts:
+        raise MomeError(f"--top-k {top_k} is not possible: the checkpoint has {experts} experts")
+    return {"type": "mixture", "experts": experts, "top_k": min(TOP_K, experts) if top_k is None else top_k}
 
 
 def _adapter(lora: Lora | None, scale: float) -> dict[str, Any] | None:
@@ -194,13 +217,33 @@ def fit(
     """
     with torch.device("meta"):
         model = MomeForSpeechRecognition(config)
-    rates = {"audio": config.audio_rates, "video": config.video_rates}
-    ours = renamed(state, config.tasks, rates)
+    ours = renamed(state, {"audio": config.audio_rates, "video": config.video_rates})
     weights, names = dict(ours.tensors), ours.names
-    if config.text_config.tie_word_embeddings:
+    if config.text_config.tie_word_embeddings and EMBEDDING in state:
         weights.setdefault("language_model.lm_head.weight", state[EMBEDDING])
+    more = list(ours.clashes)
+    if len(config.tasks) > 1:  # Omni-AVSR
+        more += misshaped_prompts(state, config.text_config.hidden_size)
+    expected: dict[str, Tensor] = {}
+    for key, value in model.state_dict().items():
+        of_tasks = zip(config.tasks, value, strict=True) if key.endswith(_SPECIFIC) else ()
+        expected |= {f"{key}.{task}": one for task, one in of_tasks} or {key: value}
     what = f"{source} does not fit the model that it and its backbones describe"
-    return model, checked(weights, model.state_dict(), what, lambda key: names.get(key) or published_name(key, state))
+    fitting = checked(weights, expected, what, lambda key: names.get(key) or published_name(key, state), more)
+    return model, _stacked(fitting, config.tasks)
+
+
+def _stacked(weights: Mapping[str, Tensor], tasks: Sequence[Task]) -> dict[str, Tensor]:
+    """The same with one tensor ``(tasks, …)`` for the updates that are specific to tasks."""
+    ends = tuple(f"{end}.{tasks[0]}" for end in _SPECIFIC)
+    made: dict[str, Tensor] = {}
+    for key, value in weights.items():
+        name, _, task = key.rpartition(".")
+        if key.endswith(ends):
+            made[name] = torch.stack([weights[f"{name}.{one}"] for one in tasks])
+        elif not (task in tasks and name.endswith(_SPECIFIC)):
+            made[key] = value
+    return made
 
 
 def _refer(config: MomeConfig, kind: str, part: Mapping[str, Tensor], name: str | None, padded: bool) -> list[str]:

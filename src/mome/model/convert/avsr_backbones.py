@@ -4,6 +4,7 @@ backbone's own, which is then referred to instead of stored."""
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +27,8 @@ from mome.errors import MomeError, listed
 from mome.model.backbones import backbone_config
 from mome.model.bundled import bundled_part
 from mome.model.checkpoint import WEIGHTS
-from mome.model.convert.avhubert import HEAD_WIDTH, read_encoder
-from mome.model.convert.avsr_names import sizes
+from mome.model.convert.avhubert import HEAD_WIDTH, encoder_config
+from mome.model.convert.fitting import count, told
 from mome.model.convert.folder import save_weights
 
 # Names of a backbone's own files begin so, the checkpoint's part without it.
@@ -49,23 +50,30 @@ def named_config(kind: str, name: str, model_type: str | None = None) -> PreTrai
     return config
 
 
-def whisper_config(state: Mapping[str, Any]) -> WhisperConfig:
-    """The sizes of a Whisper encoder, with heads as wide as in all published ones."""
-    key = "audio_encoder.conv1.weight"
-    if key not in state or "audio_encoder.embed_positions.weight" not in state:
-        raise MomeError("the checkpoint's audio encoder is no Whisper: only Whisper's is converted")
-    width, bins, _ = sizes(state, key, 3)
+def whisper_config(state: Mapping[str, Any], source: str) -> WhisperConfig:
+    """The sizes of a Whisper encoder, with heads as wide as in all published ones.
+
+    A size that no weight tells is that of Whisper-medium.en; the weights that would tell it are missing or do not fit.
+    """
+    prefix = r"audio_encoder\."
+    width = told(state, (prefix + ".*", 1, 0))  # most of its vectors have it
+    if width is None:
+        raise MomeError(
+            f"{source} does not tell its Whisper's width: audio_encoder.layer_norm.weight and more is missing"
+        )
     if width % HEAD_WIDTH:
-        raise MomeError(f"the number of heads of a Whisper of width {width} is not known: give --audio-encoder")
-    inner = "audio_encoder.layers.0.fc1.weight"
-    layers = {name.split(".")[2] for name in state if name.startswith("audio_encoder.layers.")}
+        raise MomeError(
+            f"{source} has a Whisper of width {width}, of how many heads is not known: give --audio-encoder"
+        )
+    layers = map(re.compile(prefix + r"layers\.(\d{1,3})\..*").fullmatch, state)
     return WhisperConfig(
         d_model=width,
-        encoder_layers=len(layers),
+        encoder_layers=count(int(match[1]) for match in layers if match),
         encoder_attention_heads=width // HEAD_WIDTH,
-        encoder_ffn_dim=sizes(state, inner, 2)[0] if inner in state else 4 * width,
-        num_mel_bins=bins,
-        max_source_positions=sizes(state, "audio_encoder.embed_positions.weight", 2)[0],
+        encoder_ffn_dim=told(state, (prefix + r".*\.fc1\.weight", 2, 0), (prefix + r".*\.fc1\.bias", 1, 0))
+        or 4 * width,
+        num_mel_bins=told(state, (prefix + r"conv1\.weight", 3, 1)) or 80,
+        max_source_positions=told(state, (prefix + r"embed_positions\.weight", 2, 0)) or 1500,
     )
 
 
@@ -77,7 +85,7 @@ def avhubert_config(state: Mapping[str, Any], source: str) -> AVHubertConfig:
         for key, value in state.items()
         if key.startswith(prefix) and ".lora_" not in key
     }
-    return read_encoder(encoder, {}, source).config
+    return encoder_config(encoder, {}, source)[0]
 
 
 @dataclass(frozen=True)

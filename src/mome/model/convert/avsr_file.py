@@ -10,12 +10,11 @@ from torch import Tensor
 
 from mome.errors import MomeError, listed
 from mome.model.convert.avsr_card import TITLES
-from mome.model.convert.avsr_names import EMBEDDING, GATE, PROMPTS
+from mome.model.convert.avsr_names import EMBEDDING, PROMPTS, smop_name, specific_name, unnumbered
 
 _LIGHTNING, _FAIRSEQ = "state_dict", "model"  # where files of these trainers keep their weights
 _MODULE = "model."  # the recogniser in the published code's training module
-_NUMBERED = re.compile(r"(audio|video)_proj\.\d+\.\d\.(weight|bias)")
-_ALONE = ("audio_proj.0.weight", "video_proj.0.weight")
+_WHISPER = re.compile(r"audio_encoder\.(conv1|conv2|embed_positions)\..*")
 
 
 def state_dict(content: Mapping[Any, Any], system: str, source: str) -> tuple[dict[str, Tensor], list[str]]:
@@ -43,17 +42,13 @@ def state_dict(content: Mapping[Any, Any], system: str, source: str) -> tuple[di
         raise MomeError(f"{source} is no checkpoint of {title}: {listed(wrong)} are no named tensors")
     if any(key.startswith("audiovisual_encoder.") for key in content):
         raise MomeError(f"{source} has one AV-HuBERT for sound and lips together: such recognisers are not converted")
-    parts = {".".join(key.split(".")[:2]) for key in content}
-    if any(part.startswith("audio_encoder.") for part in parts) and "audio_encoder.conv1" not in parts:
+    if any(key.startswith("audio_encoder.") for key in content) and not any(map(_WHISPER.fullmatch, content)):
         raise MomeError(f"{source} has an audio encoder that is no Whisper: only Whisper's is converted")
-    if EMBEDDING not in content:
+    if not any(key.startswith("llm.") for key in content):
         raise MomeError(f"{source} is no checkpoint of {title}: it has no {EMBEDDING}")
     found, why = _system(content)
     if system != found and not (system == "llama-mtsk" and found == "llama-avsr"):
         raise MomeError(f"{source} is no checkpoint of {title}, but of {TITLES[found]} ({why}): convert it as {found}")
-    missing = [key for key in PROMPTS if key not in content]
-    if found == "omni-avsr" and missing:
-        raise MomeError(f"{source} lacks {listed(missing)}: copy or download it again")
     if system != found:  # it may have one projector for all rates
         notes.append(f"{why}: if it is of Llama-AVSR, convert it as {found}")
     return dict(content), notes
@@ -72,11 +67,11 @@ def _unwrapped(inside: Mapping[Any, Any], source: str) -> dict[str, Any]:
 
 def _system(state: Mapping[str, Any]) -> tuple[str, str]:
     """Which system a state dict is of, and what shows it."""
-    prompts = [key for key in PROMPTS if key in state]
-    if GATE in state:
-        return "llama-smop", f"it has {GATE}"
-    if prompts:
-        return "omni-avsr", f"it has {prompts[0]}"
-    if any(map(_NUMBERED.fullmatch, state)) and not any(key in state for key in _ALONE):
+    if (name := smop_name(state)) is not None:
+        return "llama-smop", f"it has {name}"
+    if (name := next((key for key in PROMPTS if key in state), None) or specific_name(state)) is not None:
+        return "omni-avsr", f"it has {name}"
+    kinds = {unnumbered(state, modality) for modality in ("audio", "video")}
+    if False in kinds and True not in kinds:
         return "llama-mtsk", "its projectors are numbered"
     return "llama-avsr", "its projectors are not numbered"

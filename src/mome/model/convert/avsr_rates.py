@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mome.compression import CompressionMethod
-from mome.errors import MomeError, listed
+from mome.errors import MomeError
 from mome.model.convert.avsr_names import Projectors
 
 PUBLISHED: dict[str, dict[str, list[int]]] = {
@@ -32,7 +32,11 @@ class Chosen:
 
 
 def choose_rates(
-    system: str, projectors: Projectors, widths: Mapping[str, int], given: Mapping[str, list[int] | None]
+    system: str,
+    projectors: Projectors,
+    widths: Mapping[str, int],
+    given: Mapping[str, list[int] | None],
+    source: str,
 ) -> Chosen:
     """Find the rates of each modality.
 
@@ -41,29 +45,24 @@ def choose_rates(
         projectors: the checkpoint's.
         widths: of the encoders' tokens, by modality.
         given: rates that the user gave, by modality.
+        source: what messages call the checkpoint.
 
     Raises:
         MomeError: they do not fit the projectors.
     """
-    factors: dict[str, list[int]] = {}
+    factors: dict[str, list[int | None]] = {}
     for side, width in widths.items():
-        uneven = [size for size in projectors.widths[side] if size % width]
-        if uneven:
-            raise MomeError(
-                f"a projector reads {side} tokens of width {listed(uneven)}, which is no multiple of the encoder's "
-                f"{width}: the checkpoint does not fit its encoder"
-            )
-        factors[side] = [size // width for size in projectors.widths[side]]
-    stacked = any(factor > 1 for side in factors.values() for factor in side)
+        factors[side] = [None if size is None or size % width else size // width for size in projectors.widths[side]]
+    stacked = any(max((one or 1 for one in side), default=1) > 1 for side in factors.values())
+    # Of several projectors each would have another width, else one of them is not as it should be.
+    stacked = stacked and all(len(side) == 1 or len({*side, 1}) > len(side) for side in factors.values())
     rates, assumed = {}, []
     for side, told in factors.items():
         wanted = given[side]
         if stacked:
-            if wanted not in (None, told):
-                raise MomeError(
-                    f"--{side}-rates {_text(wanted)} does not fit the checkpoint, which stacks {_text(told)}"
-                )
-            rates[side] = told
+            if None not in told and wanted not in (None, told):
+                raise MomeError(f"--{side}-rates {_text(wanted)} does not fit {source}, which stacks {_text(told)}")
+            rates[side] = wanted if wanted is not None else [one or 1 for one in told]
             continue
         alone = system == "llama-avsr" and len(factors) == 1
         rates[side] = wanted if wanted is not None else (_ALONE if alone else PUBLISHED[system])[side]
@@ -72,12 +71,12 @@ def choose_rates(
         several = system in _ELASTIC and side in projectors.shared
         if len(rates[side]) != len(told) and not several:
             raise MomeError(
-                f"the checkpoint has {len(told)} {side} projectors, and --{side}-rates are {len(rates[side])} "
+                f"{source} has {len(told)} {side} projectors, and --{side}-rates are {len(rates[side])} "
                 f"({_text(rates[side])}): give one rate for each"
             )
     notes = [f"the file does not tell its rates, so assumed: {', '.join(assumed)}"] if assumed else []
     return Chosen(rates, "stack" if stacked else "average", notes)
 
 
-def _text(rates: list[int] | None) -> str:
+def _text(rates: Sequence[int | None] | None) -> str:
     return ",".join(map(str, rates or ()))

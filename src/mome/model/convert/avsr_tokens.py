@@ -11,12 +11,13 @@ from transformers import PreTrainedTokenizerBase
 from mome.errors import MomeError
 from mome.model.config import MomeConfig
 from mome.model.convert.avsr_names import EMBEDDING, PROMPTS
+from mome.model.convert.fitting import misfit
 from mome.model.vocabulary import MARKERS
 
 PADDING = "<pad>"
 
 
-def add_tokens(tokenizer: PreTrainedTokenizerBase, rows: int, name: str) -> int:
+def add_tokens(tokenizer: PreTrainedTokenizerBase, rows: int, name: str, source: str) -> int:
     """Add the published tokens in the published order.
 
     The checkpoint's rows say which: Llama gets padding and the four markers, Qwen, which has padding, the markers.
@@ -25,6 +26,7 @@ def add_tokens(tokenizer: PreTrainedTokenizerBase, rows: int, name: str) -> int:
         tokenizer: the language model's own.
         rows: of the checkpoint's embedding.
         name: of the language model, for messages.
+        source: what messages call the checkpoint.
 
     Returns:
         How many were added.
@@ -39,7 +41,7 @@ def add_tokens(tokenizer: PreTrainedTokenizerBase, rows: int, name: str) -> int:
     tokenizer.add_tokens(markers, special_tokens=True)
     if len(tokenizer) != rows or rows == before:
         raise MomeError(
-            f"the checkpoint's vocabulary has {rows} rows, which is not that of {name} ({before} tokens) with "
+            f"the vocabulary of {source} has {rows} rows, which is not that of {name} ({before} tokens) with "
             f"{len(markers)} or {len(markers) + 1} added: give the language model that it was trained on"
         )
     if tokenizer.eos_token_id is None:
@@ -61,7 +63,18 @@ def set_tokens(config: MomeConfig, tokenizer: PreTrainedTokenizerBase) -> None:
     }
 
 
-def check_prompts(state: Mapping[str, Tensor], config: MomeConfig) -> None:
+def misshaped_prompts(state: Mapping[str, Tensor], width: int) -> list[str]:
+    """What is wrong with a system's embedded prompts, which are ``(1, tokens, width)`` for any number of tokens."""
+    problems = []
+    for key in PROMPTS:
+        found = state.get(key)
+        tokens = found.shape[1] if found is not None and found.dim() > 1 else 1
+        why = "missing" if found is None else misfit(found, torch.empty(1, tokens, width, device="meta"))
+        problems += [f"{key} is {why}"] if why else []
+    return problems
+
+
+def check_prompts(state: Mapping[str, Tensor], config: MomeConfig, source: str) -> None:
     """Compare the checkpoint's embedded prompts, where it has any, with those that the tokenizer gives.
 
     Raises:
@@ -70,8 +83,8 @@ def check_prompts(state: Mapping[str, Tensor], config: MomeConfig) -> None:
     for key, task in PROMPTS.items():
         if key in state:
             ours = state[EMBEDDING][torch.tensor(config.text_ids(task))]
-            if not torch.equal(state[key].reshape(-1, ours.shape[1]), ours):
+            if not torch.equal(state[key][0], ours):
                 raise MomeError(
-                    f"the checkpoint's {key} is not '{config.prompts[task]}' by the tokenizer of --language-model: "
+                    f"{key} of {source} is not '{config.prompts[task]}' by the tokenizer of --language-model: "
                     "give the language model that it was trained on"
                 )

@@ -1,8 +1,14 @@
-"""Whether a checkpoint's tensors are those that a model has."""
+"""Whether a checkpoint's tensors are those that a model has.
+
+Sizes are read with :func:`told` and :func:`count`, which one missing or mis-shaped tensor does not mislead, so that
+:func:`checked` can list all that does not fit.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,8 +19,33 @@ from mome.errors import MomeError, listed
 MOST = 50  # differences that a message lists
 
 
+def told(state: Mapping[str, Any], *places: tuple[str, int, int]) -> int | None:
+    """The size that most tensors tell; ``None`` where none does.
+
+    Args:
+        state: names to tensors.
+        places: pattern of whole names, number of dimensions, and the dimension that has the size.
+    """
+    found: Counter[int] = Counter()
+    for pattern, dimensions, axis in places:
+        for key in filter(re.compile(pattern).fullmatch, state):
+            shape = tuple(getattr(state[key], "shape", ()))
+            if len(shape) == dimensions and shape[axis]:
+                found[shape[axis]] += 1
+    return found.most_common(1)[0][0] if found else None
+
+
+def count(numbers: Iterable[int]) -> int:
+    """How many numbered modules there are: up to the last number below which at least every second one is there."""
+    return max((n + 1 for rank, n in enumerate(sorted(set(numbers)), 1) if n < 2 * rank), default=0)
+
+
 def checked(
-    weights: Mapping[str, Any], expected: Mapping[str, Tensor], what: str, called: Callable[[str], str] = str
+    weights: Mapping[str, Any],
+    expected: Mapping[str, Tensor],
+    what: str,
+    called: Callable[[str], str] = str,
+    more: Sequence[str] = (),
 ) -> dict[str, Tensor]:
     """The weights in the model's order, once names, shapes and kinds are what the model has.
 
@@ -23,6 +54,7 @@ def checked(
         expected: the model's.
         what: how the message begins, such as ``large.pt does not fit AV-HuBERT``.
         called: what the message calls a tensor of this name.
+        more: differences that were found before.
 
     Raises:
         MomeError: they are not; every difference is counted, and the first ones are listed.
@@ -32,7 +64,7 @@ def checked(
     for key, model in expected.items():
         if key in weights and (why := misfit(weights[key], model)):
             problems.append(f"{called(key)} is {why}")
-    problems = list(dict.fromkeys(problems))  # one tensor of the file may be several of the model's
+    problems = list(dict.fromkeys([*problems, *more]))  # one tensor of the file may be several of the model's
     if problems:
         count = f"{len(problems)} difference{'s' if len(problems) > 1 else ''}"
         raise MomeError(f"{what} ({count}): {listed(problems, MOST)}")

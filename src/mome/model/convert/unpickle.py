@@ -10,6 +10,7 @@ from __future__ import annotations
 import pickle
 import pickletools
 import re
+import tarfile
 import warnings
 import zipfile
 from collections import deque
@@ -32,7 +33,6 @@ INERT = (
     "builtins.list",
     "builtins.str",
     "builtins.tuple",
-    "collections.defaultdict",
     "fairseq.data.dictionary.Dictionary",
     "fairseq.data.encoders.sentencepiece_bpe.SentencepieceBPE",
     "numpy._core.multiarray._reconstruct",
@@ -55,6 +55,8 @@ INERT = (
 )
 """Classes and functions of which a checkpoint may hold traces; each becomes a stand-in."""
 
+DEFAULTS = "collections.defaultdict"  # becomes a plain dictionary, as PyTorch's unpickler fills no other class
+
 _NAME = re.compile(r"GLOBAL (\S+)")
 _ZIP = b"PK\x03\x04"
 
@@ -71,6 +73,11 @@ class StandIn:
             self.__dict__.update(state)
 
 
+def _dictionary(*arguments: object) -> dict[Any, Any]:
+    """An empty dictionary, whatever would make its missing items."""
+    return {}
+
+
 def read_checkpoint(path: Path) -> dict[Any, Any]:
     """A checkpoint's content, with :class:`StandIn` objects where it holds anything but tensors and plain values.
 
@@ -85,7 +92,8 @@ def read_checkpoint(path: Path) -> dict[Any, Any]:
     try:
         with path.open("rb") as file:
             zipped = file.read(len(_ZIP)) == _ZIP
-        with safe_globals([(StandIn, name) for name in INERT]), warnings.catch_warnings():
+        allowed: list[Any] = [(_dictionary, DEFAULTS), *((StandIn, name) for name in INERT)]
+        with safe_globals(allowed), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except Exception as error:  # a damaged or hostile file can make the unpickler fail in any way
@@ -102,10 +110,26 @@ def read_checkpoint(path: Path) -> dict[Any, Any]:
             ) from error
         if "allocate memory" in str(error):
             raise MomeError(f"{path} is larger than the memory of this machine: convert it on a larger one") from error
+        if other := _other_format(path, zipped):
+            raise MomeError(
+                f"{path} is {other}: load it where it was made, if you trust it, and save its weights with torch.save"
+            ) from error
         raise MomeError(f"{path} is damaged or not a PyTorch checkpoint: copy or download it again") from error
     if not isinstance(content, dict):
         raise MomeError(f"{path} holds a {type(content).__name__} instead of a checkpoint's dictionary")
     return content
+
+
+def _other_format(path: Path, zipped: bool) -> str | None:
+    """What the file is, if it is one that PyTorch writes or wrote, and no checkpoint of weights."""
+    with suppress(Exception):
+        if zipped:
+            with zipfile.ZipFile(path) as archive:
+                if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+                    return "a TorchScript program, not a checkpoint"
+        elif tarfile.is_tarfile(path):
+            return "in PyTorch's format from before 0.2, a tar archive"
+    return None
 
 
 def _asked_for(path: Path, zipped: bool) -> list[str]:
@@ -114,7 +138,7 @@ def _asked_for(path: Path, zipped: bool) -> list[str]:
     with suppress(Exception), _pickle_in(path, zipped) as file:  # what was found before the end, or damage, is told
         while not found:  # PyTorch's old files are several pickles in a row
             for name in _globals(file):
-                if name not in INERT:
+                if name not in INERT and name != DEFAULTS:
                     found[name] = None
     return list(found)
 
@@ -140,6 +164,8 @@ def _globals(file: IO[bytes]) -> Iterator[str]:
             yield str(argument).replace(" ", ".")
         elif step.name == "STACK_GLOBAL":
             yield ".".join(last)
+        elif step.name.startswith("EXT"):
+            yield f"the copyreg extension {argument}"
         if step.name == "MEMOIZE":
             memory[len(memory)] = last[-1]
         elif step.name.endswith("PUT"):
