@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import multiprocessing
 import os
 import sys
@@ -65,12 +66,18 @@ def run(one: Run, args: argparse.Namespace) -> str:
         row["clip_errors"] = " ".join(str(count.errors) for count in counts)  # in the split's order
     document |= {
         "system": one.system,
-        "training": {"recipe": one.recipe, "seed": one.seed},
+        "training": {"recipe": one.recipe, "seed": one.seed, "loss": last_loss(folder)},
         "parameters": asdict(parameter_counts(config)),
     }
     write_json(args.results / f"{one.name}.json", document)
     clean = [result.wer for result in results if result.condition.snr_db is None]
     return f"{one.name}: WER % {' '.join(f'{100 * (wer or 0):.1f}' for wer in clean)}"
+
+
+def last_loss(folder: Path) -> float:
+    """The loss that the training logged last."""
+    history = json.loads((folder / "history.json").read_text())
+    return next(entry["loss"] for entry in reversed(history) if "loss" in entry)
 
 
 def is_done(one: Run, args: argparse.Namespace) -> bool:
