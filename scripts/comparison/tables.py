@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from measured import Cell, Measured
-
 from mome.rates import Rates
 from runs import AUDIO_RATES, PAIRS, VIDEO_RATES
 

@@ -19,11 +19,11 @@ import jiwer
 import numpy as np
 import torch
 import torch.nn.functional as F
-from lexicon import PHONEMES, WORDS, frame_labels, phoneme_ids
 from torch import Tensor, nn
 from transformers import WhisperConfig, WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
+from lexicon import PHONEMES, WORDS, frame_labels, phoneme_ids
 from mome.compression import average_pool
 from mome.encoders import AVHubertConfig, AVHubertModel, WhisperAudioEncoder
 from mome.encoders.avhubert.pixels import mouth_pixels
