@@ -23,8 +23,7 @@ def assert_same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) 
 
 
 def enable_checkpointing(model) -> None:
-    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-    enable({"use_reentrant": False})
+    model.activation_checkpointing_enable({"use_reentrant": False})
 
 
 def loss_of(model, adapter: str, length: int = 7, masked: int = 3, context: AdapterContext | None = None):

@@ -11,7 +11,7 @@ from transformers import Gemma3TextConfig, GPT2Config, LlamaConfig, Qwen3Config,
 from mome.adapters import adapter_parameters
 from mome.encoders import AVHubertConfig
 from mome.model import MomeConfig, MomeForSpeechRecognition
-from mome.model.model import IGNORED_LABEL
+from mome.model.objective import IGNORED_LABEL
 from mome.rates import Rates
 
 FAMILIES = {"llama": LlamaConfig, "qwen3": Qwen3Config, "gemma3": Gemma3TextConfig, "gpt2": GPT2Config}

@@ -17,7 +17,7 @@ from mome.adapters import LoraAdapterConfig, attach_lora
 from mome.encoders import AVHubertConfig
 from mome.model import MomeConfig, MomeForSpeechRecognition
 from mome.model.config import DEFAULT_PROMPTS
-from mome.model.model import IGNORED_LABEL
+from mome.model.objective import IGNORED_LABEL
 from mome.rates import Rates
 from tests.conftest import Golden
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mome.model.model import IGNORED_LABEL
+from mome.model.objective import IGNORED_LABEL
 from mome.rates import Rates
 from tests.model.build import GRID, KINDS, make_model, one_clip, raw_inputs, shared_model, transcripts
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mome.model.decorrelation import decorrelation_loss
-from mome.model.model import IGNORED_LABEL
+from mome.model.objective import IGNORED_LABEL
 from mome.rates import Rates
 from tests.model.build import make_model, one_clip, raw_inputs, transcripts
 from tests.model.test_forward import close, losses_by_hand, sequence_by_hand
@@ -59,7 +59,7 @@ def test_gradient_checkpointing_changes_nothing() -> None:
     for checkpointing in (False, True):
         model = make_model(decorrelation_weight=3.0)
         if checkpointing:
-            model.gradient_checkpointing_enable()
+            model.activation_checkpointing_enable()
         model.train()
         model(**raw_inputs(CLIPS), labels=LABELS, rates=Rates(4, 2)).loss.backward()
         gradients.append([p.grad for p in model.parameters() if p.requires_grad])

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mome.model import MomeForSpeechRecognition
-from mome.model.model import IGNORED_LABEL
+from mome.model.objective import IGNORED_LABEL
 from mome.rates import Rates
 from tests.model.build import (
     ADAPTERS,
@@ -180,14 +180,13 @@ def recomputations(model: MomeForSpeechRecognition) -> Iterator[list]:
     handle.remove()
 
 
-@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated:FutureWarning")
 @pytest.mark.parametrize("adapter", ["layer", "attention", "ffn", "lora"])
 def test_gradient_checkpointing_changes_nothing(adapter):
     results = []
     for checkpointing in (False, True):
         model = make_model("llama", adapter)
         if checkpointing:
-            model.gradient_checkpointing_enable()
+            model.activation_checkpointing_enable()
         model.train()
         assert model.language_model.model.layers[0].training == checkpointing
         assert not model.language_model.model.layers[0].self_attn.training

@@ -13,7 +13,8 @@ import torch
 from mome.compression import compress
 from mome.compression.mixture import route
 from mome.model import MomeForSpeechRecognition
-from mome.model.model import IGNORED_LABEL, EncodedClips, SpeechOutput
+from mome.model.model import EncodedClips
+from mome.model.objective import IGNORED_LABEL, SpeechOutput
 from mome.rates import Rates
 from tests.conftest import Golden
 from tests.model.golden import MODALITIES, batch, close, labels_of, predicting, rates_of, recogniser

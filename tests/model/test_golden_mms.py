@@ -17,7 +17,8 @@ from transformers import WhisperConfig
 from mome.compression.qformer import learned_queries
 from mome.compression.speech_rate import SpeechRatePredictor
 from mome.model import MomeConfig, MomeForSpeechRecognition
-from mome.model.model import IGNORED_LABEL, EncodedClips
+from mome.model.model import EncodedClips
+from mome.model.objective import IGNORED_LABEL
 from mome.rates import Rates
 from tests.compression.test_mms_golden import OURS, UNUSED, renamed
 from tests.conftest import Golden

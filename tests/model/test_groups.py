@@ -131,7 +131,6 @@ def test_training_reaches_every_group_by_its_own_rates(kind):
     assert all(part.any() for name, value in updates(model).items() if ".specific." in name for part in value.grad)
 
 
-@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated:FutureWarning")
 @grouped
 @pytest.mark.parametrize("mixed", [False, True])
 def test_gradient_checkpointing_changes_nothing(kind, mixed):
@@ -139,7 +138,7 @@ def test_gradient_checkpointing_changes_nothing(kind, mixed):
     for checkpointing in (False, True):
         model = new_model(kind)
         if checkpointing:
-            model.gradient_checkpointing_enable()
+            model.activation_checkpointing_enable()
         model.train()
         assert model.language_model.model.layers[0].training == checkpointing
         rates = {"rates": [Rates(16, None), Rates(4, 5)]} if mixed else {"matryoshka": ALL}

@@ -7,7 +7,7 @@ import torch
 from mome import MomeError, MomeProcessor
 from mome.media import Clip
 from mome.model.config import MomeConfig
-from mome.model.model import IGNORED_LABEL
+from mome.model.objective import IGNORED_LABEL
 from tests.tiny import MEL_BINS, WINDOW_SECONDS, tiny_tokenizer
 
 RNG = np.random.default_rng(0)

@@ -101,13 +101,20 @@ def find_folder(
     Raises:
         MomeError: there is neither.
     """
+    found = _locate(what, reference, revision, {}, remedy)
+    return found if isinstance(found, Path) else fetch(found)
+
+
+def _locate(
+    what: str, reference: str, revision: str | None, hub: dict[str, Any], remedy: str | None
+) -> Path | Repository:
     folder = Path(bundled_part(reference))
     if folder.is_dir():
         return folder
     if reference.count("/") != 1 or not could_be_id(reference):
         remedy = remedy or "correct it"
         raise MomeError(f"{what} is neither a folder here nor a hub id such as owner/name: {remedy}")
-    return fetch(Repository(reference, what, revision, {}, remedy))
+    return Repository(reference, what, revision, hub, remedy)
 
 
 def load_backbone(
@@ -121,24 +128,19 @@ def load_backbone(
         MomeError: it is missing or of another kind.
     """
     what = f"the {kind.replace('_', ' ')} {reference}"
-    folder, whole = Path(bundled_part(reference)), None
-    if not folder.is_dir():
-        if not could_be_id(reference):
-            raise MomeError(f"{what} cannot be loaded: {_remedy(kind, reference) or 'there is no such folder'}")
-        whole = Repository(reference, what, revision, hub, _remedy(kind, reference))
-        folder = whole.backbone_settings()
+    found = _locate(what, reference, revision, hub, _remedy(kind, reference))
+    settings = found if isinstance(found, Path) else found.backbone_settings()
     try:
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(settings)
         if kind == "language_model":
             check_language_model(config, what)
         if kind == "audio_encoder" and config.model_type not in AUDIO_INPUTS:
             raise ValueError(f"it is of type {config.model_type}, not one of {', '.join(AUDIO_INPUTS)}")
-        folder = whole.backbone() if whole is not None else folder
+        folder = found if isinstance(found, Path) else found.backbone()
         backbone = _load_folder(kind, config, folder, dtype, options)
     except (OSError, ValueError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise MomeError(f"{what} cannot be loaded: {reason}") from error
-    if whole is not None:
+        raise MomeError(f"{what} cannot be loaded: {_first_line(error)}") from error
+    if isinstance(found, Repository):
         backbone.name_or_path = backbone.config.name_or_path = reference  # the hub's name, not its cache's
     return backbone
 

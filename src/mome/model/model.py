@@ -8,18 +8,14 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
-from transformers.modeling_outputs import ModelOutput
 
 from mome.adapters import (
     AdapterContext,
-    RouterStatistics,
     adapter_parameters,
     attach,
     attach_lora,
-    load_balancing_loss,
     use_context,
 )
 from mome.compression import Connected, Stream
@@ -32,37 +28,10 @@ from mome.model.checkpoint import SavedModel
 from mome.model.config import BACKBONES, MomeConfig
 from mome.model.connector import build_connector, loss_weights
 from mome.model.decorrelation import decorrelation_loss
+from mome.model.objective import IGNORED_LABEL, Objective, SpeechOutput
 from mome.model.sequence import LanguageInputs, assemble
 from mome.model.vocabulary import extend_vocabulary
 from mome.rates import Rates
-from mome.routing import mean_statistics
-
-IGNORED_LABEL = -100
-
-
-@dataclass
-class SpeechOutput(ModelOutput):
-    """What a forward pass returns.
-
-    Attributes:
-        loss: mean over the rates of the transcript's cross-entropy, plus ``balance_weight`` times the
-            load-balancing loss.
-        logits: ``(B, S, V)`` that predict the labels at the same positions, for the last of the rates.
-        transcript_losses: cross-entropy by rates, detached.
-        balance_loss: load-balancing loss, detached; 1 when all experts are used alike.
-        connector_losses: the connector's auxiliary losses by name, and ``decorrelation`` where it has a weight,
-            detached and without their weights.
-        routing: router statistics by decoder layer, detached, means over the rates.
-        connector_routing: those of the connector's routers, see :class:`~mome.compression.connector.Connected`.
-    """
-
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    transcript_losses: dict[str, Tensor] | None = None
-    balance_loss: Tensor | None = None
-    connector_losses: dict[str, Tensor] | None = None
-    routing: dict[int, RouterStatistics] | None = None
-    connector_routing: dict[str, RouterStatistics] | None = None
 
 
 @dataclass(frozen=True)
@@ -161,15 +130,17 @@ class MomeForSpeechRecognition(SavedModel):
                 module.training = mode
         return self
 
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict | None = None, **kwargs: Any) -> None:
+    def activation_checkpointing_enable(
+        self, activation_checkpointing_kwargs: dict | None = None, every_n_layers: int = 1, offload: bool = False
+    ) -> None:
         """Checkpoint the language model's layers (non-reentrant, which the router's loss needs)."""
-        options = {**(gradient_checkpointing_kwargs or {}), "use_reentrant": False}
-        self.language_model.gradient_checkpointing_enable(options)
+        options = {**(activation_checkpointing_kwargs or {}), "use_reentrant": False}
+        self.language_model.activation_checkpointing_enable(options, every_n_layers, offload)
         self.train(self.training)
 
-    def gradient_checkpointing_disable(self) -> None:
-        """Undo :meth:`gradient_checkpointing_enable`."""
-        self.language_model.gradient_checkpointing_disable()
+    def activation_checkpointing_disable(self) -> None:
+        """Undo :meth:`activation_checkpointing_enable`."""
+        self.language_model.activation_checkpointing_disable()
         self.train(self.training)
 
     def get_input_embeddings(self) -> nn.Embedding:
@@ -276,43 +247,26 @@ class MomeForSpeechRecognition(SavedModel):
             names = ["rates" if len(set(passes[0])) > 1 else str(passes[0][0])]
         else:
             passes, names = [[one] * size for one in matryoshka], [str(one) for one in matryoshka]
-        transcript, balance, losses = [], [], {}
-        auxiliary: dict[str, list[Tensor]] = {}
-        routing: dict[int, list[RouterStatistics]] = {}
-        connector_routing: dict[str, list[RouterStatistics]] = {}
+        objective = Objective(
+            {
+                "load_balancing": self.config.balance_weight,
+                "decorrelation": self.config.decorrelation_weight,
+                **loss_weights(self.config),
+            }
+        )
         for name, clip_rates in zip(names, passes, strict=True):
             connected = self.connect(encoded, clip_rates)
-            for kind, value in connected.losses.items():
-                auxiliary.setdefault(kind, []).append(value)
             inputs = self.assemble(connected, clip_rates, labels)
             logits, context, decorrelation = self._logits(inputs, clip_rates, labels)
+            objective.add_transcript(name, logits, labels, (task_weights or {}).get(clip_rates[0].task, 1.0))
+            objective.add_adapters(context)
+            objective.add_connector(connected)
             if decorrelation is not None:
-                auxiliary.setdefault("decorrelation", []).append(decorrelation)
-            loss = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED_LABEL)
-            transcript.append(loss * (task_weights or {}).get(clip_rates[0].task, 1.0))
-            losses[name] = loss.detach()
-            if context.routing:
-                balance.append(load_balancing_loss(context))
-            for layer, statistics in context.routing.items():
-                routing.setdefault(layer, []).append(statistics)
-            for router, statistics in connected.routing.items():
-                connector_routing.setdefault(router, []).append(statistics)
-        total, mean_balance = torch.stack(transcript).mean(), None
-        if balance:
-            mean_balance = torch.stack(balance).mean()
-            total = total + self.config.balance_weight * mean_balance
-            mean_balance = mean_balance.detach()
+                objective.add("decorrelation", decorrelation)
         if words is not None and encoded.audio is not None and getattr(self.connector, "predictor", None) is not None:
             heard = Stream(encoded.audio.tokens, encoded.audio.lengths)
-            auxiliary["speech_rate"] = [cast(QFormerConnector, self.connector).speech_rate_loss(heard, words)]
-        means = {kind: torch.stack(values).mean() for kind, values in auxiliary.items()}
-        weights = {**loss_weights(self.config), "decorrelation": self.config.decorrelation_weight}
-        for kind, value in means.items():
-            total = total + weights[kind] * value
-        connector_losses = {kind: value.detach() for kind, value in means.items()}
-        layers = {layer: mean_statistics(several) for layer, several in routing.items()}
-        routers = {router: mean_statistics(several) for router, several in connector_routing.items()}
-        return SpeechOutput(total, logits, losses, mean_balance, connector_losses, layers, routers)
+            objective.add("speech_rate", cast(QFormerConnector, self.connector).speech_rate_loss(heard, words))
+        return objective.output(logits)
 
     def _logits(
         self, inputs: LanguageInputs, rates: Sequence[Rates], labels: Tensor

@@ -24,8 +24,7 @@ from mome.errors import MomeError
 from mome.media.clip import Clip
 from mome.model.compat import official_audio_tokens, official_sound
 from mome.model.config import Compatibility, MomeConfig
-
-IGNORED_LABEL = -100
+from mome.model.objective import IGNORED_LABEL
 
 
 class MomeProcessor(ProcessorMixin):

@@ -64,7 +64,7 @@ def train(name: str | Path, overrides: Sequence[str] = (), resume: bool = False)
     set_seed(recipe.optim.seed)
     model, processor = build(recipe)
     if recipe.optim.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
+        model.activation_checkpointing_enable()
     trainer = _trainer(recipe, model, processor, out)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if trainer.is_world_process_zero():

@@ -15,7 +15,8 @@ from mome.adapters import RouterStatistics
 from mome.encoders import Features
 from mome.model import MomeForSpeechRecognition
 from mome.model.checkpoint import read_weights
-from mome.model.model import EncodedClips, SpeechOutput
+from mome.model.model import EncodedClips
+from mome.model.objective import SpeechOutput
 from mome.rates import Rates
 from mome.training.dataset import SpeechDataset
 from mome.training.sampler import FrameBudgetSampler
