@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 ARGS ?=
 
 .DELETE_ON_ERROR:
-.PHONY: help install demo test check format clean mome-tiny results results-tiny results-comparison
+.PHONY: help install demo test check format clean mome-tiny results results-tiny results-comparison results-pages
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-18s %s\n", $$1, $$2}' Makefile
@@ -83,7 +83,7 @@ mome-tiny: $(PARTS:%=$(TINY)/%.done)  ## Rebuild the bundled model into runs/mom
 EVALUATE = $(BIN)/mome evaluate --task avsr --task asr --task vsr --batch 16
 NOISY = --noise $(firstword $(NOISE)) --snr clean --snr 5 --snr 0 --snr -5
 
-results: results-tiny results-comparison  ## Measure the bundled model, then train and compare all systems (hours)
+results: results-tiny results-comparison results-pages  ## Measure the bundled model, then train and compare all systems (hours)
 
 results-tiny: $(INSTALLED) $(TINY)/synthetic.done  ## Measure the bundled model; writes results/mome-tiny-*.json and the table of its card
 	$(EVALUATE) --data $(GRID)/manifest.csv --split test $(NOISY) --out results/mome-tiny-test.json
@@ -98,6 +98,14 @@ results-comparison: $(INSTALLED)  ## Train all systems on GRID; writes results/c
 	$(EVALUATE) --data $(GRID)/manifest.csv --split test $(NOISY) --snr 7.5 --snr 2.5 --transcripts build/mome-tiny.csv
 	$(BIN)/mome score build/mome-tiny.csv --data $(GRID)/manifest.csv --split test --out results/outside/mome-tiny.json
 	$(BIN)/python scripts/comparison/tables.py
+
+# Outputs of the official code, with the weights and inputs that they come from.
+GOLDEN ?= ../shared/golden
+
+results-pages: export PYTHONPATH := .
+results-pages: $(INSTALLED)  ## Measure the figures of docs/compat.md and docs/models.md; writes results/compat.json and conversion.json
+	$(BIN)/python scripts/figures/compat.py $(GOLDEN)
+	$(BIN)/python scripts/figures/conversion.py
 
 $(TINY)/clips.done: | $(INSTALLED)
 	$(BIN)/python $(SCRIPTS)/prepare.py $(GRID) $(TINY)/clips
