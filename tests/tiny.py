@@ -80,10 +80,10 @@ def tiny_model(folder: Path, seed: int = 2) -> Path:
     torch.manual_seed(seed)
     tokenizer = tiny_tokenizer()
     config = tiny_config(tokenizer)
-    model = MomeForSpeechRecognition(config)
     # A random model seldom ends by itself: let many words end its sentence.
     last = [word for slot in SLOTS[3:] for word in slot][::2]
-    model.language_model.generation_config.eos_token_id = [END, *tokenizer.convert_tokens_to_ids(last)]
+    config.generation = {"eos_token_id": [END, *tokenizer.convert_tokens_to_ids(last)]}
+    model = MomeForSpeechRecognition(config)
     model.save_pretrained(folder)
     extractor = WhisperFeatureExtractor(feature_size=MEL_BINS, chunk_length=WINDOW_SECONDS)
     MomeProcessor.for_config(config, tokenizer, extractor).save_pretrained(folder)

@@ -197,3 +197,21 @@ def test_incomplete_model_folders(tiny_model, tmp_path, lost):
     with pytest.raises(MomeError, match=str(folder)) as caught:
         mome.load(folder)
     assert "\n" not in str(caught.value)
+
+
+def test_the_tokenizers_end_ends_a_transcript(tiny_model):
+    transcriber, one, rates = mome.load(tiny_model), clip(seed=3), Rates(4, 2)
+    config, tokenizer = transcriber.model.config, transcriber.processor.tokenizer
+    config.generation = None
+    free = transcriber.model.generate(**transcriber.processor([one]), rates=rates, max_new_tokens=12)[0].tolist()
+    last = next(i for i in range(2, len(free)) if free[i] not in free[:i])
+    transcriber.model.language_model.generation_config.eos_token_id = free[1]  # its folder's, of another kind of text
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(free[last])
+
+    def new_tokens(**options) -> int:
+        out = transcriber.transcribe(one, rates, max_new_tokens=12, **options)
+        costs = [inference_cost(config, rates, 50, 25, new_tokens=count).tflops for count in range(13)]
+        return costs.index(out.tflops)
+
+    assert new_tokens() == last + 1
+    assert new_tokens(eos_token_id=[free[1]]) == free.index(free[1]) + 1

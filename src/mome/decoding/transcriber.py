@@ -108,7 +108,7 @@ class Transcriber:
         if not clips:
             return []
         with _enough_memory(clips):
-            options = self.model.generation_options(**generation)
+            options = {**self._ends(), **self.model.generation_options(**generation)}
             return self._transcribe_batch(clips, rates, media_seconds, options)
 
     def _transcribe_batch(
@@ -164,15 +164,14 @@ class Transcriber:
         options = {"max_new_tokens": DEFAULT_NEW_TOKENS, **generation}
         return self.model.generate(prepared=prepared, rates=rates, **options)
 
-    def _end_ids(self) -> set[int]:
-        """Tokens that end a transcript, or fill the rest of a batch's."""
-        ends = self.model.language_model.generation_config.eos_token_id  # one, several or none
-        ids = ends if isinstance(ends, list) else [ends]
-        return {
-            i
-            for i in (*ids, self.processor.tokenizer.eos_token_id, self.processor.tokenizer.pad_token_id)
-            if i is not None
-        }
+    def _ends(self) -> dict[str, int]:
+        """What ends a transcript as it was taught, and what then fills the rest of a batch's.
+
+        The language model's own folder may name others: a chat's, or those of its configuration's class.
+        """
+        tokenizer = self.processor.tokenizer
+        ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+        return {name: value for name, value in ids.items() if value is not None}
 
     def _transcripts(
         self,
@@ -185,7 +184,7 @@ class Transcriber:
         generation: dict[str, Any],
     ) -> Iterator[Transcript]:
         config, beams = self.model.config, generation.get("num_beams", 1)
-        end = self._end_ids()
+        end = _ids(generation.get("eos_token_id")) | _ids(generation.get("pad_token_id"))
         texts = self.processor.decode_text(ids)
         fed, frames = zip(prepared.counts, prepared.speech_rates, strict=True), _frames(encoded, len(clips))
         for clip, rate, row, text, (tokens, speech_rate), (audio, video) in zip(
@@ -204,6 +203,11 @@ class Transcriber:
                 seconds=times,
                 warnings=clip.warnings,
             )
+
+
+def _ids(given: int | Sequence[int] | None) -> set[int]:
+    """One token, several or none."""
+    return set() if given is None else {given} if isinstance(given, int) else set(given)
 
 
 @contextmanager
