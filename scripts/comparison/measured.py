@@ -91,10 +91,10 @@ class Measured:
                 cell = self.cells[document["system"], row["rates"], row["snr_db"]]
                 cell.rows.append(row)
                 cell.seeds.append(document["training"]["seed"])
+        tested = {(row["clips"], row["words"]) for cell in self.cells.values() for row in cell.rows}
         for path in sorted(outside.glob("*.json")):
             for row in json.loads(path.read_text())["results"]:
-                if row["task"] is None:
-                    raise SystemExit(f"{path} does not say the task of {row['system']}: score it again with --task")
+                _check_outside(path, row, set(self.parameters), tested)
                 self.cells[row["system"], row["rates"] or row["task"], row["snr_db"]].rows.append(row)
                 if row["system"] not in self.outside:
                     self.outside.append(row["system"])
@@ -107,3 +107,17 @@ class Measured:
         """Trainings at the rates that have fewest."""
         counts = [len(cell.seeds) for (name, _, level), cell in self.cells.items() if name == system and level is None]
         return min(counts, default=0)
+
+
+def _check_outside(path: Path, row: dict[str, Any], ours: set[str], tested: set[tuple[int, int]]) -> None:
+    """End where a row of an outside system cannot stand beside ours."""
+    if row["task"] is None:
+        raise SystemExit(f"{path} does not say the task of {row['system']}: score it again with --task")
+    if row["system"] in ours:
+        raise SystemExit(f"{path} calls its system {row['system']}, as one of ours is: rename it and score it again")
+    if (row["clips"], row["words"]) not in tested:
+        clips, words = min(tested)
+        raise SystemExit(
+            f"{path} has {row['clips']} clips with {row['words']} words, ours {clips} with {words}: score the "
+            "transcripts of the same split"
+        )

@@ -61,16 +61,21 @@ def further_runs(seed: int) -> list[Run]:
         for system in ("llama-mtsk-ms", "mome-layer"):
             runs.append(Run(f"{system}-{task}", f"{system}-{task}-grid", (), seed))
     runs += [Run("mome-mhsa-independent", "mome-mhsa-independent-grid", at(*pair), seed) for pair in PAIRS]
-    stack = "model.compression=stack"
-    runs.append(Run("llama-mtsk-ms, stacking", "llama-mtsk-ms-grid", (stack,), seed))
-    runs += [Run("llama-avsr, stacking", "llama-avsr-grid", (*at(*pair), stack), seed) for pair in PAIRS]
+    runs.append(Run("llama-mtsk-ms, stacking", "llama-mtsk-ms-stack-grid", (), seed))
+    runs += [Run("llama-avsr, stacking", "llama-avsr-stack-grid", at(*pair), seed) for pair in PAIRS]
     for task in ("asr", "vsr"):
         for system in ("llama-mtsk-mss", "mome-mhsa", "llama-mtsk-ss", "mome-ffn"):
             runs.append(Run(f"{system}-{task}", f"{system}-{task}-grid", (), seed))
     return runs
 
 
+def large_runs(seed: int) -> list[Run]:
+    """What more training clips change: all 800 of the talker."""
+    systems = ("mqt", "llama-mtsk-ms", "mome-layer", "m3")
+    return [Run(f"{system}, 800 clips", f"{system}-grid", ("data.limit=800",), seed) for system in systems]
+
+
 def all_runs() -> list[Run]:
     """The most telling first, so that an interrupted comparison is of use."""
-    runs = [run for seed in SEEDS for run in main_runs(seed)]
-    return runs + [run for seed in SEEDS for run in further_runs(seed)]
+    runs = [run for kind in (main_runs, further_runs) for seed in SEEDS for run in kind(seed)]
+    return runs + large_runs(SEEDS[0])  # each of them takes as long as seven others

@@ -78,18 +78,25 @@ def by_noise(measured: Measured, systems: list[str], rates: str) -> str:
     return table(["system", *("clean" if level is None else f"{level:g} dB" for level in LEVELS)], rows)
 
 
-def differences(measured: Measured, systems: list[str], rates: list[str], level: float | None, task: str = "") -> str:
-    """Systems by rates, as differences to the baseline at the same clips and seeds."""
+def differences(
+    measured: Measured, pairs: Iterable[tuple[str, str]], rates: list[str], level: float | None = None
+) -> str:
+    """Pairs of systems by rates: the first's differences to the second at the same clips and seeds."""
     rows = []
-    for system in systems:
+    for system, other in pairs:
         cells = []
         for rate in rates:
-            mine, theirs = (measured.cell(name + task, rate, level) for name in (system, BASELINE))
+            mine, theirs = (measured.cell(name, rate, level) for name in (system, other))
             found = mine.difference(theirs) if mine and theirs else None
             cells.append("–" if found is None else _signed(*found))
         if set(cells) != {"–"}:
-            rows.append([system + task, *cells])
-    return table([f"system, to {BASELINE}{task}", *rates], rows)
+            rows.append([system, other, *cells])
+    return table(["system", "compared with", *rates], rows)
+
+
+def to_baseline(systems: list[str], end: str = "") -> list[tuple[str, str]]:
+    """Pairs of the systems with one LoRA for all rates; ``end`` ends all names."""
+    return [(system + end, BASELINE + end) for system in systems]
 
 
 def _signed(change: float, low: float, high: float) -> str:
@@ -134,25 +141,34 @@ def of_task(systems: list[str], task: str) -> list[str]:
 ASR, VSR = (of_task(["llama-avsr", *MATRYOSHKA], task) for task in ("asr", "vsr"))
 OTHERS = [name for name in AVSR_SYSTEMS if name != BASELINE] + OMNI
 INFERENCE = ["average-pooling-at-inference", "m3", BASELINE, "mome-layer"]
+STACKED = [(f"{system}, stacking", system) for system in ("llama-avsr", BASELINE)]
 STACKING = ["llama-avsr", "llama-avsr, stacking", BASELINE, f"{BASELINE}, stacking"]
+LARGE = [BASELINE, "mome-layer", "m3", "mqt"]
+MORE_CLIPS = ", 800 clips"
 COSTLY = ["average-pooling-at-inference", *AVSR_SYSTEMS, *OMNI]
 TABLES: dict[str, Callable[[Measured, dict[str, Any]], str]] = {
     "avsr": lambda m, _: by_rates(m, AVSR_SYSTEMS, [*AVSR_RATES, "16,8"], outside=True),
     "avsr-0db": lambda m, _: by_rates(m, AVSR_SYSTEMS, [*AVSR_RATES, "16,8"], 0.0, outside=True),
-    "differences": lambda m, _: differences(m, OTHERS, AVSR_RATES, None),
-    "differences-0db": lambda m, _: differences(m, OTHERS, AVSR_RATES, 0.0),
+    "differences": lambda m, _: differences(m, to_baseline(OTHERS), AVSR_RATES),
+    "differences-0db": lambda m, _: differences(m, to_baseline(OTHERS), AVSR_RATES, 0.0),
+    "smop": lambda m, _: differences(m, [(system, "llama-avsr") for system in SMOP], [AVSR_RATES[0], AVSR_RATES[-1]]),
     "noise-fine": lambda m, _: by_noise(m, [*AVSR_SYSTEMS, *OMNI], "4,2"),
     "noise-coarse": lambda m, _: by_noise(m, [*AVSR_SYSTEMS, *OMNI], "16,5"),
     "asr": lambda m, _: by_rates(m, ASR, ASR_RATES, outside=True),
-    "asr-differences": lambda m, _: differences(m, OTHERS, ASR_RATES, None, "-asr"),
+    "asr-differences": lambda m, _: differences(m, to_baseline(OTHERS, "-asr"), ASR_RATES),
     "asr-0db": lambda m, _: by_rates(m, ASR, ASR_RATES, 0.0, outside=True),
     "asr-noise": lambda m, _: by_noise(m, ASR, "4,-"),
     "vsr": lambda m, _: by_rates(m, VSR, VSR_RATES, outside=True),
-    "vsr-differences": lambda m, _: differences(m, OTHERS, VSR_RATES, None, "-vsr"),
+    "vsr-differences": lambda m, _: differences(m, to_baseline(OTHERS, "-vsr"), VSR_RATES),
     "inference": lambda m, _: by_rates(m, INFERENCE, ["1,1", *AVSR_RATES]),
     "stacking": lambda m, _: by_rates(m, STACKING, AVSR_RATES),
+    "stacking-differences": lambda m, _: differences(m, STACKED, AVSR_RATES),
+    "stacking-differences-0db": lambda m, _: differences(m, STACKED, AVSR_RATES, 0.0),
     "omni": lambda m, _: by_rates(m, OMNI, [*AVSR_RATES, "4,-", "16,-", "-,2", "-,5"]),
     "omni-0db": lambda m, _: by_rates(m, OMNI, [*AVSR_RATES, "4,-", "16,-"], 0.0),
+    "clips": lambda m, _: by_rates(m, [name for one in LARGE for name in (one, one + MORE_CLIPS)], AVSR_RATES),
+    "clips-differences": lambda m, _: differences(m, to_baseline(LARGE[1:], MORE_CLIPS), AVSR_RATES),
+    "clips-differences-0db": lambda m, _: differences(m, to_baseline(LARGE[1:], MORE_CLIPS), AVSR_RATES, 0.0),
     "cost": lambda m, s: cost(m, s, COSTLY, ["1,1", *AVSR_RATES, "16,8"]),
     "cost-one": lambda m, s: cost(m, s, [*ASR, *VSR], [*ASR_RATES, *VSR_RATES]),
     "sizes": lambda m, s: sizes(m, s, [*AVSR_SYSTEMS, *OMNI, *ASR, *VSR]),

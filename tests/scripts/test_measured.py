@@ -75,7 +75,7 @@ def test_files_of_the_comparison_and_of_other_systems(measured, tmp_path):
         document = {"system": "a", "training": {"seed": seed}, "parameters": {"adapter_active": 5}}
         document["results"] = [row(draw(seed), rates="4,2", snr_db=None), row(draw(seed), rates="4,2", snr_db=0.0)]
         (tmp_path / "ours" / f"a-{seed}.json").write_text(json.dumps(document))
-    scored = {"system": "b", "wer": 0.25, "ci95": [0.2, 0.3], "snr_db": None}
+    scored = {"system": "b", "wer": 0.25, "ci95": [0.2, 0.3], "snr_db": None, "clips": 200, "words": 1200}
     rows = [{**scored, "task": "avsr", "rates": "4,2"}, {**scored, "task": "asr", "rates": None}]
     (tmp_path / "outside" / "b.json").write_text(json.dumps({"results": rows}))
     found = measured.Measured(tmp_path / "ours", tmp_path / "outside")
@@ -83,7 +83,11 @@ def test_files_of_the_comparison_and_of_other_systems(measured, tmp_path):
     assert found.cell("a", "4,2", 0.0).seeds == [1, 2]
     assert found.cell("a", "4,5") is None
     assert (found.cell("b", "4,2").mean, found.cell("b", "asr").interval) == (25, (20, 30))
-    del rows[1]["task"]
-    (tmp_path / "outside" / "b.json").write_text(json.dumps({"results": [{**rows[1], "task": None}]}))
-    with pytest.raises(SystemExit, match="does not say the task of b: score it again with --task"):
-        measured.Measured(tmp_path / "ours", tmp_path / "outside")
+    for change, message in (
+        ({"task": None}, "does not say the task of b: score it again with --task"),
+        ({"system": "a"}, "calls its system a, as one of ours is: rename it"),
+        ({"clips": 5, "words": 30}, "has 5 clips with 30 words, ours 200 with 1200: score the transcripts of the same"),
+    ):
+        (tmp_path / "outside" / "b.json").write_text(json.dumps({"results": [{**rows[0], **change}]}))
+        with pytest.raises(SystemExit, match=message):
+            measured.Measured(tmp_path / "ours", tmp_path / "outside")
