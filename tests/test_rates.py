@@ -57,6 +57,28 @@ def test_a_grid_has_its_rates_in_its_tasks():
             grid.check(rates)
 
 
+@pytest.mark.parametrize(
+    ("which", "left"),
+    [
+        ("16,2", ["16,2"]),
+        ("4,-", ["4,-"]),
+        ("avsr", ["4,2", "4,5", "16,2", "16,5"]),
+        ("vsr", ["-,2", "-,5"]),
+    ],
+)
+def test_a_part_of_a_grid(which, left):
+    grid = RateGrid((4, 16), (2, 5)).only(which)
+    assert [str(one) for one in grid.rates()] == left
+    assert grid.only(which) == grid
+    with pytest.raises(MomeError, match=r"rates \(4,5\)|rates \(-,2\)"):
+        grid.check(Rates(4, 5) if which != "avsr" else Rates(None, 2))
+
+
+def test_what_is_no_part_of_a_grid():
+    with pytest.raises(MomeError, match=r"'8,2' is no part of this model's grid: audio rates 4"):
+        RateGrid((4,), (2,)).only("8,2")
+
+
 def test_an_open_grid_has_any_rates_of_its_modalities():
     grid = RateGrid((4,), (), ("asr",), open=True)
     assert [str(one) for one in grid.rates()] == ["4,-"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Literal
 
 from mome.errors import MomeError
@@ -100,6 +100,14 @@ class RateGrid:
             for audio in self.audio if task != "vsr" else (None,):
                 for video in self.video if task != "asr" else (None,):
                     yield Rates(audio, video)
+
+    def only(self, which: str) -> RateGrid:
+        """The part of the grid that is one pair of rates (``"4,2"``) or one task (``"asr"``)."""
+        kept = [rates for rates in self.rates() if which in (str(rates), rates.task)]
+        if not kept:
+            raise MomeError(f"'{which}' is no part of this model's grid: {self}")
+        audio, video = ({rate for rate in side if rate is not None} for side in zip(*map(astuple, kept), strict=True))
+        return RateGrid(tuple(audio), tuple(video), (kept[0].task,), self.open)
 
     def __contains__(self, rates: Rates) -> bool:
         return rates.task in self.tasks and self._covers(rates)

@@ -91,6 +91,7 @@ def test_unknown_lora_target_cannot_be_counted() -> None:
         LoraAdapterConfig(4, 0.5, ("q_proj",)),
         LoraAdapterConfig(4, shared=False, specific=4),
         LoraAdapterConfig(4, specific=2),
+        LoraAdapterConfig(4, dropout=0.05),
     ],
 )
 def test_plain_dict_round_trip(config) -> None:
@@ -118,6 +119,11 @@ def test_plain_dict_round_trip(config) -> None:
         ({"type": "lora", "bottleneck": 4, "shared": False}, "specific to the number of groups"),
         ({"type": "lora", "bottleneck": 4, "shared": 1}, "shared = 1"),
         ({"type": "lora", "bottleneck": 4, "specific": -1}, "specific = -1"),
+        ({"type": "lora", "bottleneck": 4, "dropout": 1}, "dropout = 1 .*: give a number from 0 to less than 1"),
+        ({"type": "lora", "bottleneck": 4, "dropout": -0.1}, "dropout = -0.1"),
+        ({"type": "lora", "bottleneck": 4, "dropout": float("nan")}, "dropout = nan"),
+        ({"type": "lora", "bottleneck": 4, "dropout": "0.1"}, "dropout = '0.1'"),
+        ({"type": "lora", "bottleneck": 4, "dropout": True}, "dropout = True"),
         ({"type": "lora", "bottleneck": 4, "specifc": 2}, "did you mean specific"),
     ],
 )

@@ -7,7 +7,16 @@ import json
 import pytest
 import torch
 
-from mome.adapters import AdapterContext, LoraAdapterConfig, adapter_modules, attach, attach_lora, export_peft, merge
+from mome.adapters import (
+    AdapterContext,
+    LoraAdapterConfig,
+    adapter_modules,
+    attach,
+    attach_lora,
+    export_peft,
+    merge,
+    merged_group,
+)
 from mome.errors import MomeError
 
 from . import tiny
@@ -26,7 +35,9 @@ def test_a_merged_model_is_a_plain_one_with_equal_logits(family, adapter, group)
     model, frozen, ids = tiny.model(family, adapter), tiny.model(family), tiny.ids(2, 6)
     expected = logits_of(model, group, ids)
     assert not torch.allclose(frozen(ids).logits, expected, atol=1e-2)
+    assert merged_group(model) is None
     assert merge(model, group) is model
+    assert merged_group(model) == group
     torch.testing.assert_close(model(ids).logits, expected, rtol=1e-5, atol=1e-5)
     assert model.state_dict().keys() == frozen.state_dict().keys()
     for ours, theirs in zip(model.modules(), frozen.modules(), strict=True):
@@ -111,10 +122,11 @@ def test_quantised_weights_are_refused_and_nothing_is_changed() -> None:
     assert len(list(adapter_modules(model))) == 9
 
 
-def test_loras_of_different_factors_are_no_one_peft_adapter(tmp_path) -> None:
+@pytest.mark.parametrize("other", [LoraAdapterConfig(4, 0.25), LoraAdapterConfig(4, 0.5, dropout=0.1)])
+def test_loras_of_different_factors_are_no_one_peft_adapter(other, tmp_path) -> None:
     model = tiny.model("llama")
     attach_lora(model.model.layers[:1], LoraAdapterConfig(4, 0.5))
-    attach_lora(model.model.layers[1:], LoraAdapterConfig(4, 0.25))
-    with pytest.raises(MomeError, match="different ranks or factors"):
+    attach_lora(model.model.layers[1:], other)
+    with pytest.raises(MomeError, match="different ranks, factors or dropouts"):
         export_peft(model, tmp_path / "new")
     assert not (tmp_path / "new").exists()

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import LlamaConfig, WhisperConfig
+from transformers import AutoConfig, PreTrainedConfig, WhisperConfig
 
 from mome.adapters import LoraAdapterConfig, attach_lora
 from mome.encoders import AVHubertConfig
@@ -22,15 +22,16 @@ from mome.rates import Rates
 from tests.conftest import Golden
 
 MODALITIES = {"audiovisual": "avsr", "audio": "asr", "video": "vsr"}
+PROMPTED = ("asr", "vsr", "avsr")  # the order of a case's prompts
 VIDEO_LORA_SCALE = 2  # fixed in the original's code
 UNUSED = re.compile(r"^(video_encoder\.(mask_emb|label_embs_concat|final_proj\.)|prompt_(audio|video|audiovisual)$)")
 NAMES = (
     (r"^audio_encoder\.", "audio_encoder.encoder."),
-    (r"^(audio|video)_proj\.(?=\d\.(weight|bias)$)", r"connector.\1.0."),
     (r"^(audio|video|audiovisual)_proj\.", r"connector.\1."),
     (r"^llm\.", "language_model."),
     (r"\.lora_(down|up)_([QV])(_shared)?\.weight$", lambda m: f".{m[2].lower()}_proj.lora.{m[1]}.weight"),
 )
+SINGLE = re.compile(r"^(audio|video)_proj\.(\d\.(?:weight|bias))$")  # one projector, whatever the rate
 SPECIFIC = re.compile(r"^llm\.(.*)\.lora_(down|up)_([QV])\.(audio|video|audiovisual)\.weight$")
 
 
@@ -38,16 +39,18 @@ def close(ours: Tensor, theirs: Tensor, atol: float = 1e-5) -> None:
     torch.testing.assert_close(ours, theirs, atol=atol, rtol=0)
 
 
-def text_config(config: dict) -> LlamaConfig:
-    """The language model's configuration, tied or not, with the tokens that were added."""
+def is_tied(config: dict) -> bool:
+    return config.get("tie", config["llm"].get("tie", False))
+
+
+def text_config(config: dict, added: bool = True) -> PreTrainedConfig:
+    """The language model's configuration, tied or not, with the tokens that were added or before they were."""
     llm = config["llm"]
-    own = {k: v for k, v in llm.items() if k not in ("added_tokens", "final_vocab", "vocab_size", "tie")}
-    return LlamaConfig(
-        **own,
-        vocab_size=llm.get("final_vocab", llm["vocab_size"]),
-        pad_token_id=llm["added_tokens"]["<pad>"] if "added_tokens" in llm else config["pad_token_id"],
-        tie_word_embeddings=config.get("tie", llm.get("tie", False)),
-    )
+    own = {"model_type": "llama"} | {k: v for k, v in llm.items() if k not in ("added_tokens", "final_vocab", "tie")}
+    if added:
+        own["vocab_size"] = llm.get("final_vocab", llm["vocab_size"])
+        own["pad_token_id"] = llm.get("added_tokens", config).get("<pad>", config.get("pad_token_id"))
+    return AutoConfig.for_model(**own, tie_word_embeddings=is_tied(config))
 
 
 def avhubert_config(state: dict[str, Tensor], prefix: str, heads: int) -> AVHubertConfig:
@@ -76,6 +79,18 @@ def grid_of(config: dict, modality: str) -> list[int]:
     return list(config.get(f"rates_{modality}") or [config[f"rate_{modality}"]])
 
 
+def has_norm(state: dict[str, Tensor]) -> bool:
+    """Whether a LayerNorm ends the projectors."""
+    return has(state, r"_proj\.(experts\.)?(\d+\.)?3\.weight$")
+
+
+def prompt_ids(config: dict) -> dict[str, list[int]]:
+    """Token ids of each task's prompt, by the published text or else by the order of the case's own."""
+    given, own = config["prompt_ids"], dict(zip(PROMPTED, config.get("prompts", ()), strict=False))
+    texts = {task: text if text in given else own.get(task) for task, text in DEFAULT_PROMPTS.items()}
+    return {task: given[text] for task, text in texts.items() if text in given}
+
+
 def mome_config(golden: Golden, **options: Any) -> MomeConfig:
     """What the case describes; ``options`` say what is particular to its family."""
     state, config = golden.state, golden.config
@@ -94,14 +109,10 @@ def mome_config(golden: Golden, **options: Any) -> MomeConfig:
         video_rates=grid_of(config, "video") if seen else (),
         compression="stack" if config.get("compression") == "stack" else "average",
         projector_hidden=config["projector_intermediate"],
-        projector_norm=has(state, r"_proj\.(experts\.)?(\d\.)?3\.weight$"),
+        projector_norm=has_norm(state),
         adapter=adapter,
-        prompt_ids={
-            task: config["prompt_ids"][prompt]
-            for task, prompt in DEFAULT_PROMPTS.items()
-            if prompt in config["prompt_ids"]
-        },
-        start_ids=[config["llm"]["bos_token_id"]],
+        prompt_ids=prompt_ids(config),
+        start_ids=[start] if (start := config["llm"].get("bos_token_id")) is not None else [],
         audio_markers=[added["<audio>"], added["</audio>"]],
         video_markers=[added["<video>"], added["</video>"]],
         **options,
@@ -114,18 +125,25 @@ def renamed(key: str) -> str:
     return key
 
 
-def weights(state: dict[str, Tensor], tasks: list[str]) -> dict[str, Tensor]:
-    """The official weights under our names, with those specific to a task stacked in the order of ``tasks``."""
+def weights(state: dict[str, Tensor], config: MomeConfig) -> dict[str, Tensor]:
+    """The official weights under our names.
+
+    Those specific to a task are stacked in the order of the tasks, and those of a modality's only projector are there
+    for each of its rates.
+    """
     ours, specific = {}, {}
     for key, value in state.items():
-        match = SPECIFIC.match(key)
-        if match is not None:
+        match, single = SPECIFIC.match(key), SINGLE.match(key)
+        if single is not None:
+            side, name = single.groups()
+            ours |= {f"connector.{side}.{i}.{name}": value for i in range(len(getattr(config, f"{side}_rates")))}
+        elif match is not None:
             layer, part, side, modality = match.groups()
             name = f"language_model.{layer}.{side.lower()}_proj.lora.specific.{part}"
             specific.setdefault(name, {})[MODALITIES[modality]] = value
         elif not UNUSED.match(key):
             ours[renamed(key)] = value
-    return ours | {name: torch.stack([each[task] for task in tasks]) for name, each in specific.items()}
+    return ours | {name: torch.stack([each[task] for task in config.tasks]) for name, each in specific.items()}
 
 
 def recogniser(golden: Golden, **options: Any) -> MomeForSpeechRecognition:
@@ -135,7 +153,7 @@ def recogniser(golden: Golden, **options: Any) -> MomeForSpeechRecognition:
     down = golden.state.get("video_encoder.encoder.layers.0.self_attn.lora_down_Q.weight")
     if down is not None:
         attach_lora(model.video_encoder.encoder.layers, LoraAdapterConfig(len(down), scale=VIDEO_LORA_SCALE))
-    model.load_state_dict(weights(golden.state, config.tasks), strict=True)
+    model.load_state_dict(weights(golden.state, config), strict=True)
     return model
 
 
@@ -148,7 +166,8 @@ def batch(inputs: dict[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
     """Raw inputs, of training or with the prefix ``t.`` of inference on the first clip, all frames counted."""
     given = {}
     if f"{prefix}audio" in inputs:
-        mel = inputs["whisper_input_features"][: len(inputs[f"{prefix}audio"])]
+        mel = inputs.get(f"{prefix}whisper_input_features", inputs["whisper_input_features"])
+        mel = mel[: len(inputs[f"{prefix}audio"])]
         mask = torch.arange(mel.shape[-1]) < 2 * kept_frames(inputs[f"{prefix}lengths"])
         given |= {"input_features": mel, "input_features_mask": mask.expand(len(mel), -1)}
     if f"{prefix}video" in inputs:
@@ -158,19 +177,23 @@ def batch(inputs: dict[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
 
 def labels_of(golden: Golden) -> Tensor:
     """Transcripts with their end token and without the start token, right-padded with -100."""
-    tokens = golden.inputs["tokens"][:, 1:]
-    return tokens.masked_fill(tokens == golden.config["llm"]["added_tokens"]["<pad>"], IGNORED_LABEL)
+    theirs = next(value for key, value in golden.outputs.items() if key.startswith("labels"))
+    # The first one, which the original keeps for the start token, predicts nothing.
+    rows = [row[row != IGNORED_LABEL] for row in theirs[:, 1:]]
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=IGNORED_LABEL)
 
 
 def rates_of(golden: Golden, name: str) -> Rates:
-    """Rates by the end of an output's name: ``.v2_a4``, ``.audio.a4_v2``, or nothing where there is one pair."""
+    """Rates by the end of an output's name: ``.v2_a4``, ``.audio.a4_v2``, ``.rate4``, or nothing where there is one."""
     parts = name.split(".")
     modality = parts[1] if len(parts) > 1 and parts[1] in MODALITIES else golden.config["modality"]
-    named = {side: re.search(rf"(?<![a-z]){side[0]}(\d+)|rate(\d+)", name) for side in ("audio", "video")}
     rates = {}
-    for side, match in named.items():
+    for side in ("audio", "video"):
+        match = re.search(rf"(?<![a-z]){side[0]}(\d+)", name)
+        if match is None and modality == side:
+            match = re.search(r"(\d+)", name)
         if modality in (side, "audiovisual"):
-            rates[side] = int(match[1] or match[2]) if match else grid_of(golden.config, side)[0]
+            rates[side] = int(match[1]) if match else grid_of(golden.config, side)[0]
     return Rates(rates.get("audio"), rates.get("video"))
 
 

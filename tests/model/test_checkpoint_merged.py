@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from tests.model.build import GRID, make_model, raw_inputs, transcripts
 
 CLIPS, LABELS = [(133, 34), (64, 16)], transcripts([5, 3])
 TASKS = {"type": "lora", "bottleneck": 2, "specific": "tasks"}
+RATES = {"type": "lora", "bottleneck": 2, "specific": "rates", "shared": False}
 
 
 @torch.no_grad()
@@ -47,6 +49,37 @@ def test_a_merged_adapter_is_in_the_language_model(tmp_path: Path, adapter: Any,
     assert json.loads((tmp_path / "config.json").read_text()).get("adapter") is None
     assert model.config.adapter is not None, "the model itself is left as it is"
     check(model, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "group", "left"),
+    [
+        (RATES, 2, ["16,2"]),
+        (RATES, 5, ["16,-"]),
+        (TASKS, 0, ["4,2", "4,5", "16,2", "16,5"]),
+        (TASKS, 2, ["-,2", "-,5"]),
+    ],
+)
+def test_only_the_rates_of_the_merged_group_are_left(
+    tmp_path: Path, adapter: dict[str, Any], group: int, left: list[str]
+) -> None:
+    model, inputs = make_model("llama", adapter), raw_inputs(CLIPS)
+    everything = list(model.config.grid.rates())
+    with torch.no_grad():
+        expected = {rates: model(**inputs, labels=LABELS, rates=rates).logits for rates in everything}
+    mome.adapters.merge(model.language_model, group)
+    model.save_pretrained(tmp_path / "first", self_contained=True)
+    loaded = MomeForSpeechRecognition.from_pretrained(tmp_path / "first")
+    loaded.save_pretrained(tmp_path / "second")
+    again = MomeForSpeechRecognition.from_pretrained(tmp_path / "second")
+    assert [str(rates) for rates in loaded.config.grid.rates()] == left
+    for one in (model, loaded, again):
+        for rates in everything:
+            with torch.no_grad(), nullcontext() if str(rates) in left else pytest.raises(MomeError, match=str(rates)):
+                logits_then = one(**inputs, labels=LABELS, rates=rates).logits
+                torch.testing.assert_close(logits_then, expected[rates], rtol=1e-4, atol=1e-4)
+            with nullcontext() if str(rates) in left else pytest.raises(MomeError, match=f"{rates}.*for .* only"):
+                one.generate(**inputs, rates=rates, max_new_tokens=2)
 
 
 def test_both_adapters(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import LlamaConfig, WhisperConfig
+from transformers import Gemma3TextConfig, LlamaConfig, MistralConfig, WhisperConfig
 
 from mome.adapters import adapter_parameters
 from mome.encoders import AVHubertConfig, Features
@@ -109,6 +109,21 @@ def test_frozen_language_model(family, rates):
     assert expected.adapters == 0
     steps = generation_flops(model, rates) - generation_flops(model, rates, new=1)
     assert expected.decode == pytest.approx(steps, rel=0.02)
+
+
+@pytest.mark.parametrize("window", [16, 40])  # passed while reading, and while writing
+@pytest.mark.parametrize("family", [Gemma3TextConfig, MistralConfig])
+def test_layers_with_a_sliding_window_forget(family, window):
+    sizes = {"vocab_size": build.VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 6}
+    sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
+    model = MomeForSpeechRecognition(make_config(text_config=family(**sizes, sliding_window=window)))
+    rates, new = Rates(4, 2), 80
+    prefill, both = (generation_flops(model, rates, new=count) for count in (1, new))
+    expected = cost(model, rates, new=new)
+    assert expected.prefill == pytest.approx(prefill, rel=0.02)
+    assert expected.decode == pytest.approx(both - prefill, rel=0.02)
+    model.config.text_config.sliding_window = 1000
+    assert cost(model, rates, new=new).decode > 1.05 * expected.decode
 
 
 @pytest.mark.parametrize("adapter", [name for name in ADAPTERS if name != "none"])

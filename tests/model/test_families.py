@@ -9,12 +9,16 @@ import pytest
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    DeepseekV3Config,
+    Ernie4_5_MoeConfig,
     Gemma3Config,
     Gemma3TextConfig,
     LlamaConfig,
     MistralConfig,
+    MixtralConfig,
     Qwen2Config,
     Qwen3Config,
+    Qwen3MoeConfig,
     SiglipVisionConfig,
     WhisperConfig,
     WhisperFeatureExtractor,
@@ -169,6 +173,25 @@ def test_a_model_that_also_sees_is_refused(tmp_path):
         backbones.backbone_config("language_model", str(tmp_path))
     with pytest.raises(MomeError, match=f"the language model {tmp_path} {message}"):
         backbones.load_backbone("language_model", str(tmp_path), None, torch.float32, {})
+
+
+@pytest.mark.parametrize(
+    ("config", "experts"),
+    [
+        (Qwen3MoeConfig(num_experts=4), 4),
+        (MixtralConfig(num_local_experts=8), 8),
+        (DeepseekV3Config(n_routed_experts=16), 16),
+        (Ernie4_5_MoeConfig(moe_num_experts=6), 6),
+    ],
+    ids=lambda value: getattr(value, "model_type", None),
+)
+def test_a_mixture_of_experts_is_refused(config, experts, tmp_path):
+    config.save_pretrained(tmp_path)
+    message = f"is of type {config.model_type}, itself a mixture of {experts} experts.*: give a dense one$"
+    with pytest.raises(MomeError, match=f"^the language model {message}"):
+        make("gemma3", text_config=config)
+    with pytest.raises(MomeError, match=f"^the language model {tmp_path} {message}"):
+        backbones.backbone_config("language_model", str(tmp_path))
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -27,6 +27,7 @@ from tests.model.build import (
 
 CLIPS = [(133, 34), (64, 16), (90, 21)]
 LABELS = transcripts([5, 3, 1])
+DROPPED = {"type": "lora", "bottleneck": 4, "dropout": 0.4}
 
 
 def close(ours, theirs, atol=2e-5):
@@ -171,6 +172,25 @@ def test_frozen_parts_stay_as_they_are_in_training():
     assert model(**inputs, labels=LABELS, matryoshka=GRID).loss < trained.loss
 
 
+def test_the_adapters_own_dropout_is_on_in_training_alone():
+    model, plain, inputs = make_model("llama", DROPPED), make_model("llama", "lora"), raw_inputs(CLIPS)
+
+    def loss(seed: int) -> Tensor:
+        torch.manual_seed(seed)
+        return model(**inputs, labels=LABELS, rates=GRID[0]).loss
+
+    evaluated = plain(**inputs, labels=LABELS, rates=GRID[0]).loss
+    assert torch.equal(loss(1), evaluated)
+    model.train()
+    assert {name for name, module in model.language_model.named_modules() if module.training} == {
+        name for name, _ in model.language_model.named_modules() if ".lora" in name
+    }
+    assert torch.equal(loss(1), loss(1))
+    assert (loss(1) - loss(2)).abs() > 1e-4
+    model.eval()
+    assert torch.equal(loss(1), evaluated)
+
+
 @contextmanager
 def recomputations(model: MomeForSpeechRecognition) -> Iterator[list]:
     """Notes each time that the first layer's attention runs."""
@@ -180,7 +200,7 @@ def recomputations(model: MomeForSpeechRecognition) -> Iterator[list]:
     handle.remove()
 
 
-@pytest.mark.parametrize("adapter", ["layer", "attention", "ffn", "lora"])
+@pytest.mark.parametrize("adapter", ["layer", "attention", "ffn", "lora", DROPPED])
 def test_gradient_checkpointing_changes_nothing(adapter):
     results = []
     for checkpointing in (False, True):
@@ -190,6 +210,7 @@ def test_gradient_checkpointing_changes_nothing(adapter):
         model.train()
         assert model.language_model.model.layers[0].training == checkpointing
         assert not model.language_model.model.layers[0].self_attn.training
+        torch.manual_seed(0)
         with recomputations(model) as repeated:
             output = model(**raw_inputs(CLIPS), labels=LABELS, matryoshka=GRID)
             output.loss.backward()

@@ -17,7 +17,7 @@ from mome.model.model import EncodedClips
 from mome.model.objective import IGNORED_LABEL, SpeechOutput
 from mome.rates import Rates
 from tests.conftest import Golden
-from tests.model.golden import MODALITIES, batch, close, labels_of, predicting, rates_of, recogniser
+from tests.model.golden import MODALITIES, PROMPTED, batch, close, grid_of, labels_of, predicting, rates_of, recogniser
 
 LOGITS = 5e-5
 
@@ -42,7 +42,7 @@ def check_projectors(golden: Golden, model: MomeForSpeechRecognition, encoded: E
     found = [match for match in map(pattern.match, golden.outputs) if match]
     assert found
     for match in found:
-        side, rate = match[1], int(match[2] or golden.config[f"rate_{match[1]}"])
+        side, rate = match[1], int(match[2] or grid_of(golden.config, match[1])[0])
         features = getattr(encoded, side)
         if rate > 1:  # at rate 1 the original skips the compression
             pooled, _ = compress(features.tokens, features.lengths, rate, model.config.compression)
@@ -68,11 +68,12 @@ def check_pass(golden: Golden, model: MomeForSpeechRecognition, encoded: Encoded
 
 def check_generation(golden: Golden, model: MomeForSpeechRecognition) -> None:
     """All that the original wrote of the first clip alone, greedily or by beam search."""
-    encoded = model.encode(**batch(golden.inputs, "t."))
+    inputs = batch(golden.inputs, "t.")
+    encoded, clips = model.encode(**inputs), len(next(iter(inputs.values())))
     for key, theirs in golden.outputs.items():
         if key.startswith("infer.inputs_embeds"):
             rates = rates_of(golden, key.removeprefix("infer.inputs_embeds"))
-            close(model.prepare(encoded, [rates]).embeddings, theirs)
+            close(model.prepare(encoded, [rates] * clips).embeddings, theirs)
     pattern = re.compile(r"infer\.(?:greedy|beam(\d+))_ids(.*)")
     found = [match for match in map(pattern.match, golden.outputs) if match]
     assert found
@@ -88,10 +89,10 @@ def check_generation(golden: Golden, model: MomeForSpeechRecognition) -> None:
         assert ours.tolist() == theirs.tolist(), match[0]
 
 
-@pytest.mark.golden("llama-avsr-")
+@pytest.mark.golden("llama-avsr")
 @torch.no_grad()
 def test_golden_llama_avsr(golden):
-    outputs, factor = golden.outputs, golden.config.get("sink_loss_factor", 0)
+    outputs, factor = golden.outputs, golden.config.get("sink_loss_factor") or 0
     model = recogniser(golden, decorrelation_weight=factor)
     encoded = model.encode(**batch(golden.inputs))
     check_encoders(golden, encoded)
@@ -106,7 +107,7 @@ def test_golden_llama_avsr(golden):
     check_generation(golden, model)
 
 
-@pytest.mark.golden("llama-mtsk-ms")
+@pytest.mark.golden("llama-mtsk")
 @torch.no_grad()
 def test_golden_llama_mtsk(golden):
     model, labels, names = recogniser(golden), labels_of(golden), passes(golden)
@@ -121,11 +122,11 @@ def test_golden_llama_mtsk(golden):
     check_generation(golden, model)
 
 
-@pytest.mark.golden("omni-avsr-")
+@pytest.mark.golden("omni-avsr")
 @torch.no_grad()
 def test_golden_omni_avsr(golden):
     model, labels, outputs = recogniser(golden), labels_of(golden), golden.outputs
-    assert len(model.config.adapter_groups) == (3 if golden.config["task_specific"] else 0)
+    assert model.config.adapter_groups == (model.config.tasks if golden.config.get("task_specific") else [])
     for modality, task in MODALITIES.items():
         ids = torch.tensor([model.config.text_ids(task)])
         close(model.get_input_embeddings()(ids), golden.state[f"prompt_{modality}"], 0)
@@ -137,7 +138,7 @@ def test_golden_omni_avsr(golden):
         _, modality, pair = name.split(".")
         steps.setdefault(pair, {})[MODALITIES[modality]] = rates_of(golden, name)
     # The originals' weights are in the order audio, video, both.
-    task_weights = dict(zip(("asr", "vsr", "avsr"), golden.config["matry_weights"] or (1, 1, 1), strict=True))
+    task_weights = dict(zip(PROMPTED, golden.config.get("matry_weights") or (1, 1, 1), strict=True))
     for pair, rates in steps.items():
         assert set(rates) == set(task_weights)
         output = model(encoded=encoded, matryoshka=list(rates.values()), labels=labels, task_weights=task_weights)

@@ -63,6 +63,7 @@ def test_mms_llama_as_published():
     config = load_config("mms-llama-lrs3")
     assert config.start_ids == ["BOS", "Recognize", "this", "speech", "in", "English", ".", "Input", ":"]
     assert config.text_ids("avsr") == []
+    assert config.adapter_config.dropout == 0.05
     assert load_recipe("mms-llama-grid").optim.steps is None
 
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 import mome
 from mome.errors import MomeError
 from mome.training.run import train
-from tests.training.toy import SENTENCES, toy_backbones, toy_corpus, toy_recipe
+from tests.training.toy import MOME, SENTENCES, toy_backbones, toy_corpus, toy_recipe
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +28,8 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def recipe(toy: Path, output: Path, cache: str = "clips") -> Path:
-    return toy_recipe(output.parent, toy / "data" / "manifest.csv", toy / "backbones", output, cache)
+def recipe(toy: Path, output: Path, cache: str = "clips", adapter: str = MOME) -> Path:
+    return toy_recipe(output.parent, toy / "data" / "manifest.csv", toy / "backbones", output, cache, adapter)
 
 
 def losses(output: Path) -> list[tuple[int, float]]:
@@ -62,8 +62,9 @@ def test_clips_are_augmented_and_encoded_anew_without_the_token_cache(toy: Path,
 def test_a_killed_run_resumes_to_the_same_weights(toy: Path, tmp_path: Path):
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    straight = train(recipe(toy, tmp_path / "a" / "run"))
-    killed = recipe(toy, tmp_path / "b" / "run")
+    random = "{type: lora, bottleneck: 16, dropout: 0.3}"
+    straight = train(recipe(toy, tmp_path / "a" / "run", adapter=random))
+    killed = recipe(toy, tmp_path / "b" / "run", adapter=random)
     process = subprocess.Popen(
         [sys.executable, "-c", f"from mome.training.run import train; train({str(killed)!r})"],
         cwd=Path(__file__).parents[2],

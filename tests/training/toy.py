@@ -66,7 +66,12 @@ def toy_backbones(folder: Path) -> Path:
     return folder
 
 
-def toy_recipe(folder: Path, manifest: Path, backbones: Path, output: Path, cache: str = "clips") -> Path:
+MOME = "{type: mome, routed_experts: 8, top_k: 2, bottleneck: 16}"
+
+
+def toy_recipe(
+    folder: Path, manifest: Path, backbones: Path, output: Path, cache: str = "clips", adapter: str = MOME
+) -> Path:
     """A recipe file for the toy."""
     path = folder / f"toy_{cache}.yaml"
     path.write_text(f"""
@@ -78,7 +83,7 @@ model:
   audio_rates: [4, 16]
   video_rates: [2, 5]
   projector_hidden: 64
-  adapter: {{type: mome, routed_experts: 8, top_k: 2, bottleneck: 16}}
+  adapter: {adapter}
 data: {{manifests: [{manifest}], cache: {cache}, cache_folder: {folder}/cache, variants: 2, max_frames: 112}}
 augment: {{time_mask: false}}
 optim: {{tasks: [avsr, asr, vsr], rates_per_step: 3, epochs: 8, learning_rate: 5e-3, log_steps: 2}}

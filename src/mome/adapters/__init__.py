@@ -23,7 +23,7 @@ from mome.adapters.inventory import (
     set_top_k,
 )
 from mome.adapters.lora import ScaleLora, SpecificLora
-from mome.adapters.merge import merge
+from mome.adapters.merge import merge, merged_group
 from mome.routing import RouterStatistics, router_statistics
 
 __all__ = [
@@ -51,6 +51,7 @@ __all__ = [
     "load_adapter_state_dict",
     "load_balancing_loss",
     "merge",
+    "merged_group",
     "router_statistics",
     "set_top_k",
     "use_context",

@@ -113,7 +113,7 @@ def attach_lora(layers: Iterable[nn.Module], config: LoraAdapterConfig) -> None:
         for linear in linears:
             lora = ScaleLora(linear.in_features, linear.out_features, config, **_like(linear, layer))
             lora.slot = slot
-            linear.add_module("lora", lora)
+            linear.add_module("lora", lora.train(linear.training))
             lora.hook = linear.register_forward_hook(hooks.add_lora, prepend=True)
 
 

@@ -18,6 +18,11 @@ def _whole(name: str, value: Any, least: int) -> None:
         raise MomeError(f"{name} = {value!r} is not possible: give a whole number from {least} up")
 
 
+def _share(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+        raise MomeError(f"{name} = {value!r} is not possible: give a number from 0 to less than 1")
+
+
 @dataclass(frozen=True)
 class MomeAdapterConfig:
     """A bank of routed and shared bottleneck experts parallel to a frozen module of every decoder layer.
@@ -79,6 +84,8 @@ class LoraAdapterConfig:
         shared: have an update that all sequences use.
         specific: number of groups that have an update of their own; 0 for none. A forward pass must then say
             the group of each sequence, in ``AdapterContext(group=...)``.
+        dropout: probability with which a feature of h is left out of the updates, of all alike, while the adapter
+            is in training mode; the others are divided by one minus that.
     """
 
     bottleneck: int
@@ -86,6 +93,7 @@ class LoraAdapterConfig:
     targets: tuple[str, ...] = ("q_proj", "v_proj")
     shared: bool = True
     specific: int = 0
+    dropout: float = 0.0
 
     def __post_init__(self) -> None:
         """Raise :class:`MomeError` naming the option that cannot be."""
@@ -98,6 +106,7 @@ class LoraAdapterConfig:
         if not isinstance(self.shared, bool):
             raise MomeError(f"shared = {self.shared!r} is not possible: give true or false")
         _whole("specific", self.specific, 0)
+        _share("dropout", self.dropout)
         if not self.shared and not self.specific:
             raise MomeError("neither shared nor specific LoRA: set shared to true, or specific to the number of groups")
 

@@ -29,20 +29,20 @@ def export_peft(model: nn.Module, folder: str | os.PathLike[str], group: int | N
         group: the group of a LoRA with a specific part; None for one without.
 
     Raises:
-        MomeError: the model has no LoRA, LoRAs of several ranks or factors, or experts, or the group is
-            missing, unwanted or out of range. Nothing is written then.
+        MomeError: the model has no LoRA, LoRAs of several ranks, factors or dropouts, or experts, or the group
+            is missing, unwanted or out of range. Nothing is written then.
     """
     modules = lora_modules(model)
     state = {}
     kinds = set()
     for name, _, lora in modules:
         down, up = lora.matrices(group)
-        kinds.add((len(down), lora.scale))
+        kinds.add((len(down), lora.scale, lora.dropout))
         state[f"base_model.model.{name}.lora_A.weight"] = down.contiguous()
         state[f"base_model.model.{name}.lora_B.weight"] = up.contiguous()
     if len(kinds) > 1:
-        raise MomeError(f"LoRAs of different ranks or factors {sorted(kinds)} are not one PEFT adapter")
-    rank, scale = kinds.pop()
+        raise MomeError(f"LoRAs of different ranks, factors or dropouts {sorted(kinds)} are not one PEFT adapter")
+    rank, scale, dropout = kinds.pop()
     alpha = float(scale * rank)
     config = {
         "peft_type": "LORA",
@@ -51,7 +51,7 @@ def export_peft(model: nn.Module, folder: str | os.PathLike[str], group: int | N
         "inference_mode": True,
         "r": rank,
         "lora_alpha": int(alpha) if alpha.is_integer() else alpha,
-        "lora_dropout": 0.0,
+        "lora_dropout": dropout,
         "bias": "none",
         "fan_in_fan_out": False,
         "target_modules": _targets(model, [name for name, _, _ in modules]),

@@ -24,11 +24,14 @@ from mome.errors import MomeError
 class ScaleLora(nn.Module):
     """scale * (shared(x) + specific[group](x)), to be added to a frozen linear layer's output; zero at first.
 
+    In training mode, x has dropout first, the same for both.
+
     Attributes:
         down, up: the shared update, bias-free ``nn.Linear`` with weights (r, in_features) and
             (out_features, r); None where the configuration has none.
         specific: the updates of the groups; None where the configuration has none.
         scale: fixed factor.
+        dropout: probability with which a feature of x is left out in training.
         slot: where the running forward pass's context is found, set by :func:`mome.adapters.attach`.
         hook: what calls this module; None for one that stands alone.
     """
@@ -44,7 +47,7 @@ class ScaleLora(nn.Module):
     ) -> None:
         """Make the update of ``config`` for an ``in_features`` to ``out_features`` layer."""
         super().__init__()
-        self.scale = config.scale
+        self.scale, self.dropout = config.scale, config.dropout
         self.slot: AdapterSlot | None = None
         self.hook: RemovableHandle | None = None
         self.down: nn.Linear | None = None
@@ -83,7 +86,7 @@ class ScaleLora(nn.Module):
         """
         if context is None and self.slot is not None:
             context = self.slot.context
-        inner = x.to(next(self.parameters()).dtype)
+        inner = F.dropout(x.to(next(self.parameters()).dtype), self.dropout, self.training)
         update: Tensor | None = None
         if self.down is not None and self.up is not None:
             # The factor on the narrow side: fewer products than on the output.
@@ -122,8 +125,8 @@ class ScaleLora(nn.Module):
         return torch.cat(down).detach(), torch.cat(up, dim=1).detach()
 
     def extra_repr(self) -> str:
-        """The factor, for ``print(model)``."""
-        return f"scale={self.scale}"
+        """The numbers, for ``print(model)``."""
+        return f"scale={self.scale}, dropout={self.dropout}"
 
 
 class SpecificLora(nn.Module):

@@ -27,6 +27,8 @@ from mome.errors import MomeError
 from mome.model.bundled import bundled_part
 from mome.model.hub import TOKENIZER, Repository, could_be_id
 
+EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")  # Transformers' names
+
 Extractor = TypeVar("Extractor", bound=FeatureExtractionMixin)
 
 
@@ -55,12 +57,18 @@ def backbone_config(kind: str, reference: str, revision: str | None = None) -> P
 
 
 def check_language_model(config: PreTrainedConfig, what: str = "the language model") -> None:
-    """Raise :class:`MomeError` where a configuration is of a model that reads more than text."""
+    """Raise :class:`MomeError` where a configuration is of a model that reads more than text, or is not dense."""
     text = getattr(config, "text_config", None)
     if text is not None:
         raise MomeError(
             f"{what} is of type {config.model_type}, which reads more than text and cannot be used: give one of text "
             f"alone, here {text.model_type}"
+        )
+    experts = max(getattr(config, name, None) or 0 for name in EXPERT_COUNTS)
+    if experts > 1:
+        raise MomeError(
+            f"{what} is of type {config.model_type}, itself a mixture of {experts} experts, and cannot be used: give a "
+            "dense one"
         )
 
 

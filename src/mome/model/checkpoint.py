@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from mome.adapters import adapter_modules
+from mome.adapters import adapter_modules, merged_group
 from mome.adapters.files import open_as_usual, save_tensors
 from mome.encoders import AVHubertModel
 from mome.encoders.audio import AudioEncoder
@@ -168,7 +168,7 @@ class SavedModel(PreTrainedModel):
         """
         if not is_main_process:
             return
-        merged = self._merged(self_contained)
+        changes = self._merged(self_contained)
         if push_to_hub and not self_contained:
             self._refuse_local_backbones()
         folder = Path(save_directory)
@@ -176,8 +176,8 @@ class SavedModel(PreTrainedModel):
         trained = self.trained_state_dict(state_dict)
         config = type(self.config).from_dict(self.config.to_dict())
         config.architectures = [type(self).__name__]
-        for option in merged:
-            setattr(config, option, None)
+        for option, value in changes.items():
+            setattr(config, option, value)
         for kind, backbone in self._pretrained_parts().items():
             reference = getattr(config, kind)
             if self_contained or _is_nowhere_else(reference):
@@ -185,6 +185,9 @@ class SavedModel(PreTrainedModel):
                 open_as_usual(*(folder / kind).glob("*.safetensors"))
                 setattr(config, kind, INSIDE + kind)
                 setattr(config, f"{kind}_revision", None)
+                setattr(config, f"{kind}_rounding", None)  # the copy's weights are what they were rounded to
+            elif kind in config.unfrozen and isinstance(backbone, AVHubertModel):
+                backbone.config.write_notice(folder)
         for part in (config.audio_config, config.video_config, config.text_config):
             if part is not None:
                 part.name_or_path = ""  # where it was loaded from says nothing about where it is now
@@ -214,13 +217,21 @@ class SavedModel(PreTrainedModel):
             self.save_pretrained(folder, self_contained=self_contained)
             return _upload(Path(folder), repo_id, kwargs)
 
-    def _merged(self, self_contained: bool) -> list[str]:
-        """The configuration's adapters that :func:`mome.adapters.merge` has made part of a backbone's weights.
+    @property
+    def only(self) -> str | None:
+        """The rates or the task that the model can be used at alone: ``config.only``, or what merging has left."""
+        groups = self.config.adapter_groups
+        group = merged_group(self.language_model) if groups else None
+        return self.config.only if group is None else str(groups[group])
+
+    def _merged(self, self_contained: bool) -> dict[str, Any]:
+        """Changes to the configuration, where :func:`mome.adapters.merge` has made adapters part of the backbones.
 
         Raises:
             MomeError: a checkpoint would refer to that backbone as it was before.
         """
-        parts, merged = self._pretrained_parts(), []
+        parts = self._pretrained_parts()
+        changes: dict[str, Any] = {"only": self.only}
         for kind, option in (("language_model", "adapter"), ("video_encoder", "video_adapter")):
             if getattr(self.config, option) is None or any(adapter_modules(parts[kind])):
                 continue
@@ -230,8 +241,8 @@ class SavedModel(PreTrainedModel):
                     f"the {option} was merged into the {kind.replace('_', ' ')}, and {reference} is without it: "
                     "save with self_contained=True"
                 )
-            merged.append(option)
-        return merged
+            changes[option] = None
+        return changes
 
     def _refuse_local_backbones(self) -> None:
         """A reference to a folder of this machine would be of no use to others."""
@@ -303,8 +314,10 @@ class SavedModel(PreTrainedModel):
             reference = getattr(config, kind)
             if reference is not None:
                 where = _part(folder, reference, kind) if reference.startswith(INSIDE) else reference
+                revision, rounding = (getattr(config, f"{kind}_{of}") for of in ("revision", "rounding"))
                 chosen = {k: v for k, v in options.items() if v is not None}
-                parts[kind] = load_backbone(kind, where, getattr(config, f"{kind}_revision"), dtype, chosen, **hub)
+                first = dtype if rounding is None else _dtype(rounding)  # all are made `dtype` together below
+                parts[kind] = load_backbone(kind, where, revision, first, chosen, **hub)
                 dtype = parts[kind].dtype if dtype == "auto" else dtype
         model = cls(config, **parts).to(dtype=dtype)  # type: ignore[call-arg]
         model.load_trained(read_weights(folder), folder)

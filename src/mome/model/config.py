@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from transformers import AutoConfig, PreTrainedConfig
 
@@ -19,6 +19,7 @@ from mome.rates import TASKS, RateGrid, Rates, Task
 BACKBONES = ("audio_encoder", "video_encoder", "language_model")
 
 Compatibility = Literal["official"]
+Rounding = Literal["bfloat16", "float16"]
 FUSED_RATE = 50  # audio tokens a second that early fusion halves to the video's
 
 DEFAULT_PROMPTS: dict[str, str] = {
@@ -50,10 +51,13 @@ class MomeConfig(PreTrainedConfig):
         audio_config: the audio encoder's configuration, of type whisper, wavlm, hubert or avhubert; ``None`` for a
             model that reads video only.
         video_config: the AV-HuBERT encoder's configuration; ``None`` for a model that hears only.
-        text_config: the language model's configuration (any causal LM of Transformers).
+        text_config: the language model's configuration (any dense causal LM of Transformers).
         audio_encoder, video_encoder, language_model: where the frozen weights are: a hub id, a local folder,
             or ``./NAME`` for a sub-folder of the checkpoint. ``None``: not used, or initialised at random.
         audio_encoder_revision, video_encoder_revision, language_model_revision: hub revisions.
+        audio_encoder_rounding, video_encoder_rounding, language_model_rounding: ``"bfloat16"`` or ``"float16"``, to
+            which the frozen weights are rounded when they are loaded, whatever precision they are used in; ``None``:
+            as they are.
         audio_context: ``"window"`` or ``"clip"``, see :class:`~mome.encoders.WhisperAudioEncoder`.
         audio_rates, video_rates: the compression rates that there are projectors for.
         compression: ``"average"`` or ``"stack"``.
@@ -75,6 +79,8 @@ class MomeConfig(PreTrainedConfig):
         compat: ``"official"`` prepares clips as the code of the published systems does, see docs/compat.md;
             ``None`` does it right.
         tasks: what the model is for.
+        only: the one pair of rates (``"16,2"``) or the one task (``"asr"``) that the model can be used at, because the
+            adapter's update for it was merged into the language model; ``None``: all that there are projectors for.
         balance_weight: factor of the router's load-balancing loss.
         decorrelation_weight: factor of :func:`~mome.model.decorrelation.decorrelation_loss` (Llama-AVSR with its sink
             loss: 10000); 0 leaves it out.
@@ -97,6 +103,9 @@ class MomeConfig(PreTrainedConfig):
     audio_encoder_revision: str | None = None
     video_encoder_revision: str | None = None
     language_model_revision: str | None = None
+    audio_encoder_rounding: Rounding | None = None
+    video_encoder_rounding: Rounding | None = None
+    language_model_rounding: Rounding | None = None
     audio_context: AudioContext = "window"
     audio_rates: Any = ()
     video_rates: Any = ()
@@ -111,6 +120,7 @@ class MomeConfig(PreTrainedConfig):
     video_statistics: bool = False
     compat: Compatibility | None = None
     tasks: Any = TASKS
+    only: str | None = None
     balance_weight: float = 0.01
     decorrelation_weight: float = 0.0
     prompts: Any = None
@@ -156,6 +166,10 @@ class MomeConfig(PreTrainedConfig):
         for name in self.unfrozen:
             if name not in BACKBONES:
                 raise MomeError(f"unfrozen holds '{name}': the backbones are {', '.join(BACKBONES)}")
+        for name in BACKBONES:
+            rounding = getattr(self, f"{name}_rounding")
+            if rounding not in (None, *get_args(Rounding)):
+                raise MomeError(f"{name}_rounding={rounding} is unknown: choose {' or '.join(get_args(Rounding))}")
         if self.added_tokens < 0:
             raise MomeError(f"added_tokens={self.added_tokens} is not possible: give 0 or more")
         if self.compat not in (None, "official"):
@@ -165,9 +179,10 @@ class MomeConfig(PreTrainedConfig):
 
     @property
     def grid(self) -> RateGrid:
-        """The rates that this model was built for."""
+        """The rates that this model can be used at."""
         anything = (self.connector or {}).get("type") == "resampler"  # its queries are not made for certain rates
-        return RateGrid(tuple(self.audio_rates), tuple(self.video_rates), tuple(self.tasks), anything)
+        grid = RateGrid(tuple(self.audio_rates), tuple(self.video_rates), tuple(self.tasks), anything)
+        return grid if self.only is None else grid.only(self.only)
 
     @property
     def adapter_config(self) -> AdapterConfig | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from transformers import PreTrainedConfig
+from transformers import DynamicCache, PreTrainedConfig
 
 from mome.adapters import AdapterConfig, MomeAdapterConfig, adapter_parameters, count_adapter_parameters
 from mome.encoders import AVHubertConfig, AVHubertModel
@@ -74,7 +74,7 @@ def inference_cost(
     """Operations of transcribing one clip by itself.
 
     Beams are independent sequences from the first position on, as in Transformers' beam search, so the
-    prefill is done once per beam. Attention windows shorter than the sequence are not taken into account.
+    prefill is done once per beam.
 
     Args:
         config: the recogniser's; its language model is a decoder with gated feed-forward parts (Llama,
@@ -153,11 +153,14 @@ def _language_model(config: MomeConfig, fed: int, steps: int) -> tuple[int, int]
     keys = (getattr(text, "num_key_value_heads", None) or heads) * head_dim
     weights = text.hidden_size * (2 * queries + 2 * keys + 3 * text.intermediate_size)
     per_token = 2 * text.num_hidden_layers * weights
-    per_pair = 4 * text.num_hidden_layers * queries  # one query position with one key position
+    per_pair = 4 * queries  # one query position with one key position, in one layer
     vocabulary = text.vocab_size + config.added_tokens
     head = 2 * text.hidden_size * vocabulary  # at the last position only
-    seen = steps * fed + steps * (steps + 1) // 2
-    prefill = fed * per_token + fed * fed * per_pair + head
+    prefill = fed * per_token + text.num_hidden_layers * fed * fed * per_pair + head
+    # A step meets what the cache has kept of the positions so far: a layer with a sliding window drops those outside.
+    windows = [getattr(layer, "sliding_window", None) for layer in DynamicCache(config=text).layers]
+    lengths = range(fed + 1, fed + steps + 1)
+    seen = sum(length if window is None else min(length, window) for window in windows for length in lengths)
     return prefill, steps * (per_token + head) + seen * per_pair
 
 

@@ -44,6 +44,7 @@ CHECKPOINT_FILES: tuple[str, ...] = (
     "config.json",
     "model.safetensors",
     "README.md",
+    "NOTICE.md",
     *("processor_config.json", "preprocessor_config.json", "chat_template.jinja"),
     *TOKENIZER,
     *(f"{part}/*.{kind}" for part in BACKBONES for kind in ("json", "safetensors", "md", "txt", "jinja", "model")),

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from mome.adapters import (
     AdapterContext,
+    adapter_modules,
     adapter_parameters,
     attach,
     attach_lora,
@@ -118,13 +119,15 @@ class MomeForSpeechRecognition(SavedModel):
     def train(self, mode: bool = True) -> MomeForSpeechRecognition:
         """Switch connector and adapters; the backbones stay in evaluation mode, those that are trained too.
 
-        So their dropout stays off, and batch norms keep the statistics that they have: those of a few padded clips
+        So their own dropout stays off, and batch norms keep the statistics that they have: those of a few padded clips
         would be worse. Only the modules that checkpoint their activations are marked as training, themselves but
         not their parts: Transformers asks them.
         """
         super().train(mode)
         for backbone in self.backbones():
             backbone.eval()
+        for _, adapter in adapter_modules(self):
+            adapter.train(mode)
         for module in self.language_model.modules():
             if getattr(module, "gradient_checkpointing", False):
                 module.training = mode
@@ -171,7 +174,15 @@ class MomeForSpeechRecognition(SavedModel):
             return encoder(inputs.to(self.dtype), mask)
 
     def connect(self, encoded: EncodedClips, rates: Sequence[Rates]) -> Connected:
-        """Compress and project the encoder tokens of B clips, each clip at its own rates."""
+        """Compress and project the encoder tokens of B clips, each clip at its own rates.
+
+        Raises:
+            MomeError: the connector does not have a clip's rates, or merging the adapter has left others alone.
+        """
+        if self.only is not None:
+            left = self.config.grid.only(self.only)
+            for rate in rates:
+                left.check(rate)
         audio, video = (
             None if side is None else Stream(side.tokens, side.lengths) for side in (encoded.audio, encoded.video)
         )
@@ -296,9 +307,15 @@ class MomeForSpeechRecognition(SavedModel):
         return logits.gather(1, source[..., None].expand(-1, -1, logits.shape[-1])), context, decorrelation
 
     def generation_options(self, **given: Any) -> dict[str, Any]:
-        """What :meth:`generate` decodes with: no sampling, ``config.generation``, and ``given`` over both."""
+        """What :meth:`generate` decodes with: no sampling, ``config.generation``, and ``given`` over both.
+
+        The temperature of ``config.generation`` counts where sampling is asked for.
+        """
         own, settings = {"do_sample": False, **(self.config.generation or {})}, given.get("generation_config")
-        return {name: value for name, value in own.items() if getattr(settings, name, None) is None} | given
+        options = {name: value for name, value in own.items() if getattr(settings, name, None) is None} | given
+        if "temperature" not in given and not options.get("do_sample", getattr(settings, "do_sample", False)):
+            options.pop("temperature", None)
+        return options
 
     @torch.no_grad()
     def generate(

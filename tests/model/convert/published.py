@@ -5,34 +5,48 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, WhisperConfig, WhisperModel
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    WhisperConfig,
+    WhisperModel,
+)
 
 from mome.encoders import AVHubertConfig, AVHubertModel
+from mome.model.config import DEFAULT_PROMPTS
 from mome.model.convert.avsr import Sources
 from tests.conftest import Golden
-from tests.model.golden import avhubert_config, grid_of
+from tests.model.golden import avhubert_config, grid_of, prompt_ids, text_config
 
 State = dict[str, Tensor]
 
 
 def tokenizer_of(golden: Golden) -> PreTrainedTokenizerFast:
     """Whole words, with the ids that the case gives to those of its prompts."""
-    config = golden.config
-    llm = config["llm"]
-    vocabulary = {f"word{number}": number for number in range(llm["vocab_size"])}
-    for prompt, ids in config["prompt_ids"].items():
-        for word, number in zip(prompt.replace(".", " .").split(), ids, strict=True):
-            vocabulary.pop(f"word{number}", None)
-            vocabulary[word] = number
-    special = {"<s>": llm["bos_token_id"], "</s>": llm["eos_token_id"]}
-    for word, number in special.items():
-        del vocabulary[f"word{number}"]
-        vocabulary[word] = number
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="word10"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
+    llm, prompts = golden.config["llm"], prompt_ids(golden.config)
+    words = {number: f"word{number}" for number in range(llm["vocab_size"])}
+    for task, ids in prompts.items():  # a prompt of as many tokens as words gives them their names
+        named = DEFAULT_PROMPTS[task].replace(".", " .").split()
+        for number, word in zip(ids, named, strict=False):
+            if word not in words.values():
+                words[number] = word
+    special = {"bos_token": ("<s>", llm.get("bos_token_id")), "eos_token": ("</s>", llm["eos_token_id"])}
+    special = {kind: (word, number) for kind, (word, number) in special.items() if number is not None}
+    words |= {number: word for word, number in special.values()}
+    vocabulary = {word: number for number, word in words.items()}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=words[10]))
+    tokenizer.normalizer = normalizers.Sequence(
+        [
+            normalizers.Replace(DEFAULT_PROMPTS[task], " ".join(words[number] for number in ids))
+            for task, ids in prompts.items()
+        ]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **{kind: word for kind, (word, _) in special.items()})
 
 
 def part(state: State, prefix: str) -> State:
@@ -47,11 +61,10 @@ def part(state: State, prefix: str) -> State:
 def backbones(golden: Golden, folder: Path, weights: bool = True) -> Sources:
     """Folders of the backbones before they were part of the recogniser, with or without their weights."""
     state, config = golden.state, golden.config
-    llm = {k: v for k, v in config["llm"].items() if k not in ("added_tokens", "final_vocab", "tie")}
-    language_model = LlamaForCausalLM(LlamaConfig(**llm, tie_word_embeddings=config["tie"]))
+    language_model = AutoModelForCausalLM.from_config(text_config(config, added=False))
     own = part(state, "llm.")
     for key in ("model.embed_tokens.weight", "lm_head.weight"):
-        own[key] = own[key][: llm["vocab_size"]]
+        own[key] = own[key][: config["llm"]["vocab_size"]]
     language_model.load_state_dict(own)
     made = {"language_model": language_model}
     if "audio_encoder.conv1.weight" in state:
@@ -69,8 +82,10 @@ def backbones(golden: Golden, folder: Path, weights: bool = True) -> Sources:
         (model if weights else model.config).save_pretrained(folder / name)
     tokenizer_of(golden).save_pretrained(folder / "language_model")
     rates = {f"{side}_rates": grid_of(config, side) for side in ("audio", "video") if f"{side}_encoder" in made}
-    scale = config["lora"]["ALPHA"] / config["lora"]["RANK"]
-    return Sources(**{name: str(folder / name) for name in made}, **rates, lora_scale=scale)
+    lora = config.get("lora")
+    scale = lora["ALPHA"] / lora["RANK"] if lora else None
+    told = {"lora_scale": scale, "top_k": config.get("top_k")}
+    return Sources(**{name: str(folder / name) for name in made}, **rates, **told)
 
 
 def published(golden: Golden, folder: Path, change: dict[str, Tensor | None] | None = None) -> Path:

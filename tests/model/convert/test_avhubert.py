@@ -13,6 +13,7 @@ from mome.errors import MomeError
 from mome.model.backbones import load_backbone
 from mome.model.convert import folder as folders
 from mome.model.convert.avhubert import convert, describe, encoder_settings, read_encoder
+from mome.model.convert.avhubert_card import NOTICE
 from mome.model.convert.unpickle import read_checkpoint
 from tests.model.convert.fairseq import SETTINGS, TASK, container, fine_tuned, save, tiny_config, tiny_state
 
@@ -126,6 +127,7 @@ def test_pretrained(checkpoint, tmp_path, legacy):
         tmp_path / "out"
     ).to_diff_dict() | {"transformers_version": ""}
     wanted = tiny_config()
+    wanted.notice = NOTICE
     assert all(getattr(model.config, key) == getattr(wanted, key) for key in AVHubertConfig.__annotations__)
     assert isinstance(load_backbone("video_encoder", str(tmp_path / "out"), None, torch.float32, {}), AVHubertModel)
 
@@ -276,7 +278,7 @@ def test_a_folder_that_is_taken_is_left_alone(checkpoint, tmp_path):
     out.mkdir()
     convert(path, out)  # empty, so it may be filled
     before = sorted(one.name for one in out.iterdir())
-    assert before == ["README.md", "config.json", "model.safetensors"]
+    assert before == ["NOTICE.md", "README.md", "config.json", "model.safetensors"]
     assert len({one.stat().st_mode for one in out.iterdir()}) == 1
     (tmp_path / "file").touch()
     for taken in (out, tmp_path / "file", tmp_path / "file" / "below"):

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 
+from mome.model.convert.folder import save_weights
 from mome.model.convert.unpickle import read_checkpoint
 from tests.model.convert import large
 from tests.model.convert.published import backbones, published, random_case
@@ -70,6 +72,22 @@ def test_a_file_of_8b_is_streamed(tmp_path):
     assert figures["peak"] < 0.05 * size
     assert 0.99 * size < figures["to write"] <= size
     assert f"the language model is stored: lm_head.weight is not that of {tmp_path}/language_model" in figures["notes"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells the memory that no file backs")
+def test_views_of_one_storage_are_written_from_the_file(tmp_path):
+    whole = torch.arange(25_000_000.0)
+    parts = {str(i): part for i, part in enumerate(whole.split(1_000_000))}
+    overlap = {"transposed": whole[:6].view(2, 3).T, "begin": whole[:9], "inside": whole[4:7], "none": whole[:0]}
+    torch.save(parts | overlap, tmp_path / "views.pt")
+    del whole, parts
+    state = read_checkpoint(tmp_path / "views.pt")
+    with large.watched() as peak:
+        save_weights(state, tmp_path)
+    assert peak[0] < 25e6
+    found = load_file(tmp_path / "model.safetensors")
+    assert found.keys() == state.keys()
+    assert all(torch.equal(found[key], value) for key, value in state.items())
 
 
 def test_tensors_stay_in_the_file(tmp_path):

@@ -139,6 +139,18 @@ def test_other_prompts_than_the_tokenizers_are_refused(tmp_path):
         convert("omni-avsr", path, tmp_path / "out", backbones(case, tmp_path))
 
 
+@pytest.mark.parametrize("finer", ["prompts", "weights"])
+def test_prompts_of_another_precision_are_compared_after_rounding(tmp_path, finer):
+    case = random_case("omni-avsr")
+    half = {key: value.bfloat16() for key, value in case.state.items() if value.is_floating_point()}
+    half = {key: value for key, value in half.items() if key.startswith("prompt_") != (finer == "prompts")}
+    sources = backbones(case, tmp_path)
+    convert("omni-avsr", published(case, tmp_path, half), tmp_path / "out", sources)
+    other = (half | case.state if finer == "prompts" else case.state | half)["prompt_audio"] * 1.01
+    with pytest.raises(MomeError, match="give the language model that it was trained on"):
+        convert("omni-avsr", published(case, tmp_path, half | {"prompt_audio": other}), tmp_path / "no", sources)
+
+
 @pytest.mark.parametrize(
     ("system", "options", "asked", "message"),
     [
@@ -160,11 +172,11 @@ def test_a_file_of_another_system_says_which(tmp_path, system, options, asked, m
         convert(asked, published(case, tmp_path), tmp_path / "out", backbones(case, tmp_path))
 
 
-def test_another_audio_encoder_than_whispers_is_refused(tmp_path):
+def test_an_audio_encoder_of_another_kind_is_refused(tmp_path):
     case = random_case("llama-avsr")
     whisper = dict.fromkeys(key for key in case.state if key.startswith("audio_encoder."))
-    path = published(case, tmp_path, whisper | {"audio_encoder.encoder.layer_norm.weight": torch.zeros(16)})
-    with pytest.raises(MomeError, match="an audio encoder that is no Whisper"):
+    path = published(case, tmp_path, whisper | {"audio_encoder.post_extract_proj.weight": torch.zeros(16)})
+    with pytest.raises(MomeError, match="an audio encoder that is neither Whisper nor WavLM"):
         convert("llama-avsr", path, tmp_path / "out", backbones(case, tmp_path))
 
 

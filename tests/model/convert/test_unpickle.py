@@ -131,6 +131,19 @@ def test_a_file_larger_than_memory_is_not_called_damaged(tmp_path, monkeypatch):
         read_checkpoint(path)
 
 
+def test_tensors_of_a_compressed_file_are_what_they_were(tmp_path):
+    state = tiny_state()
+    packed = tmp_path / "packed.pt"
+    with zipfile.ZipFile(save(state, tmp_path / "a.pt")) as plain_zip, zipfile.ZipFile(packed, "w") as archive:
+        for entry in plain_zip.infolist():
+            one = entry.filename.endswith("/data/0")  # a single one is enough
+            kind = zipfile.ZIP_DEFLATED if one else zipfile.ZIP_STORED
+            archive.writestr(entry.filename, plain_zip.read(entry), kind)
+    found = read_checkpoint(packed)
+    assert found.keys() == state.keys()
+    assert all(torch.equal(found[key], value) for key, value in state.items())
+
+
 @pytest.mark.parametrize("legacy", [False, True])
 def test_what_trainers_leave_beside_weights_becomes_stand_ins(tmp_path, foreign, legacy):
     state = tiny_state()

@@ -39,7 +39,7 @@ def convert(
     ] = None,
     audio_encoder: Annotated[
         str | None,
-        typer.Option(metavar="ID", help="Its Whisper, a hub id or folder.", rich_help_panel=_WHOLE),
+        typer.Option(metavar="ID", help="Its Whisper or WavLM, a hub id or folder.", rich_help_panel=_WHOLE),
     ] = None,
     video_encoder: Annotated[
         str | None,

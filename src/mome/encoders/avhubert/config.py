@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+from typing import Any
+
 from transformers import PreTrainedConfig
+
+NOTICE_FILE = "NOTICE.md"
 
 
 class AVHubertConfig(PreTrainedConfig):
@@ -22,6 +28,8 @@ class AVHubertConfig(PreTrainedConfig):
         image_mean: mean grey value of the training set, pixels in [0, 1].
         image_std: its standard deviation.
         layerdrop: probability of skipping a layer, in training.
+        notice: what whoever passes the weights on must keep beside them, such as their licence's notice; written to
+            ``NOTICE.md`` wherever they are saved. ``None``: nothing.
     """
 
     model_type = "avhubert"
@@ -43,3 +51,14 @@ class AVHubertConfig(PreTrainedConfig):
     input_dropout: float = 0.1
     layerdrop: float = 0.05
     initializer_range: float = 0.02
+    notice: str | None = None
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:  # type: ignore[override]
+        """Write ``config.json``, and the notice if there is one."""
+        super().save_pretrained(save_directory, **kwargs)
+        self.write_notice(save_directory)
+
+    def write_notice(self, folder: str | os.PathLike) -> None:
+        """Write the notice, if there is one, into a folder that holds the weights."""
+        if self.notice is not None:
+            (Path(folder) / NOTICE_FILE).write_text(self.notice, encoding="utf-8")

@@ -25,7 +25,7 @@ from mome.encoders.avhubert import AVHubertConfig, AVHubertModel
 from mome.encoders.avhubert.pixels import FIELD
 from mome.errors import MomeError, listed
 from mome.model.convert.account import Account, Unused
-from mome.model.convert.avhubert_card import LICENSE, card
+from mome.model.convert.avhubert_card import LICENSE, NOTICE, card
 from mome.model.convert.fitting import checked, count, dtype_name, told
 from mome.model.convert.folder import check_free, new_folder, save_weights
 from mome.model.convert.unpickle import plain, read_checkpoint
@@ -113,7 +113,7 @@ def encoder_settings(content: Mapping[Any, Any]) -> dict[str, Any]:
 
     A fine-tuned model keeps its encoder's settings in ``w2v_args``; its own task says how its input was made.
     """
-    outer = _flat(plain(content.get("cfg") or content.get("args")))
+    outer = _flat(plain(content.get("cfg"))) or _flat(plain(content.get("args")))
     inner = _flat(outer.pop("w2v_args", None))
     if not inner:
         return outer
@@ -121,16 +121,17 @@ def encoder_settings(content: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def _flat(config: object) -> dict[str, Any]:
-    """Settings of the model and its task; what is None, or a reference that OmegaConf did not resolve, is unknown."""
+    """Settings of the model and its task; what is no value, or a reference not resolved by OmegaConf, is unknown."""
     if not isinstance(config, dict):
         return {}
     sections = [config[name] for name in ("model", "task") if isinstance(config.get(name), dict)]
-    return {
-        str(key): value
-        for section in sections or [config]
-        for key, value in section.items()
-        if value is not None and not (isinstance(value, str) and "${" in value)
-    }
+    return {str(key): value for section in sections or [config] for key, value in section.items() if _is_told(value)}
+
+
+def _is_told(value: object) -> bool:
+    if isinstance(value, str):
+        return "${" not in value
+    return isinstance(value, dict) or (isinstance(value, int | float) and abs(value) < 2**63)
 
 
 def read_encoder(state: object, settings: Mapping[str, Any], source: str) -> Encoder:
@@ -226,6 +227,7 @@ def encoder_config(
         audio_feature_size=sizes["audio_feat_dim"],
         architectures=[AVHubertModel.__name__],
         dtype="float32",
+        notice=NOTICE,
         **_fractions(settings),
     )
     notes = [f"the file does not tell, so assumed: {', '.join(assumed)}"] if assumed else []

@@ -10,6 +10,12 @@ from mome.model.convert.account import Account
 SOURCE = "https://github.com/facebookresearch/av_hubert"
 LICENSE_LINK = f"{SOURCE}/blob/main/LICENSE"
 LICENSE = f"Meta's AV-HuBERT licence, non-commercial research only ({LICENSE_LINK})"
+NOTICE = f"""Checkpoints of AV-HuBERT that Meta published come under Meta's [AV-HuBERT licence]({LICENSE_LINK}).
+It allows non-commercial research only, and forbids, among other things, military use, surveillance and biometric
+processing. Whoever passes these weights on must add a copy of that licence and keep this notice:
+
+> AV-HuBERT is licensed under the AV-HuBERT license, Copyright (c) Meta Platforms, Inc. All Rights Reserved.
+"""
 
 _CARD = """---
 license: other
@@ -43,12 +49,7 @@ or, in a recipe of `mome train`, `model.video_encoder: this-folder`.
 
 ## Licence
 
-Checkpoints that Meta published come under Meta's [AV-HuBERT licence]({license_link}).
-It allows non-commercial research only, and forbids, among other things, military use, surveillance and biometric
-processing. Whoever passes this folder on must add a copy of that licence and keep this notice:
-
-> AV-HuBERT is licensed under the AV-HuBERT license, Copyright (c) Meta Platforms, Inc. All Rights Reserved.
-"""
+{notice}"""
 
 
 def card(checkpoint: Path, account: Account) -> str:
@@ -62,4 +63,5 @@ def card(checkpoint: Path, account: Account) -> str:
         digest=digest,
         source=SOURCE,
         license_link=LICENSE_LINK,
+        notice=NOTICE,
     )

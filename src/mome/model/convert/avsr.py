@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase, WhisperFeatureExtractor
+from transformers import PreTrainedTokenizerBase, Wav2Vec2FeatureExtractor, WhisperFeatureExtractor
 
 from mome.encoders.whisper import WhisperAudioEncoder
 from mome.errors import MomeError
@@ -24,13 +24,13 @@ from mome.model.backbones import load_tokenizer
 from mome.model.checkpoint import INSIDE
 from mome.model.config import MomeConfig
 from mome.model.convert.account import Account
+from mome.model.convert.avhubert_card import NOTICE
 from mome.model.convert.avsr_backbones import (
+    audio_config,
     avhubert_config,
-    difference,
-    find_weights,
     named_config,
+    refer,
     save_part,
-    whisper_config,
 )
 from mome.model.convert.avsr_card import account_of, card
 from mome.model.convert.avsr_file import state_dict
@@ -38,6 +38,7 @@ from mome.model.convert.avsr_names import (
     EMBEDDING,
     HEAD,
     Lora,
+    audio_type,
     published_name,
     read_lora,
     read_projectors,
@@ -121,7 +122,7 @@ def convert(system: System, checkpoint: Path, out: Path, sources: Sources) -> Ac
             parts[kind] = part
     padded = published != config.text_config.vocab_size
     for kind, part in parts.items():
-        notes += _refer(config, kind, part, getattr(sources, kind), padded and kind == "language_model")
+        notes += refer(config, kind, part, getattr(sources, kind), padded and kind == "language_model")
     account = account_of(system, config, state, notes)
     with new_folder(out) as folder:
         _write(model, weights, parts, tokenizer, folder)
@@ -139,7 +140,7 @@ def read_config(
     """
     notes: list[str] = []
     configs: dict[str, Any] = {"audio": None, "video": None}
-    for side, kind in (("audio", "whisper"), ("video", "avhubert")):
+    for side, kind in (("audio", audio_type(state)), ("video", "avhubert")):
         named, what = getattr(sources, f"{side}_encoder"), f"{side} encoder"
         if not any(key.startswith(f"{side}_encoder.") for key in state):
             for option in (f"{side}_encoder", f"{side}_rates"):
@@ -149,7 +150,7 @@ def read_config(
         elif named is not None:
             configs[side] = named_config(f"{side}_encoder", named, kind)
         else:
-            configs[side] = whisper_config(state, source) if side == "audio" else avhubert_config(state, source)
+            configs[side] = audio_config(state, source) if side == "audio" else avhubert_config(state, source)
             notes.append(f"the {what}'s heads are assumed to be as wide as in all published ones")
     modalities = [side for side, config in configs.items() if config is not None]
     if not modalities:
@@ -187,6 +188,8 @@ def read_config(
     for part in (config.audio_config, config.video_config, config.text_config):
         if part is not None:
             part.name_or_path = ""
+    if config.video_config is not None:
+        config.video_config.notice = NOTICE
     return config, notes
 
 
@@ -246,25 +249,6 @@ def _stacked(weights: Mapping[str, Tensor], tasks: Sequence[Task]) -> dict[str, 
     return made
 
 
-def _refer(config: MomeConfig, kind: str, part: Mapping[str, Tensor], name: str | None, padded: bool) -> list[str]:
-    """Write where a backbone is found into the configuration; returns lines on why it is stored, or how it is not."""
-    setattr(config, kind, INSIDE + kind)
-    what = kind.replace("_", " ")
-    if name is None:
-        return []
-    if padded:
-        return [f"the {what} is stored: its vocabulary is not that of {name} with rows appended"]
-    own = find_weights(name)
-    if isinstance(own, str):
-        return [f"the {what} is stored: {own}"]
-    differing = difference(kind, part, own)
-    if differing is not None:
-        return [f"the {what} is stored: {differing} is not that of {name}"]
-    setattr(config, kind, own.reference)
-    setattr(config, f"{kind}_revision", own.revision)
-    return [f"the {what} is that of {name}, to which the folder refers"]
-
-
 def _write(
     model: MomeForSpeechRecognition,
     weights: Mapping[str, Tensor],
@@ -281,8 +265,11 @@ def _write(
     save_weights(model.trained_state_dict(dict(weights)), folder)
     config.architectures = [type(model).__name__]
     config.save_pretrained(folder)
-    extractor = None
-    if config.audio_config is not None:
-        window = config.audio_config.max_source_positions // WhisperAudioEncoder.tokens_per_second
-        extractor = WhisperFeatureExtractor(feature_size=config.audio_config.num_mel_bins, chunk_length=window)
+    audio = config.audio_config
+    extractor: WhisperFeatureExtractor | Wav2Vec2FeatureExtractor | None = None
+    if audio is not None and audio.model_type == "whisper":
+        window = audio.max_source_positions // WhisperAudioEncoder.tokens_per_second
+        extractor = WhisperFeatureExtractor(feature_size=audio.num_mel_bins, chunk_length=window)
+    elif audio is not None:
+        extractor = Wav2Vec2FeatureExtractor(do_normalize=False)  # the processor normalises, as the published code does
     MomeProcessor.for_config(config, tokenizer, extractor).save_pretrained(folder)

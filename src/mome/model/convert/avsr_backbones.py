@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from huggingface_hub import snapshot_download
@@ -26,9 +26,11 @@ from mome.encoders import AVHubertConfig
 from mome.errors import MomeError, listed
 from mome.model.backbones import backbone_config
 from mome.model.bundled import bundled_part
-from mome.model.checkpoint import WEIGHTS
+from mome.model.checkpoint import INSIDE, WEIGHTS
+from mome.model.config import MomeConfig, Rounding
 from mome.model.convert.avhubert import HEAD_WIDTH, encoder_config
-from mome.model.convert.fitting import count, told
+from mome.model.convert.avsr_names import audio_type
+from mome.model.convert.fitting import count, dtype_name, same, told
 from mome.model.convert.folder import save_weights
 
 # Names of a backbone's own files begin so, the checkpoint's part without it.
@@ -50,11 +52,16 @@ def named_config(kind: str, name: str, model_type: str | None = None) -> PreTrai
     return config
 
 
-def whisper_config(state: Mapping[str, Any], source: str) -> WhisperConfig:
+def audio_config(state: Mapping[str, Any], source: str) -> WhisperConfig:
     """The sizes of a Whisper encoder, with heads as wide as in all published ones.
 
     A size that no weight tells is that of Whisper-medium.en; the weights that would tell it are missing or do not fit.
+
+    Raises:
+        MomeError: it is no Whisper, or its width or heads are not told.
     """
+    if audio_type(state) == "wavlm":
+        raise MomeError(f"{source} has a WavLM, whose settings its weights do not tell: give --audio-encoder")
     prefix = r"audio_encoder\."
     width = told(state, (prefix + ".*", 1, 0))  # most of its vectors have it
     if width is None:
@@ -141,11 +148,22 @@ def find_weights(name: str) -> LocalWeights | str:
     return LocalWeights(reference, revision, files)
 
 
-def difference(kind: str, part: Mapping[str, Tensor], weights: LocalWeights) -> str | None:
+def precision(part: Mapping[str, Tensor]) -> str:
+    """That of a checkpoint's backbone, such as ``bfloat16``."""
+    return next(dtype_name(value) for value in part.values() if value.is_floating_point())
+
+
+def difference(kind: str, part: Mapping[str, Tensor], weights: LocalWeights, rounding: str | None = None) -> str | None:
     """The first tensor that differs from the backbone's own; ``None`` where all are the same.
 
-    The backbone's are rounded to the checkpoint's precision first, as the published systems did. Rows that were
-    appended to the vocabulary and the statistics of batch norms are stored with the trained parts in any case.
+    Rows that were appended to the vocabulary and the statistics of batch norms are stored with the trained parts in
+    any case.
+
+    Args:
+        kind: of the backbone.
+        part: the checkpoint's copy.
+        weights: the backbone's own.
+        rounding: the precision that the backbone's own are rounded to first, as the published systems did.
     """
     for key, mine in part.items():
         if key.endswith(_DRIFTING):
@@ -159,9 +177,33 @@ def difference(kind: str, part: Mapping[str, Tensor], weights: LocalWeights) -> 
             raise MomeError(f"{weights.files[name]} is damaged: copy or download it again") from error
         if key in _VOCABULARY:
             mine = mine[: len(own)]
-        if not torch.equal(own.to(mine.dtype), mine):
+        if not same(own if rounding is None else own.to(getattr(torch, rounding)), mine):
             return key
     return None
+
+
+def refer(config: MomeConfig, kind: str, part: Mapping[str, Tensor], name: str | None, padded: bool) -> list[str]:
+    """Write where a backbone is found into the configuration; returns lines on why it is stored, or how it is not."""
+    setattr(config, kind, INSIDE + kind)
+    what = kind.replace("_", " ")
+    if name is None:
+        return []
+    if padded:
+        return [f"the {what} is stored: its vocabulary is not that of {name} with rows appended"]
+    own = find_weights(name)
+    if isinstance(own, str):
+        return [f"the {what} is stored: {own}"]
+    differing, rounding = difference(kind, part, own), None
+    if differing is not None and precision(part) in get_args(Rounding):
+        rounding = precision(part)
+        differing = difference(kind, part, own, rounding)
+    if differing is not None:
+        return [f"the {what} is stored: {differing} is not that of {name}"]
+    setattr(config, kind, own.reference)
+    setattr(config, f"{kind}_revision", own.revision)
+    setattr(config, f"{kind}_rounding", rounding)
+    how = "" if rounding is None else f" and whose weights it rounds to {rounding}, as the file has them"
+    return [f"the {what} is that of {name}, to which the folder refers{how}"]
 
 
 def save_part(
@@ -170,7 +212,7 @@ def save_part(
     """Write a backbone into a folder of its own; with its tokenizer, a language model's generation settings too."""
     config = type(model.config).from_dict(model.config.to_dict())
     config.architectures = [type(model).__name__]
-    config.dtype = next(str(value.dtype) for value in part.values() if value.is_floating_point()).split(".")[1]
+    config.dtype = precision(part)
     folder.mkdir()
     config.save_pretrained(folder)
     save_weights(part, folder)

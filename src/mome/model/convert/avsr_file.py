@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,11 +9,10 @@ from torch import Tensor
 
 from mome.errors import MomeError, listed
 from mome.model.convert.avsr_card import TITLES
-from mome.model.convert.avsr_names import EMBEDDING, PROMPTS, smop_name, specific_name, unnumbered
+from mome.model.convert.avsr_names import EMBEDDING, PROMPTS, audio_type, smop_name, specific_name, unnumbered
 
 _LIGHTNING, _FAIRSEQ = "state_dict", "model"  # where files of these trainers keep their weights
 _MODULE = "model."  # the recogniser in the published code's training module
-_WHISPER = re.compile(r"audio_encoder\.(conv1|conv2|embed_positions)\..*")
 
 
 def state_dict(content: Mapping[Any, Any], system: str, source: str) -> tuple[dict[str, Tensor], list[str]]:
@@ -42,8 +40,8 @@ def state_dict(content: Mapping[Any, Any], system: str, source: str) -> tuple[di
         raise MomeError(f"{source} is no checkpoint of {title}: {listed(wrong)} are no named tensors")
     if any(key.startswith("audiovisual_encoder.") for key in content):
         raise MomeError(f"{source} has one AV-HuBERT for sound and lips together: such recognisers are not converted")
-    if any(key.startswith("audio_encoder.") for key in content) and not any(map(_WHISPER.fullmatch, content)):
-        raise MomeError(f"{source} has an audio encoder that is no Whisper: only Whisper's is converted")
+    if any(key.startswith("audio_encoder.") for key in content) and audio_type(content) is None:
+        raise MomeError(f"{source} has an audio encoder that is neither Whisper nor WavLM: only these are converted")
     if not any(key.startswith("llm.") for key in content):
         raise MomeError(f"{source} is no checkpoint of {title}: it has no {EMBEDDING}")
     found, why = _system(content)

@@ -24,6 +24,11 @@ PROMPTS = {f"prompt_{modality}": task for modality, task in MODALITIES.items()}
 """Embedded prompts that Omni-AVSR keeps beside its weights."""
 
 _PARTS = {"audio_encoder": "audio_encoder.encoder", "video_encoder": "video_encoder", "llm": "language_model"}
+_AUDIO = {
+    "whisper": re.compile(r"audio_encoder\.(conv1|conv2|embed_positions)\..*"),
+    "wavlm": re.compile(r"audio_encoder\.feature_projection\..*"),
+}
+_NORMALISED = re.compile(r"(?<=\.pos_conv_embed\.conv\.)weight_([gv])")  # WavLM's, as older versions of PyTorch name it
 _LORA = re.compile(r"(.+)\.lora_(down|up)_([QV])(_shared|\.audio|\.video|\.audiovisual)?\.weight")
 _OUR_LORA = re.compile(r"(.+)\.([qv])_proj\.lora\.(?:specific\.)?(down|up)(?:\.(weight|avsr|asr|vsr))?")
 _OURS = ("connector", "language_model")  # what names of this package begin with, and the published ones do not
@@ -64,6 +69,11 @@ class Lora:
     bottleneck: int
     shared: bool
     specific: bool
+
+
+def audio_type(state: Mapping[str, Any]) -> str | None:
+    """The type of the audio encoder's configuration; ``None`` where it is of no known kind, or there is none."""
+    return next((kind for kind, names in _AUDIO.items() if any(map(names.fullmatch, state))), None)
 
 
 def smop_name(state: Mapping[str, Any]) -> str | None:
@@ -175,6 +185,7 @@ def renamed(state: Mapping[str, Tensor], rates: Mapping[str, list[int]]) -> Rena
         elif part in _OURS or _OUR_LORA.fullmatch(key):
             clashes.append(f"{key} is no name of the published code")
         elif part in _PARTS:
+            rest = _NORMALISED.sub(lambda found: f"parametrizations.weight.original{'gv'.index(found[1])}", rest)
             put(f"{_PARTS[part]}.{rest}", value, key)
         elif part == "audiovisual_proj":
             put(f"connector.audiovisual.{rest}", value, key)

@@ -54,15 +54,16 @@ def choose_rates(
     for side, width in widths.items():
         factors[side] = [None if size is None or size % width else size // width for size in projectors.widths[side]]
     stacked = any(max((one or 1 for one in side), default=1) > 1 for side in factors.values())
-    # Of several projectors each would have another width, else one of them is not as it should be.
-    stacked = stacked and all(len(side) == 1 or len({*side, 1}) > len(side) for side in factors.values())
+    # Each projector has another width then, else one of them is not as it should be.
+    stacked = stacked and all(len(set(side)) == len(side) for side in factors.values())
     rates, assumed = {}, []
     for side, told in factors.items():
         wanted = given[side]
         if stacked:
             if None not in told and wanted not in (None, told):
                 raise MomeError(f"--{side}-rates {_text(wanted)} does not fit {source}, which stacks {_text(told)}")
-            rates[side] = wanted if wanted is not None else [one or 1 for one in told]
+            free = 1 + max(filter(None, told), default=0)  # of a projector that does not tell its own
+            rates[side] = wanted if wanted is not None else [one or free for one in told]
             continue
         alone = system == "llama-avsr" and len(factors) == 1
         rates[side] = wanted if wanted is not None else (_ALONE if alone else PUBLISHED[system])[side]

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from mome.errors import MomeError
 from mome.model.config import MomeConfig
 from mome.model.convert.avsr_names import EMBEDDING, PROMPTS
-from mome.model.convert.fitting import misfit
+from mome.model.convert.fitting import misfit, same_rounded
 from mome.model.vocabulary import MARKERS
 
 PADDING = "<pad>"
@@ -83,7 +83,7 @@ def check_prompts(state: Mapping[str, Tensor], config: MomeConfig, source: str) 
     for key, task in PROMPTS.items():
         if key in state:
             ours = state[EMBEDDING][torch.tensor(config.text_ids(task))]
-            if not torch.equal(state[key][0], ours):
+            if not same_rounded(state[key][0], ours):
                 raise MomeError(
                     f"{key} of {source} is not '{config.prompts[task]}' by the tokenizer of --language-model: "
                     "give the language model that it was trained on"

@@ -29,7 +29,7 @@ def told(state: Mapping[str, Any], *places: tuple[str, int, int]) -> int | None:
     found: Counter[int] = Counter()
     for pattern, dimensions, axis in places:
         for key in filter(re.compile(pattern).fullmatch, state):
-            shape = tuple(getattr(state[key], "shape", ()))
+            shape = state[key].shape if isinstance(state[key], Tensor) else ()
             if len(shape) == dimensions and shape[axis]:
                 found[shape[axis]] += 1
     return found.most_common(1)[0][0] if found else None
@@ -80,6 +80,16 @@ def misfit(found: object, model: Tensor) -> str | None:
     if found.is_floating_point() != model.is_floating_point() or found.is_quantized:
         return f"of type {dtype_name(found)}"
     return None
+
+
+def same(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors hold the same numbers, be they of different precision."""
+    return torch.equal(one.to(other.dtype), other) and torch.equal(one, other.to(one.dtype))
+
+
+def same_rounded(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors hold the same numbers once the finer is rounded as the other is."""
+    return torch.equal(one.to(other.dtype), other) or torch.equal(one, other.to(one.dtype))
 
 
 def dtype_name(tensor: Tensor) -> str:

@@ -55,15 +55,14 @@ def new_folder(out: Path) -> Iterator[Path]:
 
 
 def save_weights(state: Mapping[str, Tensor], folder: Path) -> None:
-    """Write ``model.safetensors``; tensors that share memory, which the format does not have, are copied apart."""
+    """Write ``model.safetensors``; of tensors that overlap, which the format does not have, all but one are copied."""
     apart: dict[str, Tensor] = {}
-    places: set[int] = set()
-    for name, tensor in state.items():
-        alone = tensor.is_contiguous() and tensor.untyped_storage().nbytes() == tensor.nbytes
-        if not alone or tensor.data_ptr() in places:
-            tensor = tensor.clone(memory_format=torch.contiguous_format)
-        places.add(tensor.data_ptr())
-        apart[name] = tensor
+    end = 0
+    for name, tensor in sorted(state.items(), key=lambda item: (item[1].data_ptr(), -item[1].nbytes)):
+        if tensor.is_contiguous() and tensor.data_ptr() >= end:
+            apart[name], end = tensor, tensor.data_ptr() + tensor.nbytes
+        else:
+            apart[name] = tensor.clone(memory_format=torch.contiguous_format)
     file = folder / WEIGHTS
     file.touch()
     mode = file.stat().st_mode  # as the user has files made; safetensors makes them for their owner alone

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
+from torch import Tensor
 from torch.serialization import safe_globals
 
 from mome.errors import MomeError, listed
@@ -81,7 +82,8 @@ def _dictionary(*arguments: object) -> dict[Any, Any]:
 def read_checkpoint(path: Path) -> dict[Any, Any]:
     """A checkpoint's content, with :class:`StandIn` objects where it holds anything but tensors and plain values.
 
-    Tensors of a zip file (PyTorch's format since 1.6) stay in the file until they are used.
+    Tensors of a zip file (PyTorch's format since 1.6) stay in the file until they are used, unless it is compressed.
+    Dictionaries and tensors have no attributes of the file's: one could stand in the place of a method.
 
     Raises:
         MomeError: there is no such file, it is damaged, it is no checkpoint, or it asks for a class or function that
@@ -95,7 +97,8 @@ def read_checkpoint(path: Path) -> dict[Any, Any]:
         allowed: list[Any] = [(_dictionary, DEFAULTS), *((StandIn, name) for name in INERT)]
         with safe_globals(allowed), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped and _is_stored(path))
+        _strip(content)
     except Exception as error:  # a damaged or hostile file can make the unpickler fail in any way
         name = _NAME.search(str(error)) if isinstance(error, pickle.UnpicklingError) else None
         if name is not None:
@@ -118,6 +121,36 @@ def read_checkpoint(path: Path) -> dict[Any, Any]:
     if not isinstance(content, dict):
         raise MomeError(f"{path} holds a {type(content).__name__} instead of a checkpoint's dictionary")
     return content
+
+
+def _is_stored(path: Path) -> bool:
+    """Whether a zip file's entries lie in it as they are, so that they can be mapped."""
+    with zipfile.ZipFile(path) as archive:
+        return all(entry.compress_type == zipfile.ZIP_STORED for entry in archive.infolist())
+
+
+def _strip(content: object) -> None:
+    """Take from dictionaries and tensors the attributes that a file gave them.
+
+    Raises:
+        ValueError: a tensor is of several shapes at once.
+    """
+    left, seen = [content], set()
+    while left:
+        one = left.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        if isinstance(one, Tensor) or (isinstance(one, dict) and type(one) is not dict):
+            vars(one).clear()
+        if isinstance(one, Tensor) and one.is_nested:
+            raise ValueError("a nested tensor")
+        if isinstance(one, dict):
+            left.extend(one.values())
+        elif isinstance(one, list | tuple):
+            left.extend(one)
+        elif isinstance(one, StandIn):
+            left.extend(vars(one).values())
 
 
 def _other_format(path: Path, zipped: bool) -> str | None:
