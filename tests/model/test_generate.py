@@ -138,17 +138,18 @@ def test_settings_of_the_language_model_changed_later_do_not_sample():
 
 @torch.no_grad()
 def test_the_recipes_temperature_counts_where_sampling_is_asked_for(recwarn):
-    model, inputs = make_model(generation={"num_beams": 3, "temperature": 5.0}), raw_inputs(CLIPS)
+    model, inputs = make_model(generation={"num_beams": 3, "temperature": 5.0, "top_p": 0.9}), raw_inputs(CLIPS)
     options = {"rates": Rates(4, 2), "max_new_tokens": 6}
     plain = make_model(generation={"num_beams": 3}).generate(**inputs, **options).tolist()
     assert model.generate(**inputs, **options).tolist() == plain
-    assert not [one for one in recwarn if "temperature" in str(one.message)]
+    assert not [one for one in recwarn if "temperature" in str(one.message) or "top_p" in str(one.message)]
 
     def sampled(**more) -> list:
         torch.manual_seed(0)
         return model.generate(**inputs, **options, do_sample=True, **more).tolist()
 
-    assert sampled() == sampled(temperature=5.0) != sampled(temperature=0.1)
+    assert sampled() == sampled(temperature=5.0, top_p=0.9) != sampled(temperature=0.1)
+    assert sampled(top_p=0.01) == model.generate(**inputs, **options, do_sample=True, top_k=1).tolist()
 
 
 def test_generate_says_what_it_lacks():

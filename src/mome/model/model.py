@@ -34,6 +34,8 @@ from mome.model.sequence import LanguageInputs, assemble
 from mome.model.vocabulary import extend_vocabulary
 from mome.rates import Rates
 
+SAMPLING = ("temperature", "top_p")
+
 
 @dataclass(frozen=True)
 class EncodedClips:
@@ -309,12 +311,12 @@ class MomeForSpeechRecognition(SavedModel):
     def generation_options(self, **given: Any) -> dict[str, Any]:
         """What :meth:`generate` decodes with: no sampling, ``config.generation``, and ``given`` over both.
 
-        The temperature of ``config.generation`` counts where sampling is asked for.
+        Temperature and top-p of ``config.generation`` count where sampling is asked for.
         """
         own, settings = {"do_sample": False, **(self.config.generation or {})}, given.get("generation_config")
         options = {name: value for name, value in own.items() if getattr(settings, name, None) is None} | given
-        if "temperature" not in given and not options.get("do_sample", getattr(settings, "do_sample", False)):
-            options.pop("temperature", None)
+        if not options.get("do_sample", getattr(settings, "do_sample", False)):
+            options = {name: value for name, value in options.items() if name not in SAMPLING or name in given}
         return options
 
     @torch.no_grad()
