@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,15 @@ def test_a_transcript(transcriber):
 def test_the_finest_rates_are_the_default(transcriber):
     assert transcriber.transcribe(clip(), **SHORT).rates == Rates(4, 2)
     assert str(transcriber.transcribe(clip(), Rates(16, None), **SHORT).rates) == "16,-"
+
+
+@pytest.mark.parametrize(("only", "finest"), [(None, "4,2"), ("16,2", "16,2"), ("asr", "4,-"), ("vsr", "-,2")])
+def test_the_finest_rates_that_are_left_are_the_default(tiny_model, only, finest):
+    transcriber = mome.load(tiny_model)
+    transcriber.model.config.only = only
+    assert str(transcriber.default_rates) == finest
+    with nullcontext() if only is None else pytest.raises(MomeError, match=r"rates \(16,5\) are not in this model"):
+        transcriber.transcribe(clip(), "16,5", **SHORT)
 
 
 def test_text_is_what_the_model_generates(transcriber):

@@ -74,6 +74,7 @@ def test_only_the_rates_of_the_merged_group_are_left(
     again = MomeForSpeechRecognition.from_pretrained(tmp_path / "second")
     assert [str(rates) for rates in loaded.config.grid.rates()] == left
     for one in (model, loaded, again):
+        assert [str(rates) for rates in one.grid.rates()] == left
         for rates in everything:
             with torch.no_grad(), nullcontext() if str(rates) in left else pytest.raises(MomeError, match=str(rates)):
                 logits_then = one(**inputs, labels=LABELS, rates=rates).logits

@@ -49,9 +49,9 @@ class Transcriber:
 
     @property
     def default_rates(self) -> Rates:
-        """The finest rates of the grid."""
-        grid = self.model.config.grid
-        return Rates(grid.audio[0] if grid.audio else None, grid.video[0] if grid.video else None)
+        """The finest rates of the grid, those of AVSR if there are any."""
+        rates = list(self.model.grid.rates())
+        return next((one for one in rates if one.task == "avsr"), rates[0])
 
     def load_clip(self, path: str | Path, rates: Sequence[Rates]) -> Clip:
         """Read what the given rates need of a file.
@@ -80,7 +80,7 @@ class Transcriber:
                 too long.
         """
         wanted = self.default_rates if rates is None else Rates.parse(rates)
-        self.model.config.grid.check(wanted)
+        self.model.grid.check(wanted)
         began = time.perf_counter()
         if not isinstance(clip, Clip):
             clip = self.load_clip(clip, [wanted])
@@ -117,7 +117,7 @@ class Transcriber:
         config = self.model.config
         sounds = [self._sound(clip, rates) for clip in clips]
         table = [
-            [_usable(clip, config.grid.check(rate), config, len(sound)) for rate in rates]
+            [_usable(clip, self.model.grid.check(rate), config, len(sound)) for rate in rates]
             for clip, sound in zip(clips, sounds, strict=True)
         ]
         began = time.perf_counter()

@@ -24,6 +24,7 @@ from mome.model.bundled import BUNDLED_NAME, bundled_folder
 from mome.model.config import BACKBONES, Compatibility, MomeConfig
 from mome.model.hub import Repository, could_be_id, upload
 from mome.model.vocabulary import added_rows, vocabulary_weights
+from mome.rates import RateGrid
 
 WEIGHTS = "model.safetensors"
 INSIDE = "./"  # a reference that starts so is a sub-folder of the checkpoint
@@ -223,6 +224,11 @@ class SavedModel(PreTrainedModel):
         groups = self.config.adapter_groups
         group = merged_group(self.language_model) if groups else None
         return self.config.only if group is None else str(groups[group])
+
+    @property
+    def grid(self) -> RateGrid:
+        """The rates that the model can be used at, those of its configuration or what merging has left."""
+        return self.config.grid if self.only is None else self.config.grid.only(self.only)
 
     def _merged(self, self_contained: bool) -> dict[str, Any]:
         """Changes to the configuration, where :func:`mome.adapters.merge` has made adapters part of the backbones.

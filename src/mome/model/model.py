@@ -182,9 +182,8 @@ class MomeForSpeechRecognition(SavedModel):
             MomeError: the connector does not have a clip's rates, or merging the adapter has left others alone.
         """
         if self.only is not None:
-            left = self.config.grid.only(self.only)
             for rate in rates:
-                left.check(rate)
+                self.grid.check(rate)
         audio, video = (
             None if side is None else Stream(side.tokens, side.lengths) for side in (encoded.audio, encoded.video)
         )
