@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 import mome
 from mome import MomeError, MomeForSpeechRecognition, MomeProcessor
 from mome.model.backbones import load_backbone
-from mome.model.checkpoint import checkpoint_folder
 from mome.model.config import BACKBONES
+from mome.model.folder import checkpoint_folder
 from mome.model.hub import SITE
 from tests.model.build import make_model, shared_model
 from tests.model.fake_hub import running, use

@@ -19,9 +19,9 @@ from mome.media import MOUTH_SIZE, SAMPLE_RATE, Clip, load_clip
 from mome.media.face import FaceDetector
 from mome.model import MomeConfig, MomeForSpeechRecognition, MomeProcessor
 from mome.model.bundled import BUNDLED_NAME
-from mome.model.checkpoint import model_folder
 from mome.model.compat import official_audio_tokens, official_log_mel
 from mome.model.cost import inference_cost
+from mome.model.folder import model_folder
 from mome.model.model import EncodedClips
 from mome.model.sequence import LanguageInputs
 from mome.rates import Rates

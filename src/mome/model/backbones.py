@@ -130,7 +130,7 @@ def load_backbone(
 ) -> PreTrainedModel:
     """Load one frozen backbone from a hub id or folder.
 
-    ``options`` are those of a language model; ``hub`` is as for :func:`mome.model.checkpoint.checkpoint_folder`.
+    ``options`` are those of a language model; ``hub`` is as for :func:`mome.model.folder.checkpoint_folder`.
 
     Raises:
         MomeError: it is missing or of another kind.

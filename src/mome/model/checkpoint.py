@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from pathlib import Path
 from typing import Any, Self
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -20,89 +17,14 @@ from mome.encoders import AVHubertModel
 from mome.encoders.audio import AudioEncoder
 from mome.errors import MomeError
 from mome.model.backbones import load_backbone
-from mome.model.bundled import BUNDLED_NAME, bundled_folder
 from mome.model.config import BACKBONES, Compatibility, MomeConfig
-from mome.model.hub import Repository, could_be_id, upload
+from mome.model.folder import INSIDE, WEIGHTS, checkpoint_folder, part_folder, read_config, read_weights
+from mome.model.hub import could_be_id, upload
 from mome.model.vocabulary import added_rows, vocabulary_weights
 from mome.rates import RateGrid
 
-WEIGHTS = "model.safetensors"
-INSIDE = "./"  # a reference that starts so is a sub-folder of the checkpoint
-
-
 # What Transformers' Auto classes add to the keywords of whoever calls them.
 _FROM_AUTO = ("_from_auto", "_commit_hash", "adapter_kwargs")
-
-
-def model_folder(name: str | os.PathLike | None = None, revision: str | None = None, **hub: Any) -> Path:
-    """The local folder of a model: the bundled one by default, else a folder or a hub repository.
-
-    ``hub`` is as for :func:`checkpoint_folder`.
-
-    Raises:
-        MomeError: there is no such model.
-    """
-    if name is None or str(name) == BUNDLED_NAME:
-        return bundled_folder()
-    return checkpoint_folder(name, revision, **hub)
-
-
-def checkpoint_folder(name: str | os.PathLike, revision: str | None = None, **hub: Any) -> Path:
-    """The local folder of a checkpoint, downloaded from the hub if ``name`` is an id there.
-
-    ``hub`` is ``token``, ``cache_dir`` and ``local_files_only`` of the hub's own functions.
-
-    Raises:
-        MomeError: there is no such folder, or the hub has no such model or cannot be reached.
-    """
-    path = Path(name)
-    if path.is_dir():
-        if not (path / "config.json").exists():
-            raise MomeError(f"{path} is not a model folder: it has no config.json")
-        return path
-    if len(path.parts) != 2 or not could_be_id(str(name)):
-        raise MomeError(f"no model at {name}: give a model folder or a hub id such as owner/name")
-    return Repository(str(name), f"model {name}", revision, hub).checkpoint()
-
-
-def read_config(folder: Path) -> MomeConfig:
-    """A checkpoint's configuration.
-
-    Raises:
-        MomeError: it is unreadable, or of another kind of model.
-    """
-    try:
-        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
-    except (OSError, ValueError, AttributeError) as error:
-        raise MomeError(f"{folder / 'config.json'} is not a readable model configuration") from error
-    if kind != MomeConfig.model_type:
-        raise MomeError(f"{folder} is a model of type {kind}, not a speech recogniser of this package")
-    return MomeConfig.from_pretrained(folder)
-
-
-def read_weights(folder: Path) -> dict[str, Tensor]:
-    """A checkpoint's trained weights.
-
-    Raises:
-        MomeError: the file is missing or damaged.
-    """
-    file = folder / WEIGHTS
-    if not file.is_file():
-        raise MomeError(f"{folder} has no {WEIGHTS}: the model folder is incomplete, copy or download it again")
-    try:
-        return load_file(file)
-    except (SafetensorError, OSError) as error:
-        raise MomeError(f"{file} is damaged: copy or download it again") from error
-
-
-def _part(folder: Path, reference: str, kind: str) -> str:
-    part = folder / reference
-    if not part.is_dir():
-        what = kind.replace("_", " ")
-        raise MomeError(
-            f"the {what} {part} cannot be loaded: the model folder is incomplete, copy or download it again"
-        )
-    return str(part)
 
 
 class SavedModel(PreTrainedModel):
@@ -319,7 +241,7 @@ class SavedModel(PreTrainedModel):
         for kind in reversed(BACKBONES):  # the language model first: its dtype may be everyone's
             reference = getattr(config, kind)
             if reference is not None:
-                where = _part(folder, reference, kind) if reference.startswith(INSIDE) else reference
+                where = part_folder(folder, reference, kind) if reference.startswith(INSIDE) else reference
                 revision, rounding = (getattr(config, f"{kind}_{of}") for of in ("revision", "rounding"))
                 chosen = {k: v for k, v in options.items() if v is not None}
                 first = dtype if rounding is None else _dtype(rounding)  # all are made `dtype` together below

@@ -14,7 +14,7 @@ from transformers import Trainer, TrainingArguments
 from mome.adapters import RouterStatistics
 from mome.encoders import Features
 from mome.model import MomeForSpeechRecognition
-from mome.model.checkpoint import read_weights
+from mome.model.folder import read_weights
 from mome.model.model import EncodedClips
 from mome.model.objective import SpeechOutput
 from mome.rates import Rates

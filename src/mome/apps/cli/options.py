@@ -127,8 +127,8 @@ def read_config(model: str) -> MomeConfig:
     Raises:
         MomeError: there is no such model, or the folder holds something else.
     """
-    from mome.model.checkpoint import model_folder
-    from mome.model.checkpoint import read_config as read
+    from mome.model.folder import model_folder
+    from mome.model.folder import read_config as read
 
     return read(model_folder(model))
 

@@ -21,7 +21,6 @@ from transformers import PreTrainedTokenizerBase, Wav2Vec2FeatureExtractor, Whis
 from mome.encoders.whisper import WhisperAudioEncoder
 from mome.errors import MomeError
 from mome.model.backbones import load_tokenizer
-from mome.model.checkpoint import INSIDE
 from mome.model.config import MomeConfig
 from mome.model.convert.account import Account
 from mome.model.convert.avhubert_card import NOTICE
@@ -49,6 +48,7 @@ from mome.model.convert.avsr_tokens import add_tokens, check_prompts, misshaped_
 from mome.model.convert.fitting import checked, told
 from mome.model.convert.folder import check_free, new_folder, save_weights
 from mome.model.convert.unpickle import read_checkpoint
+from mome.model.folder import INSIDE
 from mome.model.model import MomeForSpeechRecognition
 from mome.model.processor import MomeProcessor
 from mome.rates import TASKS, Task

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from mome.model.checkpoint import INSIDE
 from mome.model.config import BACKBONES, MomeConfig
 from mome.model.convert.account import Account, Unused
 from mome.model.convert.avsr_names import HEAD, PROMPTS, pretraining_only
+from mome.model.folder import INSIDE
 
 LICENSE = (
     "that of the checkpoint and of its backbones; AV-HuBERT's weights are for non-commercial research only, "

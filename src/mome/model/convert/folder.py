@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mome.errors import MomeError
-from mome.model.checkpoint import WEIGHTS
+from mome.model.folder import WEIGHTS
 
 
 def check_free(out: Path) -> None:

@@ -1,0 +1,96 @@
+"""The folder of a checkpoint: where it is, and what lies in it."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from mome.errors import MomeError
+from mome.model.bundled import BUNDLED_NAME, bundled_folder
+from mome.model.config import MomeConfig
+from mome.model.hub import Repository, could_be_id
+
+WEIGHTS = "model.safetensors"
+INSIDE = "./"  # a reference that starts so is a sub-folder of the checkpoint
+
+
+def model_folder(name: str | os.PathLike | None = None, revision: str | None = None, **hub: Any) -> Path:
+    """The local folder of a model: the bundled one by default, else a folder or a hub repository.
+
+    ``hub`` is as for :func:`checkpoint_folder`.
+
+    Raises:
+        MomeError: there is no such model.
+    """
+    if name is None or str(name) == BUNDLED_NAME:
+        return bundled_folder()
+    return checkpoint_folder(name, revision, **hub)
+
+
+def checkpoint_folder(name: str | os.PathLike, revision: str | None = None, **hub: Any) -> Path:
+    """The local folder of a checkpoint, downloaded from the hub if ``name`` is an id there.
+
+    ``hub`` is ``token``, ``cache_dir`` and ``local_files_only`` of the hub's own functions.
+
+    Raises:
+        MomeError: there is no such folder, or the hub has no such model or cannot be reached.
+    """
+    path = Path(name)
+    if path.is_dir():
+        if not (path / "config.json").exists():
+            raise MomeError(f"{path} is not a model folder: it has no config.json")
+        return path
+    if len(path.parts) != 2 or not could_be_id(str(name)):
+        raise MomeError(f"no model at {name}: give a model folder or a hub id such as owner/name")
+    return Repository(str(name), f"model {name}", revision, hub).checkpoint()
+
+
+def read_config(folder: Path) -> MomeConfig:
+    """A checkpoint's configuration.
+
+    Raises:
+        MomeError: it is unreadable, or of another kind of model.
+    """
+    try:
+        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    except (OSError, ValueError, AttributeError) as error:
+        raise MomeError(f"{folder / 'config.json'} is not a readable model configuration") from error
+    if kind != MomeConfig.model_type:
+        raise MomeError(f"{folder} is a model of type {kind}, not a speech recogniser of this package")
+    return MomeConfig.from_pretrained(folder)
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """A checkpoint's trained weights.
+
+    Raises:
+        MomeError: the file is missing or damaged.
+    """
+    file = folder / WEIGHTS
+    if not file.is_file():
+        raise MomeError(f"{folder} has no {WEIGHTS}: the model folder is incomplete, copy or download it again")
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise MomeError(f"{file} is damaged: copy or download it again") from error
+
+
+def part_folder(folder: Path, reference: str, kind: str) -> str:
+    """The sub-folder of a checkpoint that holds a backbone's own weights.
+
+    Raises:
+        MomeError: it is missing.
+    """
+    part = folder / reference
+    if not part.is_dir():
+        what = kind.replace("_", " ")
+        raise MomeError(
+            f"the {what} {part} cannot be loaded: the model folder is incomplete, copy or download it again"
+        )
+    return str(part)
