@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import GenerationConfig
 
 import mome
 from mome import MomeError, Rates, Transcriber
@@ -219,9 +220,13 @@ def test_the_tokenizers_end_ends_a_transcript(tiny_model):
     tokenizer.eos_token = tokenizer.convert_ids_to_tokens(free[last])
 
     def new_tokens(**options) -> int:
-        out = transcriber.transcribe(one, rates, max_new_tokens=12, **options)
+        limit = {} if "generation_config" in options else {"max_new_tokens": 12}
+        out = transcriber.transcribe(one, rates, **limit, **options)
         costs = [inference_cost(config, rates, 50, 25, new_tokens=count).tflops for count in range(13)]
         return costs.index(out.tflops)
 
     assert new_tokens() == last + 1
     assert new_tokens(eos_token_id=[free[1]]) == free.index(free[1]) + 1
+    settings = GenerationConfig(eos_token_id=free[1], max_new_tokens=3)
+    assert new_tokens(generation_config=settings) == min(free.index(free[1]) + 1, 3)
+    assert new_tokens(generation_config=GenerationConfig(max_new_tokens=2)) == 2

@@ -83,6 +83,17 @@ def test_only_the_rates_of_the_merged_group_are_left(
                 one.generate(**inputs, rates=rates, max_new_tokens=2)
 
 
+def test_an_adapter_attached_after_merging_counts(tmp_path: Path) -> None:
+    model = make_model("llama", RATES)
+    everything = [str(rates) for rates in model.grid.rates()]
+    mome.adapters.merge(model.language_model, 2)
+    mome.adapters.attach(model.language_model, model.config.adapter_config)
+    assert [str(rates) for rates in model.grid.rates()] == everything
+    model.save_pretrained(tmp_path, self_contained=True)
+    loaded = MomeForSpeechRecognition.from_pretrained(tmp_path)
+    assert [str(rates) for rates in loaded.grid.rates()] == everything
+
+
 def test_both_adapters(tmp_path: Path) -> None:
     model = make_model("llama", "lora", video_adapter={"bottleneck": 2})
     for name, value in model.named_parameters():

@@ -10,6 +10,7 @@ import torch
 from transformers import (
     AutoModelForCausalLM,
     DeepseekV3Config,
+    DogeConfig,
     Ernie4_5_MoeConfig,
     Gemma3Config,
     Gemma3TextConfig,
@@ -192,6 +193,14 @@ def test_a_mixture_of_experts_is_refused(config, experts, tmp_path):
         make("gemma3", text_config=config)
     with pytest.raises(MomeError, match=f"^the language model {tmp_path} {message}"):
         backbones.backbone_config("language_model", str(tmp_path))
+
+
+def test_a_dense_model_whose_class_could_have_experts_is_taken():
+    config = DogeConfig()
+    assert config.num_experts > 1
+    backbones.check_language_model(config)
+    with pytest.raises(MomeError, match="itself a mixture"):
+        backbones.check_language_model(DogeConfig(is_moe=True))
 
 
 @pytest.mark.parametrize("size", SIZES)

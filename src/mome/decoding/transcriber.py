@@ -108,7 +108,9 @@ class Transcriber:
         if not clips:
             return []
         with _enough_memory(clips):
-            options = {**self._ends(), **self.model.generation_options(**generation)}
+            ours = {"max_new_tokens": DEFAULT_NEW_TOKENS, **self._ends()}
+            ours = {name: value for name, value in ours.items() if _option(generation, name) is None}
+            options = {**ours, **self.model.generation_options(**generation)}
             return self._transcribe_batch(clips, rates, media_seconds, options)
 
     def _transcribe_batch(
@@ -161,8 +163,7 @@ class Transcriber:
         return features, frames
 
     def _generate(self, prepared: LanguageInputs, rates: list[Rates], generation: dict[str, Any]) -> Tensor:
-        options = {"max_new_tokens": DEFAULT_NEW_TOKENS, **generation}
-        return self.model.generate(prepared=prepared, rates=rates, **options)
+        return self.model.generate(prepared=prepared, rates=rates, **generation)
 
     def _ends(self) -> dict[str, int]:
         """What ends a transcript as it was taught, and what then fills the rest of a batch's.
@@ -183,8 +184,8 @@ class Transcriber:
         times: Seconds,
         generation: dict[str, Any],
     ) -> Iterator[Transcript]:
-        config, beams = self.model.config, generation.get("num_beams", 1)
-        end = _ids(generation.get("eos_token_id")) | _ids(generation.get("pad_token_id"))
+        config, beams = self.model.config, _option(generation, "num_beams") or 1
+        end = _ids(_option(generation, "eos_token_id")) | _ids(_option(generation, "pad_token_id"))
         texts = self.processor.decode_text(ids)
         fed, frames = zip(prepared.counts, prepared.speech_rates, strict=True), _frames(encoded, len(clips))
         for clip, rate, row, text, (tokens, speech_rate), (audio, video) in zip(
@@ -203,6 +204,11 @@ class Transcriber:
                 seconds=times,
                 warnings=clip.warnings,
             )
+
+
+def _option(generation: dict[str, Any], name: str) -> Any:
+    """An option of ``generate``, given by itself or in a ``generation_config``."""
+    return generation.get(name, getattr(generation.get("generation_config"), name, None))
 
 
 def _ids(given: int | Sequence[int] | None) -> set[int]:

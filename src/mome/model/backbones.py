@@ -65,7 +65,7 @@ def check_language_model(config: PreTrainedConfig, what: str = "the language mod
             f"alone, here {text.model_type}"
         )
     experts = max(getattr(config, name, None) or 0 for name in EXPERT_COUNTS)
-    if experts > 1:
+    if experts > 1 and getattr(config, "is_moe", True):
         raise MomeError(
             f"{what} is of type {config.model_type}, itself a mixture of {experts} experts, and cannot be used: give a "
             "dense one"

@@ -144,7 +144,8 @@ class SavedModel(PreTrainedModel):
     def only(self) -> str | None:
         """The rates or the task that the model can be used at alone: ``config.only``, or what merging has left."""
         groups = self.config.adapter_groups
-        group = merged_group(self.language_model) if groups else None
+        anew = any(adapter_modules(self.language_model))  # attached after the merging: its groups count
+        group = merged_group(self.language_model) if groups and not anew else None
         return self.config.only if group is None else str(groups[group])
 
     @property
@@ -244,8 +245,11 @@ class SavedModel(PreTrainedModel):
                 where = part_folder(folder, reference, kind) if reference.startswith(INSIDE) else reference
                 revision, rounding = (getattr(config, f"{kind}_{of}") for of in ("revision", "rounding"))
                 chosen = {k: v for k, v in options.items() if v is not None}
-                first = dtype if rounding is None else _dtype(rounding)  # all are made `dtype` together below
+                whole = dtype == torch.float32 and not (kind == "language_model" and quantization_config)
+                first = dtype if rounding is None or whole else _dtype(rounding)  # all are made `dtype` below
                 parts[kind] = load_backbone(kind, where, revision, first, chosen, **hub)
+                if rounding is not None and whole:
+                    _round(parts[kind], getattr(torch, rounding))
                 dtype = parts[kind].dtype if dtype == "auto" else dtype
         model = cls(config, **parts).to(dtype=dtype)  # type: ignore[call-arg]
         model.load_trained(read_weights(folder), folder)
@@ -293,6 +297,14 @@ def _refuse_unknown(keywords: dict[str, Any]) -> None:
             raise ValueError("torch_dtype is not supported: it is called dtype now")
         if name not in _FROM_AUTO and (name != "trust_remote_code" or value):
             raise ValueError(f"{name} is not supported when a recogniser is loaded: leave it out")
+
+
+@torch.no_grad()
+def _round(backbone: nn.Module, dtype: torch.dtype) -> None:
+    """Round what a file would hold; what a model computes when it is made, such as Gemma's factors, stays exact."""
+    for value in backbone.state_dict().values():
+        if value.is_floating_point():
+            value.copy_(value.to(dtype))
 
 
 def _dtype(dtype: torch.dtype | str) -> torch.dtype | str:

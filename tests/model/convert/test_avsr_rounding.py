@@ -12,9 +12,10 @@ from torch import Tensor
 
 import mome
 from mome.errors import MomeError
-from mome.model import MomeConfig, checkpoint
+from mome.model import MomeConfig, MomeForSpeechRecognition, checkpoint
 from mome.model.config import BACKBONES
 from mome.model.convert.avsr import convert
+from tests.model.build import make_model
 from tests.model.convert.published import backbones, published, random_case
 
 
@@ -68,6 +69,20 @@ def test_saving_keeps_the_rounding_and_copying_applies_it(folders, tmp_path):
     assert roundings(tmp_path / "whole") == [None] * 3
     assert roundings(referred) == ["bfloat16"] * 3
     check_equal(tmp_path / "whole", stored)
+
+
+def test_what_no_file_holds_is_not_rounded(tmp_path):
+    make_model("gemma3").save_pretrained(tmp_path / "fine")
+    file = tmp_path / "fine" / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "language_model_rounding": "bfloat16"}))
+    rounded = MomeForSpeechRecognition.from_pretrained(tmp_path / "fine")
+    width = rounded.get_input_embeddings().embedding_dim
+    assert float(rounded.get_input_embeddings().embed_scale) == pytest.approx(width**0.5, rel=1e-6)
+    rounded.save_pretrained(tmp_path / "copy", self_contained=True)
+    copy = MomeForSpeechRecognition.from_pretrained(tmp_path / "copy")
+    buffers = dict(copy.named_buffers())
+    for name, value in rounded.named_buffers():
+        assert torch.equal(value, buffers[name]), name
 
 
 def test_what_is_trained_on_is_not_rounded(folders, tmp_path):
