@@ -89,7 +89,7 @@ def sizes(name: str) -> dict[str, Any]:
     overrides = [f"model.language_model=meta-llama/{name}"]
     config = model_config(load_recipe("llama-avsr-lrs3", overrides), download=False).text_config
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     head = model.get_output_embeddings()
     layers = [module for module in model.modules() if isinstance(module, nn.Linear) and module is not head]
     linear = sum(layer.weight.numel() for layer in layers)

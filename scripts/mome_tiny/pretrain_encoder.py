@@ -269,11 +269,19 @@ def main() -> None:
     if args.modality == "audio":
         source = AudioClips([load_noise(path) for path in args.noise], args.noisy)
         source.bank = [c["audio"].astype(np.float32) for c in train]
-        whisper = WhisperEncoder(AUDIO) if args.start is None else WhisperEncoder.from_pretrained(args.start)
+        whisper = (
+            WhisperEncoder(AUDIO)
+            if args.start is None
+            else WhisperEncoder.from_pretrained(args.start, trust_remote_code=False)
+        )
         encoder = WhisperAudioEncoder(whisper, "clip")
     else:
         source = VideoClips(VIDEO)
-        encoder = AVHubertModel(VIDEO) if args.start is None else AVHubertModel.from_pretrained(args.start)
+        encoder = (
+            AVHubertModel(VIDEO)
+            if args.start is None
+            else AVHubertModel.from_pretrained(args.start, trust_remote_code=False)
+        )
     model = Pretraining(encoder, encoder.hidden_size, args.letter_weight, args.pool)
     per_epoch = math.ceil(len(real) * (1 + args.synthetic) / args.batch)
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=0.05, betas=(0.9, 0.98))

@@ -22,6 +22,7 @@ from mome.model.bundled import BUNDLED_NAME
 from mome.model.compat import official_audio_tokens, official_log_mel
 from mome.model.cost import inference_cost
 from mome.model.folder import model_folder
+from mome.model.generation import check_call
 from mome.model.model import EncodedClips
 from mome.model.sequence import LanguageInputs
 from mome.rates import Rates
@@ -73,11 +74,12 @@ class Transcriber:
         Args:
             clip: a file, or a clip loaded before.
             rates: as ``"4,2"`` (AVSR), ``"4,-"`` (ASR), ``"-,2"`` (VSR); the finest of the model by default.
-            generation: options of Transformers' ``generate``, such as ``num_beams``; the model's own by default.
+            generation: options of decoding, such as ``num_beams`` (:data:`mome.model.generation.NAMES`), or a
+                ``generation_config`` of Transformers; the model's own by default.
 
         Raises:
-            MomeError: the file is unusable, the rates are not in the model's grid, or the clip is too short or
-                too long.
+            MomeError: the file is unusable, the rates are not in the model's grid, the clip is too short or
+                too long, or an option of decoding is unknown or not possible.
         """
         wanted = self.default_rates if rates is None else Rates.parse(rates)
         self.model.grid.check(wanted)
@@ -107,6 +109,7 @@ class Transcriber:
         """
         if not clips:
             return []
+        check_call(generation)
         with _enough_memory(clips):
             ours = {"max_new_tokens": DEFAULT_NEW_TOKENS, **self._ends()}
             ours = {name: value for name, value in ours.items() if _option(generation, name) is None}
@@ -300,7 +303,7 @@ def load(
     folder = model_folder(name, revision, **hub)
     model = MomeForSpeechRecognition.from_pretrained(folder, **hub, **options)
     try:
-        processor = MomeProcessor.from_pretrained(folder)
+        processor = MomeProcessor.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise MomeError(f"the processor files of {folder} are missing or damaged: copy or download it again") from error
     processor.follow(model.config)

@@ -40,7 +40,11 @@ def new_audio_encoder(config: Any) -> PreTrainedModel:
     """A model with random weights to wrap."""
     if AUDIO_INPUTS[config.model_type] == "log_mel":
         return WhisperEncoder(config)
-    return AVHubertModel(config) if config.model_type == "avhubert" else AutoModel.from_config(config)
+    return (
+        AVHubertModel(config)
+        if config.model_type == "avhubert"
+        else AutoModel.from_config(config, trust_remote_code=False)
+    )
 
 
 def audio_features(

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -26,6 +25,7 @@ from mome.encoders.audio import AUDIO_INPUTS
 from mome.errors import MomeError
 from mome.model.bundled import bundled_part
 from mome.model.hub import TOKENIZER, Repository, could_be_id
+from mome.model.settings import blaming, check_settings
 
 EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")  # Transformers' names
 
@@ -47,12 +47,17 @@ def backbone_config(kind: str, reference: str, revision: str | None = None) -> P
     folder = find_folder(what, reference, revision, Repository.backbone_settings, _remedy(kind, reference))
     if not (folder / "config.json").is_file():
         raise MomeError(f"{what} has no config.json: give a model that Transformers or 'mome' wrote")
-    try:
+    return _read_config(kind, folder, what)
+
+
+def _read_config(kind: str, folder: Path, what: str) -> PreTrainedConfig:
+    check_settings(folder)
+    with blaming(what, remedy="give a model of a type that Transformers has, or copy or download it again"):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise MomeError(f"{what} cannot be loaded: {_first_line(error)}") from error
     if kind == "language_model":
         check_language_model(config, what)
+    if kind == "audio_encoder" and config.model_type not in AUDIO_INPUTS:
+        raise MomeError(f"{what} is of type {config.model_type}, not one of {', '.join(AUDIO_INPUTS)}")
     return config
 
 
@@ -93,12 +98,9 @@ def load_extractor(kind: type[Extractor], reference: str, revision: str | None =
 
 def _preprocessing(kind: Any, what: str, reference: str, revision: str | None, files: tuple[str, ...]) -> Any:
     folder = find_folder(what, reference, revision, lambda repository: repository.preprocessing(files))
-    try:
+    check_settings(folder)
+    with blaming(what, remedy=f"its files in {folder} are missing or damaged"):
         return kind.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:  # of whatever kind: the library in which tokenizers are written raises that itself
-        raise MomeError(
-            f"{what} cannot be loaded: its files in {folder} are missing or damaged ({_first_line(error).rstrip(': ')})"
-        ) from error
 
 
 def find_folder(
@@ -138,16 +140,10 @@ def load_backbone(
     what = f"the {kind.replace('_', ' ')} {reference}"
     found = _locate(what, reference, revision, hub, _remedy(kind, reference))
     settings = found if isinstance(found, Path) else found.backbone_settings()
-    try:
-        config = AutoConfig.from_pretrained(settings)
-        if kind == "language_model":
-            check_language_model(config, what)
-        if kind == "audio_encoder" and config.model_type not in AUDIO_INPUTS:
-            raise ValueError(f"it is of type {config.model_type}, not one of {', '.join(AUDIO_INPUTS)}")
-        folder = found if isinstance(found, Path) else found.backbone()
+    config = _read_config(kind, settings, what)
+    folder = found if isinstance(found, Path) else found.backbone()
+    with blaming(what):
         backbone = _load_folder(kind, config, folder, dtype, options)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise MomeError(f"{what} cannot be loaded: {_first_line(error)}") from error
     if isinstance(found, Repository):
         backbone.name_or_path = backbone.config.name_or_path = reference  # the hub's name, not its cache's
     return backbone
@@ -157,14 +153,14 @@ def _load_folder(
     kind: str, config: PreTrainedConfig, folder: Path, dtype: torch.dtype | str, options: dict
 ) -> PreTrainedModel:
     if kind == "language_model":
-        return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **options)
+        return AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False, dtype=dtype, **options)
     if kind == "video_encoder" or config.model_type == "avhubert":
-        return AVHubertModel.from_pretrained(folder, dtype=dtype)
+        return AVHubertModel.from_pretrained(folder, trust_remote_code=False, dtype=dtype)
     if config.model_type != "whisper":
-        return AutoModel.from_pretrained(folder, dtype=dtype)
+        return AutoModel.from_pretrained(folder, trust_remote_code=False, dtype=dtype)
     if config.architectures == ["WhisperEncoder"]:
-        return WhisperEncoder.from_pretrained(folder, dtype=dtype)
-    return WhisperModel.from_pretrained(folder, dtype=dtype).get_encoder()
+        return WhisperEncoder.from_pretrained(folder, trust_remote_code=False, dtype=dtype)
+    return WhisperModel.from_pretrained(folder, trust_remote_code=False, dtype=dtype).get_encoder()
 
 
 def _remedy(kind: str, reference: str) -> str | None:
@@ -172,7 +168,3 @@ def _remedy(kind: str, reference: str) -> str | None:
     if kind != "video_encoder" and "av-hubert" not in reference:
         return None
     return f"make it with 'mome convert av-hubert CKPT {reference}'"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -17,7 +17,8 @@ from mome.encoders import AVHubertModel
 from mome.encoders.audio import AudioEncoder
 from mome.errors import MomeError
 from mome.model.backbones import load_backbone
-from mome.model.config import BACKBONES, Compatibility, MomeConfig
+from mome.model.config import MomeConfig
+from mome.model.fields import BACKBONES, Compatibility
 from mome.model.folder import INSIDE, WEIGHTS, checkpoint_folder, part_folder, read_config, read_weights
 from mome.model.hub import could_be_id, upload
 from mome.model.vocabulary import added_rows, vocabulary_weights

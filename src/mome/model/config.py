@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from transformers import AutoConfig, PreTrainedConfig
 
@@ -13,13 +13,11 @@ from mome.compression.config import ConnectorConfig, ProjectorsConfig, connector
 from mome.encoders.audio import AUDIO_INPUTS, audio_tokens_per_second
 from mome.encoders.whisper import AudioContext
 from mome.errors import MomeError
+from mome.model.fields import BACKBONES, Compatibility, Rounding, check_fields
+from mome.model.generation import check_decoding
 from mome.options import options_from_dict
 from mome.rates import TASKS, RateGrid, Rates, Task
 
-BACKBONES = ("audio_encoder", "video_encoder", "language_model")
-
-Compatibility = Literal["official"]
-Rounding = Literal["bfloat16", "float16"]
 FUSED_RATE = 50  # audio tokens a second that early fusion halves to the video's
 
 DEFAULT_PROMPTS: dict[str, str] = {
@@ -88,7 +86,7 @@ class MomeConfig(PreTrainedConfig):
         prompt_ids: its token ids, written by the builder.
         start_ids: token ids before everything else (the published models: BOS).
         audio_markers, video_markers: pairs of token ids around the audio and video tokens, or ``None``.
-        generation: options of ``generate`` that the model is decoded with unless others are given.
+        generation: options of decoding (:data:`mome.model.generation.NAMES`) unless others are given.
         description: one line for the user about what this model is for.
     """
 
@@ -138,6 +136,7 @@ class MomeConfig(PreTrainedConfig):
         Raises:
             MomeError: an option is not possible, or two do not go together.
         """
+        check_fields(self)
         for name in ("audio_config", "video_config", "text_config"):
             value = getattr(self, name)
             if isinstance(value, dict):
@@ -170,12 +169,28 @@ class MomeConfig(PreTrainedConfig):
             rounding = getattr(self, f"{name}_rounding")
             if rounding not in (None, *get_args(Rounding)):
                 raise MomeError(f"{name}_rounding={rounding} is unknown: choose {' or '.join(get_args(Rounding))}")
-        if self.added_tokens < 0:
-            raise MomeError(f"added_tokens={self.added_tokens} is not possible: give 0 or more")
+        if self.generation is not None:
+            check_decoding(self.generation)
+        self._check_tokens()
         if self.compat not in (None, "official"):
             raise MomeError(f"compat={self.compat} is unknown: choose official, or leave it out")
         if self.compat is not None and self.audio_rates and self.audio_context != "window":
             raise MomeError("compat=official needs audio_context=window, which the published systems have")
+
+    def _check_tokens(self) -> None:
+        """Raise :class:`MomeError` where the prompts' token ids are not the language model's."""
+        if self.text_config is None:
+            return
+        size = self.text_config.vocab_size + self.added_tokens
+        used = {"start_ids": self.start_ids, **{f"{side}_markers": self.markers(side) for side in ("audio", "video")}}
+        used |= {f"prompt_ids of {task}": ids for task, ids in (self.prompt_ids or {}).items()}
+        for name, ids in used.items():
+            if ids and max(ids) >= size:
+                raise MomeError(f"{name} holds token {max(ids)}, but the language model has {size} tokens: correct it")
+        if self.prompt_ids is not None:
+            for task in self.tasks:
+                if task not in self.prompt_ids:
+                    raise MomeError(f"prompt_ids has none of {task}: add them, or leave {task} out of tasks")
 
     @property
     def grid(self) -> RateGrid:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -15,6 +13,7 @@ from mome.errors import MomeError
 from mome.model.bundled import BUNDLED_NAME, bundled_folder
 from mome.model.config import MomeConfig
 from mome.model.hub import Repository, could_be_id
+from mome.model.settings import blaming, check_settings, read_settings
 
 WEIGHTS = "model.safetensors"
 INSIDE = "./"  # a reference that starts so is a sub-folder of the checkpoint
@@ -55,15 +54,15 @@ def read_config(folder: Path) -> MomeConfig:
     """A checkpoint's configuration.
 
     Raises:
-        MomeError: it is unreadable, or of another kind of model.
+        MomeError: it is unreadable, of another kind of model, describes none that can be built, or asks for what a
+            model folder may not ask for.
     """
-    try:
-        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
-    except (OSError, ValueError, AttributeError) as error:
-        raise MomeError(f"{folder / 'config.json'} is not a readable model configuration") from error
+    kind = read_settings(folder / "config.json").get("model_type")
     if kind != MomeConfig.model_type:
-        raise MomeError(f"{folder} is a model of type {kind}, not a speech recogniser of this package")
-    return MomeConfig.from_pretrained(folder)
+        raise MomeError(f"{folder} is a model of type {kind!s:.60}, not a speech recogniser of this package")
+    check_settings(folder)
+    with blaming(folder / "config.json", "is not a readable model configuration"):
+        return MomeConfig.from_pretrained(folder, trust_remote_code=False)
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
@@ -75,21 +74,21 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     file = folder / WEIGHTS
     if not file.is_file():
         raise MomeError(f"{folder} has no {WEIGHTS}: the model folder is incomplete, copy or download it again")
-    try:
+    with blaming(file, "is damaged"):
         return load_file(file)
-    except (SafetensorError, OSError) as error:
-        raise MomeError(f"{file} is damaged: copy or download it again") from error
 
 
 def part_folder(folder: Path, reference: str, kind: str) -> str:
     """The sub-folder of a checkpoint that holds a backbone's own weights.
 
     Raises:
-        MomeError: it is missing.
+        MomeError: it is missing, or not inside the folder.
     """
     part = folder / reference
+    what = kind.replace("_", " ")
+    if ".." in Path(reference).parts:
+        raise MomeError(f"the {what} {reference} is outside the model folder {folder}: correct its config.json")
     if not part.is_dir():
-        what = kind.replace("_", " ")
         raise MomeError(
             f"the {what} {part} cannot be loaded: the model folder is incomplete, copy or download it again"
         )

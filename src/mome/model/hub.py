@@ -29,7 +29,8 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import filter_repo_objects, tqdm
 
 from mome.errors import MomeError
-from mome.model.config import BACKBONES, MomeConfig
+from mome.model.config import MomeConfig
+from mome.model.fields import BACKBONES
 
 SITE = "https://huggingface.co"
 LOGIN = "log in with 'hf auth login' or set HF_TOKEN"

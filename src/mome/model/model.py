@@ -26,9 +26,11 @@ from mome.encoders.audio import new_audio_encoder, wrap_audio_encoder
 from mome.errors import MomeError
 from mome.model.backbones import check_language_model
 from mome.model.checkpoint import SavedModel
-from mome.model.config import BACKBONES, MomeConfig
+from mome.model.config import MomeConfig
 from mome.model.connector import build_connector, loss_weights
 from mome.model.decorrelation import decorrelation_loss
+from mome.model.fields import BACKBONES
+from mome.model.generation import refuse_code
 from mome.model.objective import IGNORED_LABEL, Objective, SpeechOutput
 from mome.model.sequence import LanguageInputs, assemble
 from mome.model.vocabulary import extend_vocabulary
@@ -78,7 +80,9 @@ class MomeForSpeechRecognition(SavedModel):
         super().__init__(config)
         check_language_model(config.text_config)
         # A copy: the language model changes its own configuration when its vocabulary grows.
-        self.language_model = language_model or AutoModelForCausalLM.from_config(copy.deepcopy(config.text_config))
+        self.language_model = language_model or AutoModelForCausalLM.from_config(
+            copy.deepcopy(config.text_config), trust_remote_code=False
+        )
         _forget_generation(self.language_model)
         if config.added_tokens:
             extend_vocabulary(self.language_model, config.text_config.vocab_size + config.added_tokens)
@@ -311,7 +315,11 @@ class MomeForSpeechRecognition(SavedModel):
         """What :meth:`generate` decodes with: no sampling, ``config.generation``, and ``given`` over both.
 
         Temperature and top-p of ``config.generation`` count where sampling is asked for.
+
+        Raises:
+            MomeError: an option names code to run, or its value is not possible.
         """
+        refuse_code(given)
         own, settings = {"do_sample": False, **(self.config.generation or {})}, given.get("generation_config")
         options = {name: value for name, value in own.items() if getattr(settings, name, None) is None} | given
         if not options.get("do_sample", getattr(settings, "do_sample", False)):

@@ -23,7 +23,8 @@ from mome.encoders.whisper import AudioContext
 from mome.errors import MomeError
 from mome.media.clip import Clip
 from mome.model.compat import official_audio_tokens, official_sound
-from mome.model.config import Compatibility, MomeConfig
+from mome.model.config import MomeConfig
+from mome.model.fields import Compatibility
 from mome.model.objective import IGNORED_LABEL
 
 

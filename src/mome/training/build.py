@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase, Wav2Vec2FeatureExtractor, Whis
 from mome.encoders.audio import AUDIO_INPUTS
 from mome.model import MomeConfig, MomeForSpeechRecognition, MomeProcessor
 from mome.model.backbones import load_backbone, load_extractor
-from mome.model.config import BACKBONES
+from mome.model.fields import BACKBONES
 from mome.model.vocabulary import MARKERS
 from mome.training.recipe import Recipe, model_config
 from mome.training.texts import find_tokenizer, processor_around, write_texts

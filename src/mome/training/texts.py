@@ -75,6 +75,6 @@ def processor_around(name: str) -> MomeProcessor | None:
     if not (whole / "processor_config.json").is_file():
         return None
     try:
-        return MomeProcessor.from_pretrained(whole)
+        return MomeProcessor.from_pretrained(whole, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise MomeError(f"the processor files of {whole} are missing or damaged: copy or download it again") from error

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mome.decoding import Transcriber
     from mome.media import Clip
     from mome.model import MomeConfig
-    from mome.model.config import Compatibility
+    from mome.model.fields import Compatibility
 
 BUNDLED_NAME = "mome-tiny"
 LARGEST_SNR = 100.0

@@ -34,7 +34,7 @@ from mome.rates import Rates
 if TYPE_CHECKING:
     from mome.decoding import Transcriber
     from mome.media import Clip
-    from mome.model.config import Compatibility
+    from mome.model.fields import Compatibility
     from mome.text.transcript import Transcript
 
 Format = Literal["text", "json", "srt", "vtt"]

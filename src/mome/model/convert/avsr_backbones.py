@@ -26,11 +26,12 @@ from mome.encoders import AVHubertConfig
 from mome.errors import MomeError, listed
 from mome.model.backbones import backbone_config
 from mome.model.bundled import bundled_part
-from mome.model.config import MomeConfig, Rounding
+from mome.model.config import MomeConfig
 from mome.model.convert.avhubert import HEAD_WIDTH, encoder_config
 from mome.model.convert.avsr_names import audio_type
 from mome.model.convert.fitting import count, dtype_name, same, told
 from mome.model.convert.folder import save_weights
+from mome.model.fields import Rounding
 from mome.model.folder import INSIDE, WEIGHTS
 
 # Names of a backbone's own files begin so, the checkpoint's part without it.

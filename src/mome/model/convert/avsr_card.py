@@ -8,9 +8,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from mome.model.config import BACKBONES, MomeConfig
+from mome.model.config import MomeConfig
 from mome.model.convert.account import Account, Unused
 from mome.model.convert.avsr_names import HEAD, PROMPTS, pretraining_only
+from mome.model.fields import BACKBONES
 from mome.model.folder import INSIDE
 
 LICENSE = (

@@ -1,0 +1,122 @@
+"""Options of decoding that a configuration, a recipe or a caller may give, each with its type and range.
+
+``generate`` of Transformers takes whatever reaches it: the name of a Python file to run, objects, half-typed numbers. A
+model folder is data from a stranger, so what it says about decoding is held against the list here.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+from transformers import GenerationConfig
+
+from mome.errors import MomeError
+
+LONGEST_TRANSCRIPT = 32_768
+"""Tokens that may be asked for at most."""
+
+_TOKEN = (0, 2**31 - 1)
+_WHOLE: dict[str, tuple[int, int]] = {
+    "max_new_tokens": (1, LONGEST_TRANSCRIPT),
+    "min_new_tokens": (0, LONGEST_TRANSCRIPT),
+    "num_beams": (1, 100),
+    "top_k": (0, 1_000_000),
+    "no_repeat_ngram_size": (0, 1000),
+    "bos_token_id": _TOKEN,
+    "pad_token_id": _TOKEN,
+    "eos_token_id": _TOKEN,
+}
+_REAL: dict[str, tuple[float, float]] = {
+    "temperature": (0.001, 1000.0),
+    "top_p": (0.001, 1.0),
+    "min_p": (0.0, 1.0),
+    "typical_p": (0.001, 1.0),
+    "repetition_penalty": (0.001, 1000.0),
+    "length_penalty": (-1000.0, 1000.0),
+    "max_time": (0.001, 86_400.0),
+}
+_FLAGS = ("do_sample", "use_cache", "renormalize_logits", "early_stopping")
+NAMES: tuple[str, ...] = (*_WHOLE, *_REAL, *_FLAGS)
+"""All options that can be given as plain values."""
+
+_NEVER = ("custom_generate", "trust_remote_code")
+_SETTINGS = "generation_config"
+
+
+def check_decoding(options: Mapping[str, Any], where: str = "generation") -> dict[str, Any]:
+    """The options that are given, those that are None left out.
+
+    Args:
+        options: plain values by name.
+        where: what a message calls them.
+
+    Raises:
+        MomeError: they are no mapping, an option is unknown, or its value is of another type or out of range.
+    """
+    if not isinstance(options, Mapping):
+        raise MomeError(f"{where} = {options!r:.80} is not possible: give options by name, such as num_beams: 4")
+    given = {name: value for name, value in options.items() if value is not None or name not in NAMES}
+    for name, value in given.items():
+        if name not in NAMES:
+            near = difflib.get_close_matches(str(name), NAMES, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(NAMES)}"
+            raise MomeError(f"{where}: the option '{name!s:.60}' is not one of decoding: {hint}")
+        _check_value(name, value, where)
+    least, most = given.get("min_new_tokens", 0), given.get("max_new_tokens", LONGEST_TRANSCRIPT)
+    if least > most:
+        raise MomeError(f"{where}: min_new_tokens = {least} is more than max_new_tokens = {most}: lower it")
+    return given
+
+
+def check_call(options: Mapping[str, Any]) -> None:
+    """Refuse what :meth:`Transcriber.transcribe` cannot decode with.
+
+    A call may also hand over a whole ``generation_config``, which is held against the same list.
+
+    Raises:
+        MomeError: as :func:`check_decoding`.
+    """
+    plain = dict(options)
+    settings = plain.pop(_SETTINGS, None)
+    check_decoding(plain)
+    if settings is None:
+        return
+    if not isinstance(settings, GenerationConfig):
+        raise MomeError(f"{_SETTINGS} = {settings!r:.80} is not possible: give a GenerationConfig of Transformers")
+    changed = settings.to_diff_dict()
+    check_decoding({name: changed[name] for name in changed if name != "transformers_version"}, _SETTINGS)
+
+
+def refuse_code(options: Mapping[str, Any]) -> None:
+    """Refuse options of ``generate`` that name Python code to run, and check the values of those listed here.
+
+    Objects that a program hands over, such as a streamer, are its own affair.
+
+    Raises:
+        MomeError: there is one, or a value is not possible.
+    """
+    for name in _NEVER:
+        if options.get(name):
+            raise MomeError(f"generation: the option '{name}' runs code from elsewhere and is refused: leave it out")
+    check_decoding({name: value for name, value in options.items() if name in NAMES})
+
+
+def _check_value(name: str, value: Any, where: str) -> None:
+    if name in _FLAGS:
+        if isinstance(value, bool) or (name == "early_stopping" and value == "never"):
+            return
+        wanted = "true, false" + ' or "never"' * (name == "early_stopping")
+    elif name in _WHOLE:
+        low, high = _WHOLE[name]
+        values = value if name == "eos_token_id" and isinstance(value, list) and value else [value]
+        if all(type(one) is int and low <= one <= high for one in values):
+            return
+        wanted = f"a whole number from {low} to {high}"
+    else:
+        least, most = _REAL[name]
+        if type(value) in (int, float) and least <= value <= most:
+            return
+        wanted = f"a number from {least:g} to {most:g}"
+    raise MomeError(f"{where}: {name} = {value!r:.60} is not possible: give {wanted}")
