@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from transformers import (
@@ -21,13 +22,16 @@ from transformers import (
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from mome.encoders import AVHubertModel
-from mome.encoders.audio import AUDIO_INPUTS
-from mome.errors import MomeError
+from mome.encoders.audio import AUDIO_INPUTS, new_audio_encoder
+from mome.errors import MomeError, listed
 from mome.model.bundled import bundled_part
 from mome.model.hub import TOKENIZER, Repository, could_be_id
 from mome.model.settings import blaming, check_settings
 
 EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")  # Transformers' names
+
+_PER_BYTE = 4  # weights that a byte may hold: quantised to two bits
+_UNTOLD = 10_000_000  # weights that a small model may have beyond those in its files
 
 Extractor = TypeVar("Extractor", bound=FeatureExtractionMixin)
 
@@ -128,39 +132,85 @@ def _locate(
 
 
 def load_backbone(
-    kind: str, reference: str, revision: str | None, dtype: torch.dtype | str, options: dict, **hub: Any
+    kind: str,
+    reference: str,
+    revision: str | None,
+    dtype: torch.dtype | str,
+    options: dict,
+    **hub: Any,
 ) -> PreTrainedModel:
     """Load one frozen backbone from a hub id or folder.
 
-    ``options`` are those of a language model; ``hub`` is as for :func:`mome.model.folder.checkpoint_folder`.
+    Args:
+        kind, reference, revision: as for :func:`backbone_config`.
+        dtype: of the weights.
+        options: of a language model's loading.
+        hub: as for :func:`mome.model.folder.checkpoint_folder`.
 
     Raises:
-        MomeError: it is missing or of another kind.
+        MomeError: it is missing, damaged or of another kind.
     """
     what = f"the {kind.replace('_', ' ')} {reference}"
     found = _locate(what, reference, revision, hub, _remedy(kind, reference))
     settings = found if isinstance(found, Path) else found.backbone_settings()
     config = _read_config(kind, settings, what)
     folder = found if isinstance(found, Path) else found.backbone()
+    _check_size(kind, config, folder, what)
     with blaming(what):
-        backbone = _load_folder(kind, config, folder, dtype, options)
+        backbone, report = _load_folder(kind, config, folder, dtype, options)
+    # Transformers would go on with random numbers in their place.
+    lacking = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
+    if lacking:
+        raise MomeError(f"{what} has not all of its weights: {listed(lacking, 3)} missing or of another size")
     if isinstance(found, Repository):
         backbone.name_or_path = backbone.config.name_or_path = reference  # the hub's name, not its cache's
     return backbone
 
 
+def _check_size(kind: str, config: PreTrainedConfig, folder: Path, what: str) -> None:
+    """Refuse a configuration of far more weights than the files hold, before memory is asked for.
+
+    Raises:
+        MomeError: it is so, or nothing can be built from it.
+    """
+    with blaming(what, "describes no model that can be built"), torch.device("meta"):
+        wanted = sum(weight.numel() for weight in _new(kind, copy.deepcopy(config)).parameters())
+    held = sum(file.stat().st_size for pattern in ("*.safetensors", "*.bin") for file in folder.glob(pattern))
+    if wanted > _PER_BYTE * held + _UNTOLD:
+        raise MomeError(
+            f"{what} has {held / 1e6:.1f} MB of weights, and its config.json describes {wanted / 1e6:.0f} million: "
+            "copy or download it again"
+        )
+
+
+def _new(kind: str, config: PreTrainedConfig) -> PreTrainedModel:
+    if kind == "language_model":
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    return AVHubertModel(cast(Any, config)) if kind == "video_encoder" else new_audio_encoder(config)
+
+
 def _load_folder(
     kind: str, config: PreTrainedConfig, folder: Path, dtype: torch.dtype | str, options: dict
-) -> PreTrainedModel:
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """The backbone, and what Transformers reports of its weights."""
+
+    def load(cls: Any, **more: Any) -> Any:
+        # What quantises a model renames its weights, so they are not compared.
+        told = {"output_loading_info": True} if "quantization_config" not in more else {}
+        loaded = cls.from_pretrained(folder, trust_remote_code=False, dtype=dtype, **told, **more)
+        return loaded if told else (loaded, {"missing_keys": (), "mismatched_keys": ()})
+
     if kind == "language_model":
-        return AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False, dtype=dtype, **options)
+        return load(AutoModelForCausalLM, **options)
     if kind == "video_encoder" or config.model_type == "avhubert":
-        return AVHubertModel.from_pretrained(folder, trust_remote_code=False, dtype=dtype)
+        return load(AVHubertModel)
     if config.model_type != "whisper":
-        return AutoModel.from_pretrained(folder, trust_remote_code=False, dtype=dtype)
+        return load(AutoModel)
     if config.architectures == ["WhisperEncoder"]:
-        return WhisperEncoder.from_pretrained(folder, trust_remote_code=False, dtype=dtype)
-    return WhisperModel.from_pretrained(folder, trust_remote_code=False, dtype=dtype).get_encoder()
+        return load(WhisperEncoder)
+    whole, report = load(WhisperModel)
+    own = {name: [key for key in keys if "encoder." in str(key)] for name, keys in report.items() if "keys" in name}
+    return whole.get_encoder(), own
 
 
 def _remedy(kind: str, reference: str) -> str | None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,14 +17,17 @@ from mome.adapters import adapter_modules, merged_group
 from mome.adapters.files import open_as_usual, save_tensors
 from mome.encoders import AVHubertModel
 from mome.encoders.audio import AudioEncoder
-from mome.errors import MomeError
+from mome.errors import MomeError, listed
 from mome.model.backbones import load_backbone
 from mome.model.config import MomeConfig
 from mome.model.fields import BACKBONES, Compatibility
 from mome.model.folder import INSIDE, WEIGHTS, checkpoint_folder, part_folder, read_config, read_weights
 from mome.model.hub import could_be_id, upload
+from mome.model.settings import blaming
 from mome.model.vocabulary import added_rows, vocabulary_weights
 from mome.rates import RateGrid
+
+Model = TypeVar("Model", bound="SavedModel")
 
 # What Transformers' Auto classes add to the keywords of whoever calls them.
 _FROM_AUTO = ("_from_auto", "_commit_hash", "adapter_kwargs")
@@ -174,6 +179,21 @@ class SavedModel(PreTrainedModel):
             changes[option] = None
         return changes
 
+    def check_backbone(self, kind: str, backbone: PreTrainedModel, source: object) -> None:
+        """Raise :class:`MomeError` where a loaded backbone is not of the sizes that this model was planned with."""
+        planned = _without_adapters(self._pretrained_parts()[kind])
+        found = backbone.state_dict()
+        grown = {key for key in found if "embed" in key or "head" in key} if self.config.added_tokens else set()
+        other = sorted(planned.keys() ^ found.keys()) or [
+            key
+            for key, value in found.items()
+            if value.shape[1:] != planned[key].shape[1:]
+            or (value.shape[:1] != planned[key].shape[:1] and key not in grown)
+        ]
+        if other:
+            what = kind.replace("_", " ")
+            raise MomeError(f"{source}/config.json describes another {what}: {listed(other, 3)} differ in size")
+
     def _refuse_local_backbones(self) -> None:
         """A reference to a folder of this machine would be of no use to others."""
         for kind in self._pretrained_parts():
@@ -238,6 +258,9 @@ class SavedModel(PreTrainedModel):
         if compat is not None:
             config.compat = compat
             config.check_options()
+        weights = read_weights(folder)
+        plan = _planned(cls, config, folder)
+        _check_fit(plan.trained_state_dict(), weights, folder)
         options = {"attn_implementation": attn_implementation, "quantization_config": quantization_config}
         parts = {}
         for kind in reversed(BACKBONES):  # the language model first: its dtype may be everyone's
@@ -249,11 +272,13 @@ class SavedModel(PreTrainedModel):
                 whole = dtype == torch.float32 and not (kind == "language_model" and quantization_config)
                 first = dtype if rounding is None or whole else _dtype(rounding)  # all are made `dtype` below
                 parts[kind] = load_backbone(kind, where, revision, first, chosen, **hub)
+                if quantization_config is None:
+                    plan.check_backbone(kind, parts[kind], folder)
                 if rounding is not None and whole:
                     _round(parts[kind], getattr(torch, rounding))
                 dtype = parts[kind].dtype if dtype == "auto" else dtype
         model = cls(config, **parts).to(dtype=dtype)  # type: ignore[call-arg]
-        model.load_trained(read_weights(folder), folder)
+        model.load_trained(weights, folder)
         return model.to(device=device).eval()
 
     def load_trained(self, state: dict[str, Tensor], source: object) -> None:
@@ -262,21 +287,32 @@ class SavedModel(PreTrainedModel):
         Raises:
             MomeError: keys are missing, unknown or of another shape; nothing is loaded then.
         """
-        expected = self.trained_state_dict()
-        problems = [f"missing {key}" for key in expected if key not in state]
-        problems += [f"unknown {key}" for key in state if key not in expected]
-        problems += [
-            f"{key} is {tuple(state[key].shape)} instead of {tuple(value.shape)}"
-            for key, value in expected.items()
-            if key in state and state[key].shape != value.shape
-        ]
-        if problems:
-            more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-            raise MomeError(f"the weights in {source} do not fit config.json: {'; '.join(problems[:3])}{more}")
+        _check_fit(self.trained_state_dict(), state, source)
         rows = added_rows(self.language_model, self.config.added_tokens)
         self.load_state_dict(state, strict=False)
         for name in rows.keys() & state.keys():
             rows[name].copy_(state[name])
+
+
+def _planned(kind: type[Model], config: MomeConfig, folder: Path) -> Model:
+    """The model without memory for its weights, which sizes from a damaged file would ask for in any amount."""
+    with blaming(folder / "config.json", "describes no model that can be built"), torch.device("meta"):
+        return kind(copy.deepcopy(config))
+
+
+def _check_fit(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], source: object) -> None:
+    problems = [f"missing {key}" for key in expected if key not in state]
+    problems += [f"unknown {key}" for key in state if key not in expected]
+    problems += [
+        f"{key} is {tuple(state[key].shape)} instead of {tuple(value.shape)}"
+        for key, value in expected.items()
+        if key in state and state[key].shape != value.shape
+    ]
+    if not problems:
+        problems = [f"{key} holds numbers that are not finite" for key in state if not torch.isfinite(state[key]).all()]
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise MomeError(f"the weights in {source} do not fit config.json: {'; '.join(problems[:3])}{more}")
 
 
 def _upload(folder: Path, repo: str, options: dict[str, Any]) -> str:

@@ -179,18 +179,15 @@ class MomeConfig(PreTrainedConfig):
 
     def _check_tokens(self) -> None:
         """Raise :class:`MomeError` where the prompts' token ids are not the language model's."""
-        if self.text_config is None:
+        size = getattr(self.text_config, "vocab_size", None)
+        if size is None:
             return
-        size = self.text_config.vocab_size + self.added_tokens
+        size += self.added_tokens
         used = {"start_ids": self.start_ids, **{f"{side}_markers": self.markers(side) for side in ("audio", "video")}}
         used |= {f"prompt_ids of {task}": ids for task, ids in (self.prompt_ids or {}).items()}
         for name, ids in used.items():
             if ids and max(ids) >= size:
                 raise MomeError(f"{name} holds token {max(ids)}, but the language model has {size} tokens: correct it")
-        if self.prompt_ids is not None:
-            for task in self.tasks:
-                if task not in self.prompt_ids:
-                    raise MomeError(f"prompt_ids has none of {task}: add them, or leave {task} out of tasks")
 
     @property
     def grid(self) -> RateGrid:
@@ -247,7 +244,13 @@ class MomeConfig(PreTrainedConfig):
         return list(getattr(self, f"{modality}_markers") or ())
 
     def text_ids(self, task: Task) -> list[int]:
-        """Token ids of the task's prompt."""
+        """Token ids of the task's prompt.
+
+        Raises:
+            MomeError: there are none.
+        """
+        if task not in (self.prompt_ids or {}):
+            raise MomeError(f"the model's config.json has no prompt_ids of {task}: add them, or choose another task")
         return list(self.prompt_ids[task])
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
