@@ -190,10 +190,10 @@ def test_unusable_noise(refused, clips, tiny_model):
 def test_a_clip_at_which_a_library_fails_does_not_lose_the_others(transcribe, clips, monkeypatch):
     batch, real = [clips / "talk.mkv", clips / "mute.mkv"], decode.probe
 
-    def fails(path: Path) -> decode.Media:
+    def fails(path: Path, *track: int | None) -> decode.Media:
         if path.name == "talk.mkv":
             raise OSError(5, "Input/output error")
-        return real(path)
+        return real(path, *track)
 
     monkeypatch.setattr("mome.media.clip.probe", fails)
     result = transcribe(*batch, "--rates", "-,5")
