@@ -103,13 +103,19 @@ class _Stream:
     """(number of the first packet, part)."""
 
 
-def survey(packets: Iterable[av.Packet]) -> dict[int, Clock]:
-    """The clocks of the streams that the packets belong to, by index."""
-    return _Survey().of(packets)
+def survey(packets: Iterable[av.Packet], joined: bool) -> dict[int, Clock]:
+    """The clocks of the streams that the packets belong to, by index.
+
+    Args:
+        packets: of all the streams, in the order of the file.
+        joined: whether files of this kind can be put behind one another, and have their streams side by side.
+    """
+    return _Survey(joined).of(packets)
 
 
 class _Survey:
-    def __init__(self) -> None:
+    def __init__(self, joined: bool) -> None:
+        self.joined = joined
         self.streams: dict[int, _Stream] = {}
         self.parts: list[_Part] = []
 
@@ -134,8 +140,12 @@ class _Survey:
         stream = self.streams[index]
         doubtful, stream.doubtful = stream.doubtful, None
         if not stream.parts:
-            self.parts = self.parts or [_Part(found.sent, found.sent, {})]
-            stream.parts.append((found.number, len(self.parts) - 1))
+            # A stream that only the second recording has may come before what shows that it is another.
+            late = self.joined and self.parts and self.parts[-1].now - found.sent > _INTERLEAVED
+            begins = not self.parts or late
+            stream.parts.append(
+                (found.number, self._part_of(found.sent, len(self.parts)) if begins else len(self.parts) - 1)
+            )
         elif self._jumps(found.sent, stream.sent, stream.parts[-1][1], back):
             if doubtful is None or self._jumps(found.sent, doubtful.sent, None, back):
                 if doubtful is not None:

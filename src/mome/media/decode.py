@@ -8,11 +8,12 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from stat import S_ISDIR
-from typing import Any
+from typing import Any, cast
 
 import av
 from av.container import InputContainer
 from av.error import FFmpegError
+from av.format import Flags
 
 from mome.errors import MomeError
 from mome.media.clock import BROKEN_CLOCK, survey
@@ -141,7 +142,8 @@ def probe(path: Path, audio_track: int | None = None) -> Media:
     with _opened(path) as container:
         declared = declared_whole(container, chosen) if chosen else None
         streams = [container.streams[track.index] for track in chosen]
-        clocks = survey(_demuxed(container, streams)) if chosen else {}
+        joined = bool(container.format.flags & cast(int, Flags.ts_discont.value))
+        clocks = survey(_demuxed(container, streams), joined) if chosen else {}
     audio, video = (track and replace(track, clock=clocks.get(track.index, track.clock)) for track in (audio, video))
     if audio is None or video is None or abs(video.start - audio.start) > BROKEN_CLOCK:
         declared = declared if audio is None or video is None else None  # a broken clock declares nonsense

@@ -14,8 +14,8 @@ from mome.media.limits import LONGEST_STILL, LONGEST_VIDEO
 # A timestamp may lie this far after a grid time and still count as shown at it: it absorbs the rounding of
 # containers with millisecond clocks, and stays below half the frame distance of 50 fps.
 _GRID_SLACK = 0.25 / FRAME_RATE
-# Packets may tell of so many seconds more than are shown.
-_PADDING = 0.5
+# Packets may tell of so many seconds more than are shown on the grid.
+_PADDING = 1 / FRAME_RATE
 
 
 def check_video(media: Media, longest: float | None = None) -> None:
