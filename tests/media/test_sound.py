@@ -23,7 +23,6 @@ def tone(hertz: float = 440, seconds: float = 1, rate: int = SAMPLE_RATE, level:
 @pytest.mark.parametrize(
     ("name", "codec", "layout"),
     [
-        ("a.m4a", "aac", "6.1"),
         ("a.mka", "libopus", "7.1"),
         ("a.wv", "wavpack", "7.1"),
         ("a.wv", "wavpack", "16 channels"),

@@ -148,3 +148,13 @@ def test_a_long_video_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
     monkeypatch.setattr("mome.media.frames.packets", None)
     with pytest.raises(MomeError, match=r"a\.mkv: its video lasts 3\.00 s, longer than the 2 s"):
         load_clip(path, longest_video=2.0)
+
+
+def test_a_stream_of_an_unknown_codec_does_not_hide_the_others(tmp_path):
+    path = write(tmp_path / "a.mkv", [np.zeros((96, 96), np.uint8)] * 25, wave=click(1, 0.5, SAMPLE_RATE))
+    content = path.read_bytes()
+    assert content.count(b"A_PCM/INT/LIT") == 1
+    path.write_bytes(content.replace(b"A_PCM/INT/LIT", b"A_ODD/INT/LIT"))
+    clip = load_clip(path)
+    assert len(clip.mouth) == 25
+    assert "no sound" in clip.warnings[0]

@@ -50,7 +50,7 @@ def sound_tracks(path: Path, container: InputContainer, wanted: int | None) -> l
     Raises:
         MomeError: there is no track of that number.
     """
-    streams = container.streams.audio
+    streams = _known(container.streams.audio)
     if wanted is None:
         rank = [(_default(stream), stream.codec_context.layout.nb_channels) for stream in streams]
         numbers = sorted(range(len(streams)), key=lambda number: rank[number], reverse=True)
@@ -70,7 +70,7 @@ def sound_tracks(path: Path, container: InputContainer, wanted: int | None) -> l
 
 def video_tracks(container: InputContainer) -> list[Track]:
     """The tracks of video without cover art, best first: by default mark, then by size."""
-    streams = [stream for stream in container.streams.video if not stream.disposition & _PICTURES]
+    streams = [stream for stream in _known(container.streams.video) if not stream.disposition & _PICTURES]
     order = sorted(streams, key=lambda stream: (_default(stream), stream.width * stream.height), reverse=True)
     return [
         _track(
@@ -95,6 +95,11 @@ def _track(
 ) -> Track:
     start = float((stream.start_time or 0) * stream.time_base) if stream.time_base else 0.0
     return Track(stream.index, Clock(), start, _declared(container, stream, start), excess, choice, aspect)
+
+
+def _known(streams: Any) -> list[Any]:
+    """Those of a codec that FFmpeg has."""
+    return [stream for stream in streams if stream.codec_context is not None]
 
 
 def _default(stream: Any) -> bool:
