@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mome.media import decode
-from tests.media.builders import write
+from tests.media.builders import remux, write
 
 KEYS = {"file", "task", "rates", "text", "segments", "tokens", "tflops", "seconds", "warnings"}
 
@@ -190,10 +190,10 @@ def test_unusable_noise(refused, clips, tiny_model):
 def test_a_clip_at_which_a_library_fails_does_not_lose_the_others(transcribe, clips, monkeypatch):
     batch, real = [clips / "talk.mkv", clips / "mute.mkv"], decode.probe
 
-    def fails(path: Path) -> decode.Media:
+    def fails(path: Path, *track: int | None) -> decode.Media:
         if path.name == "talk.mkv":
             raise OSError(5, "Input/output error")
-        return real(path)
+        return real(path, *track)
 
     monkeypatch.setattr("mome.media.clip.probe", fails)
     result = transcribe(*batch, "--rates", "-,5")
@@ -210,3 +210,12 @@ def test_a_long_clip_is_refused_by_its_length_unless_only_its_lips_are_read(refu
         line = refused("transcribe", path, "--model", tiny_model, *rates)
         assert line.startswith(f"mome: {path} lasts 11.00 s, longer than the 10 s ")
     assert transcribe(path, "--rates", "-,5").exit_code == 0
+
+
+def test_a_sound_track_is_chosen_by_its_number(transcribe, refused, document, clips, tiny_model, tmp_path):
+    path = remux(tmp_path / "two.mka", clips / "talk.wav", clips / "noise.wav", defaults=(1, 0))
+    (found,) = document(path, "--rates", "4,-")["results"]
+    assert any("2 sound tracks" in line for line in found["warnings"])
+    (other,) = document(path, "--rates", "4,-", "--audio-track", "1")["results"]
+    assert (found["tokens"]["audio"], other["tokens"]["audio"]) == (15, 37)
+    assert "numbered from 0" in refused("transcribe", path, "--audio-track", "2", "--model", tiny_model)

@@ -230,3 +230,22 @@ def test_the_tokenizers_end_ends_a_transcript(tiny_model):
     settings = GenerationConfig(eos_token_id=free[1], max_new_tokens=3)
     assert new_tokens(generation_config=settings) == min(free.index(free[1]) + 1, 3)
     assert new_tokens(generation_config=GenerationConfig(max_new_tokens=2)) == 2
+
+
+@pytest.mark.parametrize("rates", ["-,2", "4,-", "4,2"])
+def test_what_the_language_model_cannot_hold_is_refused_before_any_work(tiny_model, tmp_path, monkeypatch, rates):
+    transcriber = mome.load(tiny_model)
+    config = transcriber.model.config
+    prompt = len(config.start_ids) + len(config.text_ids(Rates.parse(rates).task))
+    one = clip(samples=24_000, frames=37, name="talk.mp4")  # 18 tokens of each
+    path = write(tmp_path / "talk.mkv", [np.zeros((96, 96), np.uint8)] * 37, wave=0.1 * np.ones(24_000, np.float32))
+    config.text_config.max_position_embeddings = prompt + 36 + SHORT["max_new_tokens"]
+    for source in (one, path):
+        assert transcriber.transcribe(source, rates, **SHORT).rates == Rates.parse(rates)
+    config.text_config.max_position_embeddings = prompt + 17 + SHORT["max_new_tokens"]
+    monkeypatch.setattr(transcriber.model, "encode", None)
+    with pytest.raises(MomeError, match=rf"talk\.mp4 makes \d+ tokens at rates {rates}, more than the {prompt + 17} "):
+        transcriber.transcribe(one, rates, **SHORT)
+    monkeypatch.setattr("mome.media.clip.upright_size", None)
+    with pytest.raises(MomeError, match=r"talk\.mkv.* lasts 1\.\d+ s, longer than the 1\.\d+ s that can be "):
+        transcriber.transcribe(path, rates, **SHORT)

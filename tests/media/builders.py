@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -35,13 +35,13 @@ def write(
     rotation: int = 0,
     aspect: Fraction | None = None,
     container: str | None = None,
+    clock: Fraction = Fraction(1, 90_000),
 ) -> Path:
     """Write grey or BGR frames shown at ``times`` (seconds) and a wave, (samples,) or (channels, samples)."""
-    clock = Fraction(1, 90_000)
     with av.open(str(path), "w", format=container) as out:
         video = audio = None
         if frames is not None:
-            video = out.add_stream(video_codec, rate=90_000)
+            video = out.add_stream(video_codec, rate=1 / clock)
             video.height, video.width = frames[0].shape[:2]
             video.pix_fmt = "yuv420p"
             video.time_base = video.codec_context.time_base = clock
@@ -68,4 +68,48 @@ def write(
                 sound.pts = start + round(wave_start * rate)
                 out.mux(audio.encode(sound))
             out.mux(audio.encode(None))
+    return path
+
+
+def encode(path: Path, wave: np.ndarray, rate: int, codec: str, layout: str) -> Path:
+    """Write (samples,) float32 into every channel of any layout, with any codec."""
+    channels = av.AudioLayout(layout).nb_channels
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream(codec, rate=rate, layout=layout)
+        for start in range(0, len(wave), 1024):
+            block = np.repeat(wave[start : start + 1024], channels)[None].astype(np.float32)
+            sound = av.AudioFrame.from_ndarray(block, "flt", layout)
+            sound.sample_rate, sound.pts, sound.time_base = rate, start, Fraction(1, rate)
+            out.mux(stream.encode(sound))
+        out.mux(stream.encode(None))
+    return path
+
+
+def remux(
+    path: Path,
+    *sources: Path,
+    keep: Callable[[float], bool] = lambda time: True,
+    defaults: Sequence[int] = (),
+) -> Path:
+    """Copy the streams of some files into one, as they are.
+
+    Args:
+        path: to write.
+        sources: to read.
+        keep: which packets to copy, by their time.
+        defaults: for every stream, in order, whether it is marked as default; all have the format's own mark otherwise.
+    """
+    with av.open(str(path), "w") as out:
+        packets: list[av.Packet] = []
+        for source in sources:
+            with av.open(str(source)) as container:
+                streams = {stream.index: out.add_stream_from_template(stream) for stream in container.streams}
+                for packet in container.demux():
+                    if packet.size and keep(float(packet.dts * packet.time_base)):
+                        packet.stream = streams[packet.stream_index]
+                        packets.append(packet)
+        for stream, mark in zip(out.streams, defaults, strict=False):
+            stream.disposition = av.stream.Disposition.default if mark else av.stream.Disposition(0)
+        for packet in sorted(packets, key=lambda one: one.dts * one.time_base):
+            out.mux(packet)
     return path

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mome.decoding.capacity import check_room, longest_seconds
 from mome.encoders import AVHubertModel
 from mome.encoders.audio import audio_tokens, audio_tokens_per_second
 from mome.errors import MomeError, listed
@@ -54,26 +55,45 @@ class Transcriber:
         rates = list(self.model.grid.rates())
         return next((one for one in rates if one.task == "avsr"), rates[0])
 
-    def load_clip(self, path: str | Path, rates: Sequence[Rates]) -> Clip:
+    def load_clip(
+        self, path: str | Path, rates: Sequence[Rates], *, audio_track: int | None = None, **generation: Any
+    ) -> Clip:
         """Read what the given rates need of a file.
 
+        Args:
+            path: the file.
+            rates: that it is to be transcribed at.
+            audio_track: which of several tracks of sound, counted from 0; the file's default one otherwise.
+            generation: options of the transcription that will follow.
+
         Raises:
-            MomeError: the file is unusable, or its sound longer than the audio encoder's window.
+            MomeError: the file is unusable, or longer than the audio encoder's window or the language model's room.
         """
+        sound, video = longest_seconds(self.model.config, rates, _new_tokens(self._options(generation)))
         return load_clip(
             path,
             audio=any(rate.audio is not None for rate in rates),
             video=any(rate.video is not None for rate in rates),
-            longest=self.processor.longest_audio,
+            longest=min((limit for limit in (sound, self.processor.longest_audio) if limit is not None), default=None),
+            longest_video=video,
+            audio_track=audio_track,
             detector=self.detector,
         )
 
-    def transcribe(self, clip: str | Path | Clip, rates: str | Rates | None = None, **generation: Any) -> Transcript:
+    def transcribe(
+        self,
+        clip: str | Path | Clip,
+        rates: str | Rates | None = None,
+        *,
+        audio_track: int | None = None,
+        **generation: Any,
+    ) -> Transcript:
         """Transcribe one clip at one pair of rates.
 
         Args:
             clip: a file, or a clip loaded before.
             rates: as ``"4,2"`` (AVSR), ``"4,-"`` (ASR), ``"-,2"`` (VSR); the finest of the model by default.
+            audio_track: of a file, as in :meth:`load_clip`.
             generation: options of decoding, such as ``num_beams`` (:data:`mome.model.generation.NAMES`), or a
                 ``generation_config`` of Transformers; the model's own by default.
 
@@ -85,7 +105,7 @@ class Transcriber:
         self.model.grid.check(wanted)
         began = time.perf_counter()
         if not isinstance(clip, Clip):
-            clip = self.load_clip(clip, [wanted])
+            clip = self.load_clip(clip, [wanted], audio_track=audio_track, **generation)
         return self.transcribe_rates(clip, [wanted], media_seconds=time.perf_counter() - began, **generation)[0]
 
     def transcribe_rates(
@@ -111,10 +131,13 @@ class Transcriber:
             return []
         check_call(generation)
         with _enough_memory(clips):
-            ours = {"max_new_tokens": DEFAULT_NEW_TOKENS, **self._ends()}
-            ours = {name: value for name, value in ours.items() if _option(generation, name) is None}
-            options = {**ours, **self.model.generation_options(**generation)}
-            return self._transcribe_batch(clips, rates, media_seconds, options)
+            return self._transcribe_batch(clips, rates, media_seconds, self._options(generation))
+
+    def _options(self, generation: dict[str, Any]) -> dict[str, Any]:
+        """What ``generate`` is called with."""
+        ours = {"max_new_tokens": DEFAULT_NEW_TOKENS, **self._ends()}
+        ours = {name: value for name, value in ours.items() if _option(generation, name) is None}
+        return {**ours, **self.model.generation_options(**generation)}
 
     def _transcribe_batch(
         self, clips: Sequence[Clip], rates: Sequence[Rates], media_seconds: float, generation: dict[str, Any]
@@ -122,7 +145,7 @@ class Transcriber:
         config = self.model.config
         sounds = [self._sound(clip, rates) for clip in clips]
         table = [
-            [_usable(clip, self.model.grid.check(rate), config, len(sound)) for rate in rates]
+            [_usable(clip, self.model.grid.check(rate), config, len(sound), _new_tokens(generation)) for rate in rates]
             for clip, sound in zip(clips, sounds, strict=True)
         ]
         began = time.perf_counter()
@@ -214,6 +237,11 @@ def _option(generation: dict[str, Any], name: str) -> Any:
     return generation.get(name, getattr(generation.get("generation_config"), name, None))
 
 
+def _new_tokens(generation: dict[str, Any]) -> int:
+    """How long a transcript may get."""
+    return _option(generation, "max_new_tokens") or DEFAULT_NEW_TOKENS
+
+
 def _ids(given: int | Sequence[int] | None) -> set[int]:
     """One token, several or none."""
     return set() if given is None else {given} if isinstance(given, int) else set(given)
@@ -235,17 +263,18 @@ def _frames(encoded: EncodedClips, clips: int) -> list[tuple[int, int]]:
     return list(zip(audio, video, strict=True))
 
 
-def _usable(clip: Clip, rates: Rates, config: MomeConfig, samples: int) -> Rates:
-    """The rates without the modality that the clip lacks, once the rest is known to be long enough.
+def _usable(clip: Clip, rates: Rates, config: MomeConfig, samples: int, new_tokens: int) -> Rates:
+    """The rates without the modality that the clip lacks, once the rest is known to be neither too short nor too long.
 
     Args:
         clip: the clip.
         rates: that were asked for.
         config: of the model.
         samples: of the clip's sound.
+        new_tokens: that a transcript may have.
 
     Raises:
-        MomeError: nothing is left, or nothing that the model was made for, or too little.
+        MomeError: nothing is left, or nothing that the model was made for, or too little or too much.
     """
     name = clip.path or "the clip"
     audio = rates.audio if clip.audio is not None else None
@@ -269,6 +298,8 @@ def _usable(clip: Clip, rates: Rates, config: MomeConfig, samples: int) -> Rates
     if usable not in config.grid:
         lack = "visible mouth" if video is None else "sound"
         raise MomeError(f"{name} has no {lack}, and this model was not made for {usable.task}: {config.grid}")
+    frames = {modality: tokens for modality, rate, tokens, _ in sides if rate is not None}
+    check_room(name, config, usable, frames.get("audio", 0), frames.get("video", 0), new_tokens)
     return usable
 
 

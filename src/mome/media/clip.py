@@ -11,24 +11,17 @@ import cv2
 import numpy as np
 
 from mome.errors import MomeError
-from mome.media.decode import (
-    FRAME_RATE,
-    SAMPLE_RATE,
-    Damage,
-    Media,
-    naming,
-    probe,
-    read_audio,
-    read_frames,
-)
+from mome.media.decode import FRAME_RATE, SAMPLE_RATE, Damage, Media, naming, probe
 from mome.media.face import DETECTION_SIZE, Face, FaceDetector, Speaker, choose, follow
+from mome.media.frames import check_video, read_frames
+from mome.media.limits import picture_excess
 from mome.media.mouth import MOUTH_SIZE, crop, fill_gaps, smooth
+from mome.media.sound import read_audio
+from mome.media.tracks import Track
 from mome.media.upright import upright, upright_size
 
 # Square videos up to this many pixels are taken for mouth crops made elsewhere.
 _LARGEST_CROP = 128
-# A file that gives less than this part of the duration it states is cut off.
-_COMPLETE = 0.9
 _SILENCE = 1e-4  # of full scale: -80 dB
 
 
@@ -53,6 +46,8 @@ def load_clip(
     audio: bool = True,
     video: bool = True,
     longest: float | None = None,
+    longest_video: float | None = None,
+    audio_track: int | None = None,
     detector: FaceDetector | None = None,
 ) -> Clip:
     """Read a video or audio file of any common kind.
@@ -64,53 +59,65 @@ def load_clip(
         path: the file.
         audio, video: which streams are wanted.
         longest: refuse sound of more than so many seconds, before the video is looked at.
+        longest_video: refuse video of more than so many seconds, before a face is looked for.
+        audio_track: which of several tracks of sound, counted from 0; the file's default one otherwise.
         detector: of faces; give the same one for several clips, so that it is loaded once.
 
     Raises:
-        MomeError: nothing wanted is there, the file cannot be read or is too long, or a face must be found
-            and there is no detector.
+        MomeError: nothing wanted is there, the file cannot be read, has no such track, is too long or beyond the
+            limits of :mod:`mome.media.limits`, or a face must be found and there is no detector.
     """
     path = Path(path)
     with naming(path):
-        return _load(path, audio, video, longest, detector or FaceDetector())
+        media = probe(path, audio_track)
+        return _load(media, audio, video, longest, longest_video, detector or FaceDetector())
 
 
-def _load(path: Path, audio: bool, video: bool, longest: float | None, detector: FaceDetector) -> Clip:
-    media = probe(path)
+def _load(
+    media: Media,
+    audio: bool,
+    video: bool,
+    longest: float | None,
+    longest_video: float | None,
+    detector: FaceDetector,
+) -> Clip:
+    path = media.path
     sound = mouth = None
     missing: list[str] = []
     warnings: list[str] = []
+    if video:
+        check_video(media, longest_video)
     if audio:
         damage = Damage()
         sound = read_audio(media, damage, longest)
         if sound is None:
             missing.append("no sound")
         else:
-            warnings += [_tolerated(path, "sound", damage)] if damage else []
-            if np.abs(sound).max(initial=0) < _SILENCE:
+            warnings += _notes(media.audio, damage, path, "sound")
+            if max(sound.max(), -sound.min()) < _SILENCE:
                 warnings.append(f"{path}: the sound is silent throughout, words can come from the lips alone")
     if video:
         damage = Damage()
-        mouth, notes = _read_mouth(media, damage, detector)
+        mouth, notes = _read_mouth(media, damage, longest_video, detector)
         if mouth is None:
             missing += notes
         else:
             warnings += [f"{path}: {note}" for note in notes]
-            if damage:
-                warnings.append(_tolerated(path, "video", damage))
+            warnings += _notes(media.video, damage, path, "video")
     if sound is None and mouth is None:
         raise MomeError(f"{path}: {' and '.join(missing)}, so {_what_is_left(media, audio, video)}")
     seconds = max(0.0 if sound is None else len(sound) / SAMPLE_RATE, 0.0 if mouth is None else len(mouth) / FRAME_RATE)
-    whole = (sound is not None or media.audio is None) and (mouth is not None or media.video is None)
-    if whole and media.reliable and media.declared is not None and seconds < _COMPLETE * media.declared:
-        raise MomeError(
-            f"{path} is cut off: it ends after {seconds:.1f} of {media.declared:.1f} s: copy or download it again, or "
-            "cut it properly with ffmpeg to use what is left"
-        )
     for lack in missing:
         rest = "lips" if sound is None else "sound"
         warnings.insert(0, f"{path}: {lack}, so only the {rest} can be used")
     return Clip(sound, mouth, seconds, path, tuple(warnings))
+
+
+def _notes(track: Track | None, damage: Damage, path: Path, what: str) -> list[str]:
+    """Warnings about a stream that was read: which it was, its hiccups and what was put right."""
+    notes = [f"{path} {track.choice}"] if track is not None and track.choice is not None else []
+    notes += [f"{path}: {repair}" for repair in damage.mended]
+    return notes + ([_tolerated(path, what, damage)] if damage else [])
 
 
 def _tolerated(path: Path, what: str, damage: Damage) -> str:
@@ -131,26 +138,43 @@ def _what_is_left(media: Media, audio: bool, video: bool) -> str:
     return "there is nothing to transcribe: give a file with speech, a speaking face or both"
 
 
-def _read_mouth(media: Media, damage: Damage, detector: FaceDetector) -> tuple[np.ndarray | None, list[str]]:
+def _read_mouth(
+    media: Media, damage: Damage, longest: float | None, detector: FaceDetector
+) -> tuple[np.ndarray | None, list[str]]:
     """(frames, 96, 96) uint8 and what the user should know about it, or None and what is missing."""
-    first = next(read_frames(media, Damage()), None)
+    first = next(read_frames(media, Damage(), longest), None)
     if first is None:
         return None, ["no video"]
-    size = upright_size(first, media.pixel_aspect)
+    size = upright_size(first, None if media.video is None else media.video.aspect)
+    excess = picture_excess(*size)
+    if excess is not None:
+        raise MomeError(f"{media.path}: {excess}")
     if size[0] == size[1] <= _LARGEST_CROP:
-        return np.stack([_as_crop(frame, size) for frame in read_frames(media, damage)]), []
-    found = list(_find_faces(media, size, damage, detector))
+        crops = bytearray()  # which grows in place
+        for picture in _pictures(read_frames(media, damage, longest), size, "gray"):
+            crops += _as_crop(picture)
+        return np.frombuffer(crops, np.uint8).reshape(-1, MOUTH_SIZE, MOUTH_SIZE), []
+    found = list(_find_faces(media, size, damage, longest, detector))
     speaker = choose(follow(found), len(found))
     if speaker is None:
         return None, ["no face found"]
     points = np.concatenate([smooth(fill_gaps(shot)) for shot in speaker.points(len(found))])
     mouth = np.empty((len(found), MOUTH_SIZE, MOUTH_SIZE), np.uint8)
-    for number, frame in enumerate(read_frames(media, Damage())):
-        mouth[number] = crop(upright(frame, size, "gray"), points[number])
-    return mouth, _notes(speaker, len(found), size[0])
+    for number, picture in enumerate(_pictures(read_frames(media, Damage(), longest), size, "gray")):
+        mouth[number] = crop(picture, points[number])
+    return mouth, _speaker_notes(speaker, len(found), size[0])
 
 
-def _notes(speaker: Speaker, frames: int, width: int) -> list[str]:
+def _pictures(frames: Iterator[av.VideoFrame], size: tuple[int, int], colours: str) -> Iterator[np.ndarray]:
+    """The frames upright; one that lasts is turned once, and the same array comes again."""
+    last, picture = None, None
+    for frame in frames:
+        if frame is not last or picture is None:
+            picture, last = upright(frame, size, colours), frame
+        yield picture
+
+
+def _speaker_notes(speaker: Speaker, frames: int, width: int) -> list[str]:
     """Warnings about a speaker in a clip of ``frames`` frames, ``width`` pixels wide."""
     notes = []
     if speaker.people > 1:
@@ -164,19 +188,22 @@ def _notes(speaker: Speaker, frames: int, width: int) -> list[str]:
     return notes
 
 
-def _find_faces(media: Media, size: tuple[int, int], damage: Damage, detector: FaceDetector) -> Iterator[list[Face]]:
+def _find_faces(
+    media: Media, size: tuple[int, int], damage: Damage, longest: float | None, detector: FaceDetector
+) -> Iterator[list[Face]]:
     """The faces of every frame, in pixels of ``size``; a frame that lasts is looked at once."""
     shrink = min(DETECTION_SIZE / max(size), 1.0)
     small = (max(round(size[0] * shrink), 1), max(round(size[1] * shrink), 1))
-    last: av.VideoFrame | None = None
+    last: np.ndarray | None = None
     faces: list[Face] = []
-    for frame in read_frames(media, damage):
-        if frame is not last:
-            faces, last = detector(upright(frame, small, "bgr24"), 1 / shrink), frame
+    for picture in _pictures(read_frames(media, damage, longest), small, "bgr24"):
+        if picture is not last:
+            faces, last = detector(picture, 1 / shrink), picture
         yield faces
 
 
-def _as_crop(frame: av.VideoFrame, size: tuple[int, int]) -> np.ndarray:
-    """A frame of a mouth crop made elsewhere as (96, 96) uint8, unchanged if it has that size."""
-    grey = upright(frame, size, "gray")
-    return grey if grey.shape == (MOUTH_SIZE, MOUTH_SIZE) else cv2.resize(grey, (MOUTH_SIZE, MOUTH_SIZE))
+def _as_crop(grey: np.ndarray) -> bytes:
+    """A picture of a mouth crop made elsewhere as (96, 96) uint8, unchanged if it has that size."""
+    if grey.shape != (MOUTH_SIZE, MOUTH_SIZE):
+        grey = cv2.resize(grey, (MOUTH_SIZE, MOUTH_SIZE))
+    return grey.tobytes()

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from mome.errors import MomeError
-from mome.media.decode import Damage, naming, probe, read_audio
+from mome.media.decode import Damage, naming, probe
+from mome.media.sound import read_audio
 
 # A stretch of noise counts as silent below this part of the whole recording's mean power (-20 dB).
 _AUDIBLE = 0.01
@@ -20,7 +21,8 @@ _LARGEST_SNR = 100.0
 def load_noise(path: str | Path) -> np.ndarray:
     """The sound of a file as (samples,) float32, 16 kHz mono.
 
-    Raises :class:`MomeError` naming the file if it cannot be read, has no sound or is silent throughout.
+    Raises :class:`MomeError` naming the file if it cannot be read, is beyond the limits of :mod:`mome.media.limits`,
+    has no sound or is silent throughout.
     """
     path = Path(path)
     with naming(path):

@@ -70,6 +70,14 @@ def transcribe(
             help="Write NAME.txt, NAME.srt or NAME.vtt there for each clip instead of printing.",
         ),
     ] = None,
+    audio_track: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Which sound track to hear of a file that has several: 0 is the first. Default: the file's own.",
+        ),
+    ] = None,
     noise: Noise = None,
     snr: Annotated[
         float | None,
@@ -105,7 +113,7 @@ def transcribe(
     if chosen_format in ("srt", "vtt") and output_dir is None and not alone:
         raise MomeError(f"{chosen_format} on stdout is for one clip at one rate: give --output-dir DIR for several")
 
-    batch = _Batch(model, wanted, noise, snr, beams, compat, dtype, seed)
+    batch = _Batch(model, wanted, audio_track, noise, snr, beams, compat, dtype, seed)
 
     def deliver(path: Path, transcripts: Sequence[Transcript]) -> None:
         if output_dir is not None:
@@ -127,6 +135,7 @@ class _Batch:
 
     model: str
     rates: list[Rates]
+    audio_track: int | None
     noise: Path | None
     snr: float | None
     beams: int | None
@@ -166,7 +175,7 @@ class _Batch:
         self, transcriber: Transcriber, path: Path, rates: list[Rates], change: Callable[[Clip], Clip]
     ) -> list[Transcript]:
         began = time.perf_counter()
-        clip = change(transcriber.load_clip(path, rates))
+        clip = change(transcriber.load_clip(path, rates, audio_track=self.audio_track))
         seconds = time.perf_counter() - began
         possible = list(dict.fromkeys(_possible(clip, rates))) or rates
         return transcriber.transcribe_rates(clip, possible, media_seconds=seconds, **beam_search(self.beams))

@@ -1,0 +1,54 @@
+"""How much speech the language model can hold beside its prompt and the transcript."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+
+from mome.errors import MomeError
+from mome.media import FRAME_RATE
+from mome.media.limits import LONGEST_SOUND
+from mome.model.config import MomeConfig
+from mome.model.connector import count_tokens
+from mome.model.cost import encoder_frames
+from mome.rates import Rates
+
+
+def room(config: MomeConfig, new_tokens: int) -> int | None:
+    """Tokens that can be fed so that ``new_tokens`` of a transcript can follow; None: there is no limit."""
+    positions = getattr(config.text_config, "max_position_embeddings", None)
+    return None if positions is None else positions - new_tokens
+
+
+def longest_seconds(config: MomeConfig, rates: Sequence[Rates], new_tokens: int) -> tuple[float | None, float | None]:
+    """Seconds of sound and of video that there is room for at each of the rates, each with nothing of the other.
+
+    None where there is room for whatever can be read of a file.
+    """
+    space = room(config, new_tokens)
+    if space is None:
+        return None, None
+    times = range(round(LONGEST_SOUND * FRAME_RATE) + 1)
+
+    def fed(time: int, rate: Rates, side: int) -> int:
+        frames = [0, 0]
+        frames[side] = encoder_frames(config, time / FRAME_RATE)[side]
+        return count_tokens(config, rate, *frames).total
+
+    longest: list[float | None] = []
+    for side, name in enumerate(("audio", "video")):
+        asked = [rate for rate in rates if getattr(rate, name) is not None]
+        fitting = [bisect_right(times, space, key=lambda time: fed(time, rate, side)) for rate in asked]
+        least = min(fitting, default=len(times))
+        longest.append(max(least - 1, 0) / FRAME_RATE if least < len(times) else None)
+    return longest[0], longest[1]
+
+
+def check_room(name: object, config: MomeConfig, rates: Rates, audio: int, video: int, new_tokens: int) -> None:
+    """Raise :class:`MomeError` if a clip of so many encoder tokens is too long for the language model."""
+    space, fed = room(config, new_tokens), count_tokens(config, rates, audio, video).total
+    if space is not None and fed > space:
+        raise MomeError(
+            f"{name} makes {fed} tokens at rates {rates}, more than the {space} that the language model can hold "
+            f"beside {new_tokens} of a transcript: cut it into shorter clips or choose coarser rates"
+        )

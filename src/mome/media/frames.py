@@ -1,0 +1,114 @@
+"""A file's pictures: one for each time of the 25 fps grid."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain
+
+import av
+
+from mome.errors import MomeError
+from mome.media.decode import FRAME_RATE, Damage, Media, packets
+from mome.media.limits import LONGEST_STILL, LONGEST_VIDEO
+
+# A timestamp may lie this far after a grid time and still count as shown at it: it absorbs the rounding of
+# containers with millisecond clocks, and stays below half the frame distance of 50 fps.
+_GRID_SLACK = 0.25 / FRAME_RATE
+# Packets may tell of so many seconds more than are shown on the grid.
+_PADDING = 1 / FRAME_RATE
+
+
+def check_video(media: Media, longest: float | None = None) -> None:
+    """Look at what the file says of its video, before anything is decoded.
+
+    Raises:
+        MomeError: its pictures are larger than can be read, it is cut off, stands still too long or lasts longer
+            than ``longest`` seconds.
+    """
+    if media.video is None:
+        return
+    if media.video.excess is not None:
+        raise MomeError(f"{media.path}: {media.video.excess}")
+    clock = media.video.clock
+    most = LONGEST_VIDEO if longest is None else min(longest, LONGEST_VIDEO)
+    if clock.seconds > most + _PADDING:
+        raise _too_long(media, clock.seconds, most)
+    if clock.still > LONGEST_STILL:
+        raise _too_still(media)
+    media.check_complete(media.video)
+
+
+def _too_long(media: Media, seconds: float, most: float) -> MomeError:
+    what = "that are read at most" if most == LONGEST_VIDEO else "that can be lip-read at once"
+    return MomeError(
+        f"{media.path}: its video lasts {seconds:.2f} s, longer than the {most:g} s {what}: cut it into shorter clips"
+    )
+
+
+def _too_still(media: Media) -> MomeError:
+    return MomeError(
+        f"{media.path}: its video stands still for more than the {LONGEST_STILL:g} s that missing frames may last: "
+        "use its sound alone"
+    )
+
+
+def _timed_frames(media: Media, damage: Damage) -> Iterator[tuple[float, float, av.VideoFrame]]:
+    """(time, duration, frame) with times in seconds that never run backwards."""
+    assert media.video is not None
+    time = duration = 0.0
+    first = True
+    for frame in chain.from_iterable(packets(media.path, media.video, damage)):
+        expected = time + duration
+        stamp = frame.pts if frame.pts is not None else frame.dts
+        known = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else 0.0
+        now = expected if stamp is None else float(stamp * frame.time_base)
+        if not first:
+            now = max(now, time)
+        if known > 0:
+            duration = min(known, 1.0)
+        elif not first and now > time:
+            duration = min(now - time, 1.0)
+        duration = duration or 1 / FRAME_RATE
+        time, first = now, False
+        yield time, duration, frame
+
+
+def read_frames(media: Media, damage: Damage, longest: float | None = None) -> Iterator[av.VideoFrame]:
+    """The frame shown at each time k / 25 s of the clip; the same object again while a frame lasts.
+
+    A constant 25 fps video gives each frame once. A video that starts late repeats its first frame. Raises
+    :class:`MomeError` where :func:`check_video` does, as soon as more turns up than the file told of.
+    """
+    if media.video is None:
+        return
+    check_video(media, longest)
+    most = LONGEST_VIDEO if longest is None else min(longest, LONGEST_VIDEO)
+    still, repeated, last = 0, 0, None
+    for count, frame in enumerate(_on_grid(media, damage), start=1):
+        repeated, last = (repeated + 1 if frame is last else 0), frame
+        still += repeated > FRAME_RATE
+        if count > round(most * FRAME_RATE):
+            raise _too_long(media, max(count / FRAME_RATE, media.video.clock.seconds), most)
+        if still > LONGEST_STILL * FRAME_RATE:
+            raise _too_still(media)
+        yield frame
+
+
+def _on_grid(media: Media, damage: Damage) -> Iterator[av.VideoFrame]:
+    shown: av.VideoFrame | None = None
+    count, shown_at, end = 0, media.video_origin, media.video_origin
+    for time, duration, frame in _timed_frames(media, damage):
+        while shown is not None and media.video_origin + count / FRAME_RATE + _GRID_SLACK < time:
+            yield shown
+            count += 1
+        if shown is None:
+            for _ in range(round((time - media.video_origin) * FRAME_RATE)):
+                yield frame
+                count += 1
+        shown, shown_at, end = frame, time, time + duration
+    # The last frame lasts as long as it says, and is shown at least at the grid time that it belongs to.
+    total = round((end - media.video_origin) * FRAME_RATE)
+    total = max(total, int((shown_at - media.video_origin + _GRID_SLACK) * FRAME_RATE) + 1)
+    while shown is not None and count < total:
+        yield shown
+        count += 1
