@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import os
 import resource
@@ -70,7 +71,7 @@ def run(call: Callable[[], None], log: Path) -> Outcome:
     elif code == 0:
         end = "right"
     else:
-        end = "refused" if any(line.startswith("mome") for line in output.splitlines()) else "silent"
+        end = "refused" if "mome" in output else "silent"
     return _outcome(end, began, usage, log)
 
 
@@ -89,7 +90,7 @@ def _child(call: Callable[[], None], log: Path) -> None:
         null = os.open(os.devnull, os.O_RDONLY)
         for target, source in ((0, null), (1, file), (2, file)):
             os.dup2(source, target)
-        faulthandler.enable(open(2, "w", closefd=False))
+        faulthandler.enable(2)
         resource.setrlimit(resource.RLIMIT_AS, (_ADDRESSES, _ADDRESSES))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         call()
@@ -100,10 +101,8 @@ def _child(call: Callable[[], None], log: Path) -> None:
         sys.excepthook(*sys.exc_info())
     finally:
         for stream in (sys.stdout, sys.stderr):
-            try:
+            with contextlib.suppress(OSError, ValueError):
                 stream.flush()
-            except (OSError, ValueError):
-                pass
         os._exit(code & 0xFF)
 
 

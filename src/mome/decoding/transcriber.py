@@ -333,11 +333,7 @@ def load(
     hub: dict[str, Any] = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
     folder = model_folder(name, revision, **hub)
     model = MomeForSpeechRecognition.from_pretrained(folder, **hub, **options)
-    try:
-        processor = MomeProcessor.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise MomeError(f"the processor files of {folder} are missing or damaged: copy or download it again") from error
-    processor.follow(model.config)
+    processor = MomeProcessor.from_folder(folder, model.config)
     if torch.cuda.is_available() and options.get("device_map") is None:
         model.to(device="cuda")  # type: ignore[call-arg]
     return Transcriber(model, processor, str(name or BUNDLED_NAME))

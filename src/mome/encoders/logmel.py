@@ -8,6 +8,8 @@ from transformers import WhisperFeatureExtractor
 from mome.encoders.whisper import AudioContext
 from mome.errors import MomeError
 
+LOG_MEL_RATE = 100  # frames a second
+
 
 def z_normalize(waveform: np.ndarray) -> np.ndarray:
     """``(samples,)`` float32 → the same with mean 0 and variance 1 over the utterance (eps 1e-8)."""

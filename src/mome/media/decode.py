@@ -24,11 +24,13 @@ SAMPLE_RATE = 16_000
 FRAME_RATE = 25
 
 # Kinds of file that only say where sound and pictures are: other files, or servers.
-_PLAYLISTS = ("concat", "dash", "hds", "hls", "imf", "lavfi", "rtp", "rtsp", "sap", "sdp", "vobsub", "webm_dash_manifest")
+_PLAYLISTS = frozenset(
+    ["concat", "dash", "hds", "hls", "imf", "lavfi", "rtp", "rtsp", "sap", "sdp", "vobsub", "webm_dash_manifest"]
+)
 _OPEN: dict[str, Any] = {
     "options": {
         "protocol_whitelist": "file",
-        "format_whitelist": ",".join(sorted(av.formats_available - set(_PLAYLISTS))),
+        "format_whitelist": ",".join(sorted(av.formats_available - _PLAYLISTS)),
     }
 }
 if int(av.__version__.split(".")[0]) < 19:

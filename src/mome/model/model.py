@@ -353,6 +353,7 @@ class MomeForSpeechRecognition(SavedModel):
         """
         if rates is None:
             raise ValueError("generate needs rates")
+        options = self.generation_options(**generation)
         if prepared is None:
             if encoded is None:
                 encoded = self.encode(
@@ -362,7 +363,6 @@ class MomeForSpeechRecognition(SavedModel):
             size = 0 if given is None else len(given.tokens)
             rates = [rates] * size if isinstance(rates, Rates) else rates
             prepared = self.prepare(encoded, rates)
-        options = self.generation_options(**generation)
         options |= {"inputs_embeds": prepared.embeddings, "attention_mask": prepared.mask.long()}
         language_model = cast(Any, self.language_model)
         if not self.config.adapter_groups:

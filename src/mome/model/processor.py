@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,13 +20,19 @@ from transformers import (
 
 from mome.encoders.audio import AUDIO_INPUTS, AudioInput, audio_features
 from mome.encoders.avhubert.pixels import mouth_pixels
+from mome.encoders.logmel import LOG_MEL_RATE
 from mome.encoders.whisper import AudioContext
 from mome.errors import MomeError
+from mome.media import MOUTH_SIZE, SAMPLE_RATE
 from mome.media.clip import Clip
 from mome.model.compat import official_audio_tokens, official_sound
 from mome.model.config import MomeConfig
 from mome.model.fields import Compatibility
 from mome.model.objective import IGNORED_LABEL
+from mome.model.settings import blaming
+
+IMAGE = ("image_size", "image_mean", "image_std")  # in the settings of the processor and of the video encoder
+_TRIAL = SAMPLE_RATE // 10  # samples
 
 
 class MomeProcessor(ProcessorMixin):
@@ -91,6 +98,46 @@ class MomeProcessor(ProcessorMixin):
         stacked = self.compat is not None and config.compression == "stack" and len(config.video_rates) == 1
         self.video_multiple = config.video_rates[0] if stacked else 1
         return self
+
+    @classmethod
+    def from_folder(cls, folder: Path, config: MomeConfig) -> MomeProcessor:
+        """The processor of a model folder, tried on a short clip: its files may say anything.
+
+        Raises:
+            MomeError: they are missing or damaged, or do not fit the model.
+        """
+        with blaming(f"the processor files of {folder}", "are missing or damaged"):
+            processor = cls.from_pretrained(folder, trust_remote_code=False).follow(config)
+            processor._check(config, folder)
+            if config.audio_config is not None:
+                processor.pad_audio([processor.audio(np.zeros(_TRIAL, np.float32))])
+            if config.video_config is not None:
+                mouth = np.zeros((processor.video_multiple, MOUTH_SIZE, MOUTH_SIZE), np.uint8)
+                processor.pad_video([processor.video(mouth)])
+            processor.decode_text(processor.labels([""]))
+        return processor
+
+    def _check(self, config: MomeConfig, folder: Path) -> None:
+        """Raise :class:`MomeError` where a setting is not what the model's encoders and tokenizer need."""
+        wanted: dict[str, tuple[Any, Any]] = {}
+        audio, video, extractor = config.audio_config, config.video_config, self.feature_extractor
+        if audio is not None:
+            wanted["audio_input"] = (self.audio_input, AUDIO_INPUTS[audio.model_type])
+            wanted["audio_context"] = (self.audio_context, config.audio_context)
+            wanted["sampling_rate"] = (getattr(extractor, "sampling_rate", SAMPLE_RATE), SAMPLE_RATE)
+        if audio is not None and audio.model_type == "whisper":
+            wanted["feature_extractor_type"] = (type(extractor).__name__, WhisperFeatureExtractor.__name__)
+            wanted["feature_size"] = (extractor.feature_size, audio.num_mel_bins)
+            wanted["hop_length"] = (extractor.hop_length, SAMPLE_RATE // LOG_MEL_RATE)
+            wanted["n_samples"] = (extractor.n_samples, audio.max_source_positions * 2 * extractor.hop_length)
+        if video is not None:
+            wanted |= {name: (getattr(self, name), getattr(video, name)) for name in IMAGE}
+        for name, (found, fitting) in wanted.items():
+            if found != fitting:
+                raise MomeError(f"{folder}: {name} of its processor is {found!r:.60}, its model needs {fitting!r:.60}")
+        tokens, size = self.tokenizer.eos_token_id, config.text_config.vocab_size + config.added_tokens
+        if tokens is None or tokens >= size:
+            raise MomeError(f"{folder}: its tokenizer has no end token among the language model's {size} tokens")
 
     def to_dict(self) -> dict[str, Any]:
         """What is written; later options only where they are used, so that files from before stay the same."""

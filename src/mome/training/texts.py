@@ -13,6 +13,7 @@ from mome.model import MomeConfig, MomeProcessor
 from mome.model.backbones import load_tokenizer
 from mome.model.bundled import bundled_part
 from mome.model.hub import TOKENIZER
+from mome.model.settings import blaming, check_settings
 
 if TYPE_CHECKING:
     from mome.training.recipe import ModelRecipe
@@ -74,7 +75,6 @@ def processor_around(name: str) -> MomeProcessor | None:
     whole = Path(bundled_part(name)).parent
     if not (whole / "processor_config.json").is_file():
         return None
-    try:
+    check_settings(whole)
+    with blaming(f"the processor files of {whole}", "are missing or damaged"):
         return MomeProcessor.from_pretrained(whole, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise MomeError(f"the processor files of {whole} are missing or damaged: copy or download it again") from error
