@@ -9,12 +9,19 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMultimodalLM, AutoProcessor
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMultimodalLM,
+    AutoProcessor,
+    WhisperFeatureExtractor,
+)
 
 import mome
 from mome import MomeConfig, MomeError, MomeForSpeechRecognition, MomeProcessor
 from mome.model import checkpoint, hub
 from mome.model.config import BACKBONES
+from mome.model.folder import read_config
 from mome.rates import Rates
 from tests.model.build import ADAPTERS, GRID, KINDS, make_config, make_model, raw_inputs, shared_model, transcripts
 
@@ -152,8 +159,11 @@ def test_what_the_hub_is_told_reaches_every_download(saved, tiny_model, monkeypa
         asked.append((kind, options))
         return backbone(kind, *arguments, **options)
 
-    for name in ("tokenizer.json", "tokenizer_config.json", "processor_config.json"):
-        shutil.copy(tiny_model / name, saved)
+    config = read_config(saved)
+    extractor = WhisperFeatureExtractor(
+        feature_size=config.audio_config.num_mel_bins, chunk_length=config.audio_config.max_source_positions // 50
+    )
+    MomeProcessor.for_config(config, mome.load(tiny_model).processor.tokenizer, extractor).save_pretrained(saved)
     monkeypatch.setattr(hub, "snapshot_download", download)
     monkeypatch.setattr(checkpoint, "load_backbone", load_backbone)
     load("someone/something", revision="v2", **told)

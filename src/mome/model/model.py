@@ -30,7 +30,7 @@ from mome.model.config import MomeConfig
 from mome.model.connector import build_connector, loss_weights
 from mome.model.decorrelation import decorrelation_loss
 from mome.model.fields import BACKBONES
-from mome.model.generation import refuse_code
+from mome.model.generation import check_decoding, refuse_code
 from mome.model.objective import IGNORED_LABEL, Objective, SpeechOutput
 from mome.model.sequence import LanguageInputs, assemble
 from mome.model.vocabulary import extend_vocabulary
@@ -375,4 +375,4 @@ def _forget_generation(language_model: PreTrainedModel) -> None:
     """Keep the special tokens of a language model's generation settings alone; a chat's sampling is not ours."""
     model = cast(Any, language_model)
     kept = {name: getattr(model.generation_config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    model.generation_config = GenerationConfig(**kept)
+    model.generation_config = GenerationConfig(**check_decoding(kept, "the language model's generation_config.json"))

@@ -67,7 +67,7 @@ def read_settings(file: Path) -> dict[str, Any]:
     try:
         if file.stat().st_size > _LARGEST:
             raise MomeError(f"{file} has more than {_LARGEST // 10**6} MB, which no settings have: get the right file")
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
     except OSError as error:
         raise MomeError(f"{file} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
@@ -77,6 +77,10 @@ def read_settings(file: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise MomeError(f"{file} is not a readable model configuration: it holds no settings by name")
     return values
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def check_settings(folder: Path) -> None:

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import os
+from math import inf
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 NOTICE_FILE = "NOTICE.md"
+_SIZES = (
+    *("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "resnet_width"),
+    *("conv_pos", "conv_pos_groups", "audio_feature_size", "image_size"),
+)
 
 
+@strict
 class AVHubertConfig(PreTrainedConfig):
     """Configuration of :class:`AVHubertModel`; the defaults are AV-HuBERT Large.
 
@@ -43,15 +50,30 @@ class AVHubertConfig(PreTrainedConfig):
     conv_pos_groups: int = 16
     audio_feature_size: int = 104
     image_size: int = 88
-    image_mean: float = 0.421
-    image_std: float = 0.165
-    layer_norm_eps: float = 1e-5
-    dropout: float = 0.1
-    attention_dropout: float = 0.1
-    input_dropout: float = 0.1
-    layerdrop: float = 0.05
-    initializer_range: float = 0.02
+    image_mean: float | int = 0.421
+    image_std: float | int = 0.165
+    layer_norm_eps: float | int = 1e-5
+    dropout: float | int = 0.1
+    attention_dropout: float | int = 0.1
+    input_dropout: float | int = 0.1
+    layerdrop: float | int = 0.05
+    initializer_range: float | int = 0.02
     notice: str | None = None
+
+    def validate_sizes(self) -> None:
+        """Raise ``ValueError`` where no encoder can have such a number; types are checked before."""
+        for name in _SIZES:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)} is not possible: give a whole number from 1 up")
+        for name in ("dropout", "attention_dropout", "input_dropout", "layerdrop"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)} is not possible: give a number from 0 to less than 1")
+        for name in ("image_std", "layer_norm_eps"):
+            if not 0 < getattr(self, name) < inf:
+                raise ValueError(f"{name} = {getattr(self, name)} is not possible: give a positive number")
+        for whole, part in (("hidden_size", "num_attention_heads"), ("hidden_size", "conv_pos_groups")):
+            if getattr(self, whole) % getattr(self, part):
+                raise ValueError(f"{whole} = {getattr(self, whole)} is no multiple of {part} = {getattr(self, part)}")
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:  # type: ignore[override]
         """Write ``config.json``, and the notice if there is one."""
