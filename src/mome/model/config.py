@@ -51,7 +51,7 @@ class MomeConfig(PreTrainedConfig):
         audio_config: the audio encoder's configuration, of type whisper, wavlm, hubert or avhubert; ``None`` for a
             model that reads video only.
         video_config: the AV-HuBERT encoder's configuration; ``None`` for a model that hears only.
-        text_config: the language model's configuration (any dense causal LM of Transformers).
+        text_config: the language model's configuration (of a type in ``LANGUAGE_MODELS``).
         audio_encoder, video_encoder, language_model: where the frozen weights are: a hub id, a local folder,
             or ``./NAME`` for a sub-folder of the checkpoint. ``None``: not used, or initialised at random.
         audio_encoder_revision, video_encoder_revision, language_model_revision: hub revisions.
