@@ -24,7 +24,7 @@ from mome.model.cost import inference_cost
 from mome.model.folder import model_folder
 from mome.model.model import EncodedClips
 from mome.model.sequence import LanguageInputs
-from mome.rates import Rates
+from mome.rates import RateGrid, Rates
 from mome.text.transcript import Seconds, Segment, Transcript
 
 DEFAULT_NEW_TOKENS = 256
@@ -111,6 +111,7 @@ class Transcriber:
             ours = {"max_new_tokens": DEFAULT_NEW_TOKENS, **self._ends()}
             ours = {name: value for name, value in ours.items() if _option(generation, name) is None}
             options = {**ours, **self.model.generation_options(**generation)}
+            _refuse_other_results(options)
             return self._transcribe_batch(clips, rates, media_seconds, options)
 
     def _transcribe_batch(
@@ -119,7 +120,7 @@ class Transcriber:
         config = self.model.config
         sounds = [self._sound(clip, rates) for clip in clips]
         table = [
-            [_usable(clip, self.model.grid.check(rate), config, len(sound)) for rate in rates]
+            [_usable(clip, self.model.grid.check(rate), config, self.model.grid, len(sound)) for rate in rates]
             for clip, sound in zip(clips, sounds, strict=True)
         ]
         began = time.perf_counter()
@@ -191,7 +192,9 @@ class Transcriber:
         for clip, rate, row, text, (tokens, speech_rate), (audio, video) in zip(
             clips, rates, ids.tolist(), texts, fed, frames, strict=True
         ):
-            new_tokens = next((i + 1 for i, token in enumerate(row) if token in end), len(row))
+            ended = next((i + 1 for i, token in enumerate(row) if token in end), None)
+            new_tokens = len(row) if ended is None else ended
+            line = f"the transcript is cut off at token {new_tokens}, before its end: raise max_new_tokens"
             cost = inference_cost(config, rate, audio, video, new_tokens, beams, tokens.total, speech_rate)
             yield Transcript(
                 file=str(clip.path or ""),
@@ -202,13 +205,21 @@ class Transcriber:
                 tokens=tokens,
                 tflops=cost.tflops,
                 seconds=times,
-                warnings=clip.warnings,
+                warnings=clip.warnings if ended else (*clip.warnings, line),
             )
 
 
 def _option(generation: dict[str, Any], name: str) -> Any:
     """An option of ``generate``, given by itself or in a ``generation_config``."""
     return generation.get(name, getattr(generation.get("generation_config"), name, None))
+
+
+def _refuse_other_results(generation: dict[str, Any]) -> None:
+    """Raise :class:`MomeError` where options ask ``generate`` for anything else than one transcript for each clip."""
+    for name, usual in (("num_return_sequences", 1), ("return_dict_in_generate", False)):
+        value = _option(generation, name)
+        if value not in (None, usual):
+            raise MomeError(f"{name} = {value!r} is not possible: a clip has one transcript; leave {name} out")
 
 
 def _ids(given: int | Sequence[int] | None) -> set[int]:
@@ -232,13 +243,14 @@ def _frames(encoded: EncodedClips, clips: int) -> list[tuple[int, int]]:
     return list(zip(audio, video, strict=True))
 
 
-def _usable(clip: Clip, rates: Rates, config: MomeConfig, samples: int) -> Rates:
+def _usable(clip: Clip, rates: Rates, config: MomeConfig, grid: RateGrid, samples: int) -> Rates:
     """The rates without the modality that the clip lacks, once the rest is known to be long enough.
 
     Args:
         clip: the clip.
         rates: that were asked for.
         config: of the model.
+        grid: of the model.
         samples: of the clip's sound.
 
     Raises:
@@ -263,9 +275,9 @@ def _usable(clip: Clip, rates: Rates, config: MomeConfig, samples: int) -> Rates
                 f"(it needs {rate / per_second:.2f} s): choose a lower rate"
             )
     usable = Rates(audio, video)
-    if usable not in config.grid:
+    if usable not in grid:
         lack = "visible mouth" if video is None else "sound"
-        raise MomeError(f"{name} has no {lack}, and this model was not made for {usable.task}: {config.grid}")
+        raise MomeError(f"{name} has no {lack}, and this model was not made for {usable.task}: {grid}")
     return usable
 
 

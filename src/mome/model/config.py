@@ -179,7 +179,7 @@ class MomeConfig(PreTrainedConfig):
 
     @property
     def grid(self) -> RateGrid:
-        """The rates that this model can be used at."""
+        """The rates that this configuration is for. Of a model ask its own ``grid``: merging leaves it fewer."""
         anything = (self.connector or {}).get("type") == "resampler"  # its queries are not made for certain rates
         grid = RateGrid(tuple(self.audio_rates), tuple(self.video_rates), tuple(self.tasks), anything)
         return grid if self.only is None else grid.only(self.only)
