@@ -48,9 +48,9 @@ def run(one: Run, args: argparse.Namespace) -> str:
         if not (folder / "config.json").exists():
             train(one.recipe, overrides, resume=True)
         transcriber = mome.load(folder)
-        config = transcriber.model.config
-        heard = any(task != "vsr" for task in config.grid.tasks)
-        conditions = make_conditions(config.grid.rates(), LEVELS if heard else (None,))
+        config, grid = transcriber.model.config, transcriber.model.grid
+        heard = any(task != "vsr" for task in grid.tasks)
+        conditions = make_conditions(grid.rates(), LEVELS if heard else (None,))
         results = evaluate(
             transcriber,
             read_manifest(args.manifest, args.split),

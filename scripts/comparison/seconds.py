@@ -32,7 +32,7 @@ CLIPS, REPEATS, EPOCHS = 10, 3, 1
 def transcribing(one: Run, args: argparse.Namespace) -> list[dict[str, Any]]:
     """Seconds for each second of speech, by rates: medians over the repeats and their range."""
     transcriber = mome.load(args.runs / one.name)
-    rates = list(transcriber.model.config.grid.rates())
+    rates = list(transcriber.model.grid.rates())
     store = ClipStore(args.runs / "clips", audio=True, video=True)
     clips = [store.get(row) for row in read_manifest(args.manifest, args.split)[:CLIPS]]
     speech = sum(clip.seconds for clip in clips)

@@ -194,10 +194,10 @@ def test_generate_greedy_and_beam(family, adapter) -> None:
 def test_deepcopy_and_pickle_run_their_own_weights(adapter) -> None:
     model, ids = tiny.model("llama", adapter), tiny.ids(1, 5)
     # A context that a repeated forward left behind must neither be copied nor be in the way.
-    layer = decoder_layers(model)[0]
-    layer.adapter_slot.context = AdapterContext(torch.ones(1, requires_grad=True) * 2)
+    layer, left = decoder_layers(model)[0], AdapterContext(torch.ones(1, requires_grad=True) * 2)
+    layer.adapter_slot.context = left
     expected = model(ids).logits
-    layer.adapter_slot.context = AdapterContext(torch.ones(1, requires_grad=True) * 2)
+    layer.adapter_slot.context = left
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert torch.equal(other(ids).logits, expected)
         own = decoder_layers(other)[0]

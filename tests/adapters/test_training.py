@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mome.adapters import AdapterContext, adapter_parameters, decoder_layers, load_balancing_loss
+from mome.errors import MomeError
 
 from . import tiny
 
@@ -130,11 +131,52 @@ def test_repeating_a_forward_keeps_the_first_statistics(adapter) -> None:
     before = dict(context.routing)
     loss.backward()
     assert all(context.routing[layer] is before[layer] for layer in before)
-    # The next forward lets go of what the repetition left in the slots.
     gone = weakref.ref(context)
     del context, before, loss
-    model(tiny.ids(1, 3), use_cache=False)
-    assert gone() is None
+    assert gone() is None, "the repetition leaves nothing in the slots"
+
+
+@pytest.mark.parametrize("adapter", ["attention", "ffn"])
+def test_reentrant_checkpointing_is_refused(adapter) -> None:
+    """It runs the first pass without gradients, so that of the load-balancing loss would be missing silently."""
+    model = tiny.model("llama", adapter).train()
+    model.activation_checkpointing_enable({"use_reentrant": True})
+    with pytest.raises(MomeError, match=r"reentrant .* \{\"use_reentrant\": False\}"):
+        loss_of(model, adapter)
+    with torch.no_grad():
+        loss_of(model, adapter)
+    loss_of(model.eval(), adapter).backward()
+    enable_checkpointing(model.train())
+    loss_of(model, adapter).backward()
+
+
+@pytest.mark.parametrize("adapter", ["attention", "ffn"])
+def test_reentrant_checkpointing_by_whole_calls_is_refused(adapter) -> None:
+    from torch.utils.checkpoint import checkpoint
+
+    model = tiny.model("llama", adapter).train()
+    model.enable_input_require_grads()
+    for layer in decoder_layers(model):
+        call = layer.__call__
+
+        class Checkpointed(type(layer)):
+            def __call__(self, x, call=call, **kwargs):
+                return checkpoint(lambda x: call(x, **kwargs), x, use_reentrant=True)
+
+        layer.__class__ = Checkpointed
+    loss = loss_of(model, adapter)
+    with pytest.raises(MomeError, match="reentrant"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("adapter", ["layer", "lora"])
+def test_what_reentrant_checkpointing_leaves_right_is_not_refused(adapter) -> None:
+    model = tiny.model("llama", adapter).train()
+    loss_of(model, adapter).backward()
+    plain = gradients(model)
+    model.activation_checkpointing_enable({"use_reentrant": True})
+    loss_of(model, adapter).backward()
+    assert_same(gradients(model), plain)
 
 
 @pytest.mark.parametrize("adapter", tiny.BANKS)

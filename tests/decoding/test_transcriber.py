@@ -47,7 +47,7 @@ def test_a_transcript(transcriber):
     document = out.to_json()
     assert json.loads(json.dumps(document)) == document
     assert set(document) == {"file", "task", "rates", "text", "segments", "tokens", "tflops", "seconds", "warnings"}
-    assert (document["file"], document["rates"], document["warnings"]) == ("talk.mp4", "4,5", ["beware"])
+    assert (document["file"], document["rates"], document["warnings"][0]) == ("talk.mp4", "4,5", "beware")
     assert document["tokens"]["total"] == 14 + 5 + prompt
     assert set(document["seconds"]) == {"media", "encode", "decode"}
     assert document["seconds"]["encode"] > 0 < document["seconds"]["decode"]
@@ -144,6 +144,43 @@ def test_a_missing_modality_is_left_out(transcriber, lacking, asked, got):
 def test_what_cannot_be_transcribed(transcriber, given, rates, message):
     with pytest.raises(MomeError, match=message):
         transcriber.transcribe(given, rates, **SHORT)
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_a_transcript_without_an_end_is_said_to_be_cut_off(tiny_model, beams):
+    transcriber, clips = mome.load(tiny_model), [clip(8000 + 3200 * n, 12 + 5 * n, n) for n in range(6)]
+    transcriber.model.config.generation = None
+    torch.manual_seed(0)
+    for value in (*transcriber.model.language_model.parameters(), *transcriber.model.connector.parameters()):
+        if value.dim() > 1:  # far enough from the start for transcripts to differ
+            torch.nn.init.normal_(value, std=2 * value.shape[-1] ** -0.5)
+
+    def written(end: int | None) -> list[list[int]]:
+        options = {"rates": Rates(4, 2), "eos_token_id": end, "pad_token_id": 0, "max_new_tokens": 6}
+        return transcriber.model.generate(**transcriber.processor(clips), **options, num_beams=beams).tolist()
+
+    free = written(None)
+    end = next(token for row in free for token in row if 0 < sum(token in other for other in free) < len(free))
+    ended = [end in row for row in written(end)]
+    assert {*ended} == {True, False}, "one is still being written when the limit is reached, another is not"
+    outs = transcriber.transcribe_batch(
+        clips, [Rates(4, 2)], eos_token_id=end, pad_token_id=0, max_new_tokens=6, num_beams=beams
+    )
+    line = "the transcript is cut off at token 6, before its end: raise max_new_tokens"
+    assert [out.warnings for (out,) in outs] == [() if whole else (line,) for whole in ended]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"num_return_sequences": 2, "num_beams": 2},
+        {"generation_config": GenerationConfig(num_return_sequences=2, num_beams=2)},
+        {"return_dict_in_generate": True},
+    ],
+)
+def test_other_results_than_one_transcript_are_refused(transcriber, options):
+    with pytest.raises(MomeError, match=r"^\w+ = (2|True) is not possible: a clip has one transcript; leave"):
+        transcriber.transcribe(clip(), "4,2", **options)
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory.\nTried"), MemoryError()])

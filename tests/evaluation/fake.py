@@ -21,7 +21,7 @@ class FakeTranscriber:
 
     def __init__(self, texts: dict[tuple[str, str], str | Exception], grid: RateGrid | None = None):
         self.texts = texts
-        self.model = SimpleNamespace(config=SimpleNamespace(grid=grid or RateGrid((4, 16), (2, 5))))
+        self.model = SimpleNamespace(grid=grid or RateGrid((4, 16), (2, 5)))
         self.calls: list[tuple[list[Clip], list[Rates], dict]] = []
 
     def load_clip(self, path, rates):

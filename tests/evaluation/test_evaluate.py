@@ -3,6 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from mome import MomeProcessor, Transcriber
+from mome.adapters import merge
 from mome.errors import MomeError
 from mome.evaluation.evaluate import evaluate
 from mome.evaluation.result import Condition, Failure, make_conditions
@@ -10,7 +12,9 @@ from mome.media.noise import snr_db
 from mome.rates import Rates
 from mome.text.wer import WordErrors, bootstrap_interval
 from tests.evaluation.fake import FakeMedia, FakeTranscriber, make_rows, sound
+from tests.model.build import make_model
 from tests.text.test_wer import distance
+from tests.tiny import tiny_tokenizer
 
 AV, ASR, VSR = Rates(4, 2), Rates(4, None), Rates(None, 2)
 NOISE = np.random.default_rng(9).standard_normal(100_000).astype(np.float32)
@@ -199,4 +203,13 @@ def test_impossible_requests_fail_at_once(media):
         evaluate(FakeTranscriber({}), ROWS, [Condition(Rates(3, 2))])
     with pytest.raises(MomeError, match="0 dB needs a recording of noise"):
         evaluate(FakeTranscriber({}), ROWS, [Condition(AV, 0.0)])
+    assert files.loaded == []
+
+
+def test_rates_that_merging_took_away_fail_at_once(media):
+    files, model = media(), make_model("llama", {"type": "lora", "bottleneck": 2, "specific": "tasks"})
+    merge(model.language_model, group=0)
+    transcriber = Transcriber(model, MomeProcessor.for_config(model.config, tiny_tokenizer()))
+    with pytest.raises(MomeError, match=r"rates \(4,-\) .* avsr only"):
+        evaluate(transcriber, ROWS, [Condition(ASR)])
     assert files.loaded == []

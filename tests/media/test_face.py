@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import av
@@ -222,6 +224,66 @@ def test_one_detector_asks_the_network_once(network, monkeypatch, tmp_path):
     monkeypatch.setenv(DETECTOR_VARIABLE, str(tmp_path / "none.onnx"))
     with pytest.raises(MomeError, match=r"none\.onnx"):
         detector(PICTURE)
+
+
+def in_threads(work, threads=4):
+    with ThreadPoolExecutor(threads) as pool:
+        return [future.result() for future in [pool.submit(work) for _ in range(threads)]]
+
+
+def test_each_thread_has_a_network_of_its_own(tmp_path, monkeypatch):
+    """OpenCV's looks at the picture of another thread, or fails from then on."""
+    made = []
+
+    class Network:
+        def __init__(self):
+            self.owner, self.size = threading.get_ident(), None
+            made.append(self)
+
+        def setInputSize(self, size):
+            assert threading.get_ident() == self.owner
+            self.size = size
+
+        def detect(self, picture):
+            assert (threading.get_ident(), self.size) == (self.owner, picture.shape[1::-1])
+            return 1, None
+
+    path = tmp_path / "net.onnx"
+    path.touch()
+    monkeypatch.setenv(DETECTOR_VARIABLE, str(path))
+    monkeypatch.setattr("mome.media.face.cv2.FaceDetectorYN.create", lambda *_: Network())
+    level, detector, together = cv2.utils.logging.getLogLevel(), FaceDetector(), threading.Barrier(4)
+
+    def work():
+        together.wait()
+        return [detector(picture) for picture in (PICTURE, PICTURE[:20], PICTURE) for _ in range(20)]
+
+    assert in_threads(work) == [[[]] * 60] * 4
+    assert len(made) == 4
+    assert cv2.utils.logging.getLogLevel() == level
+
+
+def test_threads_ask_the_network_once(network):
+    detector = FaceDetector()
+
+    def work():
+        with pytest.raises(MomeError, match="no face detector"):
+            detector(PICTURE)
+
+    in_threads(work)
+    assert len(network) == 1
+
+
+@pytest.mark.skipif(not DETECTOR.is_file(), reason="no detector in ../shared")
+def test_threads_see_what_one_sees(monkeypatch):
+    monkeypatch.setenv(DETECTOR_VARIABLE, str(DETECTOR))
+    detector, random = FaceDetector(), np.random.default_rng(0)
+    pictures = [random.integers(0, 255, (size, 2 * size, 3), np.uint8) for size in (90, 160, 90)]
+    monkeypatch.setattr("mome.media.face._SCORE", 0.01)  # noise has faces then
+    alone = [[face.box.tolist() for face in detector(picture)] for picture in pictures]
+    assert any(alone)
+    seen = in_threads(lambda: [[[f.box.tolist() for f in detector(p)] for p in pictures] for _ in range(5)])
+    assert seen == [[alone] * 5] * 4
 
 
 def test_what_shows_no_whole_face_needs_no_detector(network, tmp_path):

@@ -1,6 +1,6 @@
 """Adapters for frozen language models: MoME expert banks and LoRA, attached to any Hugging Face decoder."""
 
-from mome.adapters.attach import attach, attach_lora, decoder_layers
+from mome.adapters.attach import attach, attach_lora
 from mome.adapters.config import (
     PLACEMENTS,
     AdapterConfig,
@@ -22,6 +22,7 @@ from mome.adapters.inventory import (
     load_adapter_state_dict,
     set_top_k,
 )
+from mome.adapters.layers import decoder_layers
 from mome.adapters.lora import ScaleLora, SpecificLora
 from mome.adapters.merge import merge, merged_group
 from mome.routing import RouterStatistics, router_statistics

@@ -12,7 +12,9 @@ from mome.adapters import hooks
 from mome.adapters.config import AdapterConfig, LoraAdapterConfig, MomeAdapterConfig
 from mome.adapters.context import AdapterSlot
 from mome.adapters.experts import ExpertBank
+from mome.adapters.generation import enter_decoder
 from mome.adapters.inventory import adapter_modules, adapter_parameters
+from mome.adapters.layers import check_context_arrives, decoder_layers
 from mome.adapters.lora import ScaleLora
 from mome.errors import MomeError
 
@@ -37,7 +39,8 @@ def attach(model: Model, config: AdapterConfig) -> Model:
     part; without it everything else works. ``generate`` does not take it: see
     :func:`mome.adapters.use_context`.
     Gradient checkpointing must be the non-reentrant kind, the default of Transformers 5: the reentrant one
-    runs the forward pass without gradients, and the load-balancing loss would have none.
+    runs the forward pass without gradients, and the load-balancing loss would have none; experts refuse it.
+    Threads may share the model, each pass with its own context.
 
     Args:
         model: a causal language model whose ``get_decoder()`` has ``layers``, such as Llama, Mistral, Qwen
@@ -48,35 +51,30 @@ def attach(model: Model, config: AdapterConfig) -> Model:
         ``model`` itself.
 
     Raises:
-        MomeError: the model has no decoder layers or lacks a module that the configuration names, or an
-            adapter of this kind is attached already. The model is unchanged then.
+        MomeError: the model has no decoder layers, lacks a module that the configuration names or does not hand
+            the adapters' context on to it, or an adapter of this kind is attached already. The model is unchanged
+            then.
     """
     layers = decoder_layers(model)
     kind: type[nn.Module] = ExpertBank if isinstance(config, MomeAdapterConfig) else ScaleLora
     if any(isinstance(module, kind) for _, module in adapter_modules(model)):
         name = "mome" if kind is ExpertBank else "lora"
         raise MomeError(f"a {name} adapter is attached to this model already: load the model anew to attach another")
+    first = not hasattr(layers[0], "adapter_slot")
     if isinstance(config, MomeAdapterConfig):
+        check_context_arrives(model, _width(layers[0]), below=config.placement != "layer")
         _attach_banks(layers, config)
     else:
+        if config.specific:
+            check_context_arrives(model, _width(layers[0]), below=True)
         attach_lora(layers, config)
+    if first:  # one hook, whatever is attached later
+        handle = model.get_decoder().register_forward_pre_hook(enter_decoder, with_kwargs=True)  # type: ignore[operator]
+        _connect(layers[0], 0).hooks.append(handle)
     model.requires_grad_(False)
     for _, parameter in adapter_parameters(model):
         parameter.requires_grad_(True)
     return model
-
-
-def decoder_layers(model: nn.Module) -> nn.ModuleList:
-    """The decoder layers of a causal language model; raises :class:`MomeError` where there are none."""
-    get_decoder = getattr(model, "get_decoder", None)
-    decoder = get_decoder() if callable(get_decoder) else None
-    layers = getattr(decoder, "layers", None)
-    if not isinstance(layers, nn.ModuleList) or not layers:
-        raise MomeError(
-            f"adapters cannot be attached to {type(model).__name__}: it has no get_decoder().layers; "
-            "give a causal language model such as Llama, Mistral, Qwen or Gemma"
-        )
-    return layers
 
 
 def _attach_banks(layers: nn.ModuleList, config: MomeAdapterConfig) -> None:
@@ -96,6 +94,8 @@ def _attach_banks(layers: nn.ModuleList, config: MomeAdapterConfig) -> None:
             target.register_forward_hook(hooks.add_attention_bank, with_kwargs=True, prepend=True)
         else:
             target.register_forward_hook(hooks.add_ffn_bank, with_kwargs=True, prepend=True)
+        if config.placement != "layer":
+            layer.register_forward_pre_hook(hooks.refuse_reentrant)
 
 
 def attach_lora(layers: Iterable[nn.Module], config: LoraAdapterConfig) -> None:
@@ -141,18 +141,23 @@ def _submodule(layer: nn.Module, name: str, hint: str = "") -> nn.Module:
 
 
 def _linears(layer: nn.Module, targets: tuple[str, ...]) -> list[nn.Linear]:
-    linears = {
-        name.rpartition(".")[2]: module
-        for name, module in layer.named_modules()
-        if isinstance(module, nn.Linear) and ".lora." not in name
-    }
+    linears: dict[str, list[nn.Linear]] = {}
+    for name, module in layer.named_modules():
+        if isinstance(module, nn.Linear) and ".lora." not in name:
+            linears.setdefault(name.rpartition(".")[2], []).append(module)
     missing = [name for name in targets if name not in linears]
     if missing:
         raise MomeError(
             f"the decoder layer {type(layer).__name__} has no linear layer {', '.join(missing)}: "
             f"its own are {', '.join(linears)}"
         )
-    return [linears[name] for name in targets]
+    several = [name for name in targets if len(linears[name]) > 1]
+    if several:
+        raise MomeError(
+            f"the decoder layer {type(layer).__name__} has {len(linears[several[0]])} linear layers {several[0]}: "
+            "targets must name one each"
+        )
+    return [linears[name][0] for name in targets]
 
 
 def _width(layer: nn.Module) -> int:

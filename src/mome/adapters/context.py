@@ -7,6 +7,8 @@ global state may already belong to another forward pass.
 
 from __future__ import annotations
 
+import threading
+import weakref
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -19,6 +21,10 @@ from mome.errors import MomeError
 from mome.routing import RouterStatistics
 
 CONTEXT_KEY = "adapter_context"
+NOT_REENTRANT = (
+    "reentrant gradient checkpointing leaves the routers' load-balancing loss without a gradient: enable it with "
+    '{"use_reentrant": False}'
+)
 
 
 @dataclass
@@ -58,9 +64,14 @@ class AdapterContext:
 
         The first pass's entry is the one that the loss was computed from; keeping the repeated one instead
         would hold all recomputed activations in memory until the end of the backward pass.
+
+        Raises:
+            MomeError: the first pass ran without gradients, so the load-balancing loss has none.
         """
         if not _in_backward():
             self.routing[layer_index] = statistics
+        elif statistics.balance_loss.requires_grad and not self.routing[layer_index].balance_loss.requires_grad:
+            raise MomeError(NOT_REENTRANT)
 
 
 def load_balancing_loss(context: AdapterContext) -> Tensor:
@@ -81,17 +92,29 @@ class AdapterSlot:
     """Where the hooks of one decoder layer leave the context of the forward pass running in it.
 
     The layer, its self-attention and its adapters share one slot; copying a model copies the sharing along.
+    Each thread has a place of its own in it: a pass, or the repetition of a part of it by the engine that computes
+    gradients, runs in one thread from the layer's first hook to its last.
 
     Attributes:
         layer_index: position of the decoder layer.
-        context: the running forward pass's context; None outside one and when none was given.
-        hooks: the layer's hooks that fill and empty this slot.
+        hooks: the hooks that fill and empty this slot.
     """
 
     def __init__(self, layer_index: int) -> None:
         self.layer_index = layer_index
-        self.context: AdapterContext | None = None
         self.hooks: list[RemovableHandle] = []
+        self._running = threading.local()
+
+    @property
+    def context(self) -> AdapterContext | None:
+        """The context of the pass that this thread runs; None outside one and when none was given."""
+        found = getattr(self._running, "context", None)
+        return None if found is None else found()
+
+    @context.setter
+    def context(self, context: AdapterContext | None) -> None:
+        # Weakly: the threads in which gradients are computed live on, and what a repetition leaves must not.
+        self._running.context = None if context is None else weakref.ref(context)
 
     def disconnect(self) -> None:
         """Remove the hooks."""
@@ -100,7 +123,11 @@ class AdapterSlot:
 
     def __getstate__(self) -> dict[str, Any]:
         # A context holds tensors with history, which can be neither copied nor pickled.
-        return {**self.__dict__, "context": None}
+        return {name: value for name, value in self.__dict__.items() if name != "_running"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._running = threading.local()
 
 
 def _in_backward() -> bool:

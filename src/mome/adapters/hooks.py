@@ -17,9 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mome.adapters.context import CONTEXT_KEY, AdapterContext, AdapterSlot
+from mome.adapters.context import CONTEXT_KEY, NOT_REENTRANT, AdapterContext, AdapterSlot
 from mome.adapters.experts import ExpertBank
+from mome.adapters.layers import hidden_states
 from mome.adapters.lora import ScaleLora
+from mome.errors import MomeError
 
 
 def enter_layer(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -32,20 +34,25 @@ def leave_layer(layer: nn.Module, args: tuple[Any, ...], output: Any) -> None:
     _slot(layer).context = None
 
 
+def refuse_reentrant(layer: nn.Module, args: tuple[Any, ...]) -> None:
+    """Pre-hook of a decoder layer with a bank inside: its first pass must not run without gradients."""
+    checkpointing = getattr(layer, "gradient_checkpointing", False) and layer.training and torch.is_grad_enabled()
+    if checkpointing and getattr(layer._gradient_checkpointing_func, "keywords", {}).get("use_reentrant"):
+        raise MomeError(NOT_REENTRANT)
+
+
 def enter_attention(
     attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Pre-hook of a self-attention: take the context from its arguments; attention kernels do not know it."""
-    if CONTEXT_KEY not in kwargs:
-        return None
     kwargs = dict(kwargs)
-    _slot(attention).context = kwargs.pop(CONTEXT_KEY)
+    _slot(attention).context = kwargs.pop(CONTEXT_KEY, None)
     return args, kwargs
 
 
 def add_layer_bank(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
     """Hook of a decoder layer: add the experts' output for the layer's input."""
-    x, context = _hidden_states(args, kwargs), _slot(layer).context
+    x, context = hidden_states(args, kwargs), kwargs.get(CONTEXT_KEY)
     if getattr(layer, "gradient_checkpointing", False) and layer.training and torch.is_grad_enabled():
         # This hook runs outside the layer's own checkpoint, so the bank's activations need one of theirs.
         added = checkpoint(_layer_bank, layer, x, context, use_reentrant=False, preserve_rng_state=False)
@@ -56,12 +63,12 @@ def add_layer_bank(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, An
 
 def add_attention_bank(attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
     """Hook of a self-attention: add the experts' output for its input, which is normalised already."""
-    return _add(output, _bank(attention)(_hidden_states(args, kwargs)))
+    return _add(output, _bank(attention)(hidden_states(args, kwargs)))
 
 
 def add_ffn_bank(ffn: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
     """Hook of a feed-forward part: add the experts' output for its input, which is normalised already."""
-    return _add(output, _bank(ffn)(_hidden_states(args, kwargs, "x")))
+    return _add(output, _bank(ffn)(hidden_states(args, kwargs, "x")))
 
 
 def add_lora(linear: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
@@ -73,11 +80,12 @@ def add_lora(linear: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor
 
 def _layer_bank(layer: nn.Module, x: Tensor, context: AdapterContext | None) -> Tensor:
     bank = _bank(layer)
+    _slot(layer).context = context
     if bank.config.normalize_input:
         norm = layer.input_layernorm
         assert isinstance(norm, nn.Module)
         x = norm(x)
-    return bank(x, context)
+    return bank(x)
 
 
 def _bank(module: nn.Module) -> ExpertBank:
@@ -90,13 +98,6 @@ def _slot(module: nn.Module) -> AdapterSlot:
     slot = module.adapter_slot
     assert isinstance(slot, AdapterSlot)
     return slot
-
-
-def _hidden_states(args: tuple[Any, ...], kwargs: dict[str, Any], *names: str) -> Tensor:
-    """The module's input, whether it was passed by position or by name."""
-    if args:
-        return args[0]
-    return next(kwargs[name] for name in ("hidden_states", *names) if name in kwargs)
 
 
 def _add(output: Any, added: Tensor) -> Any:

@@ -26,7 +26,7 @@ from mome.model.folder import model_folder
 from mome.model.generation import check_call
 from mome.model.model import EncodedClips
 from mome.model.sequence import LanguageInputs
-from mome.rates import Rates
+from mome.rates import RateGrid, Rates
 from mome.text.transcript import Seconds, Segment, Transcript
 
 DEFAULT_NEW_TOKENS = 256
@@ -145,7 +145,10 @@ class Transcriber:
         config = self.model.config
         sounds = [self._sound(clip, rates) for clip in clips]
         table = [
-            [_usable(clip, self.model.grid.check(rate), config, len(sound), _new_tokens(generation)) for rate in rates]
+            [
+                _usable(clip, self.model.grid.check(rate), config, self.model.grid, len(sound), _new_tokens(generation))
+                for rate in rates
+            ]
             for clip, sound in zip(clips, sounds, strict=True)
         ]
         began = time.perf_counter()
@@ -217,7 +220,9 @@ class Transcriber:
         for clip, rate, row, text, (tokens, speech_rate), (audio, video) in zip(
             clips, rates, ids.tolist(), texts, fed, frames, strict=True
         ):
-            new_tokens = next((i + 1 for i, token in enumerate(row) if token in end), len(row))
+            ended = next((i + 1 for i, token in enumerate(row) if token in end), None)
+            new_tokens = len(row) if ended is None else ended
+            line = f"the transcript is cut off at token {new_tokens}, before its end: raise max_new_tokens"
             cost = inference_cost(config, rate, audio, video, new_tokens, beams, tokens.total, speech_rate)
             yield Transcript(
                 file=str(clip.path or ""),
@@ -228,7 +233,7 @@ class Transcriber:
                 tokens=tokens,
                 tflops=cost.tflops,
                 seconds=times,
-                warnings=clip.warnings,
+                warnings=clip.warnings if ended else (*clip.warnings, line),
             )
 
 
@@ -263,13 +268,14 @@ def _frames(encoded: EncodedClips, clips: int) -> list[tuple[int, int]]:
     return list(zip(audio, video, strict=True))
 
 
-def _usable(clip: Clip, rates: Rates, config: MomeConfig, samples: int, new_tokens: int) -> Rates:
+def _usable(clip: Clip, rates: Rates, config: MomeConfig, grid: RateGrid, samples: int, new_tokens: int) -> Rates:
     """The rates without the modality that the clip lacks, once the rest is known to be neither too short nor too long.
 
     Args:
         clip: the clip.
         rates: that were asked for.
         config: of the model.
+        grid: of the model.
         samples: of the clip's sound.
         new_tokens: that a transcript may have.
 
@@ -295,9 +301,9 @@ def _usable(clip: Clip, rates: Rates, config: MomeConfig, samples: int, new_toke
                 f"(it needs {rate / per_second:.2f} s): choose a lower rate"
             )
     usable = Rates(audio, video)
-    if usable not in config.grid:
+    if usable not in grid:
         lack = "visible mouth" if video is None else "sound"
-        raise MomeError(f"{name} has no {lack}, and this model was not made for {usable.task}: {config.grid}")
+        raise MomeError(f"{name} has no {lack}, and this model was not made for {usable.task}: {grid}")
     frames = {modality: tokens for modality, rate, tokens, _ in sides if rate is not None}
     check_room(name, config, usable, frames.get("audio", 0), frames.get("video", 0), new_tokens)
     return usable

@@ -96,7 +96,7 @@ def evaluate(
         MomeError: rates are not in the model's grid, or noise is needed and not given.
     """
     for condition in conditions:
-        transcriber.model.config.grid.check(condition.rates)
+        transcriber.model.grid.check(condition.rates)
         if condition.snr_db is not None and noise is None:
             raise MomeError(f"a signal-to-noise ratio of {condition.snr_db:g} dB needs a recording of noise")
     tallies = {condition: _Tally() for condition in conditions}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -136,16 +137,20 @@ def _quiet_opencv() -> Iterator[None]:
         logging.setLogLevel(level)
 
 
+# One thread at a time: the level of OpenCV's notes is everybody's, and one download of the file is enough.
+_LOADING = threading.Lock()
+
+
 class FaceDetector:
     """YuNet by OpenCV, loaded at its first picture: what shows no whole face needs no detector.
 
-    One serves any number of clips, and asks the network once for all of them.
+    One serves any number of clips and threads, and asks the network once for all of them. OpenCV's network is not
+    made for several threads, not even one after the other, so each has its own.
     """
 
     def __init__(self) -> None:
-        self._net: cv2.FaceDetectorYN | None = None
+        self._nets = threading.local()
         self._asked = False
-        self._size = (320, 320)
 
     def __call__(self, picture: np.ndarray, scale: float = 1.0) -> list[Face]:
         """The faces of a (height, width, 3) BGR picture; their pixels are multiplied by ``scale``.
@@ -153,26 +158,27 @@ class FaceDetector:
         Raises :class:`MomeError` if there is no detector.
         """
         height, width = picture.shape[:2]
-        with _quiet_opencv():
-            net = self._loaded()
-            if self._size != (width, height):
-                self._size = (width, height)
-                net.setInputSize(self._size)
-            rows = net.detect(picture)[1]
+        net = self._loaded()
+        net.setInputSize((width, height))
+        rows = net.detect(picture)[1]
         return [] if rows is None else [_face(row, picture, scale) for row in rows if np.isfinite(row).all()]
 
     def _loaded(self) -> cv2.FaceDetectorYN:
-        if self._net is None:
-            online, self._asked = not self._asked, True
-            path = detector_path(online)
-            try:
-                self._net = cv2.FaceDetectorYN.create(str(path), "", self._size, _SCORE)
-            except cv2.error:
-                raise MomeError(
-                    f"{path} is not a face detector that OpenCV can read: get {DETECTOR_FILE} "
-                    f"from https://huggingface.co/{DETECTOR_REPO}"
-                ) from None
-        return self._net
+        """This thread's network."""
+        net = getattr(self._nets, "net", None)
+        if net is None:
+            with _LOADING:
+                online, self._asked = not self._asked, True
+                path = detector_path(online)
+                try:
+                    with _quiet_opencv():
+                        net = self._nets.net = cv2.FaceDetectorYN.create(str(path), "", (320, 320), _SCORE)
+                except cv2.error:
+                    raise MomeError(
+                        f"{path} is not a face detector that OpenCV can read: get {DETECTOR_FILE} "
+                        f"from https://huggingface.co/{DETECTOR_REPO}"
+                    ) from None
+        return net
 
 
 def _face(row: np.ndarray, picture: np.ndarray, scale: float) -> Face:

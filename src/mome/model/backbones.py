@@ -26,6 +26,7 @@ from mome.encoders.audio import AUDIO_INPUTS, new_audio_encoder
 from mome.errors import MomeError, listed
 from mome.model.bundled import bundled_part
 from mome.model.hub import TOKENIZER, Repository, could_be_id
+from mome.model.language_model import LANGUAGE_MODELS
 from mome.model.settings import blaming, check_settings
 
 EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")  # Transformers' names
@@ -66,7 +67,7 @@ def _read_config(kind: str, folder: Path, what: str) -> PreTrainedConfig:
 
 
 def check_language_model(config: PreTrainedConfig, what: str = "the language model") -> None:
-    """Raise :class:`MomeError` where a configuration is of a model that reads more than text, or is not dense."""
+    """Raise :class:`MomeError` where a configuration is of a model that reads more than text, is not dense or new."""
     text = getattr(config, "text_config", None)
     if text is not None:
         raise MomeError(
@@ -78,6 +79,11 @@ def check_language_model(config: PreTrainedConfig, what: str = "the language mod
         raise MomeError(
             f"{what} is of type {config.model_type}, itself a mixture of {experts} experts, and cannot be used: give a "
             "dense one"
+        )
+    if config.model_type not in LANGUAGE_MODELS:
+        raise MomeError(
+            f"{what} is of type {config.model_type}, which is not supported: give one of "
+            f"{', '.join(sorted(LANGUAGE_MODELS))}"
         )
 
 

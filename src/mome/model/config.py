@@ -49,7 +49,7 @@ class MomeConfig(PreTrainedConfig):
         audio_config: the audio encoder's configuration, of type whisper, wavlm, hubert or avhubert; ``None`` for a
             model that reads video only.
         video_config: the AV-HuBERT encoder's configuration; ``None`` for a model that hears only.
-        text_config: the language model's configuration (any dense causal LM of Transformers).
+        text_config: the language model's configuration (of a type in ``LANGUAGE_MODELS``).
         audio_encoder, video_encoder, language_model: where the frozen weights are: a hub id, a local folder,
             or ``./NAME`` for a sub-folder of the checkpoint. ``None``: not used, or initialised at random.
         audio_encoder_revision, video_encoder_revision, language_model_revision: hub revisions.
@@ -191,7 +191,7 @@ class MomeConfig(PreTrainedConfig):
 
     @property
     def grid(self) -> RateGrid:
-        """The rates that this model can be used at."""
+        """The rates that this configuration is for. Of a model ask its own ``grid``: merging leaves it fewer."""
         anything = (self.connector or {}).get("type") == "resampler"  # its queries are not made for certain rates
         grid = RateGrid(tuple(self.audio_rates), tuple(self.video_rates), tuple(self.tasks), anything)
         return grid if self.only is None else grid.only(self.only)

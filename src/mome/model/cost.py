@@ -20,6 +20,7 @@ from mome.model.audio_cost import audio_encoder_operations, avhubert_transformer
 from mome.model.config import MomeConfig
 from mome.model.connector import count_tokens
 from mome.model.connector_cost import connector_operations, connector_parameters
+from mome.model.language_model import count_products
 from mome.model.model import MomeForSpeechRecognition
 from mome.rates import Rates
 
@@ -77,8 +78,7 @@ def inference_cost(
     prefill is done once per beam.
 
     Args:
-        config: the recogniser's; its language model is a decoder with gated feed-forward parts (Llama,
-            Mistral, Qwen, Gemma).
+        config: the recogniser's.
         rates: what the clip is read at; a modality left out is not encoded.
         audio_frames: audio encoder tokens (see :func:`encoder_frames`).
         video_frames: video encoder tokens, 25 a second.
@@ -150,18 +150,17 @@ def _language_model(config: MomeConfig, fed: int, steps: int) -> tuple[int, int]
     heads = text.num_attention_heads
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // heads
     queries = heads * head_dim
-    keys = (getattr(text, "num_key_value_heads", None) or heads) * head_dim
-    weights = text.hidden_size * (2 * queries + 2 * keys + 3 * text.intermediate_size)
-    per_token = 2 * text.num_hidden_layers * weights
-    per_pair = 4 * queries  # one query position with one key position, in one layer
-    vocabulary = text.vocab_size + config.added_tokens
-    head = 2 * text.hidden_size * vocabulary  # at the last position only
-    prefill = fed * per_token + text.num_hidden_layers * fed * fed * per_pair + head
+    products = count_products(text)
+    per_token = 2 * products.per_token
+    # In one layer: a query position with a key position, and a key position by itself.
+    per_pair, per_key = 4 * queries, 2 * products.per_position
+    head = 2 * (products.head + config.added_tokens * text.hidden_size)  # at the last position only
+    prefill = fed * per_token + text.num_hidden_layers * fed * (fed * per_pair + per_key) + head
     # A step meets what the cache has kept of the positions so far: a layer with a sliding window drops those outside.
     windows = [getattr(layer, "sliding_window", None) for layer in DynamicCache(config=text).layers]
     lengths = range(fed + 1, fed + steps + 1)
     seen = sum(length if window is None else min(length, window) for window in windows for length in lengths)
-    return prefill, steps * (per_token + head) + seen * per_pair
+    return prefill, steps * (per_token + head) + seen * (per_pair + per_key)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from mome.adapters import (
     adapter_parameters,
     attach,
     attach_lora,
+    count_adapter_parameters,
     use_context,
 )
 from mome.compression import Connected, Stream
@@ -87,6 +88,11 @@ class MomeForSpeechRecognition(SavedModel):
         if config.added_tokens:
             extend_vocabulary(self.language_model, config.text_config.vocab_size + config.added_tokens)
         width = self.get_input_embeddings().embedding_dim
+        if width != config.text_config.hidden_size:
+            raise MomeError(
+                f"the language model's embedding has width {width}, its layers have {config.text_config.hidden_size}: "
+                "give one in which they agree"
+            )
         self.audio_encoder = self.video_encoder = None
         audio_width = video_width = None
         if config.audio_config is not None:
@@ -100,6 +106,7 @@ class MomeForSpeechRecognition(SavedModel):
         for backbone in self.backbones():
             backbone.requires_grad_(False)
         if config.adapter_config is not None:
+            count_adapter_parameters(config.adapter_config, config.text_config)  # refuses what has no cost
             attach(self.language_model, config.adapter_config)
         self._train_backbones()
         self.train(False)

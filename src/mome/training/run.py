@@ -188,12 +188,12 @@ def _some(rows: list[ManifestRow], limit: int | None) -> list[ManifestRow]:
 def _trainer(recipe: Recipe, model: MomeForSpeechRecognition, processor: MomeProcessor, out: Path) -> MatryoshkaTrainer:
     optim, data = recipe.optim, recipe.data
     tasks = [task for task in TASKS if task in optim.tasks]
-    rates = list(model.config.grid.rates())
+    rates = list(model.grid.rates())
     if not rates:
         raise MomeError(f"the model has no rates for {', '.join(tasks)}: set model.audio_rates and video_rates")
     if optim.rates is not None:
-        rates = [model.config.grid.check(Rates.parse(text)) for text in optim.rates]
-    if optim.rates_up_to is not None and not model.config.grid.open:
+        rates = [model.grid.check(Rates.parse(text)) for text in optim.rates]
+    if optim.rates_up_to is not None and not model.grid.open:
         raise MomeError("optim.rates_up_to draws any rates: it needs model.connector.type=resampler")
     augment = recipe.augment
     augmentation = Augmentation(
@@ -204,7 +204,7 @@ def _trainer(recipe: Recipe, model: MomeForSpeechRecognition, processor: MomePro
         augment.time_mask,
     )
     cache = Path(data.cache_folder)
-    chosen = validation_rates(recipe.validation, model.config.grid)
+    chosen = validation_rates(recipe.validation, model.grid)
     clips = ClipStore(cache / "clips", audio=set(tasks) != {"vsr"}, video=set(tasks) != {"asr"})
     train_rows = _some(_rows(recipe, data.train_split), data.limit)
     valid_rows = _rows(recipe, data.valid_split) if chosen else []

@@ -65,7 +65,7 @@ class MatryoshkaTrainer(Trainer):
         self.schedule = schedule
         self.task_weights = dict(task_weights or {})
         self.validate = validate
-        self.listed = {str(one) for one in model.config.grid.rates()}
+        self.listed = {str(one) for one in model.grid.rates()}
         self.step_logs: dict[str, list[Tensor]] = {}
 
     def get_train_dataloader(self) -> DataLoader:
