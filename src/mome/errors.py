@@ -16,3 +16,9 @@ def listed(names: Sequence[object], most: int = 5) -> str:
     """The names with commas between, of many the first ones and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(map(str, names[:most])) + more
+
+
+def shortened(value: object, most: int = 80) -> str:
+    """A value as a message quotes it: on one line, and not all of it where it is long."""
+    text = " ".join(str(value).split())
+    return text if len(text) <= most else f"{text[:most]}…"

@@ -5,11 +5,13 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
-from mome.errors import MomeError
+from mome.errors import MomeError, shortened
 
 Options = TypeVar("Options")
+
+_VALUES = {float: "a number", bool: "true or false", tuple[str, ...]: "a list of names"}
 
 
 def options_from_dict(what: str, kinds: Mapping[str, type[Options]], values: Mapping[str, Any]) -> Options:
@@ -26,7 +28,7 @@ def options_from_dict(what: str, kinds: Mapping[str, type[Options]], values: Map
     """
     kind = str(values.get("type"))
     if kind not in kinds:
-        raise MomeError(f"{what} type '{kind}' is unknown: choose one of {', '.join(kinds)}")
+        raise MomeError(f"{what} type '{shortened(kind)}' is unknown: choose one of {', '.join(kinds)}")
     known = {field.name: field for field in fields(kinds[kind])}  # type: ignore[arg-type]
     options = {key: value for key, value in values.items() if key != "type"}
     for key in options:
@@ -34,7 +36,20 @@ def options_from_dict(what: str, kinds: Mapping[str, type[Options]], values: Map
             near = difflib.get_close_matches(str(key), known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"its options are {', '.join(known) or 'none'}"
             raise MomeError(f"{what} option '{key}' is unknown for type {kind}: {hint}")
+    types = get_type_hints(kinds[kind])
+    for name, value in options.items():
+        if types[name] in _VALUES and not _is_a(types[name], value):
+            given = shortened(repr(value))
+            raise MomeError(f"{what} option {name} = {given} is not possible: give {_VALUES[types[name]]}")
     for name, field in known.items():
         if name not in options and field.default is MISSING and field.default_factory is MISSING:
             raise MomeError(f"{what} option '{name}' is missing: type {kind} needs it")
     return kinds[kind](**options)
+
+
+def _is_a(kind: Any, value: Any) -> bool:
+    if kind is float:  # comparing, unlike math.isfinite, takes whole numbers of any length
+        return isinstance(value, int | float) and not isinstance(value, bool) and -1e30 < value < 1e30
+    if kind is bool:
+        return isinstance(value, bool)
+    return isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)

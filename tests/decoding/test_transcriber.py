@@ -179,7 +179,9 @@ def test_a_transcript_without_an_end_is_said_to_be_cut_off(tiny_model, beams):
     ],
 )
 def test_other_results_than_one_transcript_are_refused(transcriber, options):
-    with pytest.raises(MomeError, match=r"^\w+ = (2|True) is not possible: a clip has one transcript; leave"):
+    with pytest.raises(
+        MomeError, match=r"option '(num_return_sequences|return_dict_in_generate)' is not one of decoding"
+    ):
         transcriber.transcribe(clip(), "4,2", **options)
 
 

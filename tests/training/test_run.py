@@ -127,12 +127,3 @@ def test_a_run_from_before_there_was_an_option_resumes(toy: Path, tmp_path: Path
     before = [line for line in (output / "recipe.yaml").read_text().splitlines() if "markers" not in line]
     (output / "recipe.yaml").write_text("\n".join(before))
     assert train(path, ["optim.epochs=1"], resume=True) == output
-
-
-def test_refuses_to_overwrite_or_to_mix(toy: Path, tmp_path: Path):
-    path = recipe(toy, tmp_path / "run")
-    train(path, ["optim.epochs=1"])
-    with pytest.raises(MomeError, match="already holds a training run"):
-        train(path, ["optim.epochs=1"])
-    with pytest.raises(MomeError, match="another recipe"):
-        train(path, ["optim.epochs=2"], resume=True)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
+from tokenizers import normalizers
 
 import mome
 from mome import MomeError, Transcriber
@@ -203,3 +206,71 @@ def test_examples_depend_on_seed_epoch_and_clip_alone(media, tmp_path, transcrib
     else:
         assert drawn["input_features_mask"].sum(1).tolist() == [112, 80]
         assert drawn["pixel_values_videos_mask"].sum(1).tolist() == [28, 20]
+
+
+@pytest.mark.parametrize("damage", [b"", b"no archive", None, {"audio": np.zeros(9)}, {"other": np.zeros(9)}])
+def test_a_damaged_clip_is_made_anew(media, tmp_path, damage, caplog, reads):
+    clips = prepared(tmp_path, media)
+    file, whole = clips.file(media[1]), clips.load(media[1])
+    if isinstance(damage, dict):
+        np.savez(file, **damage)
+    else:
+        file.write_bytes(file.read_bytes()[:-3000] if damage is None else damage)
+    again = clips.load(media[1])
+    assert np.array_equal(again.audio, whole.audio)
+    assert np.array_equal(again.mouth, whole.mouth)
+    assert reads == [*NAMES, "bee"]
+    assert f"{file} is missing or damaged" in caplog.text
+    assert {path.name for path in tmp_path.iterdir()} == {clips.file(row).name for row in media}
+
+
+@pytest.mark.parametrize(
+    "damage", [b"", b"no header", None, {"audio": torch.zeros(2, 3, 4)}, {"x": torch.zeros(3, 2, 4)}]
+)
+def test_damaged_tokens_are_made_anew(media, tmp_path, transcriber, damage, caplog):
+    clips, tokens = prepared(tmp_path / "clips", media[:1]), TokenStore(tmp_path / "tokens", 3, "key", 5)
+    made = (media[:1], clips, AUGMENT, transcriber.model, transcriber.processor, quiet)
+    tokens.prepare(*made)
+    clip = clips.file(media[0])
+    file, whole = tokens.file(clip), tokens.load(clip, 2)
+    if isinstance(damage, dict):
+        save_file(damage, file)
+    else:
+        file.write_bytes(file.read_bytes()[:-10] if damage is None else damage)
+    tokens.prepare(*made)
+    assert same(tokens.load(clip, 2), whole)
+    assert f"{file} is damaged: made anew" in caplog.text
+    file.write_bytes(b"")
+    with pytest.raises(MomeError, match=rf"{file} is missing or damaged: resume the run"):
+        tokens.load(clip, 0)
+
+
+def test_a_full_or_closed_cache_leaves_nothing_behind(media, tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        Path(args[0]).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(store.np, "savez", full)
+    with pytest.raises(MomeError, match=rf"{tmp_path}/.*\.npz cannot be read or written: No space left on device"):
+        prepared(tmp_path, media[:1])
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(MomeError, match=rf"{tmp_path}/file cannot be read or written"):
+        prepared(tmp_path / "file", media[:1])
+
+
+def test_capitals_and_spaces_are_taught_as_they_are_scored(media, tmp_path, transcriber):
+    def labels(text: str) -> torch.Tensor:
+        rows = [ManifestRow(row.id, row.path, "train", text) for row in media]
+        dataset = SpeechDataset(rows, clips, case_sensitive(transcriber.processor), AUGMENT, 1)
+        return dataset.collate([dataset[0, 0]])["labels"]
+
+    clips = prepared(tmp_path, media)
+    assert torch.equal(labels("Bin BLUE  at f"), labels("bin blue at f"))
+
+
+def case_sensitive(processor):
+    """The same whose tokenizer does not lower letters by itself, as those of language models do not."""
+    other = copy.deepcopy(processor)
+    other.tokenizer.backend_tokenizer.normalizer = normalizers.Sequence([])
+    return other

@@ -6,16 +6,19 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-from mome.errors import MomeError
+from mome.errors import MomeError, shortened
 from mome.options import options_from_dict
 
 Placement = Literal["layer", "attention", "ffn"]
 PLACEMENTS: tuple[Placement, ...] = get_args(Placement)
+LARGEST = 2**20  # of whatever is counted, far beyond sense, so that sizes can be computed with
 
 
 def _whole(name: str, value: Any, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise MomeError(f"{name} = {value!r} is not possible: give a whole number from {least} up")
+        raise MomeError(f"{name} = {shortened(repr(value))} is not possible: give a whole number from {least} up")
+    if value > LARGEST:
+        raise MomeError(f"{name} = {shortened(value)} is not possible: give at most {LARGEST}")
 
 
 def _share(name: str, value: Any) -> None:
@@ -58,7 +61,9 @@ class MomeAdapterConfig:
     def __post_init__(self) -> None:
         """Raise :class:`MomeError` naming the option that cannot be."""
         if self.placement not in PLACEMENTS:
-            raise MomeError(f"placement '{self.placement}' is unknown: choose one of {', '.join(PLACEMENTS)}")
+            raise MomeError(
+                f"placement '{shortened(self.placement)}' is unknown: choose one of {', '.join(PLACEMENTS)}"
+            )
         _whole("routed_experts", self.routed_experts, 1)
         _whole("shared_experts", self.shared_experts, 0)
         _whole("top_k", self.top_k, 1)

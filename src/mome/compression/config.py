@@ -6,15 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from mome.errors import MomeError
+from mome.errors import MomeError, shortened
 from mome.options import options_from_dict
 
 Sharing = Literal["joint", "experts", "none"]
+LARGEST, MOST_MODULES = 2**20, 64  # far beyond sense, so that a model's size can be computed
 
 
-def _whole(name: str, value: Any) -> None:
+def _whole(name: str, value: Any, most: int = LARGEST) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise MomeError(f"{name} = {value!r} is not possible: give a whole number from 1 up")
+        raise MomeError(f"{name} = {shortened(repr(value))} is not possible: give a whole number from 1 up")
+    if value > most:
+        raise MomeError(f"{name} = {shortened(value)} is not possible: give at most {most}")
 
 
 @dataclass(frozen=True)
@@ -48,12 +51,14 @@ class MixtureConfig:
 
     def __post_init__(self) -> None:
         """Raise :class:`MomeError` naming the option that cannot be."""
-        _whole("experts", self.experts)
+        _whole("experts", self.experts, MOST_MODULES)
         _whole("top_k", self.top_k)
         if self.top_k > self.experts:
             raise MomeError(f"top_k = {self.top_k} is more than experts = {self.experts}: lower it or add experts")
         if self.sharing not in get_args(Sharing):
-            raise MomeError(f"sharing '{self.sharing}' is unknown: choose one of {', '.join(get_args(Sharing))}")
+            raise MomeError(
+                f"sharing '{shortened(self.sharing)}' is unknown: choose one of {', '.join(get_args(Sharing))}"
+            )
 
 
 @dataclass(frozen=True)
@@ -100,8 +105,9 @@ class QFormerConfig:
 
     def __post_init__(self) -> None:
         """Raise :class:`MomeError` naming the option that cannot be."""
-        for name in ("queries_per_second", "longest", "hidden", "layers", "heads", "inner"):
+        for name in ("queries_per_second", "longest", "hidden", "heads", "inner"):
             _whole(name, getattr(self, name))
+        _whole("layers", self.layers, MOST_MODULES)
         if not self.words_per_second > 0:
             raise MomeError(f"words_per_second = {self.words_per_second!r} is not possible: give a positive number")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +11,13 @@ import torch
 from transformers import PreTrainedTokenizerBase, Wav2Vec2FeatureExtractor, WhisperFeatureExtractor
 
 from mome.encoders.audio import AUDIO_INPUTS
+from mome.errors import MomeError
 from mome.model import MomeConfig, MomeForSpeechRecognition, MomeProcessor
 from mome.model.backbones import load_backbone, load_extractor
 from mome.model.fields import BACKBONES
 from mome.model.vocabulary import MARKERS
-from mome.training.recipe import Recipe, model_config
+from mome.training.recipe import model_config, outline
+from mome.training.schema import Recipe
 from mome.training.texts import find_tokenizer, processor_around, write_texts
 
 
@@ -21,9 +25,10 @@ def build(recipe: Recipe, dtype: torch.dtype = torch.float32) -> tuple[MomeForSp
     """Load the frozen backbones and put new projectors and adapters on them.
 
     Raises:
-        MomeError: a backbone is missing or unfit.
+        MomeError: a backbone is missing or unfit, or the model is larger than the machine's memory.
     """
     config, names = model_config(recipe), recipe.model
+    _check_memory(config, dtype)
     tokenizer = find_tokenizer(names.language_model, names.language_model_revision)
     extractor = None
     if names.audio_encoder is not None and config.audio_config.model_type != "avhubert":  # it has none
@@ -47,6 +52,27 @@ def build(recipe: Recipe, dtype: torch.dtype = torch.float32) -> tuple[MomeForSp
     processor = MomeProcessor.for_config(config, tokenizer, extractor)
     processor.bos_taught = names.bos_taught
     return model, processor
+
+
+def _check_memory(config: MomeConfig, dtype: torch.dtype) -> None:
+    """Refuse what cannot be trained here before weights are loaded: the system would kill the process."""
+    parameters = list(outline(config).parameters())
+    # A trained one has a gradient and AdamW's two moments besides its value.
+    numbers = sum(value.numel() * (4 if value.requires_grad else 1) for value in parameters)
+    needed, there = numbers * dtype.itemsize, _memory()
+    if needed > there:
+        raise MomeError(
+            f"the recipe's model needs {needed / 1e9:.0f} GB to train, and the memory here is {there / 1e9:.0f} GB: "
+            "choose smaller backbones, projectors or adapters"
+        )
+
+
+def _memory() -> int:
+    """Bytes that this machine and its accelerators have."""
+    if not hasattr(os, "sysconf"):  # Windows
+        return sys.maxsize
+    own = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return own + sum(torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count()))
 
 
 def _extractor(model_type: str, name: str, revision: str | None) -> Any:

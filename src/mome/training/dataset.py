@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mome.model.processor import MomeProcessor
+from mome.text.normalize import normalize
 from mome.training.augmentation import Augmentation
 from mome.training.manifest import ManifestRow
 from mome.training.sampler import Example
@@ -50,9 +51,9 @@ class SpeechDataset(Dataset[dict[str, Any]]):
         rng = np.random.default_rng((self.seed, epoch, index))
         if self.tokens is not None:
             variant = int(rng.integers(self.tokens.variants))
-            return {"text": row.text, "tokens": self.tokens.load(self.clips.file(row), variant)}
+            return {"clip": index, "text": row.text, "tokens": self.tokens.load(self.clips.file(row), variant)}
         clip = self.clips.load(row)
-        item: dict[str, Any] = {"text": row.text}
+        item: dict[str, Any] = {"clip": index, "text": row.text}
         if clip.audio is not None:
             item["audio"] = augmented_audio(clip.audio, self.augmentation, rng, self.processor)
         if clip.mouth is not None:
@@ -63,11 +64,13 @@ class SpeechDataset(Dataset[dict[str, Any]]):
         """Pad examples to a batch.
 
         Returns:
-            ``labels (B, S)``, ``words (B,)`` and either the processor's tensors or, from cached tokens, ``audio_tokens
-            (B, T, D)`` with ``audio_lengths (B,)`` and the same for video.
+            ``labels (B, S)`` of the transcripts in the form in which they are scored, ``words (B,)``, ``clips (B,)``
+            (int64, places among the rows) and either the processor's tensors or, from cached tokens,
+            ``audio_tokens (B, T, D)`` with ``audio_lengths (B,)`` and the same for video.
         """
-        texts = [item["text"] for item in items]
+        texts = [normalize(item["text"]) for item in items]
         batch = {"labels": self.processor.labels(texts), "words": torch.tensor([len(text.split()) for text in texts])}
+        batch["clips"] = torch.tensor([item["clip"] for item in items])
         if self.tokens is not None:
             for name in items[0]["tokens"]:
                 padded, lengths = pad_tokens([item["tokens"][name] for item in items])

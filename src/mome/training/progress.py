@@ -26,12 +26,22 @@ class Bars:
         if done == total:
             bar.close()
 
+    def close(self) -> None:
+        """Leave the bars as they are; one that is open is drawn again below whatever is said at the end."""
+        for bar in self.bars.values():
+            bar.close()
+
 
 class StderrProgress(ProgressCallback):
     """Transformers' bar of the steps, with the logs in short beside it and nothing on stdout.
 
     TensorBoard and ``history.json`` have the whole logs.
     """
+
+    def close(self) -> None:
+        """Leave the bar as it is where the training ended with an error."""
+        if self.training_bar is not None:
+            self.training_bar.close()
 
     def on_log(
         self,

@@ -5,18 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
+from contextlib import closing
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
-import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from transformers import ProgressCallback, TrainingArguments, set_seed
 
 from mome.decoding import Transcriber
@@ -28,16 +24,16 @@ from mome.text.wer import WordErrors, word_errors
 from mome.training.augmentation import Augmentation
 from mome.training.build import build
 from mome.training.dataset import SpeechDataset
+from mome.training.disk import using, write_text
 from mome.training.manifest import ManifestRow, read_manifest
 from mome.training.progress import Bars, StderrProgress
-from mome.training.recipe import Recipe, ValidationRecipe, load_recipe
+from mome.training.recipe import load_recipe, model_config
+from mome.training.run_folder import RunFolder
 from mome.training.sampler import FrameBudgetSampler
 from mome.training.schedule import RateSchedule
+from mome.training.schema import Recipe, ValidationRecipe
 from mome.training.store import ClipStore, TokenStore, fingerprint
 from mome.training.trainer import MatryoshkaTrainer
-
-RECIPE_FILE = "recipe.yaml"
-LARGEST_SNR = 100.0  # decibels
 
 
 def train(name: str | Path, overrides: Sequence[str] = (), resume: bool = False) -> Path:
@@ -58,116 +54,70 @@ def train(name: str | Path, overrides: Sequence[str] = (), resume: bool = False)
         if find_spec(package) is None:
             raise MomeError(f"training needs {package}: pip install 'mome[train]'")
     recipe = load_recipe(name, list(overrides))
-    out = Path(recipe.output)
-    _check(recipe)
-    checkpoint = _claim(out, recipe, resume)
+    plan = _plan(recipe)
+    folder = RunFolder(Path(recipe.output))
+    checkpoint = folder.claim(recipe, resume)
     set_seed(recipe.optim.seed)
     model, processor = build(recipe)
     if recipe.optim.gradient_checkpointing:
         model.activation_checkpointing_enable()
-    trainer = _trainer(recipe, model, processor, out)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    with using(folder.path), closing(StderrProgress()) as progress:
+        trainer = _trainer(recipe, plan, model, processor, folder.path)
+        trainer.add_callback(progress)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if trainer.is_world_process_zero():
-        model.save_pretrained(out, self_contained=recipe.model.self_contained)
-        processor.save_pretrained(out)
-        (out / "history.json").write_text(json.dumps(trainer.state.log_history, indent=1))
-    return out
+        _save(recipe, trainer, processor, folder.path)
+    return folder.path
 
 
-def _check(recipe: Recipe) -> None:
-    optim, validation, data = recipe.optim, recipe.validation, recipe.data
-    for key, tasks in (("optim.tasks", optim.tasks), ("optim.task_weights", optim.task_weights)):
-        for task in tasks:
-            if task not in TASKS:
-                raise MomeError(f"{key}: unknown task '{task}', the tasks are {', '.join(TASKS)}")
-    if data.cache not in ("clips", "tokens"):
-        raise MomeError(f"data.cache={data.cache} is unknown: choose clips or tokens")
-    changing = ["video_adapter"] if recipe.model.video_adapter is not None else []
-    changing += [f"unfrozen={name}" for name in recipe.model.unfrozen if name != "language_model"]
-    if data.cache == "tokens" and changing:
-        raise MomeError(
-            f"data.cache=tokens keeps the tokens of an encoder that model.{changing[0]} trains: choose clips"
-        )
-    if optim.precision not in ("fp32", "bf16"):
-        raise MomeError(f"optim.precision={optim.precision} is unknown: choose fp32 or bf16")
-    for name, value, least in (
-        ("data.variants", data.variants, 1),
-        ("data.workers", data.workers, 0),
-        ("data.limit", 1 if data.limit is None else data.limit, 1),
-        ("optim.accumulate", optim.accumulate, 1),
-        ("optim.steps", 1 if optim.steps is None else optim.steps, 1),
-        ("optim.log_steps", optim.log_steps, 1),
-        ("optim.rates_per_step", 1 if optim.rates_per_step is None else optim.rates_per_step, 1),
-        ("optim.rates_up_to", 1 if optim.rates_up_to is None else optim.rates_up_to, 1),
-        ("optim.warmup_steps", optim.warmup_steps, 0),
-        ("validation.every_steps", validation.every_steps, 1),
-        ("validation.limit", 1 if validation.limit is None else validation.limit, 1),
-        ("validation.batch", validation.batch, 1),
-    ):
-        if value < least:
-            raise MomeError(f"{name}={value} is not possible: give {least} or more")
-    for name, number, positive in (
-        ("optim.learning_rate", optim.learning_rate, True),
-        ("optim.clip_norm", optim.clip_norm, False),
-        ("optim.epochs", optim.epochs, True),
-        ("optim.weight_decay", optim.weight_decay, False),
-    ):
-        if not (number > 0 or (number == 0 and not positive)) or number == float("inf"):
-            raise MomeError(
-                f"{name}={number:g} is not possible: give a {'number above 0' if positive else 'number from 0 up'}"
-            )
-    drawn = [name for name in ("rates_per_step", "one_rate_per_task", "rates_up_to") if getattr(optim, name)]
-    if len(drawn) > 1:
-        raise MomeError(f"optim.{drawn[0]} and optim.{drawn[1]} exclude each other: give one")
-    if len(optim.betas) != 2:
-        raise MomeError(f"optim.betas={optim.betas} is not possible: give two numbers, such as [0.9,0.98]")
-    for snr in recipe.augment.snr:
-        if not (snr == float("inf") or abs(snr) <= LARGEST_SNR):
-            raise MomeError(f"augment.snr holds {snr}: give -{LARGEST_SNR:g} to {LARGEST_SNR:g} dB, or .inf for clean")
-    if validation.every_steps % optim.log_steps:
-        raise MomeError(
-            f"validation.every_steps={validation.every_steps} is not a multiple of optim.log_steps={optim.log_steps}, "
-            "which resumed runs need to log the same losses: change one of them"
-        )
-
-
-def _claim(out: Path, recipe: Recipe, resume: bool) -> Path | None:
-    """Make the output folder this run's; returns the checkpoint to resume from."""
-    text = OmegaConf.to_yaml(OmegaConf.create(asdict(recipe)))
-    checkpoints = sorted(out.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-    if not resume:
-        if checkpoints or (out / "config.json").exists():
-            raise MomeError(f"{out} already holds a training run: add --resume, or choose another output=FOLDER")
-    elif (out / RECIPE_FILE).exists() and _resolved(out / RECIPE_FILE) != text:
-        raise MomeError(f"{out} was trained by another recipe: resume with the recipe in {out / RECIPE_FILE}")
+def _save(recipe: Recipe, trainer: MatryoshkaTrainer, processor: MomeProcessor, out: Path) -> None:
+    """Make the run's folder a model folder; one that could not be written to its end is none."""
     try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise MomeError(f"output={out} is no folder that can be made: {error.strerror}") from error
-    (out / RECIPE_FILE).write_text(text)
-    for checkpoint in reversed(checkpoints):
-        if _complete(checkpoint):
-            return checkpoint
-        shutil.rmtree(checkpoint)  # cut off while it was written
-    return None
+        with using(out):
+            processor.save_pretrained(out)
+            write_text(out / "history.json", json.dumps(trainer.state.log_history, indent=1))
+            trainer.model.save_pretrained(out, self_contained=recipe.model.self_contained)
+    except MomeError:
+        (out / "config.json").unlink(missing_ok=True)
+        raise
 
 
-def _resolved(file: Path) -> str:
-    """A run's recipe as it would be written today, with the options that there were not yet; empty if it cannot be."""
-    try:
-        recipe = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Recipe), OmegaConf.load(file)))
-        return OmegaConf.to_yaml(OmegaConf.create(asdict(cast(Recipe, recipe))))
-    except (OmegaConfBaseException, yaml.YAMLError):
-        return ""
+@dataclass(frozen=True)
+class Plan:
+    """What a run needs besides its model, all of it looked at before anything is written.
+
+    Attributes:
+        rates: to train on.
+        validated: rates to validate at; none for no validation.
+        train_rows, valid_rows: the clips.
+        augmentation: what to do to those trained on.
+    """
+
+    rates: list[Rates]
+    validated: list[Rates]
+    train_rows: list[ManifestRow]
+    valid_rows: list[ManifestRow]
+    augmentation: Augmentation
 
 
-def _complete(checkpoint: Path) -> bool:
-    """Whether a checkpoint was written to its end: the Trainer writes its state last."""
-    try:
-        json.loads((checkpoint / "trainer_state.json").read_text())
-    except (OSError, ValueError):
-        return False
-    return True
+def _plan(recipe: Recipe) -> Plan:
+    """Read what the recipe names; :class:`MomeError` where it is not there or does not go together."""
+    optim, augment = recipe.optim, recipe.augment
+    grid = model_config(recipe).grid
+    rates = list(grid.rates())
+    if not rates:
+        tasks = ", ".join(task for task in TASKS if task in optim.tasks)
+        raise MomeError(f"the model has no rates for {tasks}: set model.audio_rates and video_rates")
+    if optim.rates is not None:
+        rates = [grid.check(Rates.parse(text)) for text in optim.rates]
+    if optim.rates_up_to is not None and not grid.open:
+        raise MomeError("optim.rates_up_to draws any rates: it needs model.connector.type=resampler")
+    validated = validation_rates(recipe.validation, grid)
+    train_rows = _some(_rows(recipe, recipe.data.train_split), recipe.data.limit)
+    valid_rows = _some(_rows(recipe, recipe.data.valid_split), recipe.validation.limit) if validated else []
+    noises = tuple(load_noise(Path(path)) for path in augment.noise)
+    augmentation = Augmentation(noises, tuple(augment.snr), augment.crop, augment.flip, augment.time_mask)
+    return Plan(rates, validated, train_rows, valid_rows, augmentation)
 
 
 def _rows(recipe: Recipe, split: str) -> list[ManifestRow]:
@@ -185,48 +135,31 @@ def _some(rows: list[ManifestRow], limit: int | None) -> list[ManifestRow]:
     return [rows[index] for index in sorted(chosen)]
 
 
-def _trainer(recipe: Recipe, model: MomeForSpeechRecognition, processor: MomeProcessor, out: Path) -> MatryoshkaTrainer:
+def _trainer(
+    recipe: Recipe, plan: Plan, model: MomeForSpeechRecognition, processor: MomeProcessor, out: Path
+) -> MatryoshkaTrainer:
     optim, data = recipe.optim, recipe.data
-    tasks = [task for task in TASKS if task in optim.tasks]
-    rates = list(model.grid.rates())
-    if not rates:
-        raise MomeError(f"the model has no rates for {', '.join(tasks)}: set model.audio_rates and video_rates")
-    if optim.rates is not None:
-        rates = [model.grid.check(Rates.parse(text)) for text in optim.rates]
-    if optim.rates_up_to is not None and not model.grid.open:
-        raise MomeError("optim.rates_up_to draws any rates: it needs model.connector.type=resampler")
-    augment = recipe.augment
-    augmentation = Augmentation(
-        tuple(load_noise(Path(path)) for path in augment.noise),
-        tuple(augment.snr),
-        augment.crop,
-        augment.flip,
-        augment.time_mask,
-    )
-    cache = Path(data.cache_folder)
-    chosen = validation_rates(recipe.validation, model.grid)
-    clips = ClipStore(cache / "clips", audio=set(tasks) != {"vsr"}, video=set(tasks) != {"asr"})
-    train_rows = _some(_rows(recipe, data.train_split), data.limit)
-    valid_rows = _rows(recipe, data.valid_split) if chosen else []
-    valid_rows = _some(valid_rows, recipe.validation.limit)
-    bars = Bars()
-    clips.prepare([*train_rows, *valid_rows], data.workers, bars)
+    cache, augmentation = Path(data.cache_folder), plan.augmentation
+    clips = ClipStore(cache / "clips", audio=set(optim.tasks) != {"vsr"}, video=set(optim.tasks) != {"asr"})
     tokens = None
-    if data.cache == "tokens":
-        encoders = fingerprint(model.audio_encoder, model.video_encoder)
-        heard = [hashlib.blake2b(noise.tobytes()).hexdigest() for noise in augmentation.noises]
-        key = (encoders, processor.to_dict(), heard, asdict(augment))
-        tokens = TokenStore(cache / "tokens", data.variants, key, optim.seed)
-        tokens.prepare(train_rows, clips, augmentation, model, processor, bars)
-    dataset = SpeechDataset(train_rows, clips, processor, augmentation, optim.seed, tokens)
-    sampler = FrameBudgetSampler([clips.frames(row) for row in train_rows], data.max_frames, optim.seed)
-    validate = Validation(chosen, recipe.validation.batch, processor, clips, valid_rows) if valid_rows else None
-    schedule = RateSchedule(rates, optim.seed, optim.rates_per_step, optim.one_rate_per_task, optim.rates_up_to)
+    with closing(Bars()) as bars:
+        clips.prepare([*plan.train_rows, *plan.valid_rows], data.workers, bars)
+        if data.cache == "tokens":
+            encoders = fingerprint(model.audio_encoder, model.video_encoder)
+            heard = [hashlib.blake2b(noise.tobytes()).hexdigest() for noise in augmentation.noises]
+            key = (encoders, processor.to_dict(), heard, asdict(recipe.augment))
+            tokens = TokenStore(cache / "tokens", data.variants, key, optim.seed)
+            tokens.prepare(plan.train_rows, clips, augmentation, model, processor, bars)
+    dataset = SpeechDataset(plan.train_rows, clips, processor, augmentation, optim.seed, tokens)
+    sampler = FrameBudgetSampler([clips.frames(row) for row in plan.train_rows], data.max_frames, optim.seed)
+    validate = None
+    if plan.validated:
+        validate = Validation(plan.validated, recipe.validation.batch, processor, clips, plan.valid_rows)
+    schedule = RateSchedule(plan.rates, optim.seed, optim.rates_per_step, optim.one_rate_per_task, optim.rates_up_to)
     trainer = MatryoshkaTrainer(
         model, _arguments(recipe, out, validate), dataset, sampler, schedule, optim.task_weights, validate
     )
     trainer.remove_callback(ProgressCallback)
-    trainer.add_callback(StderrProgress)
     return trainer
 
 
@@ -298,7 +231,8 @@ def _arguments(recipe: Recipe, out: Path, validation: Validation | None) -> Trai
         eval_steps=every,
         save_strategy="steps",
         save_steps=every,
-        save_total_limit=2,
+        save_total_limit=None,  # the run's folder counts its own
+        logging_nan_inf_filter=False,  # it would hide what the trainer ends with
         greater_is_better=False,
         remove_unused_columns=False,
         dataloader_num_workers=recipe.data.workers,

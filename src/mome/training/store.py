@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -13,17 +14,21 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mome.adapters.files import save_tensors
-from mome.errors import MomeError
-from mome.media import FRAME_RATE, SAMPLE_RATE, Clip, load_clip
+from mome.errors import MomeError, shortened
+from mome.media import FRAME_RATE, MOUTH_SIZE, SAMPLE_RATE, Clip, load_clip
 from mome.media.face import FaceDetector
 from mome.model.model import EncodedClips, MomeForSpeechRecognition
 from mome.model.processor import MomeProcessor
 from mome.training.augmentation import Augmentation
+from mome.training.disk import using
 from mome.training.manifest import ManifestRow
+
+logger = logging.getLogger(__name__)
 
 Progress = Callable[[str, int, int], None]
 
@@ -55,7 +60,7 @@ class ClipStore:
         Raises:
             MomeError: a clip cannot be read or lacks a modality.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        _make(self.folder)
         jobs = [(row.path, self.file(row), self.audio, self.video) for row in rows]
         jobs = [job for job in jobs if not job[1].exists()]
         for done, _ in enumerate(self._run(jobs, workers), start=1):
@@ -72,11 +77,29 @@ class ClipStore:
             yield from pool.map(_store_clip, jobs)
 
     def load(self, row: ManifestRow) -> Clip:
-        """A clip stored before."""
-        with np.load(self.file(row)) as saved:
+        """A clip stored before; a file that is gone or damaged is made anew.
+
+        Raises:
+            MomeError: the clip cannot be read again.
+        """
+        file = self.file(row)
+        try:
+            audio, mouth = self._read(file)
+        except Exception as error:  # of whatever kind: NumPy and zipfile have many for a file that is not whole
+            logger.warning("%s is missing or damaged (%s): made anew", file, shortened(error))
+            _make(self.folder)
+            _store_clip((row.path, file, self.audio, self.video))
+            audio, mouth = self._read(file)
+        return Clip(audio, mouth, seconds(audio, mouth), row.path)
+
+    def _read(self, file: Path) -> tuple[np.ndarray | None, np.ndarray | None]:
+        with np.load(file, allow_pickle=False) as saved:
             audio = saved["audio"] if self.audio else None
             mouth = saved["mouth"] if self.video else None
-        return Clip(audio, mouth, seconds(audio, mouth), row.path)
+        for array, dtype, sizes in ((audio, np.float32, ()), (mouth, np.uint8, (MOUTH_SIZE, MOUTH_SIZE))):
+            if array is not None and (array.dtype != dtype or array.shape[1:] != sizes or not array.size):
+                raise ValueError("another content")
+        return audio, mouth
 
     def get(self, row: ManifestRow) -> Clip:
         """A clip, stored now if it was not before.
@@ -86,7 +109,7 @@ class ClipStore:
         """
         target = self.file(row)
         if not target.exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
+            _make(self.folder)
             _store_clip((row.path, target, self.audio, self.video))
         return self.load(row)
 
@@ -115,8 +138,19 @@ def _store_clip(job: tuple[Path, Path, bool, bool]) -> None:
             raise MomeError(f"{source} has no {name}: take it out of the manifest or train another task")
     arrays = {"audio": clip.audio, "mouth": clip.mouth}
     temporary = target.with_suffix(f".{os.getpid()}.npz")
-    np.savez(temporary, allow_pickle=False, **{key: value for key, value in arrays.items() if value is not None})
-    os.replace(temporary, target)
+    try:
+        with using(target):
+            np.savez(
+                temporary, allow_pickle=False, **{key: value for key, value in arrays.items() if value is not None}
+            )
+            os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _make(folder: Path) -> None:
+    with using(folder):
+        folder.mkdir(parents=True, exist_ok=True)
 
 
 def fingerprint(*modules: nn.Module | None) -> str:
@@ -156,19 +190,44 @@ class TokenStore:
         progress: Progress,
     ) -> None:
         """Encode the variants that are not there yet."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        todo = [row for row in rows if not self.file(clips.file(row)).exists()]
+        _make(self.folder)
+        todo = [row for row in rows if not self._is_whole(self.file(clips.file(row)))]
         for done, row in enumerate(todo, start=1):
             clip, tensors = clips.load(row), {}
             rngs = [np.random.default_rng((self.seed, variant, *row.id.encode())) for variant in range(self.variants)]
             for name, tokens in _encode_variants(clip, rngs, augmentation, model, processor).items():
                 tensors[name] = tokens.half().contiguous()
-            save_tensors(tensors, self.file(clips.file(row)))
+            file = self.file(clips.file(row))
+            with using(file):
+                save_tensors(tensors, file)
             progress("encoding clips", done, len(todo))
 
     def load(self, clip_file: Path, variant: int) -> dict[str, Tensor]:
-        """``audio`` and ``video`` tokens ``(T, D)`` float32 of one variant."""
-        return {name: tokens[variant].float() for name, tokens in load_file(self.file(clip_file)).items()}
+        """``audio`` and ``video`` tokens ``(T, D)`` float32 of one variant.
+
+        Raises:
+            MomeError: the file was damaged after :meth:`prepare`.
+        """
+        file = self.file(clip_file)
+        try:
+            return {name: tokens[variant].float() for name, tokens in load_file(file).items()}
+        except (SafetensorError, OSError) as error:
+            raise MomeError(f"{file} is missing or damaged: resume the run, which will make it anew") from error
+
+    def _is_whole(self, file: Path) -> bool:
+        """Whether a file is there and holds what its header says; the tokens themselves would take long to read."""
+        if not file.exists():
+            return False
+        try:
+            with safe_open(file, "pt") as saved:
+                shapes = {name: saved.get_slice(name).get_shape() for name in saved.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError):
+            shapes = {}
+        whole = bool(shapes) and shapes.keys() <= {"audio", "video"}
+        whole = whole and all(len(shape) == 3 and shape[0] == self.variants for shape in shapes.values())
+        if not whole:
+            logger.warning("%s is damaged: made anew", file)
+        return whole
 
 
 def _encode_variants(

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from mome.adapters import RouterStatistics
 from mome.encoders import Features
+from mome.errors import MomeError, listed, shortened
 from mome.model import MomeForSpeechRecognition
-from mome.model.folder import read_weights
+from mome.model.folder import WEIGHTS, read_weights
 from mome.model.model import EncodedClips
 from mome.model.objective import SpeechOutput
 from mome.rates import Rates
 from mome.training.dataset import SpeechDataset
+from mome.training.disk import using
+from mome.training.run_folder import RunFolder, damaged
 from mome.training.sampler import FrameBudgetSampler
 
 Validate = Callable[[MomeForSpeechRecognition], dict[str, float]]
@@ -26,6 +33,9 @@ Validate = Callable[[MomeForSpeechRecognition], dict[str, float]]
 
 class MatryoshkaTrainer(Trainer):
     """Every step goes through all rates (or a sample of them) with the same clips.
+
+    A loss, a gradient or an update that is not finite ends the training with a :class:`MomeError` at once, before
+    anything of it is saved.
 
     Args:
         model: the recogniser.
@@ -66,7 +76,10 @@ class MatryoshkaTrainer(Trainer):
         self.task_weights = dict(task_weights or {})
         self.validate = validate
         self.listed = {str(one) for one in model.grid.rates()}
+        self.folder = RunFolder(Path(str(args.output_dir)))
         self.step_logs: dict[str, list[Tensor]] = {}
+        self.step_clips: list[Tensor] = []  # of the batches since the last update
+        self.add_callback(_AfterUpdate(self))
 
     def get_train_dataloader(self) -> DataLoader:
         """Batches within the frame budget, shared out among the processes."""
@@ -88,6 +101,8 @@ class MatryoshkaTrainer(Trainer):
         """Mean over the rates of the transcript's loss, and the router's balance loss."""
         rates = self.schedule(self.state.global_step)
         batch = dict(inputs)
+        if "clips" in batch:
+            self.step_clips.append(batch.pop("clips"))
         sides = {
             name: Features(batch.pop(f"{name}_tokens"), batch.pop(f"{name}_lengths"))
             for name in ("audio", "video")
@@ -96,6 +111,8 @@ class MatryoshkaTrainer(Trainer):
         if sides:
             batch["encoded"] = EncodedClips(sides.get("audio"), sides.get("video"))
         output: SpeechOutput = model(**batch, matryoshka=rates, task_weights=self.task_weights)
+        assert output.loss is not None
+        self._refuse_unless_finite("loss", output.loss)
         self._note(output)
         return (output.loss, output) if return_outputs else output.loss
 
@@ -130,6 +147,54 @@ class MatryoshkaTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
+    def _refuse_unless_finite(self, what: str, value: Tensor) -> None:
+        """Raise :class:`MomeError` naming the step and its clips where a scalar is infinite or no number."""
+        if torch.isfinite(value):
+            return
+        rows = [int(index) for indices in self.step_clips for index in indices]
+        clips = f", with the clips {listed([self.dataset.rows[row].id for row in rows], 20)}" if rows else ""
+        last = self.folder.last()
+        kept = "there is no checkpoint yet" if last is None else f"the last good checkpoint is {last}"
+        step = self.state.global_step + 1
+        raise MomeError(
+            f"training stopped at step {step}: the {what} is {float(value.detach())}{clips}: lower "
+            f"optim.learning_rate, or clip gradients by optim.clip_norm; {kept}"
+        )
+
+    def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm)
+        # The optimiser squares what clipping leaves: a weight whose square is infinite would never move again.
+        power = 1 if self.args.max_grad_norm > 0 else 2
+        self._refuse_unless_finite("gradient's norm", torch.as_tensor(norm).float() ** power)
+        return norm
+
+    def check_update(self) -> None:
+        """Raise :class:`MomeError` where an update has made a weight infinite or no number."""
+        self._refuse_unless_finite("largest weight after the update", _largest(self.model.parameters()))
+        self.step_clips = []
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        """A checkpoint is a model folder: with the processor beside the weights."""
+        super()._save(output_dir, state_dict)
+        if self.args.should_save:
+            self.dataset.processor.save_pretrained(output_dir)
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        folder = self.folder.path / f"checkpoint-{self.state.global_step}"
+        try:
+            with using(folder):
+                if self.args.should_save:
+                    self.folder.announce(folder.name)
+                super()._save_checkpoint(model, trial)
+                if self.args.should_save:
+                    self.folder.keep(self.state.best_model_checkpoint)
+        except MomeError:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        except RuntimeError as error:  # torch.save's word for a full disk
+            shutil.rmtree(folder, ignore_errors=True)
+            raise MomeError(f"{folder} cannot be written, is the disk full? ({shortened(error, 120)})") from error
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         self._load_trained(resume_from_checkpoint)
 
@@ -138,7 +203,57 @@ class MatryoshkaTrainer(Trainer):
 
     def _load_trained(self, folder: str) -> None:
         """Checkpoints hold the trained parts only, which Transformers' own loading would complain about."""
-        self.model.load_trained(read_weights(Path(folder)), folder)
+        with _checkpoint_file(Path(folder) / WEIGHTS):
+            weights = read_weights(Path(folder))
+            if not torch.isfinite(_largest(weights.values())):
+                raise ValueError("weights that are not finite")
+            self.model.load_trained(weights, folder)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            return
+        with _checkpoint_file(Path(checkpoint) / "optimizer.pt"):
+            super()._load_optimizer_and_scheduler(checkpoint)
+            assert self.optimizer is not None
+            moments = [value for state in self.optimizer.state.values() for value in state.values()]
+            if not torch.isfinite(_largest(moments)):
+                raise ValueError("moments that are not finite")
+        # The learning rate is that of this recipe at this step: a run that became longer has another curve.
+        schedule = cast(LambdaLR, self.lr_scheduler)
+        groups = zip(schedule.optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True)
+        for group, start, factor in groups:
+            group["lr"] = start * factor(schedule.last_epoch)
+        schedule._last_lr = [group["lr"] for group in schedule.optimizer.param_groups]  # which the log shows
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            with _checkpoint_file(Path(checkpoint) / "rng_state.pth"):
+                super()._load_rng_state(checkpoint)
+
+
+class _AfterUpdate(TrainerCallback):
+    """Looks at the weights right after they have changed, before any checkpoint."""
+
+    def __init__(self, trainer: MatryoshkaTrainer):
+        self.trainer = trainer
+
+    def on_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        self.trainer.check_update()
+
+
+@contextmanager
+def _checkpoint_file(file: Path) -> Iterator[None]:
+    """Whatever is raised where a file of a checkpoint is loaded: the file is to blame, this run wrote it whole."""
+    try:
+        yield
+    except Exception as error:
+        raise damaged(file) from error
+
+
+def _largest(values: Iterable[Tensor]) -> Tensor:
+    """The largest magnitude in some tensors, not finite if one of their numbers is not."""
+    floating = [value for value in values if value.is_floating_point() and value.numel()]
+    return torch.nn.utils.get_total_norm(floating, math.inf)
 
 
 def routing_summary(routing: Sequence[RouterStatistics]) -> dict[str, Tensor]:

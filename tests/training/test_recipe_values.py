@@ -1,0 +1,207 @@
+"""Every key of a recipe with values of every kind: each is valid or refused in one line, whatever reads the recipe."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mome.errors import MomeError
+from mome.training.layers import LARGEST
+from mome.training.recipe import load_config, load_recipe
+from mome.training.schema import AugmentRecipe, DataRecipe, ModelRecipe, OptimRecipe, ValidationRecipe
+
+PARTS = {
+    "model": ModelRecipe,
+    "data": DataRecipe,
+    "augment": AugmentRecipe,
+    "optim": OptimRecipe,
+    "validation": ValidationRecipe,
+}
+KEYS = [f"{part}.{field.name}" for part, schema in PARTS.items() for field in fields(schema)]
+KEYS += [*PARTS, "output", "base", "optim.task_weights.avsr", "model.prompts.avsr"]
+VALUES = [
+    *("-1", "0", "1", "3.5", "nan", ".nan", "-.inf", "1e400", "9" * 5000, "1" + "0" * 400, "0x10", "1:2", "2001-01-01"),
+    *("", "''", "x", "é", "x" * 5000, "a/" * 3000, '"\\0"', "\ud800", "a\nb", "null", "true", "???", "${oc.env:HOME}"),
+    *("[]", "{}", "[[1]]", "[null]", "[x]", "[-1]", "[.inf]", "[1,2,3]", "[" * 500, "{a: {b: c}}", "{1: 2}", "&a [*a]"),
+    *("!!python/object/apply:os.getcwd []", "!!binary aGk=", "!!bool x", "!other x", "{a: 1, a: 2}"),
+]
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, tiny_model: Path) -> Path:
+    return write(
+        tmp_path,
+        f"""
+model:
+  audio_encoder: {tiny_model}/audio_encoder
+  video_encoder: {tiny_model}/video_encoder
+  language_model: {tiny_model}/language_model
+  audio_rates: [4, 16]
+  video_rates: [2, 5]
+  projector_hidden: 12
+  adapter: {{type: mome, bottleneck: 2, routed_experts: 4, top_k: 2}}
+data: {{manifests: [m.csv]}}
+output: x
+""",
+        "mine.yaml",
+    )
+
+
+def write(folder: Path, text: str, name: str = "other.yaml") -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8", errors="replace")
+    return path
+
+
+def refusal(path: Path, *overrides: str, read=load_recipe) -> str:
+    with pytest.raises(MomeError) as caught:
+        read(path, overrides)
+    assert len(str(caught.value)) < 1000
+    return " ".join(str(caught.value).split())
+
+
+def valid_or_refused(path: Path, *overrides: str, read=load_recipe) -> str:
+    """The refusal, or nothing; whatever else is raised fails the test."""
+    try:
+        read(path, overrides)
+    except MomeError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize(("number", "key"), list(enumerate(KEYS)))
+def test_a_value_is_valid_or_refused_in_one_line(recipe, number, key):
+    for value in VALUES[number % 6 :: 6]:  # every key with some, every value with some
+        assert len(valid_or_refused(recipe, f"{key}={value}")) < 1000
+
+
+@pytest.mark.parametrize("key", ["model.adapter", "data.manifests", "optim.epochs"])
+def test_the_same_in_files(recipe, tmp_path, key):
+    part, name = key.split(".")
+    for value in VALUES:
+        path = write(tmp_path, f"base: {recipe.stem}\n{part}:\n  {name}: {value}\n")
+        assert len(valid_or_refused(path)) < 1000
+
+
+NESTED = {
+    "{type: mome}": ("type", "placement", "routed_experts", "shared_experts", "top_k", "bottleneck", "renormalize"),
+    "{type: lora, bottleneck: 2}": ("bottleneck", "scale", "targets", "shared", "specific", "dropout"),
+    "{type: mixture}": ("experts", "top_k", "sharing", "balance_weight", "z_weight"),
+    "{type: resampler}": ("queries", "heads"),
+    "{type: qformer}": ("queries_per_second", "longest", "hidden", "layers", "heads", "inner", "words_per_second"),
+}
+
+
+@pytest.mark.parametrize("options", NESTED)
+def test_options_of_adapters_and_connectors_too(recipe, options):
+    part = "model.adapter" if "mome" in options or "lora" in options else "model.connector"
+    for name in NESTED[options]:
+        for value in ("-1", "3.5", ".nan", "1" + "0" * 400, "x", "[1]", "{}", "null"):
+            told = valid_or_refused(
+                recipe, f"{part}=null", f"{part}={options}", f"{part}.{name}={value}", read=load_config
+            )
+            assert not told or name in told or "cannot be built" in told
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optim.epochs=nan", "optim.epochs=nan is not possible: give a number above 0"),
+        ("optim.learning_rate=1e400", "optim.learning_rate=inf is not possible: give a number above 0"),
+        ("optim.clip_norm=-1", "optim.clip_norm=-1.0 is not possible: give a number from 0 up"),
+        ("optim.seed=-1", "optim.seed=-1 is not possible: give 0 or more"),
+        ("optim.seed=4294967296", "give 4294967295 or less"),
+        ("optim.betas=[0.9,1]", "give two numbers from 0 to less than 1"),
+        ("optim.tasks=[]", "optim.tasks is empty: choose from avsr, asr, vsr"),
+        ("optim.tasks=[lips]", "unknown task 'lips'"),
+        ("optim.task_weights={avsr: 0}", "leaves every task without weight"),
+        ("optim.rates=[4]", "optim.rates: rates '4' are not readable"),
+        ("validation.rates=['4;2']", "validation.rates: rates '4;2' are not readable"),
+        ("data.manifests=[]", "data.manifests is empty"),
+        ("data.workers=100000", "data.workers=100000 is not possible: give 256 or less"),
+        ("data.max_frames=0", "data.max_frames=0 is not possible: give 1 or more"),
+        (f"output={'x' * 300}", "is longer than the name of a file can be"),
+        ("augment.snr=[101]", "augment.snr holds 101.0"),
+        ("model.audio_rates=[0]", "model.audio_rates=0 is not possible: give 1 or more"),
+        ("model.compression=sum", "model.compression=sum is unknown: choose average or stack"),
+        ("output=${oc.env:HOME}", "references such as ${name} are not read"),
+    ],
+)
+def test_refusals_name_key_and_remedy(recipe, override, message):
+    assert message in refusal(recipe, override)
+    assert message in refusal(recipe, override, read=load_config)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "model.adapter.bottleneck=1000000000000",
+        "model.projector_hidden=1e9",
+        "model.connector={type: resampler, heads: 7}",
+        "model.adapter={routed_experts: 4, top_k: 9}",
+    ],
+)
+def test_what_cannot_be_built_is_refused_from_the_configuration(recipe, override):
+    assert "\n" not in refusal(recipe, override, read=load_config)
+
+
+def test_a_base_that_is_no_recipe_is_not_quoted(tmp_path):
+    secret = "hunter2: sesame\n"
+    for name, text in (
+        ("a.yaml", secret),
+        ("b.yaml", secret * 2),
+        ("c", secret),
+        ("d.yaml", "root:x:0:hunter2\nb:c:1"),
+    ):
+        told = refusal(write(tmp_path, f"base: {write(tmp_path, text, name)}\n"))
+        assert str(tmp_path / name) in told
+        assert "hunter2" not in told
+    for text in (
+        "- hunter2",
+        "hunter2",
+        "'hunter2",
+        "!hunter2 x",
+        "a: *hunter2",
+        "\thunter2",
+        "a: [hunter2",
+        "a: b: hunter2",
+    ):
+        assert "hunter2" not in refusal(write(tmp_path, f"base: {write(tmp_path, text, 'x.yaml')}\n"))
+
+
+def test_what_is_no_file_is_no_recipe(tmp_path):
+    os.mkfifo(tmp_path / "pipe.yaml")
+    (tmp_path / "zero.yaml").symlink_to("/dev/zero")
+    (tmp_path / "gone.yaml").symlink_to(tmp_path / "nowhere")
+    for name in ("pipe", "zero", "gone", "x" * 300, "/dev/stdin", "."):
+        assert "no recipe at" in refusal(write(tmp_path, yaml.safe_dump({"base": name})))
+    (tmp_path / "large.yaml").write_text(" " * (LARGEST + 1))
+    assert "larger than 1 MiB" in refusal(tmp_path / "large.yaml")
+    (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe")
+    assert "bytes.yaml is not readable YAML" in refusal(tmp_path / "bytes.yaml")
+
+
+def test_bases_do_not_go_on_for_ever(tmp_path):
+    (tmp_path / "x").symlink_to(tmp_path)
+    assert "is based on itself" in refusal(write(tmp_path, "base: x/other\n"))
+    for number in range(30):
+        write(tmp_path, f"base: [n{number + 1}, n{number + 1}]\n", f"n{number}.yaml")
+    write(tmp_path, "output: x\n", "n30.yaml")
+    assert "more than 100" in refusal(tmp_path / "n0.yaml")
+    for base in ("5", "{a: b}", "[1]", "[[a]]"):
+        assert "base is not the name of a recipe" in refusal(write(tmp_path, f"base: {base}\n"))
+
+
+def test_a_little_yaml_cannot_grow_without_bound(recipe, tmp_path):
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12)]
+    assert "more than 10000 values" in refusal(write(tmp_path, "\n".join(lines)))
+    lines = ["m0: &m0 {k: x}"]
+    lines += [f"m{n}: &m{n} {{<<: [{', '.join([f'*m{n - 1}'] * 9)}]}}" for n in range(1, 12)]
+    assert "more than 10000 values" in refusal(write(tmp_path, "\n".join(lines)))
+    text = f"base: {recipe}\noptim: &o {{epochs: 3}}\nvalidation: {{every_steps: 20}}\n"
+    assert load_recipe(write(tmp_path, text)).optim.epochs == 3

@@ -1,0 +1,220 @@
+"""What a run may overwrite and delete, what it can be resumed with, and what happens when it cannot go on."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import mome
+from mome.errors import MomeError
+from mome.training.run import train
+from mome.training.trainer import MatryoshkaTrainer
+from tests.training.toy import toy_backbones, toy_corpus, toy_recipe
+
+FAST = ("validation.rates=[]", "validation.every_steps=2", "optim.log_steps=1")
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("toy")
+    toy_corpus(folder / "data")
+    toy_backbones(folder / "backbones")
+    toy_recipe(folder, folder / "data" / "manifest.csv", folder / "backbones", folder / "unused")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(toy: Path) -> Path:
+    """A finished run of four steps with checkpoints 2 and 4; only to be copied."""
+    return train(toy / "toy_clips.yaml", [*FAST, "optim.steps=4", f"output={toy}/trained"])
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+def start(toy: Path, output: Path, *overrides: str, resume: bool = False) -> Path:
+    return train(toy / "toy_clips.yaml", [*FAST, "optim.steps=4", f"output={output}", *overrides], resume)
+
+
+def refusal(toy: Path, output: Path, *overrides: str, resume: bool = False) -> str:
+    with pytest.raises(MomeError) as caught:
+        start(toy, output, *overrides, resume=resume)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize(
+    "name",
+    ["config.json", "model.safetensors", "recipe.yaml", "tokenizer.json", "checkpoint-5/mine.txt", "tensorboard/x"],
+)
+def test_files_of_others_are_neither_deleted_nor_written_over(toy, tmp_path, name, resume):
+    folder = tmp_path / "theirs"
+    (folder / name).parent.mkdir(parents=True)
+    (folder / name).write_text("precious")
+    told = refusal(toy, folder, resume=resume)
+    assert f"{folder} holds {name.split('/')[0]}, which no run" in told
+    assert content(folder) == {name: b"precious"}
+
+
+def test_a_checkpoint_of_others_in_a_run(toy, run):
+    for name in ("checkpoint-3", "checkpoint-1000", "checkpoint-mine"):
+        (run / name).mkdir()
+        (run / name / "precious").write_text("x")
+        before = content(run)
+        told = refusal(toy, run, "optim.steps=8", resume=True)
+        assert f"{run / name} was not written by the run in this folder" in told
+        assert content(run) == before
+        shutil.rmtree(run / name)
+
+
+def test_a_link_in_place_of_a_runs_file_is_not_followed(toy, run, tmp_path):
+    (tmp_path / "precious").write_text("x")
+    (run / "history.json").unlink()
+    (run / "history.json").symlink_to(tmp_path / "precious")
+    start(toy, run, resume=True)
+    assert (tmp_path / "precious").read_text() == "x"
+    assert json.loads((run / "history.json").read_text())
+
+
+def test_a_run_is_not_started_over_and_logs_beside_it_are_no_matter(toy, run, tmp_path):
+    assert "already holds a training run: add --resume" in refusal(toy, run)
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "log.txt").write_text("mine")
+    start(toy, tmp_path / "new")
+    assert (tmp_path / "new" / "log.txt").read_text() == "mine"
+    assert sorted(path.name for path in (tmp_path / "new").glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-4"]
+    assert not list((tmp_path / "new").glob("*.part"))
+
+
+def test_a_folder_that_cannot_be(toy, tmp_path):
+    (tmp_path / "file").write_text("x")
+    assert f"{tmp_path}/file" in refusal(toy, tmp_path / "file")
+    assert f"{tmp_path}/file" in refusal(toy, tmp_path / "file" / "deeper")
+    assert f"{toy}/backbones holds audio_encoder" in refusal(toy, toy / "backbones")
+
+
+def test_only_the_length_may_change_on_resumption(toy, run):
+    told = refusal(toy, run, "optim.learning_rate=1e-3", "optim.seed=7", resume=True)
+    assert "optim.learning_rate was 0.005 and is 0.001, and 1 more keys differ" in told
+    assert "optim.steps=3 is less than the 4" in refusal(toy, run, "optim.steps=3", resume=True)
+    assert "optim.epochs=1 is less than the 1.33333" in refusal(
+        toy, run, "optim.steps=null", "optim.epochs=1", resume=True
+    )
+    before = content(run)
+    assert start(toy, run, resume=True) == run
+    assert content(run)["model.safetensors"] == before["model.safetensors"]
+
+
+def test_a_longer_run_goes_on_at_the_rate_of_the_longer_schedule(toy, run):
+    first = (run / "checkpoint-4" / "model.safetensors").read_bytes()
+    start(toy, run, "optim.steps=8", resume=True)
+    entries = [entry for entry in json.loads((run / "history.json").read_text()) if "loss" in entry]
+    assert [entry["step"] for entry in entries] == list(range(1, 9))
+    cosine = [
+        0.005 * 0.5 * (1 + math.cos(math.pi * step / length)) for step, length in [(3, 4), (4, 8), (5, 8), (7, 8)]
+    ]
+    assert [entries[step]["learning_rate"] for step in (3, 4, 5, 7)] == pytest.approx(cosine)
+    assert (run / "model.safetensors").read_bytes() != first
+    assert (run / "checkpoint-8").is_dir()
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "model.safetensors"])
+@pytest.mark.parametrize("how", ["cut", "gone", "changed"])
+def test_a_damaged_file_of_the_last_checkpoint_is_named(toy, run, name, how):
+    file = run / "checkpoint-4" / name
+    if how == "cut":
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    elif how == "gone":
+        file.unlink()
+    else:
+        whole = bytearray(file.read_bytes())
+        where = len(whole) // 2 if file.suffix == ".safetensors" else 80  # in the weights; in the first of zipped files
+        whole[where : where + 4] = b"\xff\xff\xff\xff"  # as float32 not a number
+        file.write_bytes(whole)
+    told = refusal(toy, run, "optim.steps=6", resume=True)
+    assert f"{file} is missing or damaged: delete {file.parent}" in told
+    shutil.rmtree(file.parent)
+    start(toy, run, "optim.steps=6", resume=True)
+
+
+@pytest.mark.parametrize("options", [(), ("optim.accumulate=2",), ("optim.gradient_checkpointing=true",)])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_run_that_diverges_ends_with_step_and_clips(toy, tmp_path, options, precision):
+    wild = ("optim.learning_rate=1e30", "optim.clip_norm=0", f"optim.precision={precision}", *options)
+    told = refusal(toy, tmp_path / "run", *wild)
+    assert "training stopped at step " in told
+    assert "with the clips train_" in told
+    assert "there is no checkpoint yet" in told
+    assert not (tmp_path / "run" / "config.json").exists()
+    assert not list((tmp_path / "run").glob("checkpoint-*"))
+
+
+def test_the_update_of_the_last_step_counts_too(toy, tmp_path):
+    told = refusal(toy, tmp_path / "run", "optim.learning_rate=1e300", "optim.steps=1")
+    assert "training stopped at step 1: the largest weight after the update is" in told
+    assert not list((tmp_path / "run").rglob("*.safetensors"))
+
+
+def test_the_last_good_checkpoint_is_kept_and_can_be_used(toy, tmp_path, monkeypatch):
+    compute, output = MatryoshkaTrainer.compute_loss, tmp_path / "run"
+
+    def poisoned(trainer, *args, **kwargs):
+        loss = compute(trainer, *args, **kwargs)
+        return loss * float("inf") if trainer.state.global_step == 5 else loss
+
+    monkeypatch.setattr(MatryoshkaTrainer, "compute_loss", poisoned)
+    told = refusal(toy, output, "optim.steps=8")
+    assert "step 6: the gradient's norm is nan" in told
+    assert f"the last good checkpoint is {output / 'checkpoint-4'}" in told
+    weights = load_file(output / "checkpoint-4" / "model.safetensors")
+    assert all(torch.isfinite(value).all() for value in weights.values())
+    assert mome.load(output / "checkpoint-4").transcribe(toy / "data" / "test_0_4.mp4", rates="4,2").tokens.total
+    monkeypatch.undo()
+    start(toy, output, "optim.steps=8", resume=True)
+    assert (output / "checkpoint-8").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("target", "error"),
+    [
+        ("torch.save", RuntimeError("[enforce fail at inline_container.cc] PytorchStreamWriter failed writing file")),
+        ("mome.model.checkpoint.save_tensors", OSError(28, "No space left on device")),
+    ],
+)
+def test_a_full_disk_leaves_the_checkpoint_before(toy, tmp_path, monkeypatch, target, error):
+    output = tmp_path / "run"
+    start(toy, output, "optim.steps=2")
+    (output / "config.json").unlink()
+
+    def full(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(target, full)
+    told = refusal(toy, output, "optim.steps=6", resume=True)
+    assert f"{output / 'checkpoint-4'} cannot be" in told
+    assert [path.name for path in output.glob("checkpoint-*")] == ["checkpoint-2"]
+    assert not list(output.rglob("*.part"))
+    monkeypatch.undo()
+    start(toy, output, "optim.steps=6", resume=True)
+    assert [path.name for path in sorted(output.glob("checkpoint-*"))] == ["checkpoint-4", "checkpoint-6"]
+
+
+def test_weights_that_are_no_numbers_are_not_gone_on_from(toy, run):
+    file = run / "checkpoint-4" / "model.safetensors"
+    weights = load_file(file)
+    next(iter(weights.values())).view(-1)[0] = float("nan")
+    save_file(weights, file, {"format": "pt"})
+    assert f"{file} is missing or damaged" in refusal(toy, run, "optim.steps=6", resume=True)
