@@ -1,4 +1,4 @@
-"""The one exception that carries a message for the user, and how messages list names."""
+"""The one exception that carries a message for the user, how messages list names, and how other exceptions read."""
 
 from __future__ import annotations
 
@@ -16,3 +16,11 @@ def listed(names: Sequence[object], most: int = 5) -> str:
     """The names with commas between, of many the first ones and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(map(str, names[:most])) + more
+
+
+def in_one_line(error: BaseException) -> str:
+    """What went wrong, on one line; what is no :class:`MomeError` begins with the name of its class."""
+    text = " ".join(str(error).split())
+    if isinstance(error, MomeError):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
