@@ -1,17 +1,17 @@
-"""What ``import mome`` does to a program, whatever it is called: the Auto classes know the models, and it is quick."""
+"""After ``import mome``, Transformers' Auto classes know its models, whatever the program is called."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parents[1]
 USES = """
-import sys
 import mome
-assert "torch" not in sys.modules, "slow"
 from transformers import AutoConfig, AutoModelForMultimodalLM
 config = AutoConfig.for_model("mome", audio_rates=[4])
 assert type(config) in AutoModelForMultimodalLM._model_mapping
@@ -42,3 +42,19 @@ def test_a_program_started_as_a_module(tmp_path):
 def test_transformers_first(tmp_path):
     code = "from transformers import AutoConfig; import mome; print(AutoConfig.for_model('avhubert').model_type)"
     assert said(tmp_path, "-c", code) == "avhubert\n"
+
+
+@pytest.mark.parametrize("before", [(), ("-X", "utf8")])
+def test_the_command_line_waits_for_a_command_that_needs_a_model(tmp_path, monkeypatch, before):
+    script = tmp_path / "mome"
+    script.write_text("import sys\nfrom mome.apps.cli import main\nprint('torch' in sys.modules)\nmain()\n")
+    assert said(tmp_path, *before, "-P", "mome", "--version").startswith("False\nmome ")
+    loaded = "import sys, atexit\natexit.register(lambda: print('torch' in sys.modules))\n"
+    (tmp_path / "sitecustomize.py").write_text(loaded)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    assert said(ROOT, *before, "-m", "mome", "--version").splitlines()[1:] == ["False"]
+
+
+def test_a_module_of_the_command_lines_name_is_told_from_it(tmp_path):
+    (tmp_path / "tool.py").write_text(USES)
+    assert said(tmp_path, "-m", "tool", "-m", "mome") == "MomeConfig avhubert\n"

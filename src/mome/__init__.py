@@ -11,10 +11,6 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Sequence
-from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from mome.errors import MomeError
@@ -54,34 +50,20 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'mome' has no attribute '{name}'")
 
 
-_AUTO = "transformers.models.auto"
+def _is_command_line() -> bool:
+    """Whether the program is ``mome`` or ``python -m mome``, which its name alone does not tell."""
+    if sys.argv[:1] == ["-m"]:  # so it is until the module is found, whichever it is
+        return sys.orig_argv[-len(sys.argv)].removeprefix("-m") == "mome"
+    main: Any = sys.modules.get("__main__")
+    if not hasattr(main, "__file__"):
+        return sys.argv[:1] == ["mome"]
+    try:
+        return "from mome.apps.cli import main" in (main.__loader__.get_source("__main__") or "")
+    except (AttributeError, ImportError, OSError):
+        return False
 
 
-class _Registration(MetaPathFinder):
-    """Imports :mod:`mome.model`, which registers its classes, right after Transformers' Auto classes are loaded.
-
-    Registering at once would load PyTorch, which takes seconds: ``mome --help`` and a program that only wants
-    ``mome.Rates`` need neither.
-    """
-
-    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        """The Auto classes' module, so that its loading ends with the registration; nothing for all others."""
-        if name != _AUTO:
-            return None
-        sys.meta_path.remove(self)
-        spec = PathFinder.find_spec(name, path)
-        if spec is not None and spec.loader is not None:
-            load = spec.loader.exec_module
-
-            def load_and_register(module: ModuleType) -> None:
-                load(module)
-                importlib.import_module("mome.model")
-
-            spec.loader.exec_module = load_and_register  # type: ignore[method-assign]
-        return spec
-
-
-if _AUTO in sys.modules:
+# `import mome` registers the classes with Transformers' Auto classes, which takes seconds. The command line, which must
+# answer `--help` at once, does without until a command needs a model.
+if not _is_command_line():
     importlib.import_module("mome.model")
-else:
-    sys.meta_path.insert(0, _Registration())

@@ -19,8 +19,8 @@ def listed(names: Sequence[object], most: int = 5) -> str:
 
 
 def in_one_line(error: BaseException) -> str:
-    """What went wrong, on one line; what is no :class:`MomeError` begins with the name of its class."""
-    text = " ".join(str(error).split())
-    if isinstance(error, MomeError):
-        return text
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    """The first line of the message, after the name of the class where the message may make no sense without it."""
+    line = next(iter(str(error).splitlines()), "")
+    if isinstance(error, MomeError | RuntimeError | OSError) and line:
+        return line
+    return f"{type(error).__name__}: {line}" if line else type(error).__name__

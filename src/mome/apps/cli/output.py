@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mome.errors import MomeError, in_one_line, listed
+from mome.errors import MomeError, listed
 
 _LONGEST = 1000
 """Characters of a line about a mistake: a name or a field in it may be of any length."""
@@ -24,7 +24,7 @@ def note(line: str) -> None:
 
 def mistake(error: Exception) -> None:
     """One line about something that the user can mend."""
-    line = in_one_line(error)
+    line = " ".join(str(error).splitlines())
     note(f"mome: {line if len(line) <= _LONGEST else line[: _LONGEST // 2] + ' … ' + line[-_LONGEST // 2 :]}")
 
 
