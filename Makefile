@@ -17,10 +17,10 @@ help:  ## List the targets
 install: $(INSTALLED)  ## Make .venv with the tested versions of everything (at once if it is up to date)
 
 # PyTorch goes first and pinned: anything looser would take a newer build with gigabytes of CUDA libraries.
-$(INSTALLED): pyproject.toml constraints.txt | $(BIN)/pip
+$(INSTALLED): pyproject.toml scripts/golden_option/pyproject.toml constraints.txt | $(BIN)/pip
 	@echo "installing into $(VENV), which takes minutes the first time"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' -e scripts/golden_option
 	@touch $@
 
 $(BIN)/pip:
@@ -53,7 +53,7 @@ format: $(INSTALLED)  ## Format the code and mend what the linter can mend
 
 clean:  ## Delete caches and build left-overs, not .venv, build/mome-tiny and runs
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build/lib build/bdist.*
-	rm -rf src/mome.egg-info
+	rm -rf src/mome.egg-info scripts/golden_option/*.egg-info
 	find src tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- the bundled model -----------------------------------------------------------------------------------------

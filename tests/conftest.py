@@ -25,7 +25,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     marker = metafunc.definition.get_closest_marker("golden")
     if marker is None:
         return
-    folder: Path = metafunc.config.getoption("--golden", SHARED / "golden")
+    folder: Path = metafunc.config.getoption("--golden")
     found = sorted(path for path in folder.glob(f"{marker.args[0]}*.safetensors") if path.with_suffix(".json").exists())
     cases = [pytest.param(path, id=path.stem) for path in found]
     none = pytest.param(None, id="none", marks=pytest.mark.skip(f"no golden case {marker.args[0]}* is in {folder}"))

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import importlib
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mome.errors import MomeError
@@ -51,7 +50,20 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'mome' has no attribute '{name}'")
 
 
-# `import mome` registers the classes with Transformers' Auto classes, which takes seconds. The command line,
-# (`mome` or `python -m mome`), which must answer `--help` at once, does without until a command needs a model.
-if Path(sys.argv[0] if sys.argv else "").stem not in ("mome", "-m"):
+def _is_command_line() -> bool:
+    """Whether the program is ``mome`` or ``python -m mome``, which its name alone does not tell."""
+    if sys.argv[:1] == ["-m"]:  # so it is until the module is found, whichever it is
+        return sys.orig_argv[-len(sys.argv)].removeprefix("-m") == "mome"
+    main: Any = sys.modules.get("__main__")
+    if not hasattr(main, "__file__"):
+        return sys.argv[:1] == ["mome"]
+    try:
+        return "from mome.apps.cli import main" in (main.__loader__.get_source("__main__") or "")
+    except (AttributeError, ImportError, OSError):
+        return False
+
+
+# `import mome` registers the classes with Transformers' Auto classes, which takes seconds. The command line, which must
+# answer `--help` at once, does without until a command needs a model.
+if not _is_command_line():
     importlib.import_module("mome.model")

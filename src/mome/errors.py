@@ -1,4 +1,4 @@
-"""The one exception that carries a message for the user, and how messages list names."""
+"""The one exception that carries a message for the user, how messages list names, and how other exceptions read."""
 
 from __future__ import annotations
 
@@ -22,3 +22,11 @@ def shortened(value: object, most: int = 80) -> str:
     """A value as a message quotes it: on one line, and not all of it where it is long."""
     text = " ".join(str(value).split())
     return text if len(text) <= most else f"{text[:most]}…"
+
+
+def in_one_line(error: BaseException) -> str:
+    """The first line of the message, after the name of the class where the message may make no sense without it."""
+    line = next(iter(str(error).splitlines()), "")
+    if isinstance(error, MomeError | RuntimeError | OSError) and line:
+        return line
+    return f"{type(error).__name__}: {line}" if line else type(error).__name__

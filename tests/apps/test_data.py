@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,76 @@ def test_folder(run, tmp_path):
         moved / "clips" / "a.mp4",
         moved / "clips" / "more" / "a.mp4",
     ]
+
+
+def texts(manifest: Path) -> dict[str, str]:
+    return {row.id: row.text for row in read_manifest(manifest)}
+
+
+def test_folder_reads_the_annotations_of_lrs(run, tmp_path):
+    (tmp_path / "talk").mkdir()
+    (tmp_path / "talk" / "00001.mp4").touch()
+    (tmp_path / "talk" / "00001.txt").write_text("Text:  BIN BLUE {NS} AT\nConf:  5\n\nWORD START END\nBIN 0.5 0.8\n")
+    assert run("data", "folder", tmp_path, "-o", tmp_path / "out.csv").exit_code == 0
+    assert texts(tmp_path / "out.csv") == {"talk_00001": "bin blue at"}
+
+
+def test_folder_passes_over_hidden_files(run, tmp_path):
+    clips = tmp_path / ".clips"  # the folder that is named may be hidden itself
+    for folder in (clips, clips / ".cache", clips / "b" / ".c"):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("clip.mp4", "._clip.mp4"):
+            (folder / name).touch()
+            (folder / name).with_suffix(".txt").write_bytes(b"\x00\x05\x16\x07" if name[0] == "." else b"hello")
+    result = run("data", "folder", clips, "-o", tmp_path / "out.csv")
+    assert (result.exit_code, result.stderr.count("\n")) == (0, 1)
+    assert texts(tmp_path / "out.csv") == {"clip": "hello"}
+
+
+def test_folder_lists_what_it_cannot_read_and_goes_on(run, tmp_path, monkeypatch):
+    contents = {"a": b"hello", "b": b"\x00\x01", "c": b'{"text": "hello"}', "e": b"world", "f": b"hello"}
+    for name, content in contents.items():
+        (tmp_path / f"{name}.mp4").touch()
+        (tmp_path / f"{name}.txt").write_bytes(content)
+    (tmp_path / "d.mp4").touch()
+    (tmp_path / "d.txt").mkdir()
+    read = data.Path.open
+
+    def damaged(path: Path, *arguments, **options):
+        if path.name == "e.txt":
+            raise ZeroDivisionError("whatever it may be")
+        return read(path, *arguments, **options)
+
+    monkeypatch.setattr(data.Path, "open", damaged)
+    result = run("data", "folder", tmp_path, "-o", tmp_path / "out.csv")
+    monkeypatch.undo()
+    assert result.exit_code == 1
+    assert texts(tmp_path / "out.csv") == {"a": "hello", "f": "hello"}
+    _, summary, *lines = result.stderr.splitlines()
+    assert summary == "4 of 6 files could not be listed:"
+    hints = ("b.txt is not text", "c.txt looks like JSON", "d.txt", "ZeroDivisionError: whatever")
+    for line, hint in zip(lines, hints, strict=True):
+        assert hint in line
+
+
+def test_folder_of_nothing_readable(refused, tmp_path):
+    (tmp_path / "a.mp4").touch()
+    (tmp_path / "a.txt").write_text("WEBVTT\n\n00:01.000 --> 00:02.000\nhello\n")
+    line = refused("data", "folder", tmp_path, "-o", tmp_path / "out.csv")
+    assert "a.txt looks like subtitles" in line
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_names_that_no_manifest_can_hold_are_listed(run, tmp_path):
+    names = [b"a.mp4", b"\xff.mp4", b"two\nlines.mp4"]
+    for name in names:
+        path = tmp_path / os.fsdecode(name)
+        path.touch()
+        path.with_suffix(".txt").write_text("hello")
+    result = run("data", "folder", tmp_path, "-o", tmp_path / "out.csv")
+    assert result.exit_code == 1
+    assert "2 of 3 files" in result.stderr
+    assert texts(tmp_path / "out.csv") == {"a": "hello"}
 
 
 def test_folder_mistakes(refused, tmp_path):

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mome.decoding import Transcriber
 from tests.media.builders import write
 
 KEYS = {"task", "rates", "snr_db", "wer", "words", "clips", "ci95", "tokens_mean", "tflops_mean", "rtf"}
@@ -133,6 +134,35 @@ def test_rates_that_do_not_fit(refused, manifest, tiny_model):
 
     assert "audio rates 4, 16" in line("--rates", "4,3")
     assert "'-,2'" in line("--rates", "-,2", "--task", "asr")
+
+
+def test_interrupted_it_writes_what_is_done(evaluate, manifest, tmp_path, monkeypatch):
+    whole = Transcriber.transcribe_batch
+    calls = []
+
+    def interrupted(self, clips, *arguments, **options):
+        calls.append(clips)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return whole(self, clips, *arguments, **options)
+
+    monkeypatch.setattr(Transcriber, "transcribe_batch", interrupted)
+    out, transcripts = tmp_path / "out.json", tmp_path / "heard.csv"
+    options = ["--batch", "1", "--rates", "-,2", "--out", out, "--transcripts", transcripts, "--json"]
+    result = evaluate(*options, code=130)
+    assert result.stderr == "mome: interrupted\n"
+    document = json.loads(result.stdout)
+    assert json.loads(out.read_text()) == document
+    assert (document["interrupted"], document["results"][0]["clips"]) == (True, 2)
+    assert [line.split(",")[0] for line in transcripts.read_text().splitlines()] == ["id", "one", "two"]
+
+
+def test_clips_in_which_nothing_is_said(results, evaluate, clips, tmp_path):
+    (tmp_path / "silent.csv").write_text(f"id,path,split,text\none,{clips / 'talk.mkv'},test,\n")
+    (one,) = results("--data", tmp_path / "silent.csv", "--rates", "4,2")
+    assert (one["words"], one["clips"], one["wer"]) == (0, 1, one["insertions"])
+    found = evaluate("--data", tmp_path / "silent.csv", "--rates", "4,2", "--normalize", "whisper", "--json")
+    assert json.loads(found.stdout)["normalize"] == "whisper"
 
 
 def test_one_reason_of_many_clips_is_listed_once(evaluate, tmp_path, monkeypatch):

@@ -108,6 +108,26 @@ def test_missing_clips_are_empty_or_left_out_if_that_is_said(score, results):
     assert [(one["clips"], one["wer"], one["ci95"]) for one in none] == [(0, None, None)]
 
 
+def test_clips_in_which_nothing_is_said(run, tmp_path):
+    """Every word heard there is an insertion, also where nothing is left but a filler."""
+    data = sheet(tmp_path / "clips.csv", ("id", "text"), ("one", ""), ("two", "Um."), ("three", "hello"))
+    heard = sheet(tmp_path / "x.csv", ("id", "text"), ("one", "hello there"), ("two", "um"), ("three", "Hello!"))
+
+    def one(*options: str) -> dict:
+        result = run("score", heard, "--data", data, "--json", *options)
+        assert result.exit_code == 0, result.output
+        document = json.loads(result.stdout)
+        assert document["normalize"] == (options[-1] if options else "lower")
+        return document["results"][0]
+
+    assert [one()[key] for key in ("wer", "words", "insertions", "substitutions", "clips")] == [2.0, 2, 2, 2, 3]
+    found = one("--normalize", "whisper")
+    assert [found[key] for key in ("wer", "words", "insertions", "substitutions", "clips")] == [2.0, 1, 2, 0, 3]
+    sheet(data, ("id", "text"), ("one", ""))
+    sheet(heard, ("id", "text"), ("one", ""))
+    assert [one()[key] for key in ("wer", "words", "ci95")] == [0.0, 0, [0.0, 0.0]]
+
+
 WHOLE = [("one", "a"), ("two", "b"), ("three", "c")]
 
 
@@ -147,7 +167,6 @@ def test_bad_manifests_and_options(refused, manifest, tmp_path):
     assert "no split 'tset': its splits are test, valid" in line(manifest, "--split", "tset")
     assert "lacks the column split" in line(hypotheses, "--split", "test")
     assert "'one' is there twice" in line(sheet(tmp_path / "twice.csv", ("id", "text"), *WHOLE, WHOLE[0]))
-    assert "the text is empty" in line(sheet(tmp_path / "none.csv", ("id", "text"), ("one", "")))
     (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00")
     assert "not a CSV file in UTF-8" in line(tmp_path / "binary.csv")
 

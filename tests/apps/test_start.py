@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import mome
 from mome.apps.cli import transcribe as transcribe_module
+from tests.media.builders import write
 
 COMMANDS = (
     ("transcribe",),
@@ -96,8 +100,40 @@ def test_interruption_has_its_own_exit_code(run, monkeypatch):
 
     monkeypatch.setattr(transcribe_module, "read_config", interrupted, raising=True)
     result = run("transcribe", "a.mp4")
+    assert (result.exit_code, result.stdout, result.stderr) == (130, "", "mome: interrupted\n")
+
+
+def test_interrupted_training_says_how_to_go_on(run, monkeypatch):
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mome.training.run.train", interrupted)
+    result = run("train", "mome-layer-grid")
     assert result.exit_code == 130
-    assert "Traceback" not in result.output
+    assert result.stderr.count("\n") == 1
+    assert "--resume" in result.stderr
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_command_in_one_line(clips, tmp_path, how):
+    """What is finished is printed; the other files take long."""
+    long = write(tmp_path / "long.wav", wave=np.random.default_rng(0).standard_normal(16_000 * 9).astype(np.float32))
+    code = "import sys; from mome.apps.cli import main; main()"
+    files = [clips / "talk.wav", *[long] * 400]
+    command = [sys.executable, "-c", code, "transcribe", *map(str, files), "--json"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    assert "demonstration" in process.stderr.readline()  # the note before the first result
+    time.sleep(0.5)
+    process.send_signal(how)
+    out, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert errors.splitlines()[-1] == "mome: interrupted"
+    document = json.loads(out)
+    assert document["interrupted"] is True
+    assert [one["file"] for one in document["results"]][:1] == [str(files[0])]
+    assert len(document["results"]) < len(files)
 
 
 def test_a_bug_is_not_swallowed(run, monkeypatch):

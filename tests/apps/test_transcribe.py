@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mome.apps.cli import transcribe as module
+from mome.decoding import Transcriber
 from mome.media import decode
 from tests.media.builders import remux, write
 
@@ -200,6 +202,43 @@ def test_a_clip_at_which_a_library_fails_does_not_lose_the_others(transcribe, cl
     assert result.exit_code == 1
     assert [line.split("\t")[0] for line in result.stdout.splitlines()] == [str(batch[1])]
     assert f"mome: {batch[0]} cannot be decoded (Input/output error)" in result.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("error", [TypeError("no such layout"), MemoryError(), AssertionError(), KeyError("s64")])
+def test_whatever_one_file_fails_with_is_its_own_failure(document, transcribe, clips, monkeypatch, error):
+    load = Transcriber.load_clip
+
+    def odd(self, path, *arguments, **options):
+        if path.name == "talk.mkv":
+            raise error
+        return load(self, path, *arguments, **options)
+
+    monkeypatch.setattr(Transcriber, "load_clip", odd)
+    found = document(clips / "talk.wav", clips / "talk.mkv", clips / "talk.wav", "--rates", "4,-", code=1)
+    assert len(found["results"]) == 2
+    (failure,) = found["failures"]
+    assert failure["file"] == str(clips / "talk.mkv")
+    assert failure["error"].startswith(type(error).__name__)
+    assert "Traceback" not in transcribe(clips / "talk.mkv", "--rates", "4,-").stderr
+
+
+def test_a_file_that_cannot_be_written_does_not_stop_the_others(transcribe, clips, tmp_path):
+    (tmp_path / "talk.txt").mkdir()
+    result = transcribe(clips / "talk.wav", clips / "mute.mkv", "--rates", "4,2", "-o", tmp_path)
+    assert result.exit_code == 1
+    assert "talk.txt cannot be written" in result.stderr
+    assert (tmp_path / "mute.txt").is_file()
+    assert {path.name for path in tmp_path.iterdir()} == {"talk.txt", "mute.txt"}
+
+
+def test_interrupted_while_the_model_is_loaded(transcribe, monkeypatch):
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "load_model", interrupted)
+    result = transcribe("a.mp4", "--json")
+    assert (result.exit_code, result.stderr) == (130, "mome: interrupted\n")
+    assert json.loads(result.stdout) | {"results": [], "interrupted": True} == json.loads(result.stdout)
 
 
 def test_a_long_clip_is_refused_by_its_length_unless_only_its_lips_are_read(refused, transcribe, tiny_model, tmp_path):

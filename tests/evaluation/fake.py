@@ -19,7 +19,7 @@ class FakeTranscriber:
 
     media: FakeMedia
 
-    def __init__(self, texts: dict[tuple[str, str], str | Exception], grid: RateGrid | None = None):
+    def __init__(self, texts: dict[tuple[str, str], str | BaseException], grid: RateGrid | None = None):
         self.texts = texts
         self.model = SimpleNamespace(grid=grid or RateGrid((4, 16), (2, 5)))
         self.calls: list[tuple[list[Clip], list[Rates], dict]] = []
@@ -34,7 +34,7 @@ class FakeTranscriber:
     def _one(self, clip: Clip, rates: Rates) -> Transcript:
         assert clip.path is not None
         text = self.texts.get((clip.path.stem, str(rates)), "")
-        if isinstance(text, Exception):
+        if isinstance(text, BaseException):
             raise text
         used = Rates(rates.audio, None) if clip.mouth is None and rates.audio else rates
         return Transcript(

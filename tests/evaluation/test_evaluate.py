@@ -6,7 +6,7 @@ import pytest
 from mome import MomeProcessor, Transcriber
 from mome.adapters import merge
 from mome.errors import MomeError
-from mome.evaluation.evaluate import evaluate
+from mome.evaluation.evaluate import Evaluation, evaluate
 from mome.evaluation.result import Condition, Failure, make_conditions
 from mome.media.noise import snr_db
 from mome.rates import Rates
@@ -168,10 +168,61 @@ def test_a_failure_hits_one_clip_at_one_rate(media, error):
     assert (asr.clips, asr.errors.words, asr.wer, asr.failures) == (4, 11, 0.0, ())
 
 
-def test_mistakes_in_the_program_are_not_hidden(media):
+@pytest.mark.parametrize("error", [TypeError("option"), KeyError("option"), MemoryError(), ZeroDivisionError("option")])
+def test_whatever_one_clip_fails_with_is_its_own_failure(media, error):
     media()
-    with pytest.raises(TypeError):
-        evaluate(FakeTranscriber({("a", "4,2"): TypeError("option")}), ROWS, [Condition(AV)])
+    (result,) = evaluate(FakeTranscriber({("a", "4,2"): error}), ROWS, [Condition(AV)])
+    (failure,) = result.failures
+    assert failure.id == "a"
+    assert failure.error.startswith(type(error).__name__)
+    assert result.clips == 3
+
+
+def test_whatever_reading_a_clip_fails_with_is_its_own_failure(media):
+    media()
+    fake = FakeTranscriber({})
+    load = fake.media
+
+    def odd(path, **wanted):
+        if path.stem == "b":
+            raise NotImplementedError("a format")
+        return load(path, **wanted)
+
+    fake.media = odd
+    (result,) = evaluate(fake, ROWS, [Condition(AV)])
+    assert result.failures == (Failure("b", "a format"),)
+    assert result.clips == 3
+
+
+def test_what_is_done_remains_when_it_is_interrupted(media):
+    media()
+    texts: dict = {(row.id, str(rates)): row.text for row in ROWS for rates in (AV, ASR)}
+    fake = FakeTranscriber({**texts, ("c", "4,-"): KeyboardInterrupt()})
+    evaluation = Evaluation(fake, ROWS, make_conditions([AV, ASR]), batch_size=1)
+    with pytest.raises(KeyboardInterrupt):
+        evaluation.run()
+    av, asr = evaluation.results()
+    assert [one.id for one in av.heard] == [one.id for one in asr.heard] == ["a", "b"]
+    assert (av.wer, av.failures) == (0.0, ())
+
+
+def test_a_clip_in_which_nothing_is_said(media):
+    media()
+    fake = FakeTranscriber({("a", "4,2"): "one two", ("b", "4,2"): "three"})
+    (result,) = evaluate(fake, make_rows({"a": "", "b": "three"}), [Condition(AV)])
+    assert result.to_json() | {"wer": 2.0, "words": 1, "clips": 2, "insertions": 2} == result.to_json()
+    (silent,) = evaluate(fake, make_rows({"a": ""}), [Condition(AV)])
+    assert (silent.wer, silent.ci95, silent.errors.words) == (2.0, (2.0, 2.0), 0)
+
+
+def test_the_form_in_which_texts_are_compared(media):
+    media()
+    fake = FakeTranscriber({("a", "4,2"): "It's the colour, um, TWENTY-two."})
+    rows = make_rows({"a": "it is the color 22"})
+    (lower,) = evaluate(fake, rows, [Condition(AV)])
+    (whisper,) = evaluate(fake, rows, [Condition(AV)], normalize="whisper")
+    assert (lower.errors.errors, whisper.errors.errors) == (5, 0)
+    assert whisper.heard[0].text == "It's the colour, um, TWENTY-two."
 
 
 def test_a_clip_without_lips_is_not_counted_as_audio_visual(media):

@@ -16,7 +16,7 @@ RESULT = Result(Condition(Rates(4, 2), 0.0), WordErrors(hits=3), 1, 0.0, (0.0, 0
 
 def test_document_says_what_was_run():
     document = results_document([RESULT], command="mome evaluate --data m.csv", model="mome-tiny", data="m.csv", seed=4)
-    assert list(document) == ["command", "versions", "model", "data", "seed", "results"]
+    assert list(document) == ["command", "versions", "model", "data", "seed", "normalize", "interrupted", "results"]
     assert set(document["versions"]) == {"mome", "torch", "transformers", "python"}
     assert document["versions"]["python"] == platform.python_version()
     assert document["results"] == [RESULT.to_json()]

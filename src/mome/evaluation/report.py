@@ -11,11 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from mome.errors import MomeError
+from mome.evaluation.normalizers import Normalizer
 from mome.evaluation.result import Result
 
 
 def results_document(
-    results: Sequence[Result], *, command: str, model: str | None, data: str, seed: int
+    results: Sequence[Result],
+    *,
+    command: str,
+    model: str | None,
+    data: str,
+    seed: int,
+    normalize: Normalizer = "lower",
+    interrupted: bool = False,
 ) -> dict[str, Any]:
     """One document that says all that is needed to repeat a run.
 
@@ -25,6 +33,8 @@ def results_document(
         model: folder or hub id; ``None`` for transcripts made elsewhere.
         data: the manifest.
         seed: of noise and intervals.
+        normalize: the form in which transcripts were compared.
+        interrupted: whether clips are missing because the run was stopped.
     """
     versions = {name: version(name) for name in ("mome", "torch", "transformers")}
     return {
@@ -33,6 +43,8 @@ def results_document(
         "model": model,
         "data": data,
         "seed": seed,
+        "normalize": normalize,
+        "interrupted": interrupted,
         "results": [result.to_json() for result in results],
     }
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mome.evaluation.normalizers import Normalizer, normalizer
 from mome.rates import Rates, Task
 from mome.text.wer import WordErrors, bootstrap_interval, word_errors
 
@@ -109,13 +110,14 @@ class Result:
         heard: Sequence[Heard],
         seed: int,
         *,
+        normalize: Normalizer = "lower",
         failures: Sequence[Failure] = (),
         tokens_mean: float | None = None,
         tflops_mean: float | None = None,
         rtf: float | None = None,
     ) -> Result:
-        """Score transcripts; the seed is the interval's."""
-        counts = word_errors([one.reference for one in heard], [one.text for one in heard])
+        """Score transcripts in the form that ``normalize`` names; the seed is the interval's."""
+        counts = word_errors([one.reference for one in heard], [one.text for one in heard], normalizer(normalize))
         total = sum(counts, WordErrors())
         wer = ci95 = None
         if counts:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from mome.errors import MomeError, listed
+from mome.evaluation.normalizers import Normalizer
 from mome.evaluation.result import Failure, Group, Heard, Result
 from mome.evaluation.transcripts import read_references, read_transcripts
 from mome.rates import Task
@@ -21,6 +22,7 @@ def score(
     *,
     task: Task | None = None,
     missing: Missing = "error",
+    normalize: Normalizer = "lower",
     seed: int = 0,
 ) -> list[Result]:
     """Compare a CSV file of transcripts with a manifest.
@@ -35,6 +37,7 @@ def score(
         task: of transcripts that say neither task nor rates.
         missing: what becomes of a clip that a group does not have: an error, an empty transcript, all of whose
             words count as deleted, or a failure, left out of the figures and listed.
+        normalize: the form in which transcripts are compared, see :func:`~mome.evaluation.normalizers.normalizer`.
         seed: of the intervals.
 
     Returns:
@@ -56,11 +59,16 @@ def score(
                     f"{transcripts} has no transcript of {len(absent)} of {len(references)} clips for {group}: "
                     f"{listed(absent)}; add them, or choose --missing empty or --missing skip"
                 )
-    return [_result(group, texts, references, missing, seed) for group, texts in groups.items()]
+    return [_result(group, texts, references, missing, normalize, seed) for group, texts in groups.items()]
 
 
 def _result(
-    group: Group, texts: Mapping[str, str], references: Mapping[str, str], missing: Missing, seed: int
+    group: Group,
+    texts: Mapping[str, str],
+    references: Mapping[str, str],
+    missing: Missing,
+    normalize: Normalizer,
+    seed: int,
 ) -> Result:
     heard = [
         Heard(name, said, texts.get(name, ""))
@@ -69,4 +77,4 @@ def _result(
     ]
     present = {one.id for one in heard}
     failures = [Failure(name, "no transcript") for name in references if name not in present]
-    return Result.of(group, heard, seed, failures=failures)
+    return Result.of(group, heard, seed, normalize=normalize, failures=failures)

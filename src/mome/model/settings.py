@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mome.errors import MomeError
+from mome.errors import MomeError, in_one_line, shortened
 
 _LARGEST = 100_000_000  # bytes of a settings file; published ones have some thousand
 _DEEPEST = 50  # levels of nesting
@@ -46,14 +46,7 @@ def blaming(
     except (MomeError, MemoryError):
         raise
     except Exception as error:
-        raise MomeError(f"{what} {complaint} ({first_line(error)}): {remedy}") from error
-
-
-def first_line(error: BaseException) -> str:
-    """What went wrong, short enough for a line."""
-    line = (str(error).strip() or type(error).__name__).splitlines()[0]
-    line = line if " " in line else f"{type(error).__name__}: {line}"  # a KeyError says the key alone
-    return line if len(line) <= 200 else f"{line[:200]}…"
+        raise MomeError(f"{what} {complaint} ({shortened(in_one_line(error), 200)}): {remedy}") from error
 
 
 def read_settings(file: Path) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import jiwer
@@ -45,12 +45,15 @@ class WordErrors:
         )
 
 
-def word_errors(references: Sequence[str], hypotheses: Sequence[str]) -> list[WordErrors]:
+def word_errors(
+    references: Sequence[str], hypotheses: Sequence[str], normalize: Callable[[str], str] = normalize
+) -> list[WordErrors]:
     """Errors of each clip, on normalised text; ``sum(…, WordErrors())`` pools them.
 
     Args:
-        references: what was said, one text per clip, possibly empty.
+        references: what was said, one text per clip; all words that are recognised beside an empty one are insertions.
         hypotheses: what was recognised, in the same order, possibly empty.
+        normalize: puts a text into the form in which it is compared.
 
     Raises:
         ValueError: not as many hypotheses as references.

@@ -21,20 +21,21 @@ class ManifestRow:
     text: str
 
 
-def read_manifest(path: str | Path, split: str | None = None) -> list[ManifestRow]:
+def read_manifest(path: str | Path, split: str | None = None, *, silence: bool = False) -> list[ManifestRow]:
     """Read a manifest, a CSV file with the columns id, path, split and text; others are ignored.
 
     Args:
         path: the manifest; media paths in it are relative to its folder, or absolute.
         split: rows of this split only, in the file's order; ``None``: all rows. Other splits' media files
             need not be there.
+        silence: whether the text of a clip may be empty, as nothing is said in it.
 
     Raises:
         MomeError: the manifest cannot be read or has no rows, lacks a column, repeats an id, has an
             empty field, does not know the split, or names media files that are missing.
     """
     path = Path(path)
-    rows = _parse(path)
+    rows = _parse(path, silence)
     chosen = rows if split is None else [row for row in rows if row.split == split]
     if not chosen:
         known = ", ".join(dict.fromkeys(row.split for row in rows))
@@ -46,11 +47,11 @@ def read_manifest(path: str | Path, split: str | None = None) -> list[ManifestRo
     return chosen
 
 
-def _parse(path: Path) -> list[ManifestRow]:
+def _parse(path: Path, silence: bool) -> list[ManifestRow]:
     rows: list[ManifestRow] = []
     lines: dict[str, int] = {}
     for line, values in read_rows(path, COLUMNS, "manifest, a CSV file"):
-        row = _row(path, line, values)
+        row = _row(path, line, values, silence)
         if row.id in lines:
             raise MomeError(
                 f"{path}: id '{row.id}' is in line {lines[row.id]} and in line {line}: give each clip its own"
@@ -60,8 +61,8 @@ def _parse(path: Path) -> list[ManifestRow]:
     return rows
 
 
-def _row(path: Path, line: int, values: dict[str, str]) -> ManifestRow:
+def _row(path: Path, line: int, values: dict[str, str], silence: bool) -> ManifestRow:
     for name in COLUMNS:
-        if not values[name]:
+        if not values[name] and not (silence and name == "text"):
             raise MomeError(f"{path}, line {line}: the {name} is empty: fill it in or delete the line")
     return ManifestRow(values["id"], path.parent / values["path"], values["split"], values["text"])

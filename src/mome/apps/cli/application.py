@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from typing import Annotated, Any
 
@@ -20,8 +21,8 @@ from mome.apps.cli.train import train
 from mome.apps.cli.transcribe import transcribe
 from mome.errors import MomeError
 
-MISTAKE = 2
-"""Exit code where the user can mend it: an option, a file, a recipe."""
+MISTAKE, INTERRUPTED = 2, 130
+"""Exit codes: where the user can mend it (an option, a file, a recipe), and after Ctrl-C, as in a shell."""
 
 
 class CommandGroup(TyperGroup):
@@ -33,8 +34,13 @@ class CommandGroup(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command, and write its output out while a closed pipe is still dealt with quietly."""
-        returned = super().invoke(ctx)
-        sys.stdout.flush()
+        try:
+            returned = super().invoke(ctx)
+            sys.stdout.flush()
+        except KeyboardInterrupt:
+            resumes = ctx.invoked_subcommand == "train"
+            note("mome: interrupted" + (": the same command with --resume goes on from the last checkpoint" * resumes))
+            raise typer.Exit(INTERRUPTED) from None
         return returned
 
     def main(self, *args: Any, **extra: Any) -> Any:
@@ -102,5 +108,6 @@ def _describe(
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line; being told to end (SIGTERM) is answered as Ctrl-C is."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     app()

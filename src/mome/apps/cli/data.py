@@ -13,8 +13,8 @@ from typing import Annotated
 
 import typer
 
-from mome.apps.cli.output import check_writable, note, result, write_text
-from mome.errors import MomeError, listed
+from mome.apps.cli.output import check_writable, failure_lines, note, result, write_text
+from mome.errors import MomeError, in_one_line, listed
 
 MEDIA = frozenset(
     [
@@ -35,6 +35,8 @@ MEDIA = frozenset(
         ".opus",
     ]
 )
+
+SOME_FAILED = 1
 
 data_app = typer.Typer(help="Make manifests (lists of clips for training and evaluation) and synthetic clips.")
 
@@ -86,23 +88,30 @@ def folder(
     out: Manifest,
     split: Annotated[str, typer.Option(help="The split that all clips are put in.")] = "test",
 ) -> None:
-    """List the media files of a folder that have a transcript beside them: clip.mp4 and clip.txt."""
+    """List the media files of a folder that have a transcript beside them: clip.mp4 and clip.txt.
+
+    A transcript is plain text, or an annotation of LRS2 or LRS3, of which the line 'Text:' is taken. A clip whose
+    transcript is neither does not stop the others: it is listed at the end, and the exit code is 1. Hidden files and
+    folders are passed over.
+    """
+    from mome.text.sentence import read_sentence
+
+    check_writable(out)
     found = _media(directory)
-    rows, untold = [], []
+    rows, untold, failures = [], [], []
     for path in found:
-        beside = path.with_suffix(".txt")
         try:
-            text = " ".join(beside.read_text(encoding="utf-8-sig").split())
+            text = read_sentence(path.with_suffix(".txt"))
         except FileNotFoundError:
             text = ""
-        except (OSError, UnicodeDecodeError) as error:
-            raise MomeError(f"{beside} is not readable text in UTF-8") from error
+        except Exception as error:
+            failures.append((str(path), in_one_line(error)))
+            continue
         if text:
             rows.append((path, split, text))
         else:
             untold.append(path)
-    _report_skipped("without a transcript beside them (NAME.txt)", untold)
-    _write_manifest(directory, out, rows)
+    _write_manifest(directory, out, rows, untold, "without a transcript beside them (NAME.txt)", failures)
 
 
 @data_app.command()
@@ -132,6 +141,7 @@ def grid(
 
     if valid + test > 1:
         raise MomeError(f"--valid {valid:g} and --test {test:g} are more than all sentences: lower one of them")
+    check_writable(out)
     found = _media(directory)
     talkers = set(test_talker or ())
     missing = talkers - {path.parent.name for path in found}
@@ -149,8 +159,7 @@ def grid(
         else:
             split = _split(text, valid, test, seed)
         rows.append((path, split, text))
-    _report_skipped("whose names are no GRID sentence", foreign)
-    _write_manifest(directory, out, rows)
+    _write_manifest(directory, out, rows, foreign, "whose names are no GRID sentence")
 
 
 def _split(sentence: str, valid: float, test: float, seed: int) -> str:
@@ -163,38 +172,79 @@ def _split(sentence: str, valid: float, test: float, seed: int) -> str:
 
 
 def _media(directory: Path) -> list[Path]:
-    """Media files below a folder, in order of their names."""
+    """Media files below a folder, in order of their names, without hidden ones and those in hidden folders."""
     if not directory.is_dir():
         raise MomeError(f"{directory} is not a folder: give the folder that the clips are in")
-    found = sorted(path for path in directory.rglob("*") if path.suffix.lower() in MEDIA and path.is_file())
+    found = sorted(
+        path
+        for path in directory.rglob("*")
+        if path.suffix.lower() in MEDIA
+        and not any(part.startswith(".") for part in path.relative_to(directory).parts)
+        and path.is_file()
+    )
     if not found:
         raise MomeError(f"{directory} has no video or audio files in it")
     return found
 
 
-def _report_skipped(why: str, paths: Sequence[Path]) -> None:
-    if paths:
-        note(f"left out {len(paths)} files {why}: {listed(paths)}")
+def _write_manifest(
+    directory: Path,
+    out: Path,
+    rows: Iterable[tuple[Path, str, str]],
+    left_out: Sequence[Path],
+    why: str,
+    failures: Sequence[tuple[str, str]] = (),
+) -> None:
+    """Write clips, splits and texts; paths are relative to the manifest, so both can be moved together.
 
-
-def _write_manifest(directory: Path, out: Path, rows: Iterable[tuple[Path, str, str]]) -> None:
-    """Write clips, splits and texts; paths are relative to the manifest, so both can be moved together."""
-    check_writable(out)
+    Args:
+        directory: the clips' names are relative to it.
+        out: the manifest.
+        rows: path, split and text of each clip.
+        left_out: other files.
+        why: they are left out.
+        failures: names and reasons of files that could not be read.
+    """
     sheet = io.StringIO()
     writer = csv.writer(sheet, lineterminator="\n")
     writer.writerow(("id", "path", "split", "text"))
+    failures = list(failures)
     taken: dict[str, Path] = {}
     splits: Counter[str] = Counter()
     for path, split, text in rows:
         name = "_".join(path.relative_to(directory).with_suffix("").parts)
+        relative = Path(os.path.relpath(path.resolve(), out.parent.resolve())).as_posix()
+        if reason := _unlistable(relative):
+            failures.append((str(path), reason))
+            continue
         if name in taken:
             raise MomeError(f"{taken[name]} and {path} would both be clip {name}: rename one of them")
         taken[name] = path
         splits[split] += 1
-        relative = Path(os.path.relpath(path.resolve(), out.parent.resolve())).as_posix()
         writer.writerow((name, relative, split, text))
+    skipped = f"{len(left_out)} files {why}: {listed(left_out)}" if left_out else ""
+    lines = failure_lines(failures)
     if not taken:
-        raise MomeError(f"no clip of {directory} can be listed, so {out} was not written")
+        reasons = "; ".join(filter(None, [skipped, *lines[:1]]))
+        raise MomeError(f"no clip of {directory} can be listed, so {out} was not written: {reasons}")
     write_text(out, sheet.getvalue())
     counts = ", ".join(f"{split} {number}" for split, number in sorted(splits.items()))
     note(f"wrote {out}: {len(taken)} clips ({counts})")
+    if skipped:
+        note(f"left out {skipped}")
+    if failures:
+        note(f"{len(failures)} of {len(taken) + len(left_out) + len(failures)} files could not be listed:")
+        for line in lines:
+            note(line)
+        raise typer.Exit(SOME_FAILED)
+
+
+def _unlistable(path: str) -> str:
+    """Why a path cannot stand in a manifest, a CSV file in UTF-8 whose fields are stripped; empty if it can."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return "the name is not in UTF-8: rename it"
+    if path != path.strip() or any(not character.isprintable() for character in path):
+        return "the name has a space at its end or a control character in it: rename it"
+    return ""

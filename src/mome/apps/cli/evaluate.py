@@ -19,6 +19,7 @@ from mome.apps.cli.options import (
     Json,
     Model,
     Noise,
+    Normalize,
     Out,
     Split,
     beam_search,
@@ -91,6 +92,7 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many clips.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Clips transcribed together.")] = 8,
     beams: Beams = None,
+    normalize: Normalize = "lower",
     compat: Compat = None,
     dtype: Dtype = "float32",
     seed: Annotated[
@@ -102,7 +104,7 @@ def evaluate(
 
     The interval is that of 95 % of samples of the clips drawn with replacement. RTF is processing time
     per second of speech, without reading the files. A clip that cannot be transcribed is left out of the
-    figures and listed at the end, and the exit code is 1.
+    figures and listed at the end, and the exit code is 1. Ctrl-C ends with the figures of the clips that are done.
 
     Example: mome evaluate --data grid.csv --split test --snr clean --snr 0 --noise babble.flac
     """
@@ -114,7 +116,7 @@ def evaluate(
         if path is not None:
             check_writable(path)
     quiet()
-    from mome.evaluation.evaluate import evaluate as measure
+    from mome.evaluation.evaluate import Evaluation
     from mome.evaluation.report import results_document, write_json
     from mome.evaluation.result import make_conditions
     from mome.evaluation.transcripts import to_csv
@@ -122,7 +124,7 @@ def evaluate(
     from mome.training.manifest import read_manifest
     from mome.training.store import ClipStore
 
-    rows = read_manifest(data, split)[:limit]
+    rows = read_manifest(data, split, silence=True)[:limit]
     config = read_config(model)
     check_compat(compat, model, config)
     conditions = make_conditions(_rates(config.grid, given, tasks), levels)
@@ -130,25 +132,41 @@ def evaluate(
     transcriber = load_model(model, compat, dtype)
     used = {one.task for one in conditions}
     store = None if cache is None else ClipStore(cache, audio=used != {"vsr"}, video=used != {"asr"})
-    with progress("transcribing") as bar:
-        results = measure(
-            transcriber,
-            rows,
-            conditions,
-            noise=sound,
-            seed=seed,
-            batch_size=batch,
-            store=store,
-            progress=bar,
-            **beam_search(beams),
-        )
+    evaluation = Evaluation(
+        transcriber,
+        rows,
+        conditions,
+        noise=sound,
+        seed=seed,
+        batch_size=batch,
+        store=store,
+        normalize=normalize,
+        **beam_search(beams),
+    )
+    interruption = None
+    try:
+        with progress("transcribing") as bar:
+            evaluation.run(bar)
+    except KeyboardInterrupt as stop:
+        interruption = stop
+    results = evaluation.results()
     command = shlex.join(["mome", *sys.argv[1:]])
-    document = results_document(results, command=command, model=model, data=str(data), seed=seed)
+    document = results_document(
+        results,
+        command=command,
+        model=model,
+        data=str(data),
+        seed=seed,
+        normalize=normalize,
+        interrupted=interruption is not None,
+    )
     if out is not None:
         write_json(out, document)
     if transcripts is not None:
         write_text(transcripts, to_csv(results))
     result(to_json(document) if json else readable(results))
+    if interruption is not None:
+        raise interruption
     if transcriber.model.config.description:
         note(transcriber.model.config.description)
     raise typer.Exit(_report_failures(results))

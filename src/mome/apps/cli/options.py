@@ -71,6 +71,13 @@ Dtype = Annotated[
     Literal["float32", "bfloat16", "float16"],
     typer.Option(help="Precision of the weights; bfloat16 halves the memory, and is fast where the hardware has it."),
 ]
+Normalize = Annotated[
+    Literal["lower", "whisper"],
+    typer.Option(
+        help="What does not count. lower: capitals and spaces, as the published systems are scored. whisper: also "
+        "punctuation, fillers, and the ways to write numbers, contractions and English spellings."
+    ),
+]
 Seed = Annotated[int, typer.Option(min=0, help="Draws a file's stretch of noise, together with the file's name.")]
 
 

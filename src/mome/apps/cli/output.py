@@ -13,22 +13,26 @@ from typing import Any
 
 from mome.errors import MomeError, listed
 
+_LONGEST = 1000
+"""Characters of a line about a mistake: a name or a field in it may be of any length."""
+
 
 def note(line: str) -> None:
-    """One line for the user that is not a result."""
-    print(line, file=sys.stderr, flush=True)
+    """One line for the user that is not a result; what would move the terminal's cursor is spelled out."""
+    print("".join(c if c.isprintable() or c == "\t" else ascii(c)[1:-1] for c in line), file=sys.stderr, flush=True)
 
 
 def mistake(error: Exception) -> None:
     """One line about something that the user can mend."""
-    note("mome: " + " ".join(str(error).splitlines()))
+    line = " ".join(str(error).splitlines())
+    note(f"mome: {line if len(line) <= _LONGEST else line[: _LONGEST // 2] + ' … ' + line[-_LONGEST // 2 :]}")
 
 
 def failure_lines(failures: Iterable[tuple[str, str]]) -> list[str]:
     """A line for each reason, with the names of all that failed for it."""
     reasons: dict[str, list[str]] = {}
     for name, reason in failures:
-        reasons.setdefault(" ".join(reason.splitlines()), []).append(name)
+        reasons.setdefault(" ".join(reason.split()), []).append(name)
     return [
         f"mome: {reason}" if len(names) == 1 and names[0] in reason else f"mome: {listed(names)}: {reason}"
         for reason, names in reasons.items()

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from mome.apps.cli.options import Data, Json, Out, Split
+from mome.apps.cli.options import Data, Json, Normalize, Out, Split
 from mome.apps.cli.output import check_writable, note, result, to_json
 from mome.apps.cli.results import readable
 from mome.errors import listed
@@ -37,6 +37,7 @@ def score(
             help="What a clip without a transcript is: an error, an empty transcript, or left out of the figures."
         ),
     ] = "error",
+    normalize: Normalize = "lower",
     out: Out = None,
     json: Json = False,
     seed: Annotated[int, typer.Option(min=0, help="Draws the samples of clips for the intervals.")] = 0,
@@ -44,8 +45,8 @@ def score(
     """Score transcripts of any system as mome evaluate scores its own, for the same table.
 
     Of the manifest only the columns id and text are needed, and split with --split; the clips need not be
-    there. Capitals and spaces do not count, punctuation does. What a transcript says nothing about (tokens,
-    GFLOPs, RTF) is null in the JSON document.
+    there. Where the manifest has no text, every word of a transcript is an insertion. What a transcript says
+    nothing about (tokens, GFLOPs, RTF) is null in the JSON document.
 
     Example: mome score whisper.csv --data grid.csv --split test
     """
@@ -54,9 +55,9 @@ def score(
     from mome.evaluation.report import results_document, write_json
     from mome.evaluation.score import score as measure
 
-    results = measure(transcripts, data, split, task=task, missing=missing, seed=seed)
+    results = measure(transcripts, data, split, task=task, missing=missing, normalize=normalize, seed=seed)
     command = shlex.join(["mome", *sys.argv[1:]])
-    document = results_document(results, command=command, model=None, data=str(data), seed=seed)
+    document = results_document(results, command=command, model=None, data=str(data), seed=seed, normalize=normalize)
     if out is not None:
         write_json(out, document)
     result(to_json(document) if json else readable(results))

@@ -28,7 +28,7 @@ from mome.apps.cli.options import (
     read_config,
 )
 from mome.apps.cli.output import failure_lines, note, quiet, result, to_json, write_text
-from mome.errors import MomeError
+from mome.errors import MomeError, in_one_line
 from mome.rates import Rates
 
 if TYPE_CHECKING:
@@ -93,7 +93,8 @@ def transcribe(
     One clip at one rate prints its text alone. Several print one line each: file, rates and text, with a tab
     between. Of a video without sound only the lips are read, of sound without video nothing but the sound.
 
-    A file that cannot be read does not stop the others: it is listed at the end, and the exit code is 1.
+    A file that cannot be read does not stop the others: it is listed at the end, and the exit code is 1. Ctrl-C ends
+    the JSON document after the files that are done.
 
     Examples: mome transcribe clip.mp4 --rates 16,5 or mome transcribe *.mp4 --format srt -o subtitles
     """
@@ -123,9 +124,15 @@ def transcribe(
         elif chosen_format != "json":
             print(_FORMATTERS[chosen_format](transcripts[0]), end="", flush=True)
 
-    batch.run(inputs, deliver)
+    interruption = None
+    try:
+        batch.run(inputs, deliver)
+    except KeyboardInterrupt as stop:
+        interruption = stop
     if chosen_format == "json":
-        result(to_json(batch.document()))
+        result(to_json({**batch.document(), "interrupted": interruption is not None}))
+    if interruption is not None:
+        raise interruption
     raise typer.Exit(batch.finish())
 
 
@@ -143,7 +150,7 @@ class _Batch:
     dtype: str
     seed: int
     done: list[Transcript] = field(default_factory=list)
-    failures: list[tuple[Path, MomeError]] = field(default_factory=list)
+    failures: list[tuple[Path, Exception]] = field(default_factory=list)
 
     def run(self, paths: Sequence[Path], deliver: Callable[[Path, Sequence[Transcript]], None]) -> None:
         """Transcribe one clip after the other; each is delivered at once."""
@@ -153,15 +160,17 @@ class _Batch:
         for path in paths:
             try:
                 transcripts = self._transcribe(transcriber, path, rates, change)
-            except MomeError as error:
+                if not self.done and transcriber.model.config.description:
+                    note(transcriber.model.config.description)
+                for line in transcripts[0].warnings:
+                    note(f"warning: {line}")
+                deliver(path, transcripts)
+            except BrokenPipeError:  # nobody reads on, whatever the file
+                raise
+            except Exception as error:
                 self.failures.append((path, error))
-                continue
-            if not self.done and transcriber.model.config.description:
-                note(transcriber.model.config.description)
-            for line in transcripts[0].warnings:
-                note(f"warning: {line}")
-            self.done += transcripts
-            deliver(path, transcripts)
+            else:
+                self.done += transcripts
 
     def _noise(self) -> Callable[[Clip], Clip]:
         if self.noise is None or self.snr is None:
@@ -185,7 +194,7 @@ class _Batch:
         return {
             "model": self.model,
             "results": [one.to_json() for one in self.done],
-            "failures": [{"file": str(path), "error": str(error)} for path, error in self.failures],
+            "failures": [{"file": str(path), "error": in_one_line(error)} for path, error in self.failures],
         }
 
     def finish(self) -> int:
@@ -193,7 +202,7 @@ class _Batch:
         if len(self.done) + len(self.failures) > 1 and self.failures:
             total = len({one.file for one in self.done}) + len(self.failures)
             note(f"{len(self.failures)} of {total} files could not be transcribed:")
-        for line in failure_lines((str(path), str(error)) for path, error in self.failures):
+        for line in failure_lines((str(path), in_one_line(error)) for path, error in self.failures):
             note(line)
         if not self.failures:
             return 0
