@@ -46,7 +46,17 @@ WRITTEN = [
     ["data", "grid", "dir", "-o", "@"],
     ["data", "synthesize", SENTENCE, "-o", "@"],
 ]
-UNREADABLE = ["", "a" * 300, "/".join(["a" * 200] * 30), "pipe", "/dev/zero", "missing/file", "m.csv/file", "loop"]
+UNREADABLE = [
+    "",
+    "a" * 300,
+    "/".join(["a" * 200] * 30),
+    "pipe",
+    "/dev/zero",
+    "missing/file",
+    "m.csv/file",
+    "loop",
+    os.fsdecode(b"\xff.csv"),
+]
 UNWRITABLE = ["", f"{'a' * 300}.mp4", "/".join(["a" * 200] * 30), "pipe", "/dev/full", "m.csv/file", "loop"]
 
 

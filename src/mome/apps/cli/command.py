@@ -1,4 +1,4 @@
-"""A command whose values are checked in one place, before any work: paths that cannot be, numbers that are none."""
+"""A command whose values are checked in one place, before any work: what can be no path, no text or no number."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LARGEST = 2**63 - 1
 
 
 class Command(TyperCommand):
-    """Refuses what no command can use, naming the option: see :func:`check_path` and :func:`check_number`."""
+    """Refuses what no command can use, and names the option."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse, then check the values; lists of files are checked file by file, where one of many may be bad."""
@@ -31,6 +31,8 @@ class Command(TyperCommand):
                     check_path(value)
                 elif isinstance(value, int | float):
                     check_number(value)
+                else:
+                    check_text(value)
             except MomeError as error:
                 raise typer.BadParameter(str(error), ctx=ctx, param=parameter) from None
         return rest
@@ -52,6 +54,20 @@ def check_path(path: Path) -> None:
         raise MomeError(f"{path} is not possible: {error.strerror}") from None
     if not (S_ISREG(mode) or S_ISDIR(mode)):
         raise MomeError(f"{path} is neither a file nor a folder: give one of them")
+
+
+def check_text(value: object) -> None:
+    """Refuse bytes that are no text, in a string or in a list of them.
+
+    Raises:
+        MomeError: there are such bytes.
+    """
+    try:
+        for text in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(text, str):
+                text.encode()
+    except UnicodeEncodeError:
+        raise MomeError(f"{value} is not text in UTF-8: rename it or leave it out") from None
 
 
 def check_number(value: float) -> None:
