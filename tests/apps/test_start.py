@@ -114,6 +114,19 @@ def test_interrupted_training_says_how_to_go_on(run, monkeypatch):
     assert "--resume" in result.stderr
 
 
+def test_interrupted_before_anything_is_imported():
+    code = (
+        "import importlib.abc, sys\n"
+        "class Interrupted(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'typer': raise KeyboardInterrupt\n"
+        "sys.argv = ['mome']; sys.meta_path.insert(0, Interrupted())\n"
+        "from mome.apps.cli import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_a_command_in_one_line(clips, tmp_path, how):
     """What is finished is printed; the other files take long."""

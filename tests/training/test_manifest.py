@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -104,3 +105,17 @@ def test_the_shared_data(shared):
     rows = read_manifest(shared / "grid" / "manifest.csv")
     assert {row.split for row in rows} >= {"train"}
     assert all(row.path.is_file() for row in rows)
+
+
+@pytest.mark.parametrize("path", ["p" * 300, "p/" * 3000, "a\0b", "~/a.mp4", ".", "pipe"])
+def test_paths_that_no_media_file_has(folder, path):
+    os.mkfifo(folder / "pipe")
+    with pytest.raises(MomeError, match=r"manifest\.csv: media file"):
+        read_manifest(write(folder, f"id,path,split,text\na,{path},test,hello\n"))
+
+
+def test_an_empty_text_is_for_evaluation_alone(folder):
+    path = write(folder, "id,path,split,text\na,media/a.mp4,test,\n")
+    assert [row.text for row in read_manifest(path, silence=True)] == [""]
+    with pytest.raises(MomeError, match="text is empty"):
+        read_manifest(path)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +22,7 @@ from mome.training import store
 from mome.training.augmentation import Augmentation
 from mome.training.dataset import SpeechDataset
 from mome.training.manifest import ManifestRow
-from mome.training.store import ClipStore, TokenStore, augmented_audio, augmented_video
+from mome.training.store import ClipStore, TokenStore, _left_to_us, augmented_audio, augmented_video
 from tests.media.builders import write
 
 NAMES = ("ant", "bee", "cat")
@@ -124,6 +127,14 @@ def test_a_changed_file_is_read_anew(media, tmp_path, reads):
     assert prepared(tmp_path / "cache", [row]).frames(row) == 24
     assert clips.file(row) != ClipStore(tmp_path / "cache", audio=True, video=False).file(row)
     assert reads == ["clip", "clip"]
+
+
+def test_workers_leave_an_interruption_to_the_process_that_started_them():
+    code = "import signal; print(signal.getsignal(signal.SIGINT) is signal.SIG_IGN)"
+    with _left_to_us(signal.SIGINT):
+        inside = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert inside.stdout == "True\n"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_one_modality_and_workers(media, tmp_path):

@@ -57,11 +57,11 @@ def write_json(path: str | Path, document: dict[str, Any]) -> None:
     """
     path = Path(path)
     text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".mome.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import difflib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -19,14 +20,14 @@ def read_rows(path: Path, needed: Sequence[str], what: str = "CSV file") -> Iter
         what: a message calls the file so.
 
     Raises:
-        MomeError: the file cannot be read, has no rows, lacks one of the needed columns, or a row has not as many
-            fields as the header.
+        MomeError: the file cannot be read, has no rows, lacks a needed column or has one twice, or a row has not as
+            many fields as the header.
     """
     wanted = f"give a {what} with the columns {', '.join(needed)}"
-    if path.is_dir():
-        raise MomeError(f"{path} is a folder: {wanted}")
     empty = True
     try:
+        if path.exists() and not path.is_file():
+            raise MomeError(f"{path} is a {'folder' if path.is_dir() else 'device or pipe'}: {wanted}")
         # Spreadsheets write a byte-order mark, which "utf-8-sig" drops.
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
@@ -55,6 +56,9 @@ def read_rows(path: Path, needed: Sequence[str], what: str = "CSV file") -> Iter
 
 
 def _check_header(path: Path, found: list[str], needed: Sequence[str]) -> None:
+    twice = [name for name, number in Counter(found).items() if number > 1 and name]
+    if twice:
+        raise MomeError(f"{path} has the column {twice[0]} twice: keep one of them")
     missing = [name for name in needed if name not in found]
     if not missing:
         return

@@ -40,11 +40,18 @@ def read_manifest(path: str | Path, split: str | None = None, *, silence: bool =
     if not chosen:
         known = ", ".join(dict.fromkeys(row.split for row in rows))
         raise MomeError(f"{path} has no split '{split}': its splits are {known}")
-    missing = [row for row in chosen if not row.path.is_file()]
+    missing = [row for row in chosen if not _is_file(row.path)]
     if missing:
         more = "" if len(missing) == 1 else f", and {len(missing) - 1} more of {len(chosen)} are missing too"
         raise MomeError(f"{path}: media file {missing[0].path} of clip {missing[0].id} is not there{more}")
     return chosen
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that no file can have
+        return False
 
 
 def _parse(path: Path, silence: bool) -> list[ManifestRow]:

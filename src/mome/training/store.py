@@ -6,8 +6,11 @@ import hashlib
 import logging
 import multiprocessing
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -74,7 +77,9 @@ class ClipStore:
         # Spawned: a fork of a process in which PyTorch or OpenCV has threads can wait for ever.
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(workers, context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
-            yield from pool.map(_store_clip, jobs)
+            with _left_to_us(signal.SIGINT):
+                stored = pool.map(_store_clip, jobs)
+            yield from stored
 
     def load(self, row: ManifestRow) -> Clip:
         """A clip stored before; a file that is gone or damaged is made anew.
@@ -122,6 +127,19 @@ class ClipStore:
 def seconds(audio: np.ndarray | None, mouth: np.ndarray | None) -> float:
     """Length of the longer stream."""
     return max(0 if audio is None else len(audio) / SAMPLE_RATE, 0 if mouth is None else len(mouth) / FRAME_RATE)
+
+
+@contextmanager
+def _left_to_us(number: signal.Signals) -> Iterator[None]:
+    """Processes started here ignore a signal that goes to all, such as Ctrl-C: this process ends them in order."""
+    if threading.current_thread() is not threading.main_thread():  # others may not set signals
+        yield
+        return
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
 
 
 @cache

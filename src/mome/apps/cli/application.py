@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import signal
 import sys
 from typing import Annotated, Any
@@ -10,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 import mome
+from mome.apps.cli.command import Command
 from mome.apps.cli.convert import convert
 from mome.apps.cli.data import data_app
 from mome.apps.cli.demo import demo
@@ -52,7 +54,10 @@ class CommandGroup(TyperGroup):
         try:
             code = super().main(*args, **extra)
         except MomeError as error:
-            mistake(error)
+            mistake(str(error))
+            sys.exit(MISTAKE)
+        except OSError as error:  # the user's files and disks, wherever we met them
+            mistake(f"{error.filename}: {error.strerror}" if error.filename else str(error))
             sys.exit(MISTAKE)
         except typer.TyperException as error:
             sys.exit(_report_usage(error))
@@ -76,13 +81,13 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(transcribe)
-app.command()(demo)
-app.command()(evaluate)
-app.command()(score)
-app.command()(train)
-app.command()(inspect)
-app.command()(convert)
+app.command(cls=Command)(transcribe)
+app.command(cls=Command)(demo)
+app.command(cls=Command)(evaluate)
+app.command(cls=Command)(score)
+app.command(cls=Command)(train)
+app.command(cls=Command)(inspect)
+app.command(cls=Command)(convert)
 app.add_typer(data_app, name="data", cls=CommandGroup)
 
 
@@ -109,5 +114,7 @@ def _describe(
 
 def main() -> None:
     """Run the command line; being told to end (SIGTERM) is answered as Ctrl-C is."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may have characters that it cannot show
+        sys.stdout.reconfigure(errors="backslashreplace")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     app()

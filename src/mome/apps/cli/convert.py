@@ -137,6 +137,6 @@ def _whole_numbers(option: str, text: str | None) -> list[int] | None:
     if text is None:
         return None
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and part.isascii() and int(part) > 0 for part in parts):
+    if not all(part.isdecimal() and part.isascii() and 0 < int(part[:10]) < 10**9 for part in parts):
         raise MomeError(f"{option} {text} is not possible: give whole numbers from 1 up with commas, such as 4,16")
     return [int(part) for part in parts]

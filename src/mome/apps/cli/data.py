@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from mome.apps.cli.command import Command
 from mome.apps.cli.output import check_writable, failure_lines, note, result, write_text
 from mome.errors import MomeError, in_one_line, listed
 
@@ -47,7 +48,7 @@ Manifest = Annotated[
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The folder to search, with all below it.")]
 
 
-@data_app.command()
+@data_app.command(cls=Command)
 def synthesize(
     text: Annotated[
         str | None,
@@ -82,7 +83,7 @@ def synthesize(
     note(f"wrote {out}")
 
 
-@data_app.command()
+@data_app.command(cls=Command)
 def folder(
     directory: Folder,
     out: Manifest,
@@ -97,8 +98,9 @@ def folder(
     from mome.text.sentence import read_sentence
 
     check_writable(out)
-    found = _media(directory)
-    rows, untold, failures = [], [], []
+    rows, untold = [], []
+    failures: list[tuple[str, str]] = []
+    found = _media(directory, failures)
     for path in found:
         try:
             text = read_sentence(path.with_suffix(".txt"))
@@ -114,7 +116,7 @@ def folder(
     _write_manifest(directory, out, rows, untold, "without a transcript beside them (NAME.txt)", failures)
 
 
-@data_app.command()
+@data_app.command(cls=Command)
 def grid(
     directory: Folder,
     out: Manifest,
@@ -142,7 +144,8 @@ def grid(
     if valid + test > 1:
         raise MomeError(f"--valid {valid:g} and --test {test:g} are more than all sentences: lower one of them")
     check_writable(out)
-    found = _media(directory)
+    failures: list[tuple[str, str]] = []
+    found = _media(directory, failures)
     talkers = set(test_talker or ())
     missing = talkers - {path.parent.name for path in found}
     if missing:
@@ -159,7 +162,7 @@ def grid(
         else:
             split = _split(text, valid, test, seed)
         rows.append((path, split, text))
-    _write_manifest(directory, out, rows, foreign, "whose names are no GRID sentence")
+    _write_manifest(directory, out, rows, foreign, "whose names are no GRID sentence", failures)
 
 
 def _split(sentence: str, valid: float, test: float, seed: int) -> str:
@@ -171,20 +174,24 @@ def _split(sentence: str, valid: float, test: float, seed: int) -> str:
     return "valid" if place < test + valid else "train"
 
 
-def _media(directory: Path) -> list[Path]:
-    """Media files below a folder, in order of their names, without hidden ones and those in hidden folders."""
+def _media(directory: Path, failures: list[tuple[str, str]]) -> list[Path]:
+    """Media files below a folder, in order of their names, without hidden ones and those in hidden folders.
+
+    Folders that cannot be read go to ``failures``, with the reason.
+    """
     if not directory.is_dir():
         raise MomeError(f"{directory} is not a folder: give the folder that the clips are in")
-    found = sorted(
-        path
-        for path in directory.rglob("*")
-        if path.suffix.lower() in MEDIA
-        and not any(part.startswith(".") for part in path.relative_to(directory).parts)
-        and path.is_file()
-    )
+    found = []
+    errors: list[OSError] = []
+    for parent, folders, files in os.walk(directory, onerror=errors.append):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        paths = (Path(parent, name) for name in files if not name.startswith("."))
+        found += [path for path in paths if path.suffix.lower() in MEDIA and path.is_file()]
+    failures += [(str(error.filename), f"{error.filename}: {error.strerror}") for error in errors]
     if not found:
-        raise MomeError(f"{directory} has no video or audio files in it")
-    return found
+        reason = f" ({failures[0][1]})" if failures else ""
+        raise MomeError(f"{directory} has no video or audio files in it{reason}")
+    return sorted(found)
 
 
 def _write_manifest(
@@ -193,7 +200,7 @@ def _write_manifest(
     rows: Iterable[tuple[Path, str, str]],
     left_out: Sequence[Path],
     why: str,
-    failures: Sequence[tuple[str, str]] = (),
+    failures: Sequence[tuple[str, str]],
 ) -> None:
     """Write clips, splits and texts; paths are relative to the manifest, so both can be moved together.
 

@@ -112,9 +112,11 @@ def evaluate(
     tasks = [_task(text) for text in task or ()]
     levels = [_level(text) for text in snr or ["clean"]]
     check_noise(noise, levels)
-    for path in (out, transcripts):
+    for path, other in ((out, transcripts), (transcripts, out)):
         if path is not None:
-            check_writable(path)
+            check_writable(path, data, noise, other)
+    if cache is not None and cache.is_file():
+        raise MomeError(f"--cache {cache} is a file: give a folder")
     quiet()
     from mome.evaluation.evaluate import Evaluation
     from mome.evaluation.report import results_document, write_json

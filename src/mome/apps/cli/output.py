@@ -14,18 +14,19 @@ from typing import Any
 from mome.errors import MomeError, listed
 
 _LONGEST = 1000
-"""Characters of a line about a mistake: a name or a field in it may be of any length."""
+"""Characters of a line that is no result: a name or a field in it may be of any length."""
 
 
 def note(line: str) -> None:
     """One line for the user that is not a result; what would move the terminal's cursor is spelled out."""
+    if len(line) > _LONGEST:
+        line = f"{line[: _LONGEST // 2]} … {line[-_LONGEST // 2 :]}"
     print("".join(c if c.isprintable() or c == "\t" else ascii(c)[1:-1] for c in line), file=sys.stderr, flush=True)
 
 
-def mistake(error: Exception) -> None:
+def mistake(message: str) -> None:
     """One line about something that the user can mend."""
-    line = " ".join(str(error).splitlines())
-    note(f"mome: {line if len(line) <= _LONGEST else line[: _LONGEST // 2] + ' … ' + line[-_LONGEST // 2 :]}")
+    note("mome: " + " ".join(message.splitlines()))
 
 
 def failure_lines(failures: Iterable[tuple[str, str]]) -> list[str]:
@@ -45,8 +46,9 @@ def result(text: str) -> None:
 
 
 def to_json(document: Any) -> str:
-    """``document`` as JSON text; figures that JSON does not have (NaN, infinity) are an error."""
-    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+    """``document`` as JSON text for stdout; figures that JSON does not have (NaN, infinity) are an error."""
+    any_text = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().startswith("utf")
+    return json.dumps(document, indent=2, ensure_ascii=not any_text, allow_nan=False)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1, last_left: bool = True) -> str:
@@ -79,7 +81,7 @@ def write_text(path: Path, text: str) -> None:
     """
     if not path.parent.is_dir():
         raise MomeError(f"folder {path.parent} does not exist: make it, or choose another place for {path.name}")
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".mome.{os.getpid()}.part")
     try:
         part.write_text(text, encoding="utf-8")
         os.replace(part, path)
@@ -89,16 +91,22 @@ def write_text(path: Path, text: str) -> None:
         part.unlink(missing_ok=True)
 
 
-def check_writable(path: Path) -> None:
+def check_writable(path: Path, *others: Path | None) -> None:
     """Say before the work, not after it, that a result file could not be written there.
 
+    Args:
+        path: the file.
+        others: files that are read, or written too.
+
     Raises:
-        MomeError: the folder is missing or closed to the user, or the path is a folder itself.
+        MomeError: the folder is missing or closed to the user, or the path is a folder itself or one of the others.
     """
     if path.is_dir():
         raise MomeError(f"{path} is a folder: give the name of a file to write")
     if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
         raise MomeError(f"{path} cannot be written: folder {path.parent} is missing or closed to you")
+    if any(other is not None and other.resolve() == path.resolve() for other in others):
+        raise MomeError(f"{path} is given twice, and would be overwritten: give another file to write")
 
 
 def quiet() -> None:

@@ -51,7 +51,7 @@ def score(
     Example: mome score whisper.csv --data grid.csv --split test
     """
     if out is not None:
-        check_writable(out)
+        check_writable(out, transcripts, data)
     from mome.evaluation.report import results_document, write_json
     from mome.evaluation.score import score as measure
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from mome.apps.cli.command import check_path
 from mome.apps.cli.options import (
     BUNDLED_NAME,
     Beams,
@@ -183,6 +184,7 @@ class _Batch:
     def _transcribe(
         self, transcriber: Transcriber, path: Path, rates: list[Rates], change: Callable[[Clip], Clip]
     ) -> list[Transcript]:
+        check_path(path)
         began = time.perf_counter()
         clip = change(transcriber.load_clip(path, rates, audio_track=self.audio_track))
         seconds = time.perf_counter() - began

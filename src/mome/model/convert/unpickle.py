@@ -94,6 +94,9 @@ def read_checkpoint(path: Path) -> dict[Any, Any]:
     try:
         with path.open("rb") as file:
             zipped = file.read(len(_ZIP)) == _ZIP
+    except OSError as error:
+        raise MomeError(f"{path} cannot be read: {error.strerror}") from None
+    try:
         allowed: list[Any] = [(_dictionary, DEFAULTS), *((StandIn, name) for name in INERT)]
         with safe_globals(allowed), warnings.catch_warnings():
             warnings.simplefilter("ignore")
