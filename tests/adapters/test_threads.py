@@ -98,15 +98,20 @@ def test_blocks_nest_and_end_with_an_exception() -> None:
         model(ids)
 
 
-def gradients(model, kind: int) -> list[torch.Tensor]:
-    """Of two passes in different contexts, computed together so that their repetitions mix."""
+def total_loss(model, kind: int) -> torch.Tensor:
+    """Of two passes in different contexts, so that their repetitions mix."""
     total = torch.zeros(())
     for one in (kind, (kind + 1) % 3):
         ids, context = tiny.ids(2, 4 + one), context_of(one)
         total = total + model(ids, labels=ids, adapter_context=context, use_cache=False).loss
         if context.routing:
             total = total + load_balancing_loss(context)
-    return list(torch.autograd.grad(total, [parameter for _, parameter in adapter_parameters(model)]))
+    return total
+
+
+def gradients(model, kind: int) -> list[torch.Tensor]:
+    trained = [parameter for _, parameter in adapter_parameters(model)]
+    return list(torch.autograd.grad(total_loss(model, kind), trained))
 
 
 @everything
@@ -128,6 +133,19 @@ def test_gradient_checkpointing_beside_other_passes(adapter) -> None:
             assert routing == alone[number % 3][1]
 
     at_once(*(lambda job=job, thread=thread: job(thread) for thread in range(2) for job in (train, infer)))
+
+
+@everything
+def test_gradients_computed_by_another_thread(adapter) -> None:
+    """As on a GPU, where each device has one for them."""
+    model = tiny.model("llama", adapter).train()
+    trained = [parameter for _, parameter in adapter_parameters(model)]
+    expected = gradients(model, 1)
+    model.activation_checkpointing_enable({"use_reentrant": False})
+    total = total_loss(model, 1)
+    (ours,) = at_once(lambda: torch.autograd.grad(total, trained))
+    for one, other in zip(ours, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("adapter", ["layer", "attention", "ffn"])
