@@ -89,6 +89,14 @@ def test_faults_are_named(folder, text, parts):
         assert part in message
 
 
+def test_a_file_of_another_kind_is_not_quoted(folder):
+    for text in ("root:x:0:0:root:/root:/bin/bash\n", "hunter2\n", "API_KEY=hunter2,root\n"):
+        with pytest.raises(MomeError, match="its first line is no header") as caught:
+            read_manifest(write(folder, text))
+        assert "hunter2" not in str(caught.value)
+        assert "root" not in str(caught.value).removeprefix(str(folder))
+
+
 def test_unknown_split_names_those_that_exist(folder):
     with pytest.raises(MomeError, match=re.escape("no split 'tset': its splits are train, test")):
         read_manifest(write(folder, GOOD), "tset")

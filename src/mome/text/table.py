@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import difflib
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -62,13 +63,14 @@ def _check_header(path: Path, found: list[str], needed: Sequence[str]) -> None:
     missing = [name for name in needed if name not in found]
     if not missing:
         return
+    lacks = f"{path} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}"
+    words = re.findall(r"\w+", " ".join(found).lower())
+    if 2 * len(set(needed).intersection(words)) < len(needed):  # another kind of file: no message quotes it
+        raise MomeError(f"{lacks}: its first line is no header of a table with {', '.join(needed)}")
     hints = []
     for name in missing:
         near = difflib.get_close_matches(name, [other for other in found if other not in needed], n=1)
         hints += [f"is '{near[0]}' meant as {name}?"] if near else []
     shown = ", ".join(found)
     shown = shown if len(shown) <= 80 else f"{shown[:80]}…"
-    raise MomeError(
-        f"{path} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}: "
-        f"its header, split at commas, has {shown}" + "".join(f"; {hint}" for hint in hints)
-    )
+    raise MomeError(f"{lacks}: its header, split at commas, has {shown}" + "".join(f"; {hint}" for hint in hints))

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
+from transformers import ProcessorMixin
 
 from mome.errors import MomeError, shortened
 
@@ -20,6 +21,14 @@ def write_text(file: Path, text: str) -> None:
         os.replace(temporary, file)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def save_processor(processor: ProcessorMixin, folder: Path) -> None:
+    """Save a processor to a folder; :class:`MomeError` where it cannot be written."""
+    try:
+        processor.save_pretrained(folder)
+    except Exception as error:  # of whatever kind: the library in which tokenizers are written raises that itself
+        raise MomeError(f"the processor in {folder} cannot be written: {shortened(error, 120)}") from error
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from mome.text.wer import WordErrors, word_errors
 from mome.training.augmentation import Augmentation
 from mome.training.build import build
 from mome.training.dataset import SpeechDataset
-from mome.training.disk import using, write_text
+from mome.training.disk import save_processor, using, write_text
 from mome.training.manifest import ManifestRow, read_manifest
 from mome.training.progress import Bars, StderrProgress
 from mome.training.recipe import load_recipe, model_config
@@ -74,7 +74,7 @@ def _save(recipe: Recipe, trainer: MatryoshkaTrainer, processor: MomeProcessor, 
     """Make the run's folder a model folder; one that could not be written to its end is none."""
     try:
         with using(out):
-            processor.save_pretrained(out)
+            save_processor(processor, out)
             write_text(out / "history.json", json.dumps(trainer.state.log_history, indent=1))
             trainer.model.save_pretrained(out, self_contained=recipe.model.self_contained)
     except MomeError:

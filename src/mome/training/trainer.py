@@ -24,7 +24,7 @@ from mome.model.model import EncodedClips
 from mome.model.objective import SpeechOutput
 from mome.rates import Rates
 from mome.training.dataset import SpeechDataset
-from mome.training.disk import using
+from mome.training.disk import save_processor, using
 from mome.training.run_folder import RunFolder, damaged
 from mome.training.sampler import FrameBudgetSampler
 
@@ -177,7 +177,7 @@ class MatryoshkaTrainer(Trainer):
         """A checkpoint is a model folder: with the processor beside the weights."""
         super()._save(output_dir, state_dict)
         if self.args.should_save:
-            self.dataset.processor.save_pretrained(output_dir)
+            save_processor(self.dataset.processor, Path(str(output_dir)))
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         folder = self.folder.path / f"checkpoint-{self.state.global_step}"

@@ -23,7 +23,11 @@ def train(
         ),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the last complete checkpoint in the output folder.")
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on from the last complete checkpoint in the output folder; optim.epochs or optim.steps may grow.",
+        ),
     ] = False,
 ) -> None:
     """Train a model as a recipe says, and print the folder it is in.
