@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 ARGS ?=
 
 .DELETE_ON_ERROR:
-.PHONY: help install demo test check format clean mome-tiny results results-tiny results-comparison results-pages
+.PHONY: help install demo test check format clean fuzz mome-tiny results results-tiny results-comparison results-pages
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-18s %s\n", $$1, $$2}' Makefile
@@ -50,6 +50,12 @@ check: $(INSTALLED)  ## Lint, formatting, types, the import contract and file si
 format: $(INSTALLED)  ## Format the code and mend what the linter can mend
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+# Cases of each kind; those that end as they must not are kept in build/fuzz.
+FUZZ := media=10000 folders=1000 settings=1000 checkpoints=1000
+
+fuzz: $(INSTALLED)  ## Search for files, folders, settings and arguments that end badly (an hour); writes results/fuzz/
+	@for part in $(FUZZ); do $(BIN)/python -m scripts.fuzz.run $$part --out results/fuzz/$${part%%=*}.json $(ARGS) || exit; done
 
 clean:  ## Delete caches and build left-overs, not .venv, build/mome-tiny and runs
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build/lib build/bdist.*

@@ -90,6 +90,9 @@ def _child(call: Callable[[], None], log: Path) -> None:
         null = os.open(os.devnull, os.O_RDONLY)
         for target, source in ((0, null), (1, file), (2, file)):
             os.dup2(source, target)
+        sys.stdin, sys.stdout, sys.stderr = (
+            os.fdopen(n, mode, closefd=False) for n, mode in ((0, "r"), (1, "w"), (2, "w"))
+        )
         faulthandler.enable(2)
         resource.setrlimit(resource.RLIMIT_AS, (_ADDRESSES, _ADDRESSES))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
