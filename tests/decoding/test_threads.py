@@ -32,7 +32,7 @@ RATES = ("4,2", "16,5", "4,-", "-,5")
 @pytest.fixture(autouse=True)
 def eager_switching() -> Iterator[None]:
     before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
+    sys.setswitchinterval(1e-4)
     yield
     sys.setswitchinterval(before)
 
