@@ -35,7 +35,7 @@ def one(kind: str, number: int, seed: int, keep: Path) -> tuple[Outcome, str]:
     folder = Path(tempfile.mkdtemp(prefix=f"fuzz-{kind}-"))
     try:
         call, label = KINDS[kind](rng, folder)
-        outcome = run(call, folder / "log")
+        outcome = run(call, folder)
         if outcome.end in FAULTS:
             place = keep / f"{kind}-{seed}-{number}"
             shutil.rmtree(place, ignore_errors=True)

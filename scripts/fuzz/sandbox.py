@@ -43,8 +43,9 @@ def command(*arguments: str) -> Callable[[], None]:
     return call
 
 
-def run(call: Callable[[], None], log: Path) -> Outcome:
-    """Run ``call`` in a forked process whose output goes to ``log``."""
+def run(call: Callable[[], None], folder: Path) -> Outcome:
+    """Run ``call`` in a forked process inside ``folder``, with its output in ``log`` there."""
+    log = folder / "log"
     began = time.monotonic()
     child = os.fork()
     if not child:
@@ -93,6 +94,7 @@ def _child(call: Callable[[], None], log: Path) -> None:
         sys.stdin, sys.stdout, sys.stderr = (
             os.fdopen(n, mode, closefd=False) for n, mode in ((0, "r"), (1, "w"), (2, "w"))
         )
+        os.chdir(log.parent)  # whatever it writes under a name of its own
         faulthandler.enable(2)
         resource.setrlimit(resource.RLIMIT_AS, (_ADDRESSES, _ADDRESSES))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -5,6 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from transformers import GenerationConfig
 
@@ -173,6 +174,7 @@ def test_possible_options_pass_and_null_leaves_out():
     options = {"num_beams": 4, "temperature": 0.6, "early_stopping": "never", "eos_token_id": [1, 2], "top_p": None}
     assert check_decoding(options) == {name: value for name, value in options.items() if value is not None}
     check_call({"generation_config": GenerationConfig(num_beams=2)})
+    assert check_call({"num_beams": None, "max_new_tokens": np.int64(3)}) == {"max_new_tokens": 3}
     with pytest.raises(MomeError, match="num_return_sequences"):
         check_call({"generation_config": GenerationConfig(num_return_sequences=2, num_beams=2)})
 
@@ -183,6 +185,10 @@ def test_a_call_is_refused_before_any_work(monkeypatch):
     clip = model.load_clip(CLIP, [mome.Rates(16, None)])
     with pytest.raises(MomeError, match="custom_generate"):
         model.transcribe(clip, "16,-", custom_generate="evil", trust_remote_code=True)
+
+
+def test_an_option_that_is_none_is_not_given():
+    assert mome.load().transcribe(CLIP, "4,-", num_beams=None, generation_config=None).text == "bin blue at f two now"
 
 
 def test_generate_itself_runs_no_code():

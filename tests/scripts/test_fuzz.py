@@ -46,7 +46,7 @@ def test_how_a_case_ends_is_told_apart(tmp_path, monkeypatch, end):
         # The forked process starts with what this one holds.
         held = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
         monkeypatch.setattr(sandbox, "MEGABYTES", held + 200)
-    outcome = sandbox.run(ENDS[end], tmp_path / "log")
+    outcome = sandbox.run(ENDS[end], tmp_path)
     assert outcome.end == end
 
 

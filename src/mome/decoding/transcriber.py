@@ -129,7 +129,7 @@ class Transcriber:
         """
         if not clips:
             return []
-        check_call(generation)
+        generation = check_call(generation)
         with _enough_memory(clips):
             return self._transcribe_batch(clips, rates, media_seconds, self._options(generation))
 
@@ -222,7 +222,8 @@ class Transcriber:
         ):
             ended = next((i + 1 for i, token in enumerate(row) if token in end), None)
             new_tokens = len(row) if ended is None else ended
-            line = f"the transcript is cut off at token {new_tokens}, before its end: raise max_new_tokens"
+            or_time = " or max_time" if _option(generation, "max_time") else ""
+            line = f"the transcript is cut off at token {new_tokens}, before its end: raise max_new_tokens{or_time}"
             cost = inference_cost(config, rate, audio, video, new_tokens, beams, tokens.total, speech_rate)
             yield Transcript(
                 file=str(clip.path or ""),

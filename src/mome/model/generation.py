@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
+from numbers import Integral, Real
 from typing import Any
 
 from transformers import GenerationConfig
@@ -70,8 +71,8 @@ def check_decoding(options: Mapping[str, Any], where: str = "generation") -> dic
     return given
 
 
-def check_call(options: Mapping[str, Any]) -> None:
-    """Refuse what :meth:`Transcriber.transcribe` cannot decode with.
+def check_call(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a call, those that are None left out; refuse what :meth:`Transcriber.transcribe` cannot decode with.
 
     A call may also hand over a whole ``generation_config``, which is held against the same list.
 
@@ -80,13 +81,14 @@ def check_call(options: Mapping[str, Any]) -> None:
     """
     plain = dict(options)
     settings = plain.pop(_SETTINGS, None)
-    check_decoding(plain)
+    given = check_decoding(plain)
     if settings is None:
-        return
+        return given
     if not isinstance(settings, GenerationConfig):
         raise MomeError(f"{_SETTINGS} = {settings!r:.80} is not possible: give a GenerationConfig of Transformers")
     changed = settings.to_diff_dict()
     check_decoding({name: changed[name] for name in changed if name != "transformers_version"}, _SETTINGS)
+    return {**given, _SETTINGS: settings}
 
 
 def refuse_code(options: Mapping[str, Any]) -> None:
@@ -111,12 +113,12 @@ def _check_value(name: str, value: Any, where: str) -> None:
     elif name in _WHOLE:
         low, high = _WHOLE[name]
         values = value if name == "eos_token_id" and isinstance(value, list) and value else [value]
-        if all(type(one) is int and low <= one <= high for one in values):
+        if all(isinstance(one, Integral) and not isinstance(one, bool) and low <= one <= high for one in values):
             return
         wanted = f"a whole number from {low} to {high}"
     else:
         least, most = _REAL[name]
-        if type(value) in (int, float) and least <= value <= most:
+        if isinstance(value, Real) and not isinstance(value, bool) and least <= value <= most:
             return
         wanted = f"a number from {least:g} to {most:g}"
     raise MomeError(f"{where}: {name} = {value!r:.60} is not possible: give {wanted}")

@@ -327,6 +327,7 @@ class MomeForSpeechRecognition(SavedModel):
             MomeError: an option names code to run, or its value is not possible.
         """
         refuse_code(given)
+        given = {name: value for name, value in given.items() if value is not None}
         own, settings = {"do_sample": False, **(self.config.generation or {})}, given.get("generation_config")
         options = {name: value for name, value in own.items() if getattr(settings, name, None) is None} | given
         if not options.get("do_sample", getattr(settings, "do_sample", False)):
