@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
 from transformers import GenerationConfig
 
 from mome.errors import MomeError
@@ -72,7 +72,7 @@ def check_decoding(options: Mapping[str, Any], where: str = "generation") -> dic
 
 
 def check_call(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a call, those that are None left out; refuse what :meth:`Transcriber.transcribe` cannot decode with.
+    """The options of a call of :meth:`Transcriber.transcribe`, those that are None left out.
 
     A call may also hand over a whole ``generation_config``, which is held against the same list.
 
@@ -105,6 +105,10 @@ def refuse_code(options: Mapping[str, Any]) -> None:
     check_decoding({name: value for name, value in options.items() if name in NAMES})
 
 
+def _is_number(value: Any, *kinds: type) -> bool:
+    return isinstance(value, (int, *kinds)) and not isinstance(value, bool)
+
+
 def _check_value(name: str, value: Any, where: str) -> None:
     if name in _FLAGS:
         if isinstance(value, bool) or (name == "early_stopping" and value == "never"):
@@ -113,12 +117,12 @@ def _check_value(name: str, value: Any, where: str) -> None:
     elif name in _WHOLE:
         low, high = _WHOLE[name]
         values = value if name == "eos_token_id" and isinstance(value, list) and value else [value]
-        if all(isinstance(one, Integral) and not isinstance(one, bool) and low <= one <= high for one in values):
+        if all(_is_number(one, np.integer) and low <= one <= high for one in values):
             return
         wanted = f"a whole number from {low} to {high}"
     else:
         least, most = _REAL[name]
-        if isinstance(value, Real) and not isinstance(value, bool) and least <= value <= most:
+        if _is_number(value, float, np.number) and least <= value <= most:
             return
         wanted = f"a number from {least:g} to {most:g}"
     raise MomeError(f"{where}: {name} = {value!r:.60} is not possible: give {wanted}")
