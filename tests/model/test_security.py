@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 from transformers import GenerationConfig
 
 import mome
@@ -83,6 +84,8 @@ ASKS = {
     ),
     "vocabulary elsewhere": ("tokenizer_config.json", {"vocab_file": "/etc/passwd"}, "vocab_file"),
     "tokenizer elsewhere": ("tokenizer_config.json", {"tokenizer_file": "../../x.json"}, "tokenizer_file"),
+    "compiled on use": ("config.json", {"_attn_implementation": "flex_attention"}, "attn_implementation"),
+    "part of the bundled": ("config.json", {"language_model": "mome-tiny/../../x"}, "language model"),
     "part elsewhere": ("config.json", {"language_model": "./../../language_model"}, "outside the model folder"),
 }
 
@@ -238,6 +241,13 @@ def test_settings_that_are_no_file(tmp_path):
         ("language_model/config.json", {"num_hidden_layers": 9}, "not all of its weights|another"),
         ("language_model/config.json", {"num_hidden_layers": 1}, "describes another language model"),
         ("processor_config.json", {"image_size": 88}, "image_size"),
+        ("config.json", {"audio_encoder": None}, "where the audio_encoder is"),
+        ("config.json", {"language_model": None}, "where the language_model is"),
+        ("config.json", {"language_model": ""}, "language_model="),
+        ("config.json", {"language_model": "./" + "a" * 5000}, "language_model="),
+        ("config.json", {"language_model": "./" + "a" * 300}, "cannot be loaded"),
+        ("config.json", {"language_model": "a\nb/c"}, "language_model="),
+        ("config.json", {"generation": {"eos_token_id": 100_000}}, "eos_token_id holds token 100000"),
         ("tokenizer_config.json", {"eos_token": None}, "end token|missing or damaged"),
     ],
 )
@@ -248,9 +258,35 @@ def test_damaged_settings_are_one_line(folder, file, changes, message):
     assert "\n" not in str(caught.value)
 
 
-def test_weights_that_are_not_numbers_are_refused(folder):
-    from safetensors.torch import load_file, save_file
+@pytest.mark.parametrize("change", [{"n_fft": 2**40}, {"n_fft": 2**28}, {"n_fft": 7}, {"dither": 1e12}])
+def test_a_feature_extractor_of_other_sizes_is_one_line(folder, change):
+    values = json.loads((folder / "processor_config.json").read_text())["feature_extractor"]
+    edit(folder / "processor_config.json", feature_extractor={**values, **change})
+    with pytest.raises(MomeError, match=next(iter(change))):
+        mome.load(folder)
 
+
+@pytest.mark.parametrize("outside", ["{secret}", "../../secret/model.safetensors", "/etc/passwd"])
+def test_an_index_of_weights_stays_in_its_folder(folder, tmp_path, outside):
+    part, secret = folder / "language_model", tmp_path / "secret"
+    secret.mkdir()
+    state = load_file(part / "model.safetensors")
+    (part / "model.safetensors").rename(secret / "model.safetensors")
+    file = outside.replace("{secret}", str(secret / "model.safetensors"))
+    index = {"metadata": {}, "weight_map": dict.fromkeys(state, file)}
+    (part / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(MomeError, match=r"index\.json names weights outside its folder"):
+        mome.load(folder)
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "/" + "a" * 300, "a\nb", "a\x00b", ""])
+def test_names_that_cannot_be_folders_are_one_line(name):
+    with pytest.raises(MomeError) as caught:
+        mome.load(name)
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_that_are_not_numbers_are_refused(folder):
     state = load_file(folder / "model.safetensors")
     name = next(iter(state))
     state[name].view(-1)[0] = float("nan")

@@ -27,7 +27,7 @@ from mome.errors import MomeError, listed
 from mome.model.bundled import bundled_part
 from mome.model.hub import TOKENIZER, Repository, could_be_id
 from mome.model.language_model import LANGUAGE_MODELS
-from mome.model.settings import blaming, check_settings
+from mome.model.settings import blaming, check_settings, is_folder
 
 EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")  # Transformers' names
 
@@ -129,7 +129,7 @@ def _locate(
     what: str, reference: str, revision: str | None, hub: dict[str, Any], remedy: str | None
 ) -> Path | Repository:
     folder = Path(bundled_part(reference))
-    if folder.is_dir():
+    if is_folder(folder):
         return folder
     if reference.count("/") != 1 or not could_be_id(reference):
         remedy = remedy or "correct it"

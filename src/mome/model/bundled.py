@@ -24,4 +24,4 @@ def bundled_folder() -> Path:
 def bundled_part(reference: str) -> str:
     """The folder of a backbone named as part of the bundled model, ``mome-tiny/audio_encoder``; others as they are."""
     name, _, part = reference.partition("/")
-    return str(bundled_folder() / part) if name == BUNDLED_NAME and part else reference
+    return str(bundled_folder() / part) if name == BUNDLED_NAME and Path(part).name == part else reference

@@ -23,7 +23,7 @@ from mome.model.config import MomeConfig
 from mome.model.fields import BACKBONES, Compatibility
 from mome.model.folder import INSIDE, WEIGHTS, checkpoint_folder, part_folder, read_config, read_weights
 from mome.model.hub import could_be_id, upload
-from mome.model.settings import blaming
+from mome.model.settings import blaming, is_folder
 from mome.model.vocabulary import added_rows, vocabulary_weights
 from mome.rates import RateGrid
 
@@ -179,6 +179,10 @@ class SavedModel(PreTrainedModel):
             changes[option] = None
         return changes
 
+    def has_backbone(self, kind: str) -> bool:
+        """Whether the model has this pre-trained part."""
+        return kind in self._pretrained_parts()
+
     def check_backbone(self, kind: str, backbone: PreTrainedModel, source: object) -> None:
         """Raise :class:`MomeError` where a loaded backbone is not of the sizes that this model was planned with."""
         planned = _without_adapters(self._pretrained_parts()[kind])
@@ -198,7 +202,7 @@ class SavedModel(PreTrainedModel):
         """A reference to a folder of this machine would be of no use to others."""
         for kind in self._pretrained_parts():
             reference = getattr(self.config, kind) or INSIDE
-            if not reference.startswith(INSIDE) and (Path(reference).is_dir() or not could_be_id(reference)):
+            if not reference.startswith(INSIDE) and (is_folder(reference) or not could_be_id(reference)):
                 raise MomeError(
                     f"the {kind.replace('_', ' ')} is in {reference}, which others do not have: upload with "
                     "self_contained=True, or refer to a model on the hub"
@@ -265,6 +269,10 @@ class SavedModel(PreTrainedModel):
         parts = {}
         for kind in reversed(BACKBONES):  # the language model first: its dtype may be everyone's
             reference = getattr(config, kind)
+            if reference is None and plan.has_backbone(kind) and kind not in config.unfrozen:
+                raise MomeError(
+                    f"{folder}/config.json does not say where the {kind} is: add {kind}, a folder or hub id"
+                )
             if reference is not None:
                 where = part_folder(folder, reference, kind) if reference.startswith(INSIDE) else reference
                 revision, rounding = (getattr(config, f"{kind}_{of}") for of in ("revision", "rounding"))
@@ -353,8 +361,8 @@ def _dtype(dtype: torch.dtype | str) -> torch.dtype | str:
 
 def _device(device_map: Any) -> torch.device | None:
     try:
-        return None if device_map is None else torch.device(device_map)
-    except (RuntimeError, TypeError):
+        return None if device_map is None else torch.empty(0, device=device_map).device
+    except (RuntimeError, TypeError, AssertionError):  # the last from a PyTorch built without that kind
         raise ValueError(f'device_map={device_map!r} is not supported: give one device, such as "cuda:0"') from None
 
 

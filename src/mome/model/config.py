@@ -184,6 +184,8 @@ class MomeConfig(PreTrainedConfig):
             return
         size += self.added_tokens
         used = {"start_ids": self.start_ids, **{f"{side}_markers": self.markers(side) for side in ("audio", "video")}}
+        ends = {name: (self.generation or {}).get(name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        used |= {name: [ids] if isinstance(ids, int) else ids or [] for name, ids in ends.items()}
         used |= {f"prompt_ids of {task}": ids for task, ids in (self.prompt_ids or {}).items()}
         for name, ids in used.items():
             if ids and max(ids) >= size:

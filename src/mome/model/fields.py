@@ -16,6 +16,7 @@ Rounding = Literal["bfloat16", "float16"]
 BACKBONES = ("audio_encoder", "video_encoder", "language_model")
 
 _MOST_RATES, _COARSEST = 64, 1000
+_LONGEST_NAME = 4096  # of a path, in Linux
 
 
 def _is_text(value: Any) -> bool:
@@ -24,6 +25,10 @@ def _is_text(value: Any) -> bool:
 
 def _is_line(value: Any) -> bool:
     return value is None or (isinstance(value, str) and value.isprintable())
+
+
+def _is_reference(value: Any) -> bool:
+    return value is None or (_is_line(value) and 0 < len(value) <= _LONGEST_NAME)
 
 
 def _is_flag(value: Any) -> bool:
@@ -56,7 +61,8 @@ def _is_pair(value: Any) -> bool:
 
 _TOKENS = _is_list(_is_whole(0, 2**31 - 1), 1000)
 _WANTED: list[tuple[tuple[str, ...], Callable[[Any], bool], str]] = [
-    ((*BACKBONES, *(f"{part}_revision" for part in BACKBONES), "only"), _is_text, "a text or null"),
+    ((*BACKBONES, *(f"{part}_revision" for part in BACKBONES)), _is_reference, "a folder, a hub id or null"),
+    (("only",), _is_line, "a text or null"),
     (("description",), _is_line, "one line of text, or null"),
     (
         ("audio_rates", "video_rates"),

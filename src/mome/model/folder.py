@@ -9,11 +9,11 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mome.errors import MomeError
+from mome.errors import MomeError, shortened
 from mome.model.bundled import BUNDLED_NAME, bundled_folder
 from mome.model.config import MomeConfig
 from mome.model.hub import Repository, could_be_id
-from mome.model.settings import blaming, check_settings, read_settings
+from mome.model.settings import blaming, check_settings, is_folder, read_settings
 
 WEIGHTS = "model.safetensors"
 INSIDE = "./"  # a reference that starts so is a sub-folder of the checkpoint
@@ -41,12 +41,12 @@ def checkpoint_folder(name: str | os.PathLike, revision: str | None = None, **hu
         MomeError: there is no such folder, or the hub has no such model or cannot be reached.
     """
     path = Path(name)
-    if path.is_dir():
+    if is_folder(path):
         if not (path / "config.json").exists():
             raise MomeError(f"{path} is not a model folder: it has no config.json")
         return path
     if len(path.parts) != 2 or not could_be_id(str(name)):
-        raise MomeError(f"no model at {name}: give a model folder or a hub id such as owner/name")
+        raise MomeError(f"no model at {shortened(name, 120)}: give a model folder or a hub id such as owner/name")
     return Repository(str(name), f"model {name}", revision, hub).checkpoint()
 
 
@@ -88,7 +88,7 @@ def part_folder(folder: Path, reference: str, kind: str) -> str:
     what = kind.replace("_", " ")
     if ".." in Path(reference).parts:
         raise MomeError(f"the {what} {reference} is outside the model folder {folder}: correct its config.json")
-    if not part.is_dir():
+    if not is_folder(part):
         raise MomeError(
             f"the {what} {part} cannot be loaded: the model folder is incomplete, copy or download it again"
         )

@@ -7,6 +7,7 @@ for the next call. Where the hub cannot be asked (``HF_HUB_OFFLINE``, no network
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ from huggingface_hub.utils import filter_repo_objects, tqdm
 from mome.errors import MomeError
 from mome.model.config import MomeConfig
 from mome.model.fields import BACKBONES
+from mome.model.settings import shards
 
 SITE = "https://huggingface.co"
 LOGIN = "log in with 'hf auth login' or set HF_TOKEN"
@@ -131,7 +133,7 @@ class Repository:
             if single in there:
                 return self._completed(folder, [single])
             if (folder / index).is_file():
-                return self._completed(folder, _shards(folder / index))
+                return self._completed(folder, shards(folder / index))
         if self._is_listed(folder):
             raise MomeError(f"{self.label} has no weights in its repository, neither {' nor '.join(_SINGLE)}")
         raise self._absent()
@@ -211,7 +213,9 @@ class Repository:
 def could_be_id(name: str) -> bool:
     """Whether a name that is no folder could be the hub's ``owner/name``, or ``name`` of the hub's first models."""
     path = Path(name)
-    return not path.exists() and not path.is_absolute() and not name.startswith((".", "~")) and len(path.parts) <= 2
+    return (
+        not os.path.exists(name) and not path.is_absolute() and not name.startswith((".", "~")) and len(path.parts) <= 2
+    )
 
 
 def upload(
@@ -292,13 +296,6 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__
-
-
-def _shards(index: Path) -> list[str]:
-    try:
-        return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise MomeError(f"{index} is not a readable list of weights: delete it to have it downloaded again") from error
 
 
 def _first_line(error: BaseException) -> str:

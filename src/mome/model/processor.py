@@ -129,6 +129,8 @@ class MomeProcessor(ProcessorMixin):
             wanted["feature_extractor_type"] = (type(extractor).__name__, WhisperFeatureExtractor.__name__)
             wanted["feature_size"] = (extractor.feature_size, audio.num_mel_bins)
             wanted["hop_length"] = (extractor.hop_length, SAMPLE_RATE // LOG_MEL_RATE)
+            wanted["n_fft"] = (extractor.n_fft, 400)  # a window of 25 ms
+            wanted["dither"] = (extractor.dither, 0.0)
             wanted["n_samples"] = (extractor.n_samples, audio.max_source_positions * 2 * extractor.hop_length)
         if video is not None:
             wanted |= {name: (getattr(self, name), getattr(video, name)) for name in IMAGE}

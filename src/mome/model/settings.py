@@ -8,6 +8,7 @@ published models of built-in types carry one.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,9 +27,12 @@ _FILES = (
     *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
 )
 _TABLES = ("special_tokens_map.json", "added_tokens.json")  # their keys are tokens, not settings
+INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _FOREIGN = ("adapter_config.json", "audio_tokenizer_config.json")  # they lead to another model, wherever that is
 _CODE = ("custom_generate", "trust_remote_code", "use_kernels", "kernel_config")
 _ELSEWHERE = ("audio_tokenizer", "configuration_files", "fast_tokenizer_files", "gguf_file")
+_OWN = ("eager", "sdpa")  # others come from the hub, or are compiled when they are first used
+_LIMITS = {"n_fft": 4096, "feature_size": 4096, "hop_length": 4096, "chunk_length": 3600}  # of feature extractors
 _IMPLEMENTATIONS = ("attn_implementation", "experts_implementation")
 
 
@@ -38,13 +42,17 @@ def blaming(
 ) -> Iterator[None]:
     """Say in one line that a library could not make anything of ``what``.
 
-    Libraries answer damaged files with exceptions of any type, so all of them count, but for those that are about
-    memory or already a line for the user.
+    Libraries answer damaged files with exceptions of any type, so all of them count.
     """
     try:
         yield
-    except (MomeError, MemoryError):
+    except MomeError:
         raise
+    except MemoryError as error:
+        raise MomeError(f"{what} {complaint} (memory does not suffice): {remedy}") from error
+    except ImportError as error:
+        reason = shortened(in_one_line(error), 200)
+        raise MomeError(f"{what} {complaint} ({reason}): install what it needs, or correct its settings") from error
     except Exception as error:
         raise MomeError(f"{what} {complaint} ({shortened(in_one_line(error), 200)}): {remedy}") from error
 
@@ -76,6 +84,30 @@ def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is no number of JSON")
 
 
+def is_folder(name: str | os.PathLike) -> bool:
+    """Whether there is a folder of this name; one that cannot be a name is none."""
+    try:
+        return Path(name).is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def shards(index: Path) -> list[str]:
+    """The files of weights that an index names, each beside it.
+
+    Raises:
+        MomeError: it is not readable, or names a file elsewhere.
+    """
+    try:
+        files = sorted(set(read_settings(index)["weight_map"].values()))
+    except (KeyError, AttributeError, TypeError, MomeError) as error:
+        raise MomeError(f"{index} is not a readable list of weights: delete it to have it downloaded again") from error
+    for file in files:
+        if not isinstance(file, str) or Path(file).name != file:
+            raise MomeError(f"{index} names weights outside its folder ({shortened(file)}) and is refused: correct it")
+    return files
+
+
 def check_settings(folder: Path) -> None:
     """Refuse a folder whose settings ask for code, for files elsewhere, or for sizes that no model has.
 
@@ -85,6 +117,9 @@ def check_settings(folder: Path) -> None:
     for name in _FOREIGN:
         if (folder / name).exists():
             raise MomeError(f"{folder / name} leads to another model: merge the two with their own tools first")
+    for name in INDICES:
+        if (folder / name).exists():
+            shards(folder / name)
     for name in _FILES:
         if (folder / name).exists():
             values = read_settings(folder / name)
@@ -109,12 +144,20 @@ def _check(file: Path, values: Any, key: str = "", depth: int = 0) -> None:
             raise MomeError(f"{file}: {key} = {values} is more than any model has ({limit}): correct it")
 
 
+def _is_own(implementation: Any) -> bool:
+    if isinstance(implementation, dict):
+        return all(map(_is_own, implementation.values()))
+    return implementation is None or implementation in _OWN
+
+
 def _check_setting(file: Path, name: str, value: Any) -> None:
     if name in _CODE and value:
         raise MomeError(f"{file}: '{name}' asks to run code from elsewhere and is refused: remove it")
     if name in _ELSEWHERE and value:
         raise MomeError(f"{file}: '{name}' leads to other files and is refused: remove it")
-    if name.strip("_").removesuffix("_internal") in _IMPLEMENTATIONS and "/" in json.dumps(value):
-        raise MomeError(f"{file}: '{name}' asks to run code of the hub and is refused: remove it")
+    if name.strip("_").removesuffix("_internal") in _IMPLEMENTATIONS and not _is_own(value):
+        raise MomeError(f"{file}: '{name}' is not {' or '.join(_OWN)} but code from elsewhere, and refused: remove it")
+    if name in _LIMITS and isinstance(value, int) and value > _LIMITS[name]:
+        raise MomeError(f"{file}: {name} = {value} is more than {_LIMITS[name]}, which no model needs: correct it")
     if name.endswith("_file") and isinstance(value, str) and Path(value).name != value:
         raise MomeError(f"{file}: '{name}' is outside the folder and is refused: remove it")
