@@ -150,6 +150,28 @@ def test_a_damaged_file_of_the_last_checkpoint_is_named(toy, run, name, how):
     start(toy, run, "optim.steps=6", resume=True)
 
 
+@pytest.mark.parametrize("content_of_it", ["{", "", "[]", "5", '{"global_step": 3}', '{"mine": 1}', "[" * 100_000])
+def test_a_checkpoint_whose_state_is_damaged_is_named_and_kept(toy, run, content_of_it):
+    file = run / "checkpoint-4" / "trainer_state.json"
+    file.write_text(content_of_it)
+    before = content(run)
+    assert f"{file} is missing or damaged: delete {file.parent}" in refusal(toy, run, resume=True)
+    assert content(run) == before
+
+
+def test_a_checkpoint_cut_off_is_deleted_once_nothing_is_refused(toy, run, caplog):
+    cut_off = run / "checkpoint-4"
+    (cut_off / "trainer_state.json").unlink()
+    before = content(run)
+    assert "another recipe" in refusal(toy, run, "optim.seed=7", resume=True)
+    assert content(run) == before
+    assert not caplog.records
+    start(toy, run, resume=True)
+    assert f"{cut_off} was cut off while it was written: deleted" in caplog.text
+    steps = [entry["step"] for entry in json.loads((run / "history.json").read_text()) if "loss" in entry]
+    assert steps == [1, 2, 3, 4]
+
+
 @pytest.mark.parametrize("options", [(), ("optim.accumulate=2",), ("optim.gradient_checkpointing=true",)])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_run_that_diverges_ends_with_step_and_clips(toy, tmp_path, options, precision):

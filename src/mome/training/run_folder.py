@@ -7,6 +7,7 @@ where it would write over anything else.
 from __future__ import annotations
 
 import json
+import logging
 import re
 import shutil
 import zipfile
@@ -22,6 +23,8 @@ from mome.model.config import BACKBONES
 from mome.training.disk import using, write_text
 from mome.training.recipe import load_recipe
 from mome.training.schema import Recipe
+
+logger = logging.getLogger(__name__)
 
 RECIPE_FILE, RECORD, STATE = "recipe.yaml", "checkpoints.json", "trainer_state.json"
 LENGTHS = ("optim.steps", "optim.epochs")  # what may be another when a run is resumed
@@ -66,10 +69,13 @@ class RunFolder:
             )
         if not resume and (ours or "config.json" in found):
             raise MomeError(f"{self.path} already holds a training run: add --resume, or choose another output=FOLDER")
-        checkpoint = self._last(ours or []) if resume else None
+        checkpoint, cut_off = self._last(ours or []) if resume else (None, [])
         if resume and RECIPE_FILE in found:
             self._compare(recipe, checkpoint)
         with using(f"output={shortened(self.path, 200)}"):
+            for folder in cut_off:  # now that nothing is refused any more
+                logger.warning("%s was cut off while it was written: deleted", folder)
+                shutil.rmtree(folder)
             self.path.mkdir(parents=True, exist_ok=True)
             self._record([path.name for path in _by_step(self.path, ours or [])])
             write_text(self.path / RECIPE_FILE, OmegaConf.to_yaml(OmegaConf.create(asdict(recipe))))
@@ -89,8 +95,8 @@ class RunFolder:
 
     def last(self) -> Path | None:
         """The last whole checkpoint that the run wrote, if there is one."""
-        whole = [path for path in _by_step(self.path, self._recorded() or []) if _state(path) is not None]
-        return whole[-1] if whole else None
+        newest_first = reversed(_by_step(self.path, self._recorded() or []))
+        return next((path for path in newest_first if _state(path) is not None), None)
 
     def _record(self, checkpoints: list[str]) -> None:
         write_text(self.path / RECORD, json.dumps(checkpoints))
@@ -108,15 +114,15 @@ class RunFolder:
             raise MomeError(f"{file} is not what a run wrote there: choose another output=FOLDER")
         return names
 
-    def _last(self, ours: list[str]) -> Path | None:
-        """The last whole checkpoint; those cut off while they were written are deleted."""
+    def _last(self, ours: list[str]) -> tuple[Path | None, list[Path]]:
+        """The last whole checkpoint, and those after it that were cut off while they were written."""
+        cut_off: list[Path] = []
         for checkpoint in reversed(_by_step(self.path, ours)):
             if _state(checkpoint) is not None:
                 _verify(checkpoint)
-                return checkpoint
-            with using(checkpoint):
-                shutil.rmtree(checkpoint)
-        return None
+                return checkpoint, cut_off
+            cut_off.append(checkpoint)
+        return None, cut_off
 
     def _compare(self, recipe: Recipe, checkpoint: Path | None) -> None:
         """Refuse a recipe that is another than the run's but for its length."""
@@ -152,12 +158,22 @@ def _step(checkpoint: Path) -> int:
 
 
 def _state(checkpoint: Path) -> TrainerState | None:
-    """What was done until a checkpoint; ``None`` of one cut off while it was written: the Trainer writes this last."""
-    try:
-        state = TrainerState.load_from_json(str(checkpoint / STATE))
-        return state if state.global_step == _step(checkpoint) else None
-    except (OSError, ValueError, TypeError, AttributeError):
+    """What was done until a checkpoint; ``None`` of one cut off while it was written: the Trainer writes this last.
+
+    Raises:
+        MomeError: the file is there, but it is not what the Trainer writes.
+    """
+    file = checkpoint / STATE
+    if not file.exists():
         return None
+    try:
+        state = TrainerState.load_from_json(str(file))
+        whole = state.global_step == _step(checkpoint)
+    except Exception as error:  # of whatever kind: the class takes what it is given
+        raise damaged(file) from error
+    if not whole:
+        raise damaged(file)
+    return state
 
 
 def _verify(checkpoint: Path) -> None:
