@@ -159,6 +159,30 @@ def test_a_checkpoint_whose_state_is_damaged_is_named_and_kept(toy, run, content
     assert content(run) == before
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("log_history", 5),
+        ("log_history", ["x"]),
+        ("epoch", "x"),
+        ("epoch", math.nan),
+        ("epoch", 10**400),
+        ("global_step", 4.0),
+        ("total_flos", "x"),
+        ("num_input_tokens_seen", []),
+        ("best_metric", "x"),
+        ("best_global_step", "x"),
+        ("best_model_checkpoint", 5),
+        ("stateful_callbacks", 5),
+        ("stateful_callbacks", {}),
+    ],
+)
+def test_a_checkpoint_whose_state_holds_another_kind_of_value_is_named(toy, run, key, value):
+    file = run / "checkpoint-4" / "trainer_state.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {key: value}))
+    assert f"{file} is missing or damaged" in refusal(toy, run, "optim.steps=6", resume=True)
+
+
 def test_a_checkpoint_cut_off_is_deleted_once_nothing_is_refused(toy, run, caplog):
     cut_off = run / "checkpoint-4"
     (cut_off / "trainer_state.json").unlink()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 import shutil
 import zipfile
@@ -168,12 +169,28 @@ def _state(checkpoint: Path) -> TrainerState | None:
         return None
     try:
         state = TrainerState.load_from_json(str(file))
-        whole = state.global_step == _step(checkpoint)
+        whole = _is_state(state) and state.global_step == _step(checkpoint)
     except Exception as error:  # of whatever kind: the class takes what it is given
         raise damaged(file) from error
     if not whole:
         raise damaged(file)
     return state
+
+
+def _is_state(state: TrainerState) -> bool:
+    """Whether what a run goes on with is of the kinds that the Trainer writes."""
+    # A best error rate may be infinite, the other numbers may not.
+    return (
+        all(type(value) is int and value >= 0 for value in (state.global_step, state.num_input_tokens_seen))
+        and all(type(value) in (int, float) and math.isfinite(value) for value in (state.epoch, state.total_flos))
+        and type(state.best_metric) in (int, float, type(None))
+        and type(state.best_global_step) in (int, type(None))
+        and type(state.best_model_checkpoint) in (str, type(None))
+        and isinstance(state.log_history, list)
+        and all(isinstance(entry, dict) for entry in state.log_history)
+        and isinstance(state.stateful_callbacks, dict)
+        and "TrainerControl" in state.stateful_callbacks
+    )
 
 
 def _verify(checkpoint: Path) -> None:
