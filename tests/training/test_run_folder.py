@@ -118,6 +118,15 @@ def test_only_the_length_may_change_on_resumption(toy, run):
     assert content(run)["model.safetensors"] == before["model.safetensors"]
 
 
+@pytest.mark.parametrize("damage", [None, b"", b"{", b"\xff", b"mine: 1"])
+def test_a_checkpoint_is_not_gone_on_from_without_the_recipe_it_was_trained_by(toy, run, damage):
+    file = run / "recipe.yaml"
+    file.unlink() if damage is None else file.write_bytes(damage)
+    before = content(run)
+    assert str(file) in refusal(toy, run, "optim.learning_rate=1e-3", resume=True)
+    assert content(run) == before
+
+
 def test_a_longer_run_goes_on_at_the_rate_of_the_longer_schedule(toy, run):
     first = (run / "checkpoint-4" / "model.safetensors").read_bytes()
     start(toy, run, "optim.steps=8", resume=True)

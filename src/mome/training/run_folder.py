@@ -53,7 +53,8 @@ class RunFolder:
             The last whole checkpoint, to go on from; ``None`` at the beginning.
 
         Raises:
-            MomeError: it holds another run, something else that would be written over, or a damaged checkpoint.
+            MomeError: it holds another run, something else that would be written over, a damaged checkpoint, or one
+                without the run's recipe.
         """
         ours = self._recorded()
         with using(f"output={shortened(self.path, 200)}"):
@@ -73,6 +74,11 @@ class RunFolder:
         checkpoint, cut_off = self._last(ours or []) if resume else (None, [])
         if resume and RECIPE_FILE in found:
             self._compare(recipe, checkpoint)
+        elif checkpoint is not None:
+            raise MomeError(
+                f"{self.path / RECIPE_FILE} is missing, so it is not known what {checkpoint.name} was trained by: put "
+                "it back, or choose another output=FOLDER"
+            )
         with using(f"output={shortened(self.path, 200)}"):
             for folder in cut_off:  # now that nothing is refused any more
                 logger.warning("%s was cut off while it was written: deleted", folder)
