@@ -65,8 +65,18 @@ def test_files_of_others_are_neither_deleted_nor_written_over(toy, tmp_path, nam
     (folder / name).parent.mkdir(parents=True)
     (folder / name).write_text("precious")
     told = refusal(toy, folder, resume=resume)
-    assert f"{folder} holds {name.split('/')[0]}, which no run" in told
+    assert f"{folder} holds {name.split('/')[0]} but no checkpoints.json, so it is not known which run wrote" in told
     assert content(folder) == {name: b"precious"}
+
+
+def test_a_run_whose_record_is_lost_is_left_alone(toy, run):
+    (run / "checkpoints.json").unlink()
+    before = content(run)
+    for resume in (False, True):
+        told = refusal(toy, run, resume=resume)
+        assert f"{run} holds " in told
+        assert "but no checkpoints.json, so it is not known which run wrote it" in told
+    assert content(run) == before
 
 
 def test_a_checkpoint_of_others_in_a_run(toy, run):

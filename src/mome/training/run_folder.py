@@ -61,7 +61,8 @@ class RunFolder:
             found = sorted({file.name for glob in _WRITTEN for file in self.path.glob(glob)})
         if ours is None and found:
             raise MomeError(
-                f"{self.path} holds {found[0]}, which no run of this program wrote there: choose another output=FOLDER"
+                f"{self.path} holds {found[0]} but no {RECORD}, so it is not known which run wrote it: choose another "
+                "output=FOLDER"
             )
         foreign = [name for name in found if name.startswith("checkpoint-") and name not in (ours or [])]
         if foreign:
