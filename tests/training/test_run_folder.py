@@ -65,8 +65,18 @@ def test_files_of_others_are_neither_deleted_nor_written_over(toy, tmp_path, nam
     (folder / name).parent.mkdir(parents=True)
     (folder / name).write_text("precious")
     told = refusal(toy, folder, resume=resume)
-    assert f"{folder} holds {name.split('/')[0]}, which no run" in told
+    assert f"{folder} holds {name.split('/')[0]} but no checkpoints.json, so it is not known which run wrote" in told
     assert content(folder) == {name: b"precious"}
+
+
+def test_a_run_whose_record_is_lost_is_left_alone(toy, run):
+    (run / "checkpoints.json").unlink()
+    before = content(run)
+    for resume in (False, True):
+        told = refusal(toy, run, resume=resume)
+        assert f"{run} holds " in told
+        assert "but no checkpoints.json, so it is not known which run wrote it" in told
+    assert content(run) == before
 
 
 def test_a_checkpoint_of_others_in_a_run(toy, run):
@@ -118,6 +128,15 @@ def test_only_the_length_may_change_on_resumption(toy, run):
     assert content(run)["model.safetensors"] == before["model.safetensors"]
 
 
+@pytest.mark.parametrize("damage", [None, b"", b"{", b"\xff", b"mine: 1"])
+def test_a_checkpoint_is_not_gone_on_from_without_the_recipe_it_was_trained_by(toy, run, damage):
+    file = run / "recipe.yaml"
+    file.unlink() if damage is None else file.write_bytes(damage)
+    before = content(run)
+    assert str(file) in refusal(toy, run, "optim.learning_rate=1e-3", resume=True)
+    assert content(run) == before
+
+
 def test_a_longer_run_goes_on_at_the_rate_of_the_longer_schedule(toy, run):
     first = (run / "checkpoint-4" / "model.safetensors").read_bytes()
     start(toy, run, "optim.steps=8", resume=True)
@@ -148,6 +167,52 @@ def test_a_damaged_file_of_the_last_checkpoint_is_named(toy, run, name, how):
     assert f"{file} is missing or damaged: delete {file.parent}" in told
     shutil.rmtree(file.parent)
     start(toy, run, "optim.steps=6", resume=True)
+
+
+@pytest.mark.parametrize("content_of_it", ["{", "", "[]", "5", '{"global_step": 3}', '{"mine": 1}', "[" * 100_000])
+def test_a_checkpoint_whose_state_is_damaged_is_named_and_kept(toy, run, content_of_it):
+    file = run / "checkpoint-4" / "trainer_state.json"
+    file.write_text(content_of_it)
+    before = content(run)
+    assert f"{file} is missing or damaged: delete {file.parent}" in refusal(toy, run, resume=True)
+    assert content(run) == before
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("log_history", 5),
+        ("log_history", ["x"]),
+        ("epoch", "x"),
+        ("epoch", math.nan),
+        ("epoch", 10**400),
+        ("global_step", 4.0),
+        ("total_flos", "x"),
+        ("num_input_tokens_seen", []),
+        ("best_metric", "x"),
+        ("best_global_step", "x"),
+        ("best_model_checkpoint", 5),
+        ("stateful_callbacks", 5),
+        ("stateful_callbacks", {}),
+    ],
+)
+def test_a_checkpoint_whose_state_holds_another_kind_of_value_is_named(toy, run, key, value):
+    file = run / "checkpoint-4" / "trainer_state.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {key: value}))
+    assert f"{file} is missing or damaged" in refusal(toy, run, "optim.steps=6", resume=True)
+
+
+def test_a_checkpoint_cut_off_is_deleted_once_nothing_is_refused(toy, run, caplog):
+    cut_off = run / "checkpoint-4"
+    (cut_off / "trainer_state.json").unlink()
+    before = content(run)
+    assert "another recipe" in refusal(toy, run, "optim.seed=7", resume=True)
+    assert content(run) == before
+    assert not caplog.records
+    start(toy, run, resume=True)
+    assert f"{cut_off} was cut off while it was written: deleted" in caplog.text
+    steps = [entry["step"] for entry in json.loads((run / "history.json").read_text()) if "loss" in entry]
+    assert steps == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("options", [(), ("optim.accumulate=2",), ("optim.gradient_checkpointing=true",)])

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import normalizers
 
 import mome
@@ -254,6 +254,45 @@ def test_damaged_tokens_are_made_anew(media, tmp_path, transcriber, damage, capl
     file.write_bytes(b"")
     with pytest.raises(MomeError, match=rf"{file} is missing or damaged: resume the run"):
         tokens.load(clip, 0)
+
+
+@pytest.mark.parametrize("pattern", [b"\xff\xff", b"\x00\x7c", b"\x00\x00"])  # no number, infinite, another number
+def test_tokens_overwritten_in_place_are_made_anew(media, tmp_path, transcriber, pattern, caplog):
+    clips, tokens = prepared(tmp_path / "clips", media[:1]), TokenStore(tmp_path / "tokens", 3, "key", 5)
+    made = (media[:1], clips, AUGMENT, transcriber.model, transcriber.processor, quiet)
+    tokens.prepare(*made)
+    clip = clips.file(media[0])
+    file, whole = tokens.file(clip), tokens.load(clip, 2)
+    content = file.read_bytes()
+    file.write_bytes(content[:-100] + pattern * 50)
+    if pattern != b"\x00\x00":
+        with pytest.raises(MomeError, match=rf"{file} is missing or damaged: resume the run"):
+            tokens.load(clip, 2)
+    tokens.prepare(*made)
+    assert caplog.text.count(f"{file} is damaged: made anew") == 1
+    assert file.read_bytes() == content
+    assert same(tokens.load(clip, 2), whole)
+
+
+def test_tokens_without_a_checksum_are_read(media, tmp_path, transcriber, caplog):
+    clips, tokens = prepared(tmp_path / "clips", media[:1]), TokenStore(tmp_path / "tokens", 3, "key", 5)
+    made = (media[:1], clips, AUGMENT, transcriber.model, transcriber.processor, quiet)
+    tokens.prepare(*made)
+    file = tokens.file(clips.file(media[0]))
+    save_file(load_file(file), file)
+    content = file.read_bytes()
+    tokens.prepare(*made)
+    assert file.read_bytes() == content
+    assert not caplog.records
+
+
+def test_samples_that_are_no_numbers_are_read_anew(media, tmp_path, caplog):
+    clips = prepared(tmp_path, media[:1])
+    file, whole = clips.file(media[0]), clips.load(media[0])
+    for value in (np.nan, np.inf):
+        np.savez(file, audio=np.full_like(whole.audio, value), mouth=whole.mouth)
+        assert np.array_equal(clips.load(media[0]).audio, whole.audio)
+    assert caplog.text.count(f"{file} is missing or damaged") == 2
 
 
 def test_a_full_or_closed_cache_leaves_nothing_behind(media, tmp_path, monkeypatch):

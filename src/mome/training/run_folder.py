@@ -7,6 +7,8 @@ where it would write over anything else.
 from __future__ import annotations
 
 import json
+import logging
+import math
 import re
 import shutil
 import zipfile
@@ -22,6 +24,8 @@ from mome.model.config import BACKBONES
 from mome.training.disk import using, write_text
 from mome.training.recipe import load_recipe
 from mome.training.schema import Recipe
+
+logger = logging.getLogger(__name__)
 
 RECIPE_FILE, RECORD, STATE = "recipe.yaml", "checkpoints.json", "trainer_state.json"
 LENGTHS = ("optim.steps", "optim.epochs")  # what may be another when a run is resumed
@@ -49,14 +53,16 @@ class RunFolder:
             The last whole checkpoint, to go on from; ``None`` at the beginning.
 
         Raises:
-            MomeError: it holds another run, something else that would be written over, or a damaged checkpoint.
+            MomeError: it holds another run, something else that would be written over, a damaged checkpoint, or one
+                without the run's recipe.
         """
         ours = self._recorded()
         with using(f"output={shortened(self.path, 200)}"):
             found = sorted({file.name for glob in _WRITTEN for file in self.path.glob(glob)})
         if ours is None and found:
             raise MomeError(
-                f"{self.path} holds {found[0]}, which no run of this program wrote there: choose another output=FOLDER"
+                f"{self.path} holds {found[0]} but no {RECORD}, so it is not known which run wrote it: choose another "
+                "output=FOLDER"
             )
         foreign = [name for name in found if name.startswith("checkpoint-") and name not in (ours or [])]
         if foreign:
@@ -66,10 +72,18 @@ class RunFolder:
             )
         if not resume and (ours or "config.json" in found):
             raise MomeError(f"{self.path} already holds a training run: add --resume, or choose another output=FOLDER")
-        checkpoint = self._last(ours or []) if resume else None
+        checkpoint, cut_off = self._last(ours or []) if resume else (None, [])
         if resume and RECIPE_FILE in found:
             self._compare(recipe, checkpoint)
+        elif checkpoint is not None:
+            raise MomeError(
+                f"{self.path / RECIPE_FILE} is missing, so it is not known what {checkpoint.name} was trained by: put "
+                "it back, or choose another output=FOLDER"
+            )
         with using(f"output={shortened(self.path, 200)}"):
+            for folder in cut_off:  # now that nothing is refused any more
+                logger.warning("%s was cut off while it was written: deleted", folder)
+                shutil.rmtree(folder)
             self.path.mkdir(parents=True, exist_ok=True)
             self._record([path.name for path in _by_step(self.path, ours or [])])
             write_text(self.path / RECIPE_FILE, OmegaConf.to_yaml(OmegaConf.create(asdict(recipe))))
@@ -89,8 +103,8 @@ class RunFolder:
 
     def last(self) -> Path | None:
         """The last whole checkpoint that the run wrote, if there is one."""
-        whole = [path for path in _by_step(self.path, self._recorded() or []) if _state(path) is not None]
-        return whole[-1] if whole else None
+        newest_first = reversed(_by_step(self.path, self._recorded() or []))
+        return next((path for path in newest_first if _state(path) is not None), None)
 
     def _record(self, checkpoints: list[str]) -> None:
         write_text(self.path / RECORD, json.dumps(checkpoints))
@@ -108,15 +122,15 @@ class RunFolder:
             raise MomeError(f"{file} is not what a run wrote there: choose another output=FOLDER")
         return names
 
-    def _last(self, ours: list[str]) -> Path | None:
-        """The last whole checkpoint; those cut off while they were written are deleted."""
+    def _last(self, ours: list[str]) -> tuple[Path | None, list[Path]]:
+        """The last whole checkpoint, and those after it that were cut off while they were written."""
+        cut_off: list[Path] = []
         for checkpoint in reversed(_by_step(self.path, ours)):
             if _state(checkpoint) is not None:
                 _verify(checkpoint)
-                return checkpoint
-            with using(checkpoint):
-                shutil.rmtree(checkpoint)
-        return None
+                return checkpoint, cut_off
+            cut_off.append(checkpoint)
+        return None, cut_off
 
     def _compare(self, recipe: Recipe, checkpoint: Path | None) -> None:
         """Refuse a recipe that is another than the run's but for its length."""
@@ -152,12 +166,38 @@ def _step(checkpoint: Path) -> int:
 
 
 def _state(checkpoint: Path) -> TrainerState | None:
-    """What was done until a checkpoint; ``None`` of one cut off while it was written: the Trainer writes this last."""
-    try:
-        state = TrainerState.load_from_json(str(checkpoint / STATE))
-        return state if state.global_step == _step(checkpoint) else None
-    except (OSError, ValueError, TypeError, AttributeError):
+    """What was done until a checkpoint; ``None`` of one cut off while it was written: the Trainer writes this last.
+
+    Raises:
+        MomeError: the file is there, but it is not what the Trainer writes.
+    """
+    file = checkpoint / STATE
+    if not file.exists():
         return None
+    try:
+        state = TrainerState.load_from_json(str(file))
+        whole = _is_state(state) and state.global_step == _step(checkpoint)
+    except Exception as error:  # of whatever kind: the class takes what it is given
+        raise damaged(file) from error
+    if not whole:
+        raise damaged(file)
+    return state
+
+
+def _is_state(state: TrainerState) -> bool:
+    """Whether what a run goes on with is of the kinds that the Trainer writes."""
+    # A best error rate may be infinite, the other numbers may not.
+    return (
+        all(type(value) is int and value >= 0 for value in (state.global_step, state.num_input_tokens_seen))
+        and all(type(value) in (int, float) and math.isfinite(value) for value in (state.epoch, state.total_flos))
+        and type(state.best_metric) in (int, float, type(None))
+        and type(state.best_global_step) in (int, type(None))
+        and type(state.best_model_checkpoint) in (str, type(None))
+        and isinstance(state.log_history, list)
+        and all(isinstance(entry, dict) for entry in state.log_history)
+        and isinstance(state.stateful_callbacks, dict)
+        and "TrainerControl" in state.stateful_callbacks
+    )
 
 
 def _verify(checkpoint: Path) -> None:

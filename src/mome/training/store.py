@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -34,6 +35,8 @@ from mome.training.manifest import ManifestRow
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[str, int, int], None]
+
+_CHECKSUM = "crc32"  # the key in a token file's metadata
 
 
 def _digest(*parts: object) -> str:
@@ -104,6 +107,8 @@ class ClipStore:
         for array, dtype, sizes in ((audio, np.float32, ()), (mouth, np.uint8, (MOUTH_SIZE, MOUTH_SIZE))):
             if array is not None and (array.dtype != dtype or array.shape[1:] != sizes or not array.size):
                 raise ValueError("another content")
+        if audio is not None and not np.isfinite(audio).all():
+            raise ValueError("samples that are no numbers")
         return audio, mouth
 
     def get(self, row: ManifestRow) -> Clip:
@@ -207,7 +212,11 @@ class TokenStore:
         processor: MomeProcessor,
         progress: Progress,
     ) -> None:
-        """Encode the variants that are not there yet."""
+        """Encode the variants that are not there yet; a file that is damaged is made anew.
+
+        Raises:
+            MomeError: a clip cannot be read, or its tokens are too large for float16.
+        """
         _make(self.folder)
         todo = [row for row in rows if not self._is_whole(self.file(clips.file(row)))]
         for done, row in enumerate(todo, start=1):
@@ -215,9 +224,11 @@ class TokenStore:
             rngs = [np.random.default_rng((self.seed, variant, *row.id.encode())) for variant in range(self.variants)]
             for name, tokens in _encode_variants(clip, rngs, augmentation, model, processor).items():
                 tensors[name] = tokens.half().contiguous()
+            if not all(torch.isfinite(tokens).all() for tokens in tensors.values()):
+                raise MomeError(f"the encoders' tokens of {row.path} are not finite in float16: use data.cache=clips")
             file = self.file(clips.file(row))
             with using(file):
-                save_tensors(tensors, file)
+                save_tensors(tensors, file, {_CHECKSUM: _checksum(tensors)})
             progress("encoding clips", done, len(todo))
 
     def load(self, clip_file: Path, variant: int) -> dict[str, Tensor]:
@@ -228,24 +239,39 @@ class TokenStore:
         """
         file = self.file(clip_file)
         try:
-            return {name: tokens[variant].float() for name, tokens in load_file(file).items()}
-        except (SafetensorError, OSError) as error:
+            loaded = {name: tokens[variant].float() for name, tokens in load_file(file).items()}
+            if not all(torch.isfinite(tokens).all() for tokens in loaded.values()):
+                raise ValueError("tokens that are no numbers")
+            return loaded
+        except (SafetensorError, OSError, ValueError) as error:
             raise MomeError(f"{file} is missing or damaged: resume the run, which will make it anew") from error
 
     def _is_whole(self, file: Path) -> bool:
-        """Whether a file is there and holds what its header says; the tokens themselves would take long to read."""
+        """Whether a file is there and holds what was written; files of older versions lack the checksum."""
         if not file.exists():
             return False
         try:
             with safe_open(file, "pt") as saved:
-                shapes = {name: saved.get_slice(name).get_shape() for name in saved.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError):
-            shapes = {}
-        whole = bool(shapes) and shapes.keys() <= {"audio", "video"}
-        whole = whole and all(len(shape) == 3 and shape[0] == self.variants for shape in shapes.values())
+                tensors = {name: saved.get_tensor(name) for name in saved.keys()}  # noqa: SIM118
+                checksum = (saved.metadata() or {}).get(_CHECKSUM)
+        except Exception:  # of whatever kind: a header that is damaged can ask for anything
+            tensors, checksum = {}, None
+        whole = bool(tensors) and tensors.keys() <= {"audio", "video"} and all(map(self._is_made, tensors.values()))
+        whole = whole and checksum in (None, _checksum(tensors))
         if not whole:
             logger.warning("%s is damaged: made anew", file)
         return whole
+
+    def _is_made(self, tokens: Tensor) -> bool:
+        shaped = tokens.dtype == torch.float16 and tokens.dim() == 3 and len(tokens) == self.variants
+        return shaped and bool(torch.isfinite(tokens).all())
+
+
+def _checksum(tensors: dict[str, Tensor]) -> str:
+    value = 0
+    for name in sorted(tensors):
+        value = zlib.crc32(tensors[name].flatten().view(torch.uint8).numpy().tobytes(), value)
+    return f"{value:08x}"
 
 
 def _encode_variants(
