@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from mome.decoding import Transcriber
+from mome.errors import MomeError
 from tests.media.builders import write
 
 KEYS = {"task", "rates", "snr_db", "wer", "words", "clips", "ci95", "tokens_mean", "tflops_mean", "rtf"}
@@ -155,6 +156,16 @@ def test_interrupted_it_writes_what_is_done(evaluate, manifest, tmp_path, monkey
     assert json.loads(out.read_text()) == document
     assert (document["interrupted"], document["results"][0]["clips"]) == (True, 2)
     assert [line.split(",")[0] for line in transcripts.read_text().splitlines()] == ["id", "one", "two"]
+
+
+def test_the_figures_outlive_a_full_disk(evaluate, tmp_path, monkeypatch):
+    def full(*_: object) -> None:
+        raise MomeError("the disk is full")
+
+    monkeypatch.setattr("mome.evaluation.report.write_json", full)
+    found = evaluate("--limit", "1", "--rates", "-,2", "--out", tmp_path / "out.json", "--json", code=2)
+    assert json.loads(found.stdout)["results"][0]["clips"] == 1
+    assert "the disk is full" in found.stderr
 
 
 def test_clips_in_which_nothing_is_said(results, evaluate, clips, tmp_path):

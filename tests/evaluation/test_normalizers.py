@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from mome.errors import MomeError
 from mome.evaluation.normalizers import normalizer
 
 
@@ -24,6 +25,12 @@ from mome.evaluation.normalizers import normalizer
 def test_forms(text, lower, whisper):
     assert normalizer("lower")(text) == lower
     assert " ".join(normalizer("whisper")(text).split()) == whisper
+
+
+@pytest.mark.parametrize("text", ["9" * 5000, "1" + "0" * 5000 + " dollars"])
+def test_numbers_of_any_length(text):
+    with pytest.raises(MomeError, match="number too long"):
+        normalizer("whisper")(text)
 
 
 def test_lower_case_needs_nothing_heavy():

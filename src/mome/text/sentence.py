@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from pathlib import Path
@@ -19,30 +20,55 @@ _OTHER_KEYS = re.compile(r"(conf|ref)\s*:", re.IGNORECASE)
 _TABLE = re.compile(r"(word\s+start\s+end|frame\s+x\s+y)\b", re.IGNORECASE)
 _ROW = re.compile(r"\S+(\s+([-+.\d]+(e[-+]?\d+)?|nan))+", re.IGNORECASE)
 
+_ON_ONE_LINE = re.compile(r"\bconf\s*:|\bword\s+start\s+end\b", re.IGNORECASE)
+
+_INVISIBLE = re.compile("[\u00ad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]")
+"""Soft hyphens, marks of direction, spaces of no width, byte-order marks; joiners belong to the spelling."""
+_ENTITY = re.compile(r"&(#\w+|\w{2,8});")
+
+_TIME = r"\d{1,4}(:\d\d){1,3}([.,]\d+)?"
+_FRACTIONS = r"\d+\.\d+(\s+|[,;])\d+\.\d+"
+_FIELD = r"[^\s,;]+(\s+|[,;])"
 # What a line of another format shows, and a sentence does not.
 _FOREIGN = (
-    ("subtitles", re.compile(r"-->|^WEBVTT|\d:\d\d:\d\d|\[\d+:\d\d[.\]]|^\[Script Info\]")),
-    ("markup such as HTML", re.compile(r"^<[!?/A-Za-z]|</\w|&(\w{2,4}|#\w+);")),
+    ("subtitles", re.compile(rf"-->|^WEBVTT|^\[\d+(:\d\d)+[.\]]|^\[Script Info\]|^{_TIME}[\s,;]+{_TIME}$")),
+    ("subtitles", re.compile(r":\d\d\.\d{1,9}[\s,;]{1,3}(\d{1,4}:){1,3}\d\d\.\d")),
+    (
+        "markup such as HTML",
+        re.compile(r"^<[!?/]|</\w|<\w{1,20}\s[^<>]{0,80}=|<\w{1,20} ?/>|^<(html|body|div|p|tt|br)\b", re.I),
+    ),
     ("RTF", re.compile(r"^\{\\rtf")),
     ("a PDF", re.compile(r"^%PDF")),
-    ("settings or a TextGrid", re.compile(r"^[\w \[\]]+:?\s*=|ooTextFile")),
-    ("a table with times", re.compile(r"(^|[\s,;])\d+\.\d+[\s,;]+\d+\.\d+(\s|,|;|$)")),
-    ("a list of ids", re.compile(r"^(\w*\d\w*_\w+|\w+_\w*\d\w*|\d+-\d+-\d+|[A-Za-z]\S*/\d{3,})\s")),
+    ("a TextGrid", re.compile(r"ooTextFile")),
+    ("a label file of HTK", re.compile(r"^#!MLF!#")),
+    ("a table with times", re.compile(rf"^(({_FIELD}){{1,2}}[\dAB](\s+|[,;]))?{_FRACTIONS}([\s,;]|$)")),
+    ("a table with times", re.compile(rf"^{_FIELD}{_FRACTIONS}((\s+|[,;])[-+.\d]+)*$")),
+    ("a list of ids", re.compile(r"^(?=\S{1,200}\s)(\w*\d\w*_\w*\d\w*|\d+-\d{4,}-\d{4}|[A-Za-z]\S*/\d{3,})\s")),
     ("an annotation without its line 'Text:'", re.compile(f"^({_OTHER_KEYS.pattern}|{_TABLE.pattern})", re.I)),
+)
+# What every line of another format shows, be it one.
+_THROUGHOUT = (
+    ("a table", re.compile(r"[^\t]*\t.*")),
+    ("settings", re.compile(r"[\w.-]+\s*=.*")),
 )
 # What every line of a table shows; one line alone may be a sentence.
 _TABLES = (
     re.compile(r"\S+([,;\t|])(?! )\S.*"),
     re.compile(r"\d+\s+\d+\s+\S+|\S+\s+\d+\s+\d+"),
     re.compile(r"[\w-]+:\s+\S.*"),
+    re.compile(r"\W?\d+:\d\d:\d\d.*"),
+    re.compile(r"(?=\S{1,200}\s)(\w*\d\w*_\w+|\w+_\w*\d\w*|\d+-\d+-\d+)\s.*"),
 )
+_SECTION = re.compile(r"\[[^\]]+\]")
+_MAIL = re.compile(r"(from|to|subject|date|received):\s.*\s(from|to|subject|date):\s", re.IGNORECASE)
 
 
 def read_sentence(path: Path) -> str:
     """The sentence in a text file in UTF-8, on one line with single spaces; empty if the file says nothing.
 
     A plain sentence may go over several lines. Of an annotation in the layout of LRS2 and LRS3, the line ``Text:``
-    is read, in lower case. Marks in braces, such as ``{NS}`` for noise, are left out.
+    is read, in lower case. Marks in braces, such as ``{NS}`` for noise, are left out, and so are characters that show
+    nothing; ``&amp;`` is read as it is meant.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -54,6 +80,7 @@ def read_sentence(path: Path) -> str:
     else:
         _check_plain(path, lines)
         sentence = " ".join(lines)
+    sentence = _ENTITY.sub(lambda entity: html.unescape(entity[0]), sentence)
     sentence = " ".join(_MARKUP.sub(" ", sentence).split())
     if "{" in sentence or "}" in sentence:
         raise MomeError(f"{path} has a brace without its partner: marks in the text are written {{so}}")
@@ -74,7 +101,7 @@ def _read(path: Path) -> str:
     if len(data) > _LARGEST:
         raise MomeError(f"{path} is larger than 1 MB: {wanted}")
     try:
-        text = data.decode().replace("\ufeff", "")  # byte-order marks
+        text = _INVISIBLE.sub("", data.decode())
     except UnicodeDecodeError:
         raise MomeError(f"{path} is not text in UTF-8: {wanted}") from None
     if any(not (character.isprintable() or character.isspace()) for character in text if character < "\xa0"):
@@ -87,6 +114,8 @@ def _annotated(path: Path, lines: list[str]) -> str:
     in_table = False
     for line in lines:
         if said := _TEXT.fullmatch(line):
+            if _ON_ONE_LINE.search(said[1]):
+                raise MomeError(f"{path} has more than the sentence in its line 'Text:': put 'Conf:' on its own line")
             sentences.append(said[1])
         elif _TABLE.match(line):
             in_table = True
@@ -110,6 +139,12 @@ def _foreign(path: Path, lines: list[str]) -> str | None:
     for kind, sign in _FOREIGN:
         if any(map(sign.search, lines)):
             return kind
+    for kind, sign in _THROUGHOUT:
+        rows = [line for line in lines if not _SECTION.fullmatch(line)]
+        if rows and all(map(sign.fullmatch, rows)):
+            return kind
+    if _MAIL.match(" ".join(lines)):
+        return "a mail"
     if len(lines) > 1 and any(all(map(sign.fullmatch, lines)) for sign in _TABLES):
         return "a table"
     # As in Kaldi's `text` and LibriSpeech's transcripts; a clip's name that has no figure may be a word of it.

@@ -162,11 +162,12 @@ def evaluate(
         normalize=normalize,
         interrupted=interruption is not None,
     )
+    # Before the files: the figures took hours, and a disk may be full.
+    result(to_json(document) if json else readable(results))
     if out is not None:
         write_json(out, document)
     if transcripts is not None:
         write_text(transcripts, to_csv(results))
-    result(to_json(document) if json else readable(results))
     if interruption is not None:
         raise interruption
     if transcriber.model.config.description:
