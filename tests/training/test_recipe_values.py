@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 from dataclasses import fields
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from mome.errors import MomeError
 from mome.training.layers import LARGEST
 from mome.training.recipe import load_config, load_recipe
 from mome.training.schema import AugmentRecipe, DataRecipe, ModelRecipe, OptimRecipe, ValidationRecipe
+from tests.tiny import tiny_tokenizer
 
 PARTS = {
     "model": ModelRecipe,
@@ -147,6 +150,27 @@ def test_refusals_name_key_and_remedy(recipe, override, message):
 )
 def test_what_cannot_be_built_is_refused_from_the_configuration(recipe, override):
     assert "\n" not in refusal(recipe, override, read=load_config)
+
+
+@pytest.mark.parametrize("tokenizer", [True, False])
+@pytest.mark.parametrize("positions", [2048, 50])
+def test_texts_are_no_longer_than_a_model_can_have(recipe, tiny_model, tmp_path, tokenizer, positions):
+    folder = tmp_path / "language_model"
+    shutil.copytree(tiny_model / "language_model", folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": positions}))
+    if tokenizer:
+        tiny_tokenizer().save_pretrained(folder)
+    words, told = (1001, "the 1000 possible") if positions > 1000 else (50, "the language model holds 50 in all")
+    text = " ".join(["blue"] * words)
+    for key, option in (("prompts.avsr", f"prompts={{avsr: {text}}}"), ("instruction", f"instruction={text}")):
+        message = refusal(recipe, f"model.language_model={folder}", f"model.{option}", read=load_config)
+        assert message.startswith(f"model.{key} has {words} tokens")
+        assert told in message
+    both = (f"model.instruction={' '.join(['blue'] * 46)}", "model.prompts={avsr: blue blue blue blue}")
+    if positions == 50:
+        message = refusal(recipe, f"model.language_model={folder}", *both, read=load_config)
+        assert message.startswith("model.prompts.avsr with model.instruction has 50 tokens")
 
 
 def test_a_base_that_is_no_recipe_is_not_quoted(tmp_path):
