@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 from dataclasses import fields
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from mome.errors import MomeError
 from mome.training.layers import LARGEST
 from mome.training.recipe import load_config, load_recipe
 from mome.training.schema import AugmentRecipe, DataRecipe, ModelRecipe, OptimRecipe, ValidationRecipe
+from tests.tiny import tiny_tokenizer
 
 PARTS = {
     "model": ModelRecipe,
@@ -147,6 +150,64 @@ def test_refusals_name_key_and_remedy(recipe, override, message):
 )
 def test_what_cannot_be_built_is_refused_from_the_configuration(recipe, override):
     assert "\n" not in refusal(recipe, override, read=load_config)
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value", "wanted"),
+    [
+        ("optim", "weight_decay", "x", "a number"),
+        ("optim", "epochs", "{a: 1}", "a number"),
+        ("optim", "seed", "1.5", "a whole number"),
+        ("optim", "betas", "[1, x]", "a list of numbers, such as [0.9, 0.98]"),
+        ("optim", "task_weights", "[1]", "a number for each task, such as {avsr: 1.0}"),
+        ("optim", "rates", "4", "a list of texts, such as [TEXT], or null"),
+        ("data", "manifests", "m.csv", "a list of texts, such as [TEXT]"),
+        ("data", "manifests", "{a: b}", "a list of texts, such as [TEXT]"),
+        ("data", "limit", "few", "a whole number, or null"),
+        ("model", "audio_rates", "4", "a list of whole numbers, such as [4, 16]"),
+        ("model", "generation", "[1]", "options by name, such as {NAME: VALUE}, or null"),
+        ("model", "language_model", "null", "one text"),
+        ("model", "self_contained", "maybe", "true or false"),
+        ("model", "prompts", "{avsr: null}", "a text for each task, such as {avsr: TEXT}, or null"),
+    ],
+)
+def test_a_value_of_another_type_is_told_with_its_key(recipe, tmp_path, part, name, value, wanted):
+    path = write(tmp_path, f"base: {recipe.stem}\n{part}: {{{name}: {value}}}\n")
+    for told in (refusal(path), refusal(recipe, f"{part}.{name}={value}")):
+        assert f": {part}.{name}=" in told
+        assert told.endswith(f" is not possible: give {wanted}")
+
+
+def test_the_output_is_told_too(recipe):
+    assert refusal(recipe, "output=[1]").endswith("output=[1] is not possible: give one text")
+
+
+def test_every_key_is_told(recipe):
+    for key in (f"{part}.{field.name}" for part, schema in PARTS.items() for field in fields(schema)):
+        told = [valid_or_refused(recipe, f"{key}={value}") for value in ("{a: {b: [c]}}", "[[[1]]]")]
+        assert any(told), key
+        assert all(key in message for message in told if message)
+
+
+@pytest.mark.parametrize("tokenizer", [True, False])
+@pytest.mark.parametrize("positions", [2048, 50])
+def test_texts_are_no_longer_than_a_model_can_have(recipe, tiny_model, tmp_path, tokenizer, positions):
+    folder = tmp_path / "language_model"
+    shutil.copytree(tiny_model / "language_model", folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": positions}))
+    if tokenizer:
+        tiny_tokenizer().save_pretrained(folder)
+    words, told = (1001, "the 1000 possible") if positions > 1000 else (50, "the language model holds 50 in all")
+    text = " ".join(["blue"] * words)
+    for key, option in (("prompts.avsr", f"prompts={{avsr: {text}}}"), ("instruction", f"instruction={text}")):
+        message = refusal(recipe, f"model.language_model={folder}", f"model.{option}", read=load_config)
+        assert message.startswith(f"model.{key} has {words} tokens")
+        assert told in message
+    both = (f"model.instruction={' '.join(['blue'] * 46)}", "model.prompts={avsr: blue blue blue blue}")
+    if positions == 50:
+        message = refusal(recipe, f"model.language_model={folder}", *both, read=load_config)
+        assert message.startswith("model.prompts.avsr with model.instruction has 50 tokens")
 
 
 def test_a_base_that_is_no_recipe_is_not_quoted(tmp_path):

@@ -15,6 +15,7 @@ Compatibility = Literal["official"]
 Rounding = Literal["bfloat16", "float16"]
 BACKBONES = ("audio_encoder", "video_encoder", "language_model")
 
+MOST_TOKENS = 1000  # of a prompt, or of what stands before everything else
 _MOST_RATES, _COARSEST = 64, 1000
 _LONGEST_NAME = 4096  # of a path, in Linux
 
@@ -59,7 +60,7 @@ def _is_pair(value: Any) -> bool:
     return value is None or (_TOKENS(value) and len(value) in (0, 2))
 
 
-_TOKENS = _is_list(_is_whole(0, 2**31 - 1), 1000)
+_TOKENS = _is_list(_is_whole(0, 2**31 - 1), MOST_TOKENS)
 _WANTED: list[tuple[tuple[str, ...], Callable[[Any], bool], str]] = [
     ((*BACKBONES, *(f"{part}_revision" for part in BACKBONES)), _is_reference, "a folder, a hub id or null"),
     (("only",), _is_line, "a text or null"),
@@ -79,8 +80,8 @@ _WANTED: list[tuple[tuple[str, ...], Callable[[Any], bool], str]] = [
     (("balance_weight", "decorrelation_weight"), _is_factor, "a number from 0 up"),
     (("connector", "adapter", "video_adapter", "generation"), _is_mapping(), "options by name, or null"),
     (("prompts",), _is_mapping(_is_text), "a text for each task"),
-    (("prompt_ids",), _is_mapping(_TOKENS), "a list of token ids for each task"),
-    (("start_ids",), _TOKENS, "a list of token ids"),
+    (("prompt_ids",), _is_mapping(_TOKENS), f"a list of at most {MOST_TOKENS} token ids for each task"),
+    (("start_ids",), _TOKENS, f"a list of at most {MOST_TOKENS} token ids"),
     (("audio_markers", "video_markers"), _is_pair, "two token ids, or null"),
 ]
 

@@ -39,6 +39,7 @@ def build(recipe: Recipe, dtype: torch.dtype = torch.float32) -> tuple[MomeForSp
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"
     write_texts(config, names, tokenizer)
+    config.check_options()  # again, now with tokens: the tokenizer may be another language model's
     parts: dict[str, Any] = {
         kind: load_backbone(kind, getattr(config, kind), getattr(config, f"{kind}_revision"), dtype, {})
         for kind in BACKBONES

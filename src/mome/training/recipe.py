@@ -6,7 +6,7 @@ import difflib
 import re
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_type_hints
 
 import torch
 import yaml
@@ -36,6 +36,24 @@ _PARTS: dict[str, type] = {
     "augment": AugmentRecipe,
     "optim": OptimRecipe,
     "validation": ValidationRecipe,
+}
+
+_MISFITS = (OmegaConfBaseException, ValueError, TypeError, OverflowError)  # what merging raises
+_WANTED = {
+    str(hint): wanted if hint == kind else f"{wanted}, or null"
+    for kind, wanted in (
+        (str, "one text"),
+        (bool, "true or false"),
+        (int, "a whole number"),
+        (float, "a number"),
+        (list[str], "a list of texts, such as [TEXT]"),
+        (list[int], "a list of whole numbers, such as [4, 16]"),
+        (list[float], "a list of numbers, such as [0.9, 0.98]"),
+        (dict[str, str], "a text for each task, such as {avsr: TEXT}"),
+        (dict[str, float], "a number for each task, such as {avsr: 1.0}"),
+        (dict[str, Any], "options by name, such as {NAME: VALUE}"),
+    )
+    for hint in (kind, kind | None)
 }
 
 
@@ -75,8 +93,23 @@ def _merge(into: DictConfig, layer: DictConfig, source: str) -> Any:
     try:
         _check_keys(layer, source)
         return OmegaConf.merge(into, layer)
-    except (OmegaConfBaseException, ValueError, TypeError, OverflowError) as error:
-        raise MomeError(f"{source}: {shortened(str(error).splitlines()[0], 200)}") from error
+    except _MISFITS as error:
+        reason = _misfit(into, layer) or shortened(str(error).splitlines()[0], 200)
+        raise MomeError(f"{source}: {reason}") from error
+
+
+def _misfit(into: DictConfig, layer: DictConfig) -> str | None:
+    """Which key's value is of another type than the key, and what belongs there: not every error tells."""
+    for part, content in cast(dict[str, Any], OmegaConf.to_container(layer)).items():
+        hints = get_type_hints(_PARTS.get(part, Recipe))
+        for name, value in content.items() if part in _PARTS else [(part, content)]:
+            key, alone = (f"{part}.{name}", {part: {name: value}}) if part in _PARTS else (name, {name: value})
+            try:
+                OmegaConf.merge(into, alone)
+            except _MISFITS:
+                shown = "null" if value is None else shortened(value)
+                return f"{key}={shown} is not possible: give {_WANTED[str(hints[name])]}"
+    return None
 
 
 def _check_keys(layer: DictConfig, source: str) -> None:
@@ -94,7 +127,7 @@ def _check_keys(layer: DictConfig, source: str) -> None:
         if key not in top:
             raise unknown(key, top)
         if key in parts:
-            if not isinstance(layer[key], DictConfig):
+            if OmegaConf.is_missing(layer, key) or not isinstance(layer[key], DictConfig):
                 raise MomeError(f"{source}: {key} holds keys of its own, such as {key}.{parts[str(key)][0]}=VALUE")
             for name in layer[key]:
                 if name not in parts[str(key)]:

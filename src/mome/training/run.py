@@ -28,6 +28,7 @@ from mome.training.disk import save_processor, using, write_text
 from mome.training.manifest import ManifestRow, read_manifest
 from mome.training.progress import Bars, StderrProgress
 from mome.training.recipe import load_recipe, model_config
+from mome.training.room import check_clips, transcript_tokens
 from mome.training.run_folder import RunFolder
 from mome.training.sampler import FrameBudgetSampler
 from mome.training.schedule import RateSchedule
@@ -141,9 +142,13 @@ def _trainer(
     optim, data = recipe.optim, recipe.data
     cache, augmentation = Path(data.cache_folder), plan.augmentation
     clips = ClipStore(cache / "clips", audio=set(optim.tasks) != {"vsr"}, video=set(optim.tasks) != {"asr"})
+    schedule = RateSchedule(plan.rates, optim.seed, optim.rates_per_step, optim.one_rate_per_task, optim.rates_up_to)
     tokens = None
+    transcripts = transcript_tokens(plan.train_rows, model.config, processor)
     with closing(Bars()) as bars:
         clips.prepare([*plan.train_rows, *plan.valid_rows], data.workers, bars)
+        frames = [clips.frames(row) for row in plan.train_rows]
+        check_clips(plan.train_rows, frames, transcripts, model.config, schedule.bounds())
         if data.cache == "tokens":
             encoders = fingerprint(model.audio_encoder, model.video_encoder)
             heard = [hashlib.blake2b(noise.tobytes()).hexdigest() for noise in augmentation.noises]
@@ -151,11 +156,10 @@ def _trainer(
             tokens = TokenStore(cache / "tokens", data.variants, key, optim.seed)
             tokens.prepare(plan.train_rows, clips, augmentation, model, processor, bars)
     dataset = SpeechDataset(plan.train_rows, clips, processor, augmentation, optim.seed, tokens)
-    sampler = FrameBudgetSampler([clips.frames(row) for row in plan.train_rows], data.max_frames, optim.seed)
+    sampler = FrameBudgetSampler(frames, data.max_frames, optim.seed)
     validate = None
     if plan.validated:
         validate = Validation(plan.validated, recipe.validation.batch, processor, clips, plan.valid_rows)
-    schedule = RateSchedule(plan.rates, optim.seed, optim.rates_per_step, optim.one_rate_per_task, optim.rates_up_to)
     trainer = MatryoshkaTrainer(
         model, _arguments(recipe, out, validate), dataset, sampler, schedule, optim.task_weights, validate
     )

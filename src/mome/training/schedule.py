@@ -46,5 +46,11 @@ class RateSchedule:
             return list(self.rates)
         return [self.rates[i] for i in sorted(rng.choice(len(self.rates), self.count, replace=False))]
 
+    def bounds(self) -> list[Rates]:
+        """Rates among which are the finest that a step can have."""
+        if self.up_to is None:
+            return list(self.rates)
+        return [Rates(1, 1).for_task(task) for task in dict.fromkeys(one.task for one in self.rates)]
+
     def _values(self, modality: str) -> list[int]:
         return sorted({value for one in self.rates if (value := getattr(one, modality)) is not None})

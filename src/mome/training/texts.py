@@ -12,6 +12,7 @@ from mome.errors import MomeError
 from mome.model import MomeConfig, MomeProcessor
 from mome.model.backbones import load_tokenizer
 from mome.model.bundled import bundled_part
+from mome.model.fields import MOST_TOKENS
 from mome.model.hub import TOKENIZER
 from mome.model.settings import blaming, check_settings
 
@@ -23,7 +24,7 @@ def write_texts(config: MomeConfig, model: ModelRecipe, tokenizer: PreTrainedTok
     """Write the token ids of the start and of the prompts into the configuration.
 
     Raises:
-        MomeError: the recipe asks for a start token that the tokenizer does not have.
+        MomeError: the recipe asks for a start token that the tokenizer does not have, or a text is too long.
     """
     for option in ("bos", "bos_taught"):
         if getattr(model, option) and tokenizer.bos_token_id is None:
@@ -34,12 +35,16 @@ def write_texts(config: MomeConfig, model: ModelRecipe, tokenizer: PreTrainedTok
 
     config.start_ids = [tokenizer.bos_token_id] * model.bos + ids(model.instruction)
     config.prompt_ids = {task: ids(text) for task, text in config.prompts.items()}
+    _check_lengths(config)
 
 
 def guess_texts(config: MomeConfig, model: ModelRecipe) -> None:
     """Write as many tokens as the texts have words and marks, where the tokenizer is not at hand.
 
     Those are mostly tokens of their own in the language models there are.
+
+    Raises:
+        MomeError: a text is too long.
     """
 
     def words(text: str) -> list[str]:
@@ -47,6 +52,24 @@ def guess_texts(config: MomeConfig, model: ModelRecipe) -> None:
 
     config.start_ids = ["BOS"] * model.bos + words(model.instruction)
     config.prompt_ids = {task: words(text) for task, text in config.prompts.items()}
+    _check_lengths(config)
+
+
+def _check_lengths(config: MomeConfig) -> None:
+    """Refuse what could be trained, but neither saved nor used: the configuration was made before its tokens."""
+    texts = {"model.instruction": config.start_ids}
+    texts |= {f"model.prompts.{task}": ids for task, ids in config.prompt_ids.items()}
+    positions = getattr(config.text_config, "max_position_embeddings", None)
+    for key, ids in texts.items():
+        if len(ids) > MOST_TOKENS:
+            raise MomeError(f"{key} has {len(ids)} tokens, more than the {MOST_TOKENS} possible: shorten it")
+        fed = len(ids) if ids is config.start_ids else len(config.start_ids) + len(ids)
+        if positions is not None and fed >= positions:
+            with_start = "" if fed == len(ids) else " with model.instruction"
+            raise MomeError(
+                f"{key}{with_start} has {fed} tokens, and the language model holds {positions} in all, "
+                "the clip and its transcript included: shorten it"
+            )
 
 
 def find_tokenizer(language_model: str, revision: str | None = None) -> PreTrainedTokenizerBase:
