@@ -90,6 +90,25 @@ def test_what_is_not_read_does_not_make_a_file_cut_off(tmp_path):
     assert len(load_clip(path, audio_track=1).audio) == pytest.approx(9 * SAMPLE_RATE, abs=100)
 
 
+@pytest.mark.parametrize("kind", ["mkv", "mp4"])
+@pytest.mark.parametrize(("sound", "video"), [(0.6, 0.0), (5.0, 0.0), (30.0, 0.0), (0.0, 1.0), (0.0, 30.0)])
+def test_one_stream_may_start_late(tmp_path, kind, sound, video):
+    path = write(
+        tmp_path / f"a.{kind}",
+        [np.full((96, 96), 220 if 25 <= number < 27 else 20, np.uint8) for number in range(75)],
+        [video + number / 25 for number in range(75)],
+        click(3, 0.5, SAMPLE_RATE),
+        wave_start=sound,
+        video_codec="mpeg4",
+        audio_codec="aac",
+        clock=Fraction(1, 25),
+    )
+    clip = load_clip(path)
+    assert clip.seconds == pytest.approx(3 + sound + video, abs=0.2)
+    assert onsets(np.abs(clip.audio), SAMPLE_RATE) == pytest.approx([sound + 0.5], abs=0.06)
+    assert onsets(clip.mouth.mean(axis=(1, 2)) - 20, FRAME_RATE)[0] == pytest.approx(video + 1, abs=0.06)
+
+
 def test_subtitles_may_be_longer_than_the_recording(tmp_path):
     (tmp_path / "a.srt").write_text("1\n00:00:11,000 --> 00:00:12,000\nand then\n")
     path = remux(tmp_path / "a.mkv", part(tmp_path / "short.mkv", 2, 0.8), tmp_path / "a.srt")

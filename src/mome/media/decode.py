@@ -52,13 +52,15 @@ class Media:
     """Time in seconds, on the file's own clock, that is t = 0 of the clip: the same for both streams, unless
     they start so far apart that the clock must be broken."""
     declared: float | None = None
-    """Seconds that the file says its longest track lasts, where that can be relied on."""
+    """Seconds that the file says its tracks last together, where that can be relied on."""
 
     def check_complete(self, *tracks: Track | None) -> None:
         """Raise :class:`MomeError` if the file, or one of these tracks, ends before it should."""
-        read = [track for track in (self.audio, self.video) if track is not None]
+        clocks = [track.clock for track in (self.audio, self.video) if track is not None]
         held = [(track.clock.seconds, track.declared) for track in tracks if track is not None]
-        held.append((max(track.clock.seconds for track in read), self.declared) if read else (0.0, None))
+        if clocks:  # one stream may start where the other ends
+            together = max(clock.end for clock in clocks) - min(clock.start for clock in clocks)
+            held.append((max(together, 0.0), self.declared))
         for seconds, declared in held:
             if declared is not None and seconds < _COMPLETE * declared - _ROUNDING:
                 raise MomeError(

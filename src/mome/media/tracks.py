@@ -125,7 +125,7 @@ def _declared(container: InputContainer, stream: Any, start: float) -> float | N
 
 
 def declared_whole(container: InputContainer, tracks: list[Track]) -> float | None:
-    """Seconds that the longest of the tracks lasts by what the file says as a whole; None where that is not known."""
+    """Seconds that the tracks last together by what the file says as a whole; None where that is not known."""
     kinds = container.format.name.split(",")
     if not container.duration or len(container.streams) != len(tracks) or {"mp4", "matroska"}.isdisjoint(kinds):
         return None
