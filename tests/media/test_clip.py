@@ -158,6 +158,21 @@ def test_silence_is_told(tmp_path, level, told):
     assert load_clip(write(tmp_path / "b.mkv", greys(25), wave=0 * wave), audio=False).warnings == ()
 
 
+@pytest.mark.parametrize("level", [0.0, 3e-5, np.nan])
+def test_silence_alone_is_nothing_to_transcribe(tmp_path, level):
+    wave = np.full(16_000, level, np.float32)
+    path = write(tmp_path / "a.wav", wave=wave, audio_codec="pcm_f32le")
+    for wanted in ({}, {"video": False}):
+        assert "a.wav: its sound is silent throughout" in refused(path, **wanted)
+    path = write(tmp_path / "a.mkv", greys(25), wave=wave, audio_codec="pcm_f32le")
+    assert "silent throughout, so it cannot be heard; it has video" in refused(path, video=False)
+    assert load_clip(path).mouth is not None
+    faceless = write(tmp_path / "b.mkv", greys(5, 160), wave=np.zeros(16_000))
+    assert "silent throughout and no face found, so there is nothing" in refused(
+        faceless, detector=lambda picture, scale: []
+    )
+
+
 def test_unwanted_streams_are_left_out_silently(tmp_path):
     path = write(tmp_path / "a.mkv", greys(25), wave=click(1, 0.5, SAMPLE_RATE))
     assert load_clip(path, audio=False).audio is None
@@ -348,7 +363,9 @@ def test_a_long_recording_is_not_decoded(tmp_path, monkeypatch):
 def test_a_limit_is_exact(tmp_path, samples):
     with pytest.raises(MomeError, match="longer than the 2 s"):
         load_clip(write(tmp_path / "a.wav", wave=np.zeros(samples, np.float32)), video=False, longest=2.0)
-    assert len(load_clip(write(tmp_path / "b.wav", wave=np.zeros(32_000)), video=False, longest=2.0).audio) == 32_000
+    assert (
+        len(load_clip(write(tmp_path / "b.wav", wave=0.5 * np.ones(32_000)), video=False, longest=2.0).audio) == 32_000
+    )
 
 
 def test_only_sound_has_a_limit(tmp_path):
