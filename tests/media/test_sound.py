@@ -83,6 +83,35 @@ def test_a_wild_sample_does_not_set_the_level(tmp_path, wild):
     assert np.abs(load_noise(path)).max() < 0.5
 
 
+@pytest.mark.parametrize(
+    "wild",
+    [
+        {8000 + number: 1e6 for number in range(60)},
+        dict.fromkeys(range(0, SAMPLE_RATE, 700), -1e6),
+        {2000: 6.0, 4000: -36.0, 8000: 200.0, 15_999: 1200.0},
+    ],
+)
+def test_many_wild_samples_do_not_set_the_level(tmp_path, wild):
+    wave, places = tone(), list(wild)
+    wave[places] = list(wild.values())
+    path = write(tmp_path / "a.wav", wave=wave, audio_codec="pcm_f32le")
+    clip = load_clip(path, video=False)
+    np.testing.assert_allclose(np.delete(clip.audio, places), np.delete(tone(), places), atol=1e-6)
+    assert clip.warnings == (
+        f"{path}: {len(wild)} samples are no number or far louder than all else, taken as silence",
+    )
+
+
+@pytest.mark.parametrize("gain", [5.0, 30_000.0])
+def test_loud_speech_among_silence_is_scaled_as_a_whole(tmp_path, gain):
+    rng = np.random.default_rng(0)
+    speech = np.zeros(20 * SAMPLE_RATE, np.float32)
+    speech[100_000:103_200] = 0.2 * np.clip(rng.laplace(size=3200), -4, 4)  # 0.2 s
+    clip = load_clip(write(tmp_path / "a.wav", wave=gain * speech, audio_codec="pcm_f32le"), video=False)
+    np.testing.assert_allclose(clip.audio, speech / np.abs(speech).max(), atol=1e-5)
+    assert clip.warnings == ()
+
+
 @pytest.mark.parametrize("level", [1.5, 30.0, 32_768.0])
 def test_sound_that_is_loud_throughout_is_scaled_as_a_whole(tmp_path, level):
     speech = tone() * np.repeat([0.0, 1.0, 0.1, 0.0], SAMPLE_RATE // 4)
