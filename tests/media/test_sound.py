@@ -57,6 +57,27 @@ def test_opposite_channels_are_not_lost(tmp_path, inverted):
     assert clip.warnings == (f"{path}: the channels of the sound cancel each other, so only channel 0 is used",)
 
 
+@pytest.mark.parametrize("share", [0.12, 0.3, 0.5, 0.9])
+def test_channels_that_are_opposite_for_a_part_are_not_lost(tmp_path, share):
+    wave = tone(seconds=7.45)
+    other = wave * np.where(np.arange(len(wave)) < (1 - share) * len(wave), 1, -1)
+    path = write(tmp_path / "a.wav", wave=np.stack([wave, other]))
+    clip = load_clip(path, video=False)
+    np.testing.assert_allclose(clip.audio, wave, atol=1e-3)
+    assert clip.warnings == (f"{path}: the channels of the sound cancel each other, so only channel 0 is used",)
+
+
+@pytest.mark.parametrize("late", [0, 3, 12])
+def test_wide_stereo_is_averaged(tmp_path, late):
+    rng = np.random.default_rng(0)
+    loud = np.repeat(rng.uniform(0.1, 1, 50), SAMPLE_RATE // 10)
+    common, left, right = 0.1 * rng.standard_normal((3, 5 * SAMPLE_RATE)) * loud
+    sides = np.stack([common + left, np.roll(common, late) + right]).astype(np.float32).clip(-1, 1)
+    clip = load_clip(write(tmp_path / "a.wav", wave=sides), video=False)
+    np.testing.assert_allclose(clip.audio, sides.mean(axis=0), atol=1e-3)
+    assert clip.warnings == ()
+
+
 def test_opposite_front_channels_leave_a_centre_that_speaks(tmp_path):
     silent, centre = np.zeros(SAMPLE_RATE, np.float32), tone(300)
     path = write(tmp_path / "a.wav", wave=np.stack([tone(), -tone(), centre, silent, silent, silent]))

@@ -13,6 +13,8 @@ import numpy as np
 # The mean of channels that have nothing to do with one another keeps this power, taken as 1; less than half of it is
 # left where they cancel, of speech in opposite phase next to nothing.
 _CANCELLED = 0.5
+# Channels may cancel in a part of the file only: in blocks that are left less than this and hold so much of the power.
+_LOST, _PART = 0.1, 0.05
 # The centre is where films have their speech, if there is a tenth of the loudest channel's power in it.
 _CENTRE = 0.1
 # What counts is the difference over a millisecond: it leaves out what is below the voice, such as mains hum.
@@ -40,7 +42,10 @@ class Levels:
         self.remedy = remedy
         self.removed = 0
         self.powers: np.ndarray | None = None
-        self.mixed = 0.0
+        self.mixed = self.lost = 0.0
+        """Power of the mean of the channels, and that of all channels in blocks where they cancel."""
+        self.before = (0.0, 0.0)
+        """Powers of all channels and of their mean when the block began."""
         self.centre: int | None = None
         self.peak = self.level = 0.0
         """Of the loudest sample, and of the loudest block."""
@@ -56,12 +61,13 @@ class Levels:
             centre: the centre channel, if there is one.
         """
         samples = self._cleaned(samples)
-        self.waiting += samples.shape[1]
-        if self.waiting >= _BLOCK * rate:
-            self._end_block()
         mix = samples.mean(axis=0, dtype=np.float32)
         if len(samples) > 1:
             self._compare(samples, mix, max(round(_LAG * rate), 1), centre)
+        self.waiting += samples.shape[1]
+        if self.waiting >= _BLOCK * rate:
+            self._judge_level()
+            self._judge_powers()
         channel = self.remedy.channel
         return mix if channel is None or channel >= len(samples) else np.ascontiguousarray(samples[channel])
 
@@ -76,11 +82,18 @@ class Levels:
         self.peak = max(self.peak, float(self.block[-1].max(initial=0)))
         return samples
 
-    def _end_block(self) -> None:
+    def _judge_level(self) -> None:
         sizes = np.concatenate(self.block)
         place = int(_LEVEL * (len(sizes) - 1))
         self.level = max(self.level, float(np.partition(sizes, place)[place]))
         self.block, self.waiting = [], 0
+
+    def _judge_powers(self) -> None:
+        if self.powers is not None:
+            power, mixed = float(self.powers.sum()) - self.before[0], self.mixed - self.before[1]
+            if mixed < _LOST * power / len(self.powers) ** 2:
+                self.lost += power
+            self.before = (float(self.powers.sum()), self.mixed)
 
     def _compare(self, samples: np.ndarray, mix: np.ndarray, lag: int, centre: int | None) -> None:
         if self.powers is None:
@@ -92,7 +105,8 @@ class Levels:
     def needed(self) -> Remedy:
         """The remedy that what has been heard calls for."""
         if self.waiting and not self.level:  # shorter than a block, or silent until now
-            self._end_block()
+            self._judge_level()
+        self._judge_powers()
         ceiling = max(_CREST * self.level, _LEAST)
         if self.peak > ceiling and self.remedy.ceiling == inf:
             return replace(self.remedy, ceiling=ceiling)
@@ -101,7 +115,8 @@ class Levels:
         return self.remedy
 
     def _cancelled(self, powers: np.ndarray) -> bool:
-        return self.mixed < _CANCELLED * powers.sum() / len(powers) ** 2
+        power = float(powers.sum())
+        return self.mixed < _CANCELLED * power / len(powers) ** 2 or self.lost > _PART * power
 
     def _voice(self, powers: np.ndarray) -> int:
         if self.centre is not None and powers[self.centre] >= _CENTRE * powers.max():
