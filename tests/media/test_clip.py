@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import wave
 from fractions import Fraction
@@ -171,6 +172,15 @@ def test_silence_alone_is_nothing_to_transcribe(tmp_path, level):
     assert "silent throughout and no face found, so there is nothing" in refused(
         faceless, detector=lambda picture, scale: []
     )
+
+
+def test_pipes_and_devices_are_refused_at_once(tmp_path):
+    pipe = tmp_path / "pipe.wav"
+    os.mkfifo(pipe)
+    for path in (pipe, Path(os.devnull)):
+        assert "is no regular file" in refused(path)
+        with pytest.raises(MomeError, match="is no regular file"):
+            load_noise(path)
 
 
 def test_unwanted_streams_are_left_out_silently(tmp_path):

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from stat import S_ISDIR
+from stat import S_ISDIR, S_ISREG
 from typing import Any, cast
 
 import av
@@ -143,6 +143,8 @@ def probe(path: Path, audio_track: int | None = None) -> Media:
         raise MomeError(f"{path} cannot be read: check the path ({_reason(error)})") from None
     if S_ISDIR(status.st_mode):
         raise MomeError(f"{path} is a folder: give a video or audio file")
+    if not S_ISREG(status.st_mode):  # reading it might wait for ever
+        raise MomeError(f"{path} is no regular file: save what it gives as a file first")
     if status.st_size == 0:
         raise MomeError(f"{path} is empty (0 bytes): copy or record it again")
     with _opened(path) as container:
