@@ -186,3 +186,21 @@ def test_no_sound_is_longer_than_the_limit(tmp_path, monkeypatch):
 def test_too_many_channels_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(limits, "MOST_CHANNELS", 5)
     assert "6 channels, at most 5" in refused(write(tmp_path / "a.wav", wave=np.zeros((6, 1600))))
+
+
+@pytest.mark.parametrize("codec", ["pcm_s16le", "pcm_f32le", "pcm_u8"])
+def test_a_wave_file_that_is_cut_off_is_refused(tmp_path, codec):
+    path = encode(tmp_path / "a.wav", tone(seconds=3), SAMPLE_RATE, codec, "mono")
+    assert load_clip(path, video=False).seconds == pytest.approx(3, abs=0.1)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 5])
+    assert "cut off: it ends after 1.2 of 3.0 s" in refused(path)
+
+
+@pytest.mark.parametrize("size", [0, 0x7FFFFFFF, 0xFFFFFFFF])
+def test_a_wave_file_written_to_a_pipe_is_whole(tmp_path, size):
+    path = write(tmp_path / "a.wav", wave=tone())
+    content = bytearray(path.read_bytes())
+    place = content.index(b"data") + 4
+    content[4:8] = content[place : place + 4] = size.to_bytes(4, "little")
+    path.write_bytes(content)
+    assert len(load_clip(path, video=False).audio) == SAMPLE_RATE
