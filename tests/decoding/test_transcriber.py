@@ -288,3 +288,12 @@ def test_what_the_language_model_cannot_hold_is_refused_before_any_work(tiny_mod
     monkeypatch.setattr("mome.media.clip.upright_size", None)
     with pytest.raises(MomeError, match=r"talk\.mkv.* lasts 1\.\d+ s, longer than the 1\.\d+ s that can be "):
         transcriber.transcribe(path, rates, **SHORT)
+
+
+def test_a_transcript_that_leaves_no_room_for_speech_is_named(tiny_model, tmp_path):
+    transcriber = mome.load(tiny_model)
+    positions = transcriber.model.config.text_config.max_position_embeddings
+    path = write(tmp_path / "talk.mkv", [np.zeros((96, 96), np.uint8)] * 37, wave=0.1 * np.ones(24_000, np.float32))
+    for source in (clip(), path):
+        with pytest.raises(MomeError, match=rf"max_new_tokens={positions} leaves no room.* {positions} positions"):
+            transcriber.transcribe(source, "4,2", max_new_tokens=positions)

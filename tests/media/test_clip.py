@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import wave
 from fractions import Fraction
@@ -156,6 +157,30 @@ def test_silence_is_told(tmp_path, level, told):
     clip = load_clip(write(tmp_path / "a.mkv", greys(25), wave=wave))
     assert any("silent throughout" in line for line in clip.warnings) == told
     assert load_clip(write(tmp_path / "b.mkv", greys(25), wave=0 * wave), audio=False).warnings == ()
+
+
+@pytest.mark.parametrize("level", [0.0, 3e-5, np.nan])
+def test_silence_alone_is_nothing_to_transcribe(tmp_path, level):
+    wave = np.full(16_000, level, np.float32)
+    path = write(tmp_path / "a.wav", wave=wave, audio_codec="pcm_f32le")
+    for wanted in ({}, {"video": False}):
+        assert "a.wav: its sound is silent throughout" in refused(path, **wanted)
+    path = write(tmp_path / "a.mkv", greys(25), wave=wave, audio_codec="pcm_f32le")
+    assert "silent throughout, so it cannot be heard; it has video" in refused(path, video=False)
+    assert load_clip(path).mouth is not None
+    faceless = write(tmp_path / "b.mkv", greys(5, 160), wave=np.zeros(16_000))
+    assert "silent throughout and no face found, so there is nothing" in refused(
+        faceless, detector=lambda picture, scale: []
+    )
+
+
+def test_pipes_and_devices_are_refused_at_once(tmp_path):
+    pipe = tmp_path / "pipe.wav"
+    os.mkfifo(pipe)
+    for path in (pipe, Path(os.devnull)):
+        assert "is no regular file" in refused(path)
+        with pytest.raises(MomeError, match="is no regular file"):
+            load_noise(path)
 
 
 def test_unwanted_streams_are_left_out_silently(tmp_path):
@@ -348,7 +373,9 @@ def test_a_long_recording_is_not_decoded(tmp_path, monkeypatch):
 def test_a_limit_is_exact(tmp_path, samples):
     with pytest.raises(MomeError, match="longer than the 2 s"):
         load_clip(write(tmp_path / "a.wav", wave=np.zeros(samples, np.float32)), video=False, longest=2.0)
-    assert len(load_clip(write(tmp_path / "b.wav", wave=np.zeros(32_000)), video=False, longest=2.0).audio) == 32_000
+    assert (
+        len(load_clip(write(tmp_path / "b.wav", wave=0.5 * np.ones(32_000)), video=False, longest=2.0).audio) == 32_000
+    )
 
 
 def test_only_sound_has_a_limit(tmp_path):

@@ -57,6 +57,27 @@ def test_opposite_channels_are_not_lost(tmp_path, inverted):
     assert clip.warnings == (f"{path}: the channels of the sound cancel each other, so only channel 0 is used",)
 
 
+@pytest.mark.parametrize("share", [0.12, 0.3, 0.5, 0.9])
+def test_channels_that_are_opposite_for_a_part_are_not_lost(tmp_path, share):
+    wave = tone(seconds=7.45)
+    other = wave * np.where(np.arange(len(wave)) < (1 - share) * len(wave), 1, -1)
+    path = write(tmp_path / "a.wav", wave=np.stack([wave, other]))
+    clip = load_clip(path, video=False)
+    np.testing.assert_allclose(clip.audio, wave, atol=1e-3)
+    assert clip.warnings == (f"{path}: the channels of the sound cancel each other, so only channel 0 is used",)
+
+
+@pytest.mark.parametrize("late", [0, 3, 12])
+def test_wide_stereo_is_averaged(tmp_path, late):
+    rng = np.random.default_rng(0)
+    loud = np.repeat(rng.uniform(0.1, 1, 50), SAMPLE_RATE // 10)
+    common, left, right = 0.1 * rng.standard_normal((3, 5 * SAMPLE_RATE)) * loud
+    sides = np.stack([common + left, np.roll(common, late) + right]).astype(np.float32).clip(-1, 1)
+    clip = load_clip(write(tmp_path / "a.wav", wave=sides), video=False)
+    np.testing.assert_allclose(clip.audio, sides.mean(axis=0), atol=1e-3)
+    assert clip.warnings == ()
+
+
 def test_opposite_front_channels_leave_a_centre_that_speaks(tmp_path):
     silent, centre = np.zeros(SAMPLE_RATE, np.float32), tone(300)
     path = write(tmp_path / "a.wav", wave=np.stack([tone(), -tone(), centre, silent, silent, silent]))
@@ -81,6 +102,35 @@ def test_a_wild_sample_does_not_set_the_level(tmp_path, wild):
     np.testing.assert_allclose(np.delete(clip.audio, 100), np.delete(tone(), 100), atol=1e-6)
     assert clip.warnings == (f"{path}: 1 sample is no number or far louder than all else, taken as silence",)
     assert np.abs(load_noise(path)).max() < 0.5
+
+
+@pytest.mark.parametrize(
+    "wild",
+    [
+        {8000 + number: 1e6 for number in range(60)},
+        dict.fromkeys(range(0, SAMPLE_RATE, 700), -1e6),
+        {2000: 6.0, 4000: -36.0, 8000: 200.0, 15_999: 1200.0},
+    ],
+)
+def test_many_wild_samples_do_not_set_the_level(tmp_path, wild):
+    wave, places = tone(), list(wild)
+    wave[places] = list(wild.values())
+    path = write(tmp_path / "a.wav", wave=wave, audio_codec="pcm_f32le")
+    clip = load_clip(path, video=False)
+    np.testing.assert_allclose(np.delete(clip.audio, places), np.delete(tone(), places), atol=1e-6)
+    assert clip.warnings == (
+        f"{path}: {len(wild)} samples are no number or far louder than all else, taken as silence",
+    )
+
+
+@pytest.mark.parametrize("gain", [5.0, 30_000.0])
+def test_loud_speech_among_silence_is_scaled_as_a_whole(tmp_path, gain):
+    rng = np.random.default_rng(0)
+    speech = np.zeros(20 * SAMPLE_RATE, np.float32)
+    speech[100_000:103_200] = 0.2 * np.clip(rng.laplace(size=3200), -4, 4)  # 0.2 s
+    clip = load_clip(write(tmp_path / "a.wav", wave=gain * speech, audio_codec="pcm_f32le"), video=False)
+    np.testing.assert_allclose(clip.audio, speech / np.abs(speech).max(), atol=1e-5)
+    assert clip.warnings == ()
 
 
 @pytest.mark.parametrize("level", [1.5, 30.0, 32_768.0])
@@ -136,3 +186,21 @@ def test_no_sound_is_longer_than_the_limit(tmp_path, monkeypatch):
 def test_too_many_channels_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(limits, "MOST_CHANNELS", 5)
     assert "6 channels, at most 5" in refused(write(tmp_path / "a.wav", wave=np.zeros((6, 1600))))
+
+
+@pytest.mark.parametrize("codec", ["pcm_s16le", "pcm_f32le", "pcm_u8"])
+def test_a_wave_file_that_is_cut_off_is_refused(tmp_path, codec):
+    path = encode(tmp_path / "a.wav", tone(seconds=3), SAMPLE_RATE, codec, "mono")
+    assert load_clip(path, video=False).seconds == pytest.approx(3, abs=0.1)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 5])
+    assert "cut off: it ends after 1.2 of 3.0 s" in refused(path)
+
+
+@pytest.mark.parametrize("size", [0, 0x7FFFFFFF, 0xFFFFFFFF])
+def test_a_wave_file_written_to_a_pipe_is_whole(tmp_path, size):
+    path = write(tmp_path / "a.wav", wave=tone())
+    content = bytearray(path.read_bytes())
+    place = content.index(b"data") + 4
+    content[4:8] = content[place : place + 4] = size.to_bytes(4, "little")
+    path.write_bytes(content)
+    assert len(load_clip(path, video=False).audio) == SAMPLE_RATE

@@ -15,8 +15,8 @@ from mome.media import FRAME_RATE, SAMPLE_RATE, load_clip
 from .builders import click, remux, write
 
 
-def part(path: Path, seconds: float, at: float, sound: bool = True, video: bool = True) -> Path:
-    """A recording with a click and a flash at one time."""
+def part(path: Path, seconds: float, at: float, sound: bool = True, video: bool = True, begins: float = 0) -> Path:
+    """A recording with a click and a flash at one time, on a clock that begins at a whole second."""
     times = [number / 25 for number in range(round(seconds * 25))]
     lit = [at - 1e-6 <= time < at + 0.08 - 1e-6 for time in times]
     frames = [np.full((96, 96), 220 if bright else 20, np.uint8) for bright in lit]
@@ -24,8 +24,9 @@ def part(path: Path, seconds: float, at: float, sound: bool = True, video: bool 
     return write(
         path,
         frames if video else None,
-        times if video else None,
+        [begins + time for time in times] if video else None,
         click(seconds, at, SAMPLE_RATE) if sound else None,
+        wave_start=begins,
         video_codec=kind[0],
         audio_codec=kind[1],
         container="mpeg" if path.suffix == ".mpg" else None,
@@ -54,6 +55,18 @@ def test_joined_recordings_go_on_together(tmp_path, kind, parts):
     assert len(clip.mouth) / FRAME_RATE == pytest.approx(total, abs=0.1 * len(parts))
     heard, seen = onsets(np.abs(clip.audio), SAMPLE_RATE), onsets(clip.mouth.mean(axis=(1, 2)) - 20, FRAME_RATE)
     assert len(heard) == len(seen) == len(parts)
+    np.testing.assert_allclose(heard, seen, atol=1.2 / FRAME_RATE)
+
+
+@pytest.mark.parametrize("kind", [".ts", ".mpg"])
+def test_a_recording_put_behind_may_have_a_far_later_clock(tmp_path, kind):
+    early, late = part(tmp_path / f"one{kind}", 3, 0.8), part(tmp_path / f"two{kind}", 3, 1.6, begins=100)
+    path = tmp_path / f"joined{kind}"
+    path.write_bytes(early.read_bytes() + late.read_bytes())
+    clip = load_clip(path)
+    assert clip.seconds == pytest.approx(6, abs=0.2)
+    heard, seen = onsets(np.abs(clip.audio), SAMPLE_RATE), onsets(clip.mouth.mean(axis=(1, 2)) - 20, FRAME_RATE)
+    assert len(heard) == len(seen) == 2
     np.testing.assert_allclose(heard, seen, atol=1.2 / FRAME_RATE)
 
 
@@ -88,6 +101,25 @@ def test_what_is_not_read_does_not_make_a_file_cut_off(tmp_path):
     assert clip.seconds == pytest.approx(2, abs=0.05)
     assert "2 sound tracks" in clip.warnings[0]
     assert len(load_clip(path, audio_track=1).audio) == pytest.approx(9 * SAMPLE_RATE, abs=100)
+
+
+@pytest.mark.parametrize("kind", ["mkv", "mp4"])
+@pytest.mark.parametrize(("sound", "video"), [(0.6, 0.0), (5.0, 0.0), (30.0, 0.0), (0.0, 1.0), (0.0, 30.0)])
+def test_one_stream_may_start_late(tmp_path, kind, sound, video):
+    path = write(
+        tmp_path / f"a.{kind}",
+        [np.full((96, 96), 220 if 25 <= number < 27 else 20, np.uint8) for number in range(75)],
+        [video + number / 25 for number in range(75)],
+        click(3, 0.5, SAMPLE_RATE),
+        wave_start=sound,
+        video_codec="mpeg4",
+        audio_codec="aac",
+        clock=Fraction(1, 25),
+    )
+    clip = load_clip(path)
+    assert clip.seconds == pytest.approx(3 + sound + video, abs=0.2)
+    assert onsets(np.abs(clip.audio), SAMPLE_RATE) == pytest.approx([sound + 0.5], abs=0.06)
+    assert onsets(clip.mouth.mean(axis=(1, 2)) - 20, FRAME_RATE)[0] == pytest.approx(video + 1, abs=0.06)
 
 
 def test_subtitles_may_be_longer_than_the_recording(tmp_path):

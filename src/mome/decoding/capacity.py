@@ -15,9 +15,20 @@ from mome.rates import Rates
 
 
 def room(config: MomeConfig, new_tokens: int) -> int | None:
-    """Tokens that can be fed so that ``new_tokens`` of a transcript can follow; None: there is no limit."""
+    """Tokens that can be fed so that ``new_tokens`` of a transcript can follow; None: there is no limit.
+
+    Raises:
+        MomeError: nothing can be fed.
+    """
     positions = getattr(config.text_config, "max_position_embeddings", None)
-    return None if positions is None else positions - new_tokens
+    if positions is None:
+        return None
+    if new_tokens >= positions:
+        raise MomeError(
+            f"max_new_tokens={new_tokens} leaves no room for speech: the language model has {positions} positions for "
+            "speech and transcript together, ask for fewer tokens"
+        )
+    return positions - new_tokens
 
 
 def longest_seconds(config: MomeConfig, rates: Sequence[Rates], new_tokens: int) -> tuple[float | None, float | None]:

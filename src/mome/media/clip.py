@@ -53,7 +53,8 @@ def load_clip(
     """Read a video or audio file of any common kind.
 
     A stream that is not wanted (``audio=False``, ``video=False``) is left out. A wanted one that is missing
-    is None in the clip, with a warning.
+    is None in the clip, with a warning. Sound that is silent throughout has a warning where lips can be read, and is
+    as good as none otherwise.
 
     Args:
         path: the file.
@@ -94,8 +95,6 @@ def _load(
             missing.append("no sound")
         else:
             warnings += _notes(media.audio, damage, path, "sound")
-            if max(sound.max(), -sound.min()) < _SILENCE:
-                warnings.append(f"{path}: the sound is silent throughout, words can come from the lips alone")
     if video:
         damage = Damage()
         mouth, notes = _read_mouth(media, damage, longest_video, detector)
@@ -104,7 +103,12 @@ def _load(
         else:
             warnings += [f"{path}: {note}" for note in notes]
             warnings += _notes(media.video, damage, path, "video")
-    if sound is None and mouth is None:
+    silent = sound is not None and max(sound.max(), -sound.min()) < _SILENCE
+    if silent and mouth is not None:
+        warnings.append(f"{path}: the sound is silent throughout, words can come from the lips alone")
+    elif silent:
+        missing.insert(0, "its sound is silent throughout")
+    if mouth is None and (sound is None or silent):
         raise MomeError(f"{path}: {' and '.join(missing)}, so {_what_is_left(media, audio, video)}")
     seconds = max(0.0 if sound is None else len(sound) / SAMPLE_RATE, 0.0 if mouth is None else len(mouth) / FRAME_RATE)
     for lack in missing:

@@ -127,6 +127,9 @@ class _Survey:
             if sent is None or packet.time_base is None:
                 continue
             shown = sent if packet.pts is None else packet.pts
+            if (shown - sent) * packet.time_base > BROKEN_CLOCK:  # the last one before a jump may have the next one's
+                shown = sent
+                stream.clock.wrong(number)
             times = (float(ticks * packet.time_base) for ticks in (sent, shown, shown + (packet.duration or 0)))
             self._follow(packet.stream_index, _Found(number, *times), _REORDERED if packet.dts is None else _BACK)
         for stream in self.streams.values():
@@ -181,7 +184,8 @@ class _Survey:
                 stream.step = gap
         stream.sent = part.now = found.sent
         part.latest = max(part.latest, found.sent)
-        end = found.end if found.end > found.shown else found.shown + stream.step
+        # The jump to the next part may be taken for the duration.
+        end = found.end if found.shown < found.end <= found.shown + _STILL else found.shown + stream.step
         part.starts[index] = min(part.starts.get(index, inf), found.shown)
         part.ends[index] = max(part.ends.get(index, -inf), end)
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from stat import S_ISDIR
+from stat import S_ISDIR, S_ISREG
 from typing import Any, cast
 
 import av
@@ -52,13 +52,15 @@ class Media:
     """Time in seconds, on the file's own clock, that is t = 0 of the clip: the same for both streams, unless
     they start so far apart that the clock must be broken."""
     declared: float | None = None
-    """Seconds that the file says its longest track lasts, where that can be relied on."""
+    """Seconds that the file says its tracks last together, where that can be relied on."""
 
     def check_complete(self, *tracks: Track | None) -> None:
         """Raise :class:`MomeError` if the file, or one of these tracks, ends before it should."""
-        read = [track for track in (self.audio, self.video) if track is not None]
+        clocks = [track.clock for track in (self.audio, self.video) if track is not None]
         held = [(track.clock.seconds, track.declared) for track in tracks if track is not None]
-        held.append((max(track.clock.seconds for track in read), self.declared) if read else (0.0, None))
+        if clocks:  # one stream may start where the other ends
+            together = max(clock.end for clock in clocks) - min(clock.start for clock in clocks)
+            held.append((max(together, 0.0), self.declared))
         for seconds, declared in held:
             if declared is not None and seconds < _COMPLETE * declared - _ROUNDING:
                 raise MomeError(
@@ -141,6 +143,8 @@ def probe(path: Path, audio_track: int | None = None) -> Media:
         raise MomeError(f"{path} cannot be read: check the path ({_reason(error)})") from None
     if S_ISDIR(status.st_mode):
         raise MomeError(f"{path} is a folder: give a video or audio file")
+    if not S_ISREG(status.st_mode):  # reading it might wait for ever
+        raise MomeError(f"{path} is no regular file: save what it gives as a file first")
     if status.st_size == 0:
         raise MomeError(f"{path} is empty (0 bytes): copy or record it again")
     with _opened(path) as container:

@@ -6,7 +6,6 @@ A remedy can only be known once all of a file has been heard, and is rarely need
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from math import inf
 
 import numpy as np
@@ -14,12 +13,18 @@ import numpy as np
 # The mean of channels that have nothing to do with one another keeps this power, taken as 1; less than half of it is
 # left where they cancel, of speech in opposite phase next to nothing.
 _CANCELLED = 0.5
+# Channels may cancel in a part of the file only: in blocks that are left less than this and hold so much of the power.
+_LOST, _PART = 0.1, 0.05
 # The centre is where films have their speech, if there is a tenth of the loudest channel's power in it.
 _CENTRE = 0.1
 # What counts is the difference over a millisecond: it leaves out what is below the voice, such as mains hum.
 _LAG = 0.001
-# Samples above full scale are errors if no more than a thousandth of all, and eight times as loud as any other.
-_FEW, _OCTAVES = 1 / 1000, 3
+# Seconds of sound that are judged at once.
+_BLOCK = 0.5
+# A block's level is what no more than so many of its samples exceed, such as those gone wild.
+_LEVEL = 0.98
+# Samples are wild above eight times the level of the loudest block, but not below four times full scale.
+_CREST, _LEAST = 8.0, 4.0
 
 
 @dataclass(frozen=True)
@@ -35,13 +40,17 @@ class Levels:
 
     def __init__(self, remedy: Remedy):
         self.remedy = remedy
-        self.samples = self.removed = 0
+        self.removed = 0
         self.powers: np.ndarray | None = None
-        self.mixed = 0.0
+        self.mixed = self.lost = 0.0
+        """Power of the mean of the channels, and that of all channels in blocks where they cancel."""
+        self.before = (0.0, 0.0)
+        """Powers of all channels and of their mean when the block began."""
         self.centre: int | None = None
-        self.loudest = 0.0
-        self.octaves = np.zeros(130, np.int64)
-        """Samples above full scale, by the power of two that is next above them."""
+        self.peak = self.level = 0.0
+        """Of the loudest sample, and of the loudest block."""
+        self.block: list[np.ndarray] = []
+        self.waiting = 0
 
     def mono(self, samples: np.ndarray, rate: int, centre: int | None) -> np.ndarray:
         """(channels, samples) float32 → (samples,) float32.
@@ -55,22 +64,36 @@ class Levels:
         mix = samples.mean(axis=0, dtype=np.float32)
         if len(samples) > 1:
             self._compare(samples, mix, max(round(_LAG * rate), 1), centre)
+        self.waiting += samples.shape[1]
+        if self.waiting >= _BLOCK * rate:
+            self._judge_level()
+            self._judge_powers()
         channel = self.remedy.channel
         return mix if channel is None or channel >= len(samples) else np.ascontiguousarray(samples[channel])
 
     def _cleaned(self, samples: np.ndarray) -> np.ndarray:
-        self.samples += samples.size
-        peak = float(np.abs(samples).max(initial=0))
-        if peak <= 1:
-            self.loudest = max(self.loudest, peak)
-            return samples
         size = np.abs(samples)
-        wild = ~np.isfinite(size) | (size > self.remedy.ceiling)
-        self.removed += int(wild.sum())
-        size[wild] = 0
-        self.loudest = max(self.loudest, float(size.max(where=size <= 1, initial=0)))
-        self.octaves += np.bincount(np.frexp(size[size > 1])[1], minlength=len(self.octaves))
-        return np.where(wild, np.float32(0), samples) if wild.any() else samples
+        if not size.max(initial=0) <= 1:
+            wild = ~np.isfinite(size) | (size > self.remedy.ceiling)
+            if wild.any():
+                self.removed += int(wild.sum())
+                samples, size = np.where(wild, np.float32(0), samples), np.where(wild, np.float32(0), size)
+        self.block.append(size.max(axis=0, initial=0))
+        self.peak = max(self.peak, float(self.block[-1].max(initial=0)))
+        return samples
+
+    def _judge_level(self) -> None:
+        sizes = np.concatenate(self.block)
+        place = int(_LEVEL * (len(sizes) - 1))
+        self.level = max(self.level, float(np.partition(sizes, place)[place]))
+        self.block, self.waiting = [], 0
+
+    def _judge_powers(self) -> None:
+        if self.powers is not None:
+            power, mixed = float(self.powers.sum()) - self.before[0], self.mixed - self.before[1]
+            if mixed < _LOST * power / len(self.powers) ** 2:
+                self.lost += power
+            self.before = (float(self.powers.sum()), self.mixed)
 
     def _compare(self, samples: np.ndarray, mix: np.ndarray, lag: int, centre: int | None) -> None:
         if self.powers is None:
@@ -81,23 +104,19 @@ class Levels:
 
     def needed(self) -> Remedy:
         """The remedy that what has been heard calls for."""
-        ceiling = self._ceiling()
-        if ceiling < self.remedy.ceiling:
+        if self.waiting and not self.level:  # shorter than a block, or silent until now
+            self._judge_level()
+        self._judge_powers()
+        ceiling = max(_CREST * self.level, _LEAST)
+        if self.peak > ceiling and self.remedy.ceiling == inf:
             return replace(self.remedy, ceiling=ceiling)
         if self.remedy.channel is None and self.powers is not None and self._cancelled(self.powers):
             return replace(self.remedy, channel=self._voice(self.powers))
         return self.remedy
 
-    def _ceiling(self) -> float:
-        """The level above which samples stand out from all others; infinite if none do."""
-        occupied = [int(np.frexp(self.loudest)[1]), *np.flatnonzero(self.octaves).tolist()]
-        for low, high in pairwise(occupied):
-            if high - low > _OCTAVES and self.octaves[high:].sum() <= max(_FEW * self.samples, 1):
-                return 2.0 ** max(low, 0)
-        return inf
-
     def _cancelled(self, powers: np.ndarray) -> bool:
-        return self.mixed < _CANCELLED * powers.sum() / len(powers) ** 2
+        power = float(powers.sum())
+        return self.mixed < _CANCELLED * power / len(powers) ** 2 or self.lost > _PART * power
 
     def _voice(self, powers: np.ndarray) -> int:
         if self.centre is not None and powers[self.centre] >= _CENTRE * powers.max():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -18,6 +19,9 @@ from mome.media.limits import picture_excess, sound_excess
 
 # To FFmpeg these are video, and not to us.
 _PICTURES = Disposition.attached_pic | Disposition.still_image | Disposition.timed_thumbnails
+
+# The sound of a RIFF file begins within so many bytes. Sizes from half of the greatest on stand for an unknown one.
+_HEAD, _UNKNOWN = 65_536, 0x7FFF0000
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,8 @@ def _name(number: int, stream: Any) -> str:
 
 def _declared(container: InputContainer, stream: Any, start: float) -> float | None:
     kinds = container.format.name.split(",")
+    if "wav" in kinds and stream.codec_context.name.startswith("pcm_"):  # others have a bit rate that varies
+        return _declared_wave(container, stream)
     if "mp4" in kinds:
         return float(stream.duration * stream.time_base) if stream.duration and stream.time_base else None
     # Matroska tells when a stream ends on the file's clock, in a tag that may be left from another file.
@@ -124,8 +130,22 @@ def _declared(container: InputContainer, stream: Any, start: float) -> float | N
     return max(min(end, container.duration / av.time_base) - max(start, 0.0), 0.0)
 
 
+def _declared_wave(container: InputContainer, stream: Any) -> float | None:
+    """Seconds by the size in the head of a RIFF file, which a program that writes to a pipe cannot know."""
+    with Path(container.name.removeprefix("file:")).open("rb") as file:
+        head = file.read(_HEAD)
+    place = 12
+    while head.startswith(b"RIFF") and place + 8 <= len(head):
+        name, size = struct.unpack_from("<4sI", head, place)
+        if name == b"data":
+            known = 0 < size < _UNKNOWN and stream.codec_context.bit_rate
+            return 8 * size / stream.codec_context.bit_rate if known else None
+        place += 8 + size + size % 2
+    return None
+
+
 def declared_whole(container: InputContainer, tracks: list[Track]) -> float | None:
-    """Seconds that the longest of the tracks lasts by what the file says as a whole; None where that is not known."""
+    """Seconds that the tracks last together by what the file says as a whole; None where that is not known."""
     kinds = container.format.name.split(",")
     if not container.duration or len(container.streams) != len(tracks) or {"mp4", "matroska"}.isdisjoint(kinds):
         return None
