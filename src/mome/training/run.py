@@ -16,6 +16,7 @@ import torch
 from transformers import ProgressCallback, TrainingArguments, set_seed
 
 from mome.decoding import Transcriber
+from mome.decoding.capacity import longest_seconds
 from mome.errors import MomeError
 from mome.media.noise import load_noise
 from mome.model import MomeForSpeechRecognition, MomeProcessor
@@ -140,7 +141,14 @@ def _trainer(
 ) -> MatryoshkaTrainer:
     optim, data = recipe.optim, recipe.data
     cache, augmentation = Path(data.cache_folder), plan.augmentation
-    clips = ClipStore(cache / "clips", audio=set(optim.tasks) != {"vsr"}, video=set(optim.tasks) != {"asr"})
+    sound, video = longest_seconds(model.config, plan.rates, 1)  # how long the transcripts are is checked later
+    clips = ClipStore(
+        cache / "clips",
+        audio=set(optim.tasks) != {"vsr"},
+        video=set(optim.tasks) != {"asr"},
+        longest=min((limit for limit in (sound, processor.longest_audio) if limit is not None), default=None),
+        longest_video=video,
+    )
     tokens = None
     with closing(Bars()) as bars:
         clips.prepare([*plan.train_rows, *plan.valid_rows], data.workers, bars)
