@@ -324,3 +324,19 @@ def case_sensitive(processor):
     other = copy.deepcopy(processor)
     other.tokenizer.backend_tokenizer.normalizer = normalizers.Sequence([])
     return other
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_a_clip_warns_of_is_logged(media, tmp_path, caplog, workers):
+    path = write(tmp_path / "dull.mkv", [np.zeros((96, 96), np.uint8)] * 20, wave=np.zeros(12_800))
+    ClipStore(tmp_path / "clips", audio=True, video=True).prepare(
+        [ManifestRow("dull", path, "train", "a"), media[0]], workers, quiet
+    )
+    assert f"{path}: the sound is silent throughout" in caplog.text
+
+
+@pytest.mark.parametrize("limit", ["longest", "longest_video"])
+def test_too_long_a_clip_is_refused_before_it_is_decoded(media, tmp_path, monkeypatch, limit):
+    monkeypatch.setattr("mome.media.clip.upright_size", None)
+    with pytest.raises(MomeError, match=r"ant\.mkv.* lasts 0\.80 s, longer than the 0\.2 s"):
+        ClipStore(tmp_path, audio=True, video=True, **{limit: 0.2}).prepare(media, 0, quiet)

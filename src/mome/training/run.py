@@ -16,6 +16,7 @@ import torch
 from transformers import ProgressCallback, TrainingArguments, set_seed
 
 from mome.decoding import Transcriber
+from mome.decoding.capacity import longest_seconds
 from mome.errors import MomeError
 from mome.media.noise import load_noise
 from mome.model import MomeForSpeechRecognition, MomeProcessor
@@ -141,8 +142,15 @@ def _trainer(
 ) -> MatryoshkaTrainer:
     optim, data = recipe.optim, recipe.data
     cache, augmentation = Path(data.cache_folder), plan.augmentation
-    clips = ClipStore(cache / "clips", audio=set(optim.tasks) != {"vsr"}, video=set(optim.tasks) != {"asr"})
     schedule = RateSchedule(plan.rates, optim.seed, optim.rates_per_step, optim.one_rate_per_task, optim.rates_up_to)
+    sound, video = longest_seconds(model.config, plan.rates, 1)  # how long the transcripts are is checked later
+    clips = ClipStore(
+        cache / "clips",
+        audio=set(optim.tasks) != {"vsr"},
+        video=set(optim.tasks) != {"asr"},
+        longest=min((limit for limit in (sound, processor.longest_audio) if limit is not None), default=None),
+        longest_video=video,
+    )
     tokens = None
     transcripts = transcript_tokens(plan.train_rows, model.config, processor)
     with closing(Bars()) as bars:

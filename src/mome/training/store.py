@@ -35,6 +35,8 @@ from mome.training.manifest import ManifestRow
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[str, int, int], None]
+_Job = tuple[Path, Path, bool, bool, float | None, float | None]
+"""A file, where its clip goes, and as in :class:`ClipStore`."""
 
 _CHECKSUM = "crc32"  # the key in a token file's metadata
 
@@ -49,10 +51,20 @@ class ClipStore:
     Args:
         folder: where the files go; safe to delete, and shared by runs.
         audio, video: which modalities to keep; a clip that lacks one is refused.
+        longest, longest_video: refuse sound or video of more than so many seconds.
     """
 
-    def __init__(self, folder: Path, *, audio: bool, video: bool):
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        audio: bool,
+        video: bool,
+        longest: float | None = None,
+        longest_video: float | None = None,
+    ):
         self.folder, self.audio, self.video = folder, audio, video
+        self.limits = (longest, longest_video)
 
     def file(self, row: ManifestRow) -> Path:
         """The file of one clip; its name changes with the media file's size and time."""
@@ -67,13 +79,17 @@ class ClipStore:
             MomeError: a clip cannot be read or lacks a modality.
         """
         _make(self.folder)
-        jobs = [(row.path, self.file(row), self.audio, self.video) for row in rows]
+        jobs = [self._job(row) for row in rows]
         jobs = [job for job in jobs if not job[1].exists()]
-        for done, _ in enumerate(self._run(jobs, workers), start=1):
+        for done, warnings in enumerate(self._run(jobs, workers), start=1):
+            _tell(warnings)
             progress("reading clips", done, len(jobs))
 
+    def _job(self, row: ManifestRow) -> _Job:
+        return row.path, self.file(row), self.audio, self.video, *self.limits
+
     @staticmethod
-    def _run(jobs: list[tuple[Path, Path, bool, bool]], workers: int) -> Iterator[None]:
+    def _run(jobs: list[_Job], workers: int) -> Iterator[tuple[str, ...]]:
         if workers < 2:
             yield from map(_store_clip, jobs)
             return
@@ -96,7 +112,7 @@ class ClipStore:
         except Exception as error:  # of whatever kind: NumPy and zipfile have many for a file that is not whole
             logger.warning("%s is missing or damaged (%s): made anew", file, shortened(error))
             _make(self.folder)
-            _store_clip((row.path, file, self.audio, self.video))
+            _tell(_store_clip(self._job(row)))
             audio, mouth = self._read(file)
         return Clip(audio, mouth, seconds(audio, mouth), row.path)
 
@@ -120,7 +136,7 @@ class ClipStore:
         target = self.file(row)
         if not target.exists():
             _make(self.folder)
-            _store_clip((row.path, target, self.audio, self.video))
+            _tell(_store_clip(self._job(row)))
         return self.load(row)
 
     def frames(self, row: ManifestRow) -> int:
@@ -153,9 +169,17 @@ def _detector() -> FaceDetector:
     return FaceDetector()
 
 
-def _store_clip(job: tuple[Path, Path, bool, bool]) -> None:
-    source, target, audio, video = job
-    clip = load_clip(source, audio=audio, video=video, detector=_detector())
+def _tell(warnings: tuple[str, ...]) -> None:
+    for line in warnings:
+        logger.warning("%s", line)
+
+
+def _store_clip(job: _Job) -> tuple[str, ...]:
+    """Store a clip; returns its warnings, which only the process that asked can show."""
+    source, target, audio, video, longest, longest_video = job
+    clip = load_clip(
+        source, audio=audio, video=video, longest=longest, longest_video=longest_video, detector=_detector()
+    )
     for wanted, value, name in ((audio, clip.audio, "sound"), (video, clip.mouth, "visible mouth")):
         if wanted and value is None:
             raise MomeError(f"{source} has no {name}: take it out of the manifest or train another task")
@@ -169,6 +193,7 @@ def _store_clip(job: tuple[Path, Path, bool, bool]) -> None:
             os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+    return clip.warnings
 
 
 def _make(folder: Path) -> None:
