@@ -14,21 +14,26 @@ from mome.model.cost import encoder_frames
 from mome.rates import Rates
 
 
+def positions(config: MomeConfig) -> int | None:
+    """Tokens that the language model can hold in all; None: there is no limit."""
+    return getattr(config.text_config, "max_position_embeddings", None)
+
+
 def room(config: MomeConfig, new_tokens: int) -> int | None:
     """Tokens that can be fed so that ``new_tokens`` of a transcript can follow; None: there is no limit.
 
     Raises:
         MomeError: nothing can be fed.
     """
-    positions = getattr(config.text_config, "max_position_embeddings", None)
-    if positions is None:
+    held = positions(config)
+    if held is None:
         return None
-    if new_tokens >= positions:
+    if new_tokens >= held:
         raise MomeError(
-            f"max_new_tokens={new_tokens} leaves no room for speech: the language model has {positions} positions for "
+            f"max_new_tokens={new_tokens} leaves no room for speech: the language model has {held} positions for "
             "speech and transcript together, ask for fewer tokens"
         )
-    return positions - new_tokens
+    return held - new_tokens
 
 
 def longest_seconds(config: MomeConfig, rates: Sequence[Rates], new_tokens: int) -> tuple[float | None, float | None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 
-from mome.decoding.capacity import check_room, room
+from mome.decoding.capacity import check_room, positions
 from mome.errors import MomeError
 from mome.media import FRAME_RATE
 from mome.model import MomeConfig, MomeProcessor
@@ -25,9 +25,9 @@ def transcript_tokens(rows: Sequence[ManifestRow], config: MomeConfig, processor
     lengths = []
     for row in rows:
         length = processor.labels([normalize(row.text)]).shape[1]
-        if (space := room(config, length)) is not None and space < 0:
+        if (held := positions(config)) is not None and length >= held:
             raise MomeError(
-                f"clip {row.id}: its text has {length} tokens, more than the {space + length} that the language model "
+                f"clip {row.id}: its text has {length} tokens, more than the {held} that the language model "
                 "can hold in all: cut it into shorter clips, or leave it out"
             )
         lengths.append(length)
