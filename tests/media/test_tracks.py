@@ -145,6 +145,9 @@ def test_the_default_sound_track_is_heard_and_told(tmp_path, default):
     assert note == f"{path} has 2 sound tracks (0, 1); using {default}, --audio-track chooses another"
     with pytest.raises(MomeError, match=r"a\.mka has no sound track 2: it has 2 sound tracks, numbered from 0"):
         load_clip(path, audio_track=2)
+    for odd in ("x", 1.5, True):
+        with pytest.raises(MomeError, match=r"^audio_track=.* is not possible"):
+            load_clip(path, audio_track=odd)
 
 
 def test_among_equal_tracks_the_one_with_most_channels_is_heard(tmp_path):

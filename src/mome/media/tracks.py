@@ -58,6 +58,8 @@ def sound_tracks(path: Path, container: InputContainer, wanted: int | None) -> l
     if wanted is None:
         rank = [(_default(stream), stream.codec_context.layout.nb_channels) for stream in streams]
         numbers = sorted(range(len(streams)), key=lambda number: rank[number], reverse=True)
+    elif type(wanted) is not int:
+        raise MomeError(f"audio_track={wanted!r} is not possible: give the number of a sound track, counted from 0")
     elif 0 <= wanted < len(streams):
         numbers = [wanted]
     else:
