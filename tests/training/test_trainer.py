@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import TrainingArguments
+from transformers import TrainerState, TrainingArguments
 
 from mome import MomeError, MomeForSpeechRecognition, Rates, Transcriber
 from mome.adapters import RouterStatistics
@@ -14,7 +15,7 @@ from mome.model.model import EncodedClips
 from mome.training.build import build
 from mome.training.recipe import ModelRecipe, Recipe
 from mome.training.schedule import RateSchedule
-from mome.training.trainer import MatryoshkaTrainer, routing_summary
+from mome.training.trainer import MatryoshkaTrainer, _write_state, routing_summary
 from tests.model.build import GRID, make_model, raw_inputs, transcripts
 from tests.training.toy import toy_backbones
 
@@ -147,3 +148,17 @@ def test_a_recipes_model(tmp_path):
     recipe.audio_encoder = recipe.language_model
     with pytest.raises(MomeError, match="of type llama, not one of whisper"):
         build(Recipe(recipe))
+
+
+def test_the_state_of_a_checkpoint_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        _write_state(TrainerState(global_step=3), str(tmp_path / "trainer_state.json"))
+    assert not list(tmp_path.iterdir())
+    monkeypatch.undo()
+    _write_state(TrainerState(global_step=3), str(tmp_path / "ours.json"))
+    TrainerState(global_step=3).save_to_json(str(tmp_path / "theirs.json"))
+    assert (tmp_path / "ours.json").read_text() == (tmp_path / "theirs.json").read_text()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
 
 from mome.adapters import RouterStatistics
 from mome.encoders import Features
@@ -24,7 +27,7 @@ from mome.model.model import EncodedClips
 from mome.model.objective import SpeechOutput
 from mome.rates import Rates
 from mome.training.dataset import SpeechDataset
-from mome.training.disk import save_processor, using
+from mome.training.disk import save_processor, using, write_text
 from mome.training.run_folder import RunFolder, damaged
 from mome.training.sampler import FrameBudgetSampler
 
@@ -185,6 +188,8 @@ class MatryoshkaTrainer(Trainer):
             with using(folder):
                 if self.args.should_save:
                     self.folder.announce(folder.name)
+                    # Written last, whole or not at all: a checkpoint without it was cut off, not damaged.
+                    self.state.save_to_json = partial(_write_state, self.state)  # type: ignore[method-assign]
                 super()._save_checkpoint(model, trial)
                 if self.args.should_save:
                     self.folder.keep(self.state.best_model_checkpoint)
@@ -239,6 +244,10 @@ class _AfterUpdate(TrainerCallback):
 
     def on_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         self.trainer.check_update()
+
+
+def _write_state(state: TrainerState, path: str) -> None:
+    write_text(Path(path), json.dumps(asdict(state), indent=2, sort_keys=True) + "\n")
 
 
 @contextmanager
