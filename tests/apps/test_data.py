@@ -194,3 +194,23 @@ def test_parts_are_about_as_large_as_asked_for():
     found = [data._split(sentence, 0.1, 0.2, seed=0) for sentence in sentences]
     assert abs(found.count("test") / 2000 - 0.2) < 0.03
     assert abs(found.count("valid") / 2000 - 0.1) < 0.03
+
+
+def test_one_odd_clip_spoils_itself_alone(run, tmp_path):
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    for name in ("good.mp4", "CAP.MP4", "kept.mp4"):
+        (folder / name).touch()
+    for name in ("good.txt", "CAP.TXT", "kept.txt", "we ird\n.txt"):
+        (folder / name).write_text("hello")
+    (folder / "we ird\n.mp4").symlink_to(folder / "kept.mp4")
+    done = run("data", "folder", folder, "-o", tmp_path / "m.csv")
+    assert done.exit_code == 1
+    with (tmp_path / "m.csv").open(newline="") as file:
+        assert [row["id"] for row in csv.DictReader(file)] == ["CAP", "good", "kept"]
+    assert "control character" in done.stderr
+
+
+@pytest.mark.parametrize("split", ["  ", "a\nb"])
+def test_a_split_that_no_manifest_can_have(refused, tmp_path, split):
+    assert "--split" in refused("data", "folder", tmp_path, "-o", tmp_path / "m.csv", "--split", split)

@@ -98,12 +98,15 @@ def folder(
     from mome.text.sentence import read_sentence
 
     check_writable(out)
+    if _unlistable(split) or not split:
+        raise MomeError(f"--split {split!r} is not possible: give a name, without spaces at its ends")
     rows, untold = [], []
     failures: list[tuple[str, str]] = []
     found = _media(directory, failures)
     for path in found:
         try:
-            text = read_sentence(path.with_suffix(".txt"))
+            beside = path.with_suffix(".txt")
+            text = read_sentence(beside if beside.exists() else path.with_suffix(".TXT"))
         except FileNotFoundError:
             text = ""
         except Exception as error:
@@ -221,7 +224,7 @@ def _write_manifest(
     for path, split, text in rows:
         name = "_".join(path.relative_to(directory).with_suffix("").parts)
         relative = Path(os.path.relpath(path.resolve(), out.parent.resolve())).as_posix()
-        if reason := _unlistable(relative):
+        if reason := _unlistable(relative) or _unlistable(name):
             failures.append((str(path), reason))
             continue
         if name in taken:
