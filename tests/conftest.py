@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +31,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     cases = [pytest.param(path, id=path.stem) for path in found]
     none = pytest.param(None, id="none", marks=pytest.mark.skip(f"no golden case {marker.args[0]}* is in {folder}"))
     metafunc.parametrize("golden", cases or [none], indirect=True)
+
+
+@pytest.fixture
+def eager_switching() -> Iterator[None]:
+    """Threads take turns often, so that two are always inside the model."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-4)
+    yield
+    sys.setswitchinterval(before)
 
 
 class Golden(NamedTuple):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
@@ -14,17 +13,9 @@ from mome.adapters import AdapterContext, adapter_parameters, load_balancing_los
 
 from . import tiny
 
+pytestmark = pytest.mark.usefixtures("eager_switching")
 THREADS, PASSES = 4, 400
 everything = pytest.mark.parametrize("adapter", ["layer", "attention", "ffn", *tiny.GROUPED])
-
-
-@pytest.fixture(autouse=True)
-def eager_switching() -> Iterator[None]:
-    """Threads take turns often, so that two are always inside the model."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-4)
-    yield
-    sys.setswitchinterval(before)
 
 
 def at_once(*jobs: Callable[[], object]) -> list[object]:

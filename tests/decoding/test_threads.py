@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from mome.text.transcript import Transcript
 from tests.media.builders import write
 from tests.tiny import MEL_BINS, WINDOW_SECONDS, tiny_config, tiny_tokenizer
 
+pytestmark = pytest.mark.usefixtures("eager_switching")
 LORA = {"type": "lora", "bottleneck": 4, "scale": 1.0}
 SYSTEMS: dict[str, dict[str, Any]] = {
     "MoME": {"type": "mome", "routed_experts": 4, "shared_experts": 1, "top_k": 2, "bottleneck": 2},
@@ -27,14 +26,6 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     "ST": {**LORA, "specific": "tasks"},
 }
 RATES = ("4,2", "16,5", "4,-", "-,5")
-
-
-@pytest.fixture(autouse=True)
-def eager_switching() -> Iterator[None]:
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-4)
-    yield
-    sys.setswitchinterval(before)
 
 
 @pytest.fixture(scope="module")

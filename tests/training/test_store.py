@@ -235,14 +235,19 @@ def test_a_damaged_clip_is_made_anew(media, tmp_path, damage, caplog, reads):
     assert {path.name for path in tmp_path.iterdir()} == {clips.file(row).name for row in media}
 
 
+def one_clip(media, folder: Path, transcriber) -> tuple[TokenStore, tuple, Path]:
+    """Tokens of one clip, what they are made of, and the clip's file."""
+    clips, tokens = prepared(folder / "clips", media[:1]), TokenStore(folder / "tokens", 3, "key", 5)
+    made = (media[:1], clips, AUGMENT, transcriber.model, transcriber.processor, quiet)
+    tokens.prepare(*made)
+    return tokens, made, clips.file(media[0])
+
+
 @pytest.mark.parametrize(
     "damage", [b"", b"no header", None, {"audio": torch.zeros(2, 3, 4)}, {"x": torch.zeros(3, 2, 4)}]
 )
 def test_damaged_tokens_are_made_anew(media, tmp_path, transcriber, damage, caplog):
-    clips, tokens = prepared(tmp_path / "clips", media[:1]), TokenStore(tmp_path / "tokens", 3, "key", 5)
-    made = (media[:1], clips, AUGMENT, transcriber.model, transcriber.processor, quiet)
-    tokens.prepare(*made)
-    clip = clips.file(media[0])
+    tokens, made, clip = one_clip(media, tmp_path, transcriber)
     file, whole = tokens.file(clip), tokens.load(clip, 2)
     if isinstance(damage, dict):
         save_file(damage, file)
@@ -258,10 +263,7 @@ def test_damaged_tokens_are_made_anew(media, tmp_path, transcriber, damage, capl
 
 @pytest.mark.parametrize("pattern", [b"\xff\xff", b"\x00\x7c", b"\x00\x00"])  # no number, infinite, another number
 def test_tokens_overwritten_in_place_are_made_anew(media, tmp_path, transcriber, pattern, caplog):
-    clips, tokens = prepared(tmp_path / "clips", media[:1]), TokenStore(tmp_path / "tokens", 3, "key", 5)
-    made = (media[:1], clips, AUGMENT, transcriber.model, transcriber.processor, quiet)
-    tokens.prepare(*made)
-    clip = clips.file(media[0])
+    tokens, made, clip = one_clip(media, tmp_path, transcriber)
     file, whole = tokens.file(clip), tokens.load(clip, 2)
     content = file.read_bytes()
     file.write_bytes(content[:-100] + pattern * 50)
