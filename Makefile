@@ -109,9 +109,10 @@ results-comparison: $(INSTALLED)  ## Train all systems on GRID; writes results/c
 GOLDEN ?= ../shared/golden
 
 results-pages: export PYTHONPATH := .
-results-pages: $(INSTALLED)  ## Measure the figures of docs/compat.md and docs/models.md; writes results/compat.json and conversion.json
+results-pages: $(INSTALLED)  ## Measure the figures of docs/compat.md, models.md and media.md; writes results/compat.json, conversion.json, media.json
 	$(BIN)/python scripts/figures/compat.py $(GOLDEN)
 	$(BIN)/python scripts/figures/conversion.py
+	$(BIN)/python scripts/figures/media.py
 
 $(TINY)/clips.done: | $(INSTALLED)
 	$(BIN)/python $(SCRIPTS)/prepare.py $(GRID) $(TINY)/clips

@@ -20,7 +20,7 @@ import torch
 from tqdm import tqdm
 
 import mome
-from mome.evaluation.report import results_document, write_json
+from mome.evaluation.report import write_json
 from mome.training.manifest import read_manifest
 from mome.training.run import train
 from mome.training.store import ClipStore
@@ -75,13 +75,12 @@ def main() -> None:
     if missing:
         raise SystemExit(f"{args.runs} lacks {len(missing)} trained models, such as {missing[0]}: run run.py first")
     first = {one.system: one for one in reversed(runs)}  # one of each system is enough to time its training
-    document = results_document(
-        [], command=shlex.join(["python", *sys.argv]), model=str(args.runs), data=str(args.manifest), seed=0
+    document = run_document(
+        command=shlex.join(["python", *sys.argv]), model=str(args.runs), data=str(args.manifest), seed=0
     )
     document |= {"clips": CLIPS, "repeats": REPEATS, "threads": 1}
     document["transcribing"] = [row for one in tqdm(runs, "transcribing") for row in transcribing(one, args)]
     document["training"] = [training(one) for one in tqdm(first.values(), "training")]
-    del document["results"]
     write_json(args.out, document)
 
 

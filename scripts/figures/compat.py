@@ -26,7 +26,7 @@ from transformers import WhisperFeatureExtractor
 from mome.apps.cli.demo import SHIPPED
 from mome.encoders import AVHubertConfig, Features, WhisperAudioEncoder
 from mome.encoders.logmel import log_mel, z_normalize
-from mome.evaluation.report import results_document, write_json
+from mome.evaluation.report import run_document, write_json
 from mome.media import load_clip
 from mome.media.decode import SAMPLE_RATE
 from mome.model import MomeForSpeechRecognition
@@ -170,8 +170,7 @@ def main() -> None:
     if not cases:
         raise SystemExit(f"{args.golden} has no golden cases")
     command = shlex.join(["PYTHONPATH=.", "python", *sys.argv])
-    document = results_document([], command=command, model=None, data=str(args.golden), seed=0)
-    del document["results"]
+    document = run_document(command=command, model=None, data=str(args.golden), seed=0)
     document |= {"threads": 1, "trimming": trimming(), "least_seconds": LEAST_TOKENS / TOKENS}
     document |= {"padding": [padding(path) for path in cases], "stacking": stacking(args.golden)}
     document["demonstration"] = demonstration()

@@ -25,7 +25,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from mome.encoders import AVHubertConfig, AVHubertModel
-from mome.evaluation.report import results_document, write_json
+from mome.evaluation.report import run_document, write_json
 from mome.model.convert import avhubert, avsr
 from mome.model.convert.account import Account
 from mome.training.recipe import load_recipe, model_config
@@ -105,10 +105,9 @@ def main() -> None:
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
     command = shlex.join(["PYTHONPATH=.", "python", *sys.argv])
-    document = results_document([], command=command, model=None, data="holes and random weights", seed=0)
+    document = run_document(command=command, model=None, data="holes and random weights", seed=0)
     document |= {"threads": 1, "conversion": [conversion(name, args.folder) for name in FILES]}
     document["sizes"] = [sizes(name) for name in LANGUAGE_MODELS]
-    del document["results"]
     write_json(args.out, document)
 
 

@@ -101,13 +101,12 @@ def main() -> None:
     wanted = dict(given.wanted)
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
         warm_up([_warm, media.seeds, media.transcriber, checkpoints.seeds])
-    from mome.evaluation.report import results_document, write_json
+    from mome.evaluation.report import run_document, write_json
 
     found = search(wanted, given.seed, given.keep, given.jobs, show=True)
     named = " ".join(f"{kind}={numbers.start}:{numbers.stop}" for kind, numbers in wanted.items())
     line = f"python -m scripts.fuzz.run {named} --seed {given.seed}"
-    document = results_document((), command=line, model="mome-tiny", data="made from the seed", seed=given.seed)
-    del document["results"]
+    document = run_document(command=line, model="mome-tiny", data="made from the seed", seed=given.seed)
     document |= {"limits": {"seconds": SECONDS, "megabytes": MEGABYTES}, **found}
     print(json.dumps(document, indent=2))
     if given.out:

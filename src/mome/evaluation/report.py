@@ -15,6 +15,18 @@ from mome.evaluation.normalizers import Normalizer
 from mome.evaluation.result import Result
 
 
+def run_document(*, command: str, model: str | None, data: str, seed: int) -> dict[str, Any]:
+    """What is needed to repeat a run: the arguments, and the versions of what ran; see :func:`results_document`."""
+    versions = {name: version(name) for name in ("mome", "torch", "transformers")}
+    return {
+        "command": command,
+        "versions": {**versions, "python": platform.python_version()},
+        "model": model,
+        "data": data,
+        "seed": seed,
+    }
+
+
 def results_document(
     results: Sequence[Result],
     *,
@@ -36,13 +48,8 @@ def results_document(
         normalize: the form in which transcripts were compared.
         interrupted: whether clips are missing because the run was stopped.
     """
-    versions = {name: version(name) for name in ("mome", "torch", "transformers")}
     return {
-        "command": command,
-        "versions": {**versions, "python": platform.python_version()},
-        "model": model,
-        "data": data,
-        "seed": seed,
+        **run_document(command=command, model=model, data=data, seed=seed),
         "normalize": normalize,
         "interrupted": interrupted,
         "results": [result.to_json() for result in results],
