@@ -20,7 +20,7 @@ import torch
 from tqdm import tqdm
 
 import mome
-from mome.evaluation.report import write_json
+from mome.evaluation.report import run_document, write_json
 from mome.training.manifest import read_manifest
 from mome.training.run import train
 from mome.training.store import ClipStore
