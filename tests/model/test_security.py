@@ -186,8 +186,11 @@ def test_a_call_is_refused_before_any_work(monkeypatch):
     model = mome.load()
     monkeypatch.setattr(model.model, "encode", lambda **_: pytest.fail("the encoders ran"))
     clip = model.load_clip(CLIP, [mome.Rates(16, None)])
-    with pytest.raises(MomeError, match="custom_generate"):
-        model.transcribe(clip, "16,-", custom_generate="evil", trust_remote_code=True)
+    monkeypatch.setattr("mome.decoding.transcriber.load_clip", lambda *_, **__: pytest.fail("the file was read"))
+    for given in (clip, CLIP):
+        for option in ({"custom_generate": "evil", "trust_remote_code": True}, {"streamer": object()}):
+            with pytest.raises(MomeError, match=next(iter(option))):
+                model.transcribe(given, "16,-", **option)
 
 
 def test_an_option_that_is_none_is_not_given():

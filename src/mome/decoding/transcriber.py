@@ -129,12 +129,12 @@ class Transcriber:
         """
         if not clips:
             return []
-        generation = check_call(generation)
         with _enough_memory(clips):
             return self._transcribe_batch(clips, rates, media_seconds, self._options(generation))
 
     def _options(self, generation: dict[str, Any]) -> dict[str, Any]:
-        """What ``generate`` is called with."""
+        """What ``generate`` is called with; raises :class:`MomeError` where an option is unknown or not possible."""
+        generation = check_call(generation)
         ours = {"max_new_tokens": DEFAULT_NEW_TOKENS, **self._ends()}
         ours = {name: value for name, value in ours.items() if _option(generation, name) is None}
         return {**ours, **self.model.generation_options(**generation)}
