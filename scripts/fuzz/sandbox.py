@@ -96,6 +96,7 @@ def _child(call: Callable[[], None], log: Path) -> None:
         )
         os.chdir(log.parent)  # whatever it writes under a name of its own
         faulthandler.enable(2)
+        faulthandler.dump_traceback_later(SECONDS * 0.9, file=2)  # a hang says where
         resource.setrlimit(resource.RLIMIT_AS, (_ADDRESSES, _ADDRESSES))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         call()

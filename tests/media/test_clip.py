@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 import wave
 from fractions import Fraction
 from pathlib import Path
@@ -408,3 +410,20 @@ def test_failures_inside_the_libraries_name_the_file(tmp_path, monkeypatch, erro
     monkeypatch.setattr("mome.media.sound._centre", fails)
     with pytest.raises(MomeError, match=r"a\.mkv"):
         load_noise(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
+def test_a_process_forked_after_reading_a_file_can_read_one_too(tmp_path):
+    path = write(tmp_path / "a.mkv", [np.full((96, 96), 50, np.uint8)] * 5)
+    code = f"""
+import os, signal
+from mome.media import load_clip
+load_clip({str(path)!r})
+child = os.fork()
+if not child:
+    signal.alarm(20)
+    load_clip({str(path)!r})
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
