@@ -56,6 +56,8 @@ def run(call: Callable[[], None], folder: Path) -> Outcome:
         if done:
             usage = found
         elif time.monotonic() - began > SECONDS:
+            os.kill(child, signal.SIGABRT)  # which faulthandler answers with where it hangs
+            time.sleep(0.5)
             os.kill(child, signal.SIGKILL)
             _, status, usage = os.wait4(child, 0)
             return _outcome("hang", began, usage, log)
@@ -96,7 +98,6 @@ def _child(call: Callable[[], None], log: Path) -> None:
         )
         os.chdir(log.parent)  # whatever it writes under a name of its own
         faulthandler.enable(2)
-        faulthandler.dump_traceback_later(SECONDS * 0.9, file=2)  # a hang says where
         resource.setrlimit(resource.RLIMIT_AS, (_ADDRESSES, _ADDRESSES))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         call()

@@ -46,6 +46,7 @@ def test_how_a_case_ends_is_told_apart(tmp_path, monkeypatch, end):
         monkeypatch.setattr(sandbox, "MEGABYTES", 350)
     outcome = sandbox.run(ENDS[end], tmp_path)
     assert outcome.end == end
+    assert ("most recent call first" in outcome.output) == (end in ("crash", "hang"))
 
 
 def test_a_case_is_made_from_its_seed_alone():

@@ -20,7 +20,7 @@ def upright(frame: av.VideoFrame, size: tuple[int, int], colours: str) -> np.nda
     """A frame as it should be seen: uint8, (height, width) for ``gray``, (height, width, 3) for ``bgr24``."""
     turns = _quarter_turns(frame)
     width, height = size[::-1] if turns % 2 else size
-    # By itself PyAV 19 scales in threads that are kept, and a process that is forked afterwards waits for them for ever.
+    # By itself PyAV 19 scales in threads that it keeps, and a process that is forked afterwards waits for them.
     picture = frame.to_ndarray(format=colours, width=width, height=height, threads=1)
     return np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture
 
