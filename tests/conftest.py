@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from tests.model.fake_hub import hub  # noqa: F401  a fixture
+from tests.checkpoints.fake_hub import hub  # noqa: F401  a fixture
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

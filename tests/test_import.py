@@ -47,7 +47,7 @@ def test_transformers_first(tmp_path):
 @pytest.mark.parametrize("before", [(), ("-X", "utf8")])
 def test_the_command_line_waits_for_a_command_that_needs_a_model(tmp_path, monkeypatch, before):
     script = tmp_path / "mome"
-    script.write_text("import sys\nfrom mome.apps.cli import main\nprint('torch' in sys.modules)\nmain()\n")
+    script.write_text("import sys\nfrom mome.cli import main\nprint('torch' in sys.modules)\nmain()\n")
     assert said(tmp_path, *before, "-P", "mome", "--version").startswith("False\nmome ")
     loaded = "import sys, atexit\natexit.register(lambda: print('torch' in sys.modules))\n"
     (tmp_path / "sitecustomize.py").write_text(loaded)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 
 from mome.adapters import LoraAdapterConfig, adapter_config_from_dict
-from mome.compression.config import (
+from mome.connectors.config import (
     MixtureConfig,
     ProjectorsConfig,
     QFormerConfig,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mome import MomeError, RateGrid, Rates
+from mome import MomeError, Rates, RateSet
 
 
 @pytest.mark.parametrize(
@@ -44,12 +44,12 @@ def test_both_left_out():
 
 
 def test_a_grid_has_its_rates_in_its_tasks():
-    grid = RateGrid((16, 4, 4), (5, 2), ("avsr", "asr"))
+    grid = RateSet((16, 4, 4), (5, 2), ("avsr", "asr"))
     assert [str(one) for one in grid.rates()] == ["4,2", "4,5", "16,2", "16,5", "4,-", "16,-"]
     assert grid.check(Rates(4, 5)) == Rates(4, 5)
     for rates, message in (
         (Rates(4, 3), "audio rates 4, 16 and video rates 2, 5, for avsr, asr only"),
-        (Rates(4.5, 2), r"rates \(4.5,2\) are not in this model's grid"),
+        (Rates(4.5, 2), r"rates \(4.5,2\) are not in this model's rate set"),
         (Rates(None, 2), "ask for vsr, which this model was not made for"),
     ):
         assert rates not in grid
@@ -67,7 +67,7 @@ def test_a_grid_has_its_rates_in_its_tasks():
     ],
 )
 def test_a_part_of_a_grid(which, left):
-    grid = RateGrid((4, 16), (2, 5)).only(which)
+    grid = RateSet((4, 16), (2, 5)).only(which)
     assert [str(one) for one in grid.rates()] == left
     assert grid.only(which) == grid
     with pytest.raises(MomeError, match=r"rates \(4,5\)|rates \(-,2\)"):
@@ -75,12 +75,12 @@ def test_a_part_of_a_grid(which, left):
 
 
 def test_what_is_no_part_of_a_grid():
-    with pytest.raises(MomeError, match=r"'8,2' is no part of this model's grid: audio rates 4"):
-        RateGrid((4,), (2,)).only("8,2")
+    with pytest.raises(MomeError, match=r"'8,2' is no part of this model's rate set: audio rates 4"):
+        RateSet((4,), (2,)).only("8,2")
 
 
 def test_an_open_grid_has_any_rates_of_its_modalities():
-    grid = RateGrid((4,), (), ("asr",), open=True)
+    grid = RateSet((4,), (), ("asr",), open=True)
     assert [str(one) for one in grid.rates()] == ["4,-"]
     assert Rates(7.25, None) in grid
     assert Rates(4, 2) not in grid

@@ -8,9 +8,9 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import LlamaConfig, PreTrainedTokenizerFast, WhisperConfig, WhisperFeatureExtractor
 
+from mome.config import DEFAULT_PROMPTS, MomeConfig
 from mome.encoders.avhubert import AVHubertConfig
-from mome.model import MomeConfig, MomeForSpeechRecognition, MomeProcessor
-from mome.model.config import DEFAULT_PROMPTS
+from mome.model import MomeForSpeechRecognition, MomeProcessor
 from mome.text.grid import SLOTS
 
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")

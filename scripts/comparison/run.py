@@ -30,15 +30,15 @@ def run(one: Run, args: argparse.Namespace) -> str:
     import torch
 
     import mome
+    from mome.data.manifests import read_manifest
+    from mome.data.stores import ClipStore
     from mome.evaluation.evaluate import evaluate
     from mome.evaluation.report import results_document, write_json
     from mome.evaluation.result import make_conditions
     from mome.media.noise import load_noise
     from mome.model.cost import parameter_counts
     from mome.text.wer import word_errors
-    from mome.training.manifest import read_manifest
     from mome.training.run import train
-    from mome.training.store import ClipStore
 
     torch.set_num_threads(1)
     folder = args.runs / one.name
@@ -48,7 +48,7 @@ def run(one: Run, args: argparse.Namespace) -> str:
         if not (folder / "config.json").exists():
             train(one.recipe, overrides, resume=True)
         transcriber = mome.load(folder)
-        config, grid = transcriber.model.config, transcriber.model.grid
+        config, grid = transcriber.model.config, transcriber.model.rate_set
         heard = any(task != "vsr" for task in grid.tasks)
         conditions = make_conditions(grid.rates(), LEVELS if heard else (None,))
         results = evaluate(

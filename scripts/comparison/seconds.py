@@ -20,10 +20,10 @@ import torch
 from tqdm import tqdm
 
 import mome
+from mome.data.manifests import read_manifest
+from mome.data.stores import ClipStore
 from mome.evaluation.report import run_document, write_json
-from mome.training.manifest import read_manifest
 from mome.training.run import train
-from mome.training.store import ClipStore
 from runs import SEEDS, Run, further_runs, main_runs
 
 CLIPS, REPEATS, EPOCHS = 10, 3, 1
@@ -32,7 +32,7 @@ CLIPS, REPEATS, EPOCHS = 10, 3, 1
 def transcribing(one: Run, args: argparse.Namespace) -> list[dict[str, Any]]:
     """Seconds for each second of speech, by rates: medians over the repeats and their range."""
     transcriber = mome.load(args.runs / one.name)
-    rates = list(transcriber.model.grid.rates())
+    rates = list(transcriber.model.rate_set.rates())
     store = ClipStore(args.runs / "clips", audio=True, video=True)
     clips = [store.get(row) for row in read_manifest(args.manifest, args.split)[:CLIPS]]
     speech = sum(clip.seconds for clip in clips)

@@ -23,10 +23,11 @@ from torch import Tensor
 from torch.nn.functional import layer_norm
 from transformers import WhisperFeatureExtractor
 
-from mome.apps.cli.demo import SHIPPED
-from mome.encoders import AVHubertConfig, Features, WhisperAudioEncoder
+from mome.cli.demo import SHIPPED
+from mome.encoders import AVHubertConfig, WhisperAudioEncoder
 from mome.encoders.logmel import log_mel, z_normalize
 from mome.evaluation.report import run_document, write_json
+from mome.features import Features
 from mome.media import load_clip
 from mome.media.decode import SAMPLE_RATE
 from mome.model import MomeForSpeechRecognition

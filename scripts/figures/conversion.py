@@ -24,12 +24,12 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
+from mome.convert import avhubert, avsr
+from mome.convert.account import Account
 from mome.encoders import AVHubertConfig, AVHubertModel
 from mome.evaluation.report import run_document, write_json
-from mome.model.convert import avhubert, avsr
-from mome.model.convert.account import Account
 from mome.training.recipe import load_recipe, model_config
-from tests.model.convert import fairseq, large
+from tests.convert import fairseq, large
 
 LANGUAGE_MODELS = ("Llama-3.2-1B", "Llama-3.2-3B", "Llama-3.1-8B")
 BLOCK = 64  # values of 4 bits that share a float32 scale

@@ -35,7 +35,7 @@ def command(*arguments: str) -> Callable[[], None]:
     """The command line in this process, which has imported it already."""
 
     def call() -> None:
-        from mome.apps.cli import main
+        from mome.cli import main
 
         sys.argv = ["mome", *arguments]
         main()

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 import mome
+from mome.adapters.files import save_tensors
 
 CARD = Path(__file__).parent / "card.md"
 
@@ -27,9 +27,7 @@ def halve(file: Path) -> None:
         key: value.half() if value.is_floating_point() and value.ndim > 1 else value
         for key, value in load_file(file).items()
     }
-    temporary = file.with_suffix(".tmp")
-    save_file(tensors, temporary, metadata={"format": "pt"})
-    os.replace(temporary, file)
+    save_tensors(tensors, file, {"format": "pt"})
 
 
 def table(results: list[dict]) -> str:

@@ -18,23 +18,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from mome.files import atomic_write
+
 HELD_OUT_EVERY = 8  # every eighth synthetic voice is kept for evaluation
 VALID_SYNTHETIC = 60
 
 
 def save(path: Path, audio: np.ndarray, mouth: np.ndarray, words: list, text: str) -> None:
-    temporary = path.with_suffix(".tmp.npz")
     starts, ends, names = (np.array(x) for x in zip(*words, strict=True))
-    np.savez(
-        temporary,
-        audio=audio.astype(np.float16),
-        mouth=mouth,
-        starts=starts,
-        ends=ends,
-        words=names,
-        text=text,
-    )
-    os.replace(temporary, path)
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, audio=audio.astype(np.float16), mouth=mouth, starts=starts, ends=ends, words=names, text=text)
 
 
 def real(job: tuple[str, str, list, str]) -> None:
@@ -49,7 +42,7 @@ def real(job: tuple[str, str, list, str]) -> None:
 
 
 def synthetic(job: tuple[str, str, str, int]) -> None:
-    from mome.media.synthesis import synthesize
+    from mome.synthesis import synthesize
 
     target, text, voice, seed = job
     if not Path(target).exists():
@@ -63,7 +56,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--synthetic", type=int, default=1600)
     args = parser.parse_args()
-    from mome.media.synthesis import VOICES
+    from mome.synthesis import VOICES
     from mome.text.grid import random_sentence
 
     args.out.mkdir(parents=True, exist_ok=True)

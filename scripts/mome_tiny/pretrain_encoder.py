@@ -24,7 +24,7 @@ from transformers import WhisperConfig, WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from lexicon import PHONEMES, WORDS, frame_labels, phoneme_ids
-from mome.compression import average_pool
+from mome.connectors import average_pool
 from mome.encoders import AVHubertConfig, AVHubertModel, WhisperAudioEncoder
 from mome.encoders.avhubert.pixels import mouth_pixels
 from mome.encoders.logmel import log_mel

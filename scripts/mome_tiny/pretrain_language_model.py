@@ -66,7 +66,7 @@ class Examples:
         self.tokenizer, self.rng = tokenizer, rng
         self.known: dict[str, list[int]] = {}
         self.words = [word for passage in passages for word in passage.split()]
-        self.grid = tuple(sorted({word for slot in SLOTS for word in slot}))
+        self.rate_set = tuple(sorted({word for slot in SLOTS for word in slot}))
         self.prompts = {task: tokenizer(text).input_ids for task, text in PROMPTS.items()}
 
     def sentence(self) -> list[str]:
@@ -74,7 +74,7 @@ class Examples:
         if kind < 0.75:
             return random_sentence(self.rng).split()
         if kind < 0.9:
-            return [str(w) for w in self.rng.choice(self.grid, int(self.rng.integers(1, 9)))]
+            return [str(w) for w in self.rng.choice(self.rate_set, int(self.rng.integers(1, 9)))]
         start = int(self.rng.integers(len(self.words) - 8))
         return self.words[start : start + int(self.rng.integers(2, 8))]
 
@@ -88,8 +88,8 @@ class Examples:
             ids = self.ids(word)
             vectors = embedding[ids]
             if rng.random() < strength:  # confused with other words, to some degree
-                group = next((slot for slot in SLOTS if word in slot), self.grid)
-                pool = group if rng.random() < 0.8 else self.grid
+                group = next((slot for slot in SLOTS if word in slot), self.rate_set)
+                pool = group if rng.random() < 0.8 else self.rate_set
                 others = [self.ids(str(rng.choice(pool)))[0] for _ in range(int(rng.integers(1, 4)))]
                 share = rng.random() * (1.0 if rng.random() < 0.5 else 0.6)
                 vectors = (1 - share) * vectors + share * embedding[others].mean(0)

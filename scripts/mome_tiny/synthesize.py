@@ -25,7 +25,7 @@ FIRST_TEST_SEED = 1_000_000
 
 def write(job: tuple[str, str, str, int]) -> None:
     """One clip, unless it is there."""
-    from mome.media.synthesis import synthesize, write_clip
+    from mome.synthesis import synthesize, write_clip
 
     target, text, voice, seed = job
     if not Path(target).exists():

@@ -14,11 +14,12 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from mome.errors import MomeError
-from mome.rates import RateGrid, Rates
+from mome.rates import Rates, RateSet
 
 if TYPE_CHECKING:
+    from mome.config import MomeConfig
     from mome.decoding import Transcriber, load
-    from mome.model import MomeConfig, MomeForSpeechRecognition, MomeProcessor
+    from mome.model import MomeForSpeechRecognition, MomeProcessor
 
 __version__ = "0.1.0"
 __all__ = [
@@ -26,26 +27,38 @@ __all__ = [
     "MomeError",
     "MomeForSpeechRecognition",
     "MomeProcessor",
-    "RateGrid",
+    "RateSet",
     "Rates",
     "Transcriber",
     "load",
 ]
 
 _HOMES = {
-    "MomeConfig": "mome.model",
+    "MomeConfig": "mome.config",
     "MomeForSpeechRecognition": "mome.model",
     "MomeProcessor": "mome.model",
     "Transcriber": "mome.decoding",
     "load": "mome.decoding",
 }
+_ROOMS = ("adapters", "config", "connectors", "data", "decoding", "evaluation", "media", "model", "text", "training")
 
 
 def __getattr__(name: str) -> Any:
     """Import PyTorch and the rooms above only when something of theirs is asked for."""
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
-    if name in ("adapters", "decoding", "media", "model", "text", "training", "evaluation"):
+    if name in (
+        "adapters",
+        "config",
+        "connectors",
+        "data",
+        "decoding",
+        "evaluation",
+        "media",
+        "model",
+        "text",
+        "training",
+    ):
         return importlib.import_module(f"mome.{name}")
     raise AttributeError(f"module 'mome' has no attribute '{name}'")
 
@@ -58,7 +71,7 @@ def _is_command_line() -> bool:
     if not hasattr(main, "__file__"):
         return sys.argv[:1] == ["mome"]
     try:
-        return "from mome.apps.cli import main" in (main.__loader__.get_source("__main__") or "")
+        return "from mome.cli import main" in (main.__loader__.get_source("__main__") or "")
     except (AttributeError, ImportError, OSError):
         return False
 

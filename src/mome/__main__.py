@@ -1,5 +1,5 @@
 """``python -m mome``: the command line."""
 
-from mome.apps.cli import main
+from mome.cli import main
 
 main()

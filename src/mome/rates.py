@@ -68,7 +68,7 @@ class Rates:
 
 
 @dataclass(frozen=True)
-class RateGrid:
+class RateSet:
     """All rates that one model is trained for, in its tasks: audio rates with video rates, and each alone.
 
     Attributes:
@@ -84,9 +84,9 @@ class RateGrid:
     open: bool = False
 
     def __post_init__(self) -> None:
-        """Sort and deduplicate; refuse an empty grid."""
+        """Sort and deduplicate; refuse an empty set."""
         if not self.audio and not self.video:
-            raise MomeError("a rate grid needs at least one audio rate or one video rate")
+            raise MomeError("a rate set needs at least one audio rate or one video rate")
         for name in ("audio", "video"):
             object.__setattr__(self, name, tuple(sorted(set(getattr(self, name)))))
         for rate in self.audio:
@@ -95,19 +95,19 @@ class RateGrid:
             Rates(None, rate)
 
     def rates(self, tasks: Iterable[Task] | None = None) -> Iterator[Rates]:
-        """All rates of the given tasks, of all the grid's by default: AVSR pairs first, audio rate outermost."""
+        """All rates of the given tasks, of all the set's by default: AVSR pairs first, audio rate outermost."""
         for task in self.tasks if tasks is None else tasks:
             for audio in self.audio if task != "vsr" else (None,):
                 for video in self.video if task != "asr" else (None,):
                     yield Rates(audio, video)
 
-    def only(self, which: str) -> RateGrid:
-        """The part of the grid that is one pair of rates (``"4,2"``) or one task (``"asr"``)."""
+    def only(self, which: str) -> RateSet:
+        """The part of the set that is one pair of rates (``"4,2"``) or one task (``"asr"``)."""
         kept = [rates for rates in self.rates() if which in (str(rates), rates.task)]
         if not kept:
-            raise MomeError(f"'{which}' is no part of this model's grid: {self}")
+            raise MomeError(f"'{which}' is no part of this model's rate set: {self}")
         audio, video = ({rate for rate in side if rate is not None} for side in zip(*map(astuple, kept), strict=True))
-        return RateGrid(tuple(audio), tuple(video), (kept[0].task,), self.open)
+        return RateSet(tuple(audio), tuple(video), (kept[0].task,), self.open)
 
     def __contains__(self, rates: Rates) -> bool:
         return rates.task in self.tasks and self._covers(rates)
@@ -117,11 +117,11 @@ class RateGrid:
         return all(rate is None or rate in known or (self.open and bool(known)) for rate, known in sides)
 
     def check(self, rates: Rates) -> Rates:
-        """Return ``rates`` if the grid has them; raise :class:`MomeError` naming those that exist otherwise."""
+        """Return ``rates`` if the set has them; raise :class:`MomeError` naming those that exist otherwise."""
         if rates.task not in self.tasks and self._covers(rates):
             raise MomeError(f"rates ({rates}) ask for {rates.task}, which this model was not made for: {self}")
         if rates not in self:
-            raise MomeError(f"rates ({rates}) are not in this model's grid: {self}")
+            raise MomeError(f"rates ({rates}) are not in this model's rate set: {self}")
         return rates
 
     def __str__(self) -> str:

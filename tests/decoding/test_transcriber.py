@@ -14,8 +14,8 @@ from transformers import GenerationConfig
 
 import mome
 from mome import MomeError, Rates, Transcriber
+from mome.checkpoints import bundled
 from mome.media import Clip
-from mome.model import bundled
 from mome.model.cost import inference_cost
 from tests.media.builders import write
 

@@ -14,10 +14,10 @@ from transformers import HubertConfig, HubertModel, Wav2Vec2FeatureExtractor, Wa
 
 import mome
 from mome import MomeError, MomeForSpeechRecognition, MomeProcessor
+from mome.checkpoints.backbones import load_backbone
 from mome.encoders import AVHubertConfig
 from mome.encoders.audio import audio_tokens, audio_tokens_per_second, new_audio_encoder, wrap_audio_encoder
 from mome.media import Clip
-from mome.model.backbones import load_backbone
 from mome.model.cost import encoder_frames, inference_cost
 from mome.rates import Rates
 from tests.model.build import make_config

@@ -7,11 +7,11 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from mome.data.manifests import ManifestRow
 from mome.errors import MomeError
 from mome.media import Clip
-from mome.rates import RateGrid, Rates
+from mome.rates import Rates, RateSet
 from mome.text.transcript import Seconds, Segment, Tokens, Transcript
-from mome.training.manifest import ManifestRow
 
 
 class FakeTranscriber:
@@ -19,9 +19,9 @@ class FakeTranscriber:
 
     media: FakeMedia
 
-    def __init__(self, texts: dict[tuple[str, str], str | BaseException], grid: RateGrid | None = None):
+    def __init__(self, texts: dict[tuple[str, str], str | BaseException], rate_set: RateSet | None = None):
         self.texts = texts
-        self.model = SimpleNamespace(grid=grid or RateGrid((4, 16), (2, 5)))
+        self.model = SimpleNamespace(rate_set=rate_set or RateSet((4, 16), (2, 5)))
         self.calls: list[tuple[list[Clip], list[Rates], dict]] = []
 
     def load_clip(self, path, rates):

@@ -250,7 +250,7 @@ def test_nothing_transcribed_gives_no_figures(media):
 
 def test_impossible_requests_fail_at_once(media):
     files = media()
-    with pytest.raises(MomeError, match="not in this model's grid"):
+    with pytest.raises(MomeError, match="not in this model's rate set"):
         evaluate(FakeTranscriber({}), ROWS, [Condition(Rates(3, 2))])
     with pytest.raises(MomeError, match="0 dB needs a recording of noise"):
         evaluate(FakeTranscriber({}), ROWS, [Condition(AV, 0.0)])

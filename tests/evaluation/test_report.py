@@ -41,10 +41,10 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     assert json.loads(path.read_text()) == {"a": 1}
 
 
-@pytest.mark.parametrize("name", ["folder", "file/r.json"])
-def test_impossible_places_are_named(tmp_path, name):
+@pytest.mark.parametrize(("name", "named"), [("folder", "folder"), ("file/r.json", "file")])
+def test_impossible_places_are_named(tmp_path, name, named):
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").touch()
-    with pytest.raises(MomeError, match=f"{name} cannot be written"):
+    with pytest.raises(MomeError, match=f"{named} cannot be .*written"):
         write_json(tmp_path / name, {})
     assert sorted(file.name for file in tmp_path.iterdir()) == ["file", "folder"]

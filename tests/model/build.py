@@ -9,8 +9,9 @@ import torch
 from transformers import Gemma3TextConfig, GPT2Config, LlamaConfig, Qwen3Config, WhisperConfig
 
 from mome.adapters import adapter_parameters
+from mome.config import MomeConfig
 from mome.encoders import AVHubertConfig
-from mome.model import MomeConfig, MomeForSpeechRecognition
+from mome.model import MomeForSpeechRecognition
 from mome.model.objective import IGNORED_LABEL
 from mome.rates import Rates
 

@@ -14,9 +14,9 @@ from torch import Tensor
 from transformers import AutoConfig, PreTrainedConfig, WhisperConfig
 
 from mome.adapters import LoraAdapterConfig, attach_lora
+from mome.config import DEFAULT_PROMPTS, MomeConfig
 from mome.encoders import AVHubertConfig
-from mome.model import MomeConfig, MomeForSpeechRecognition
-from mome.model.config import DEFAULT_PROMPTS
+from mome.model import MomeForSpeechRecognition
 from mome.model.objective import IGNORED_LABEL
 from mome.rates import Rates
 from tests.conftest import Golden

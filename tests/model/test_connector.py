@@ -319,7 +319,7 @@ def test_models_of_one_modality(connector, modality):
         options["audio_markers"] = None
     model = make_model("llama", "none", **{**CONNECTORS[connector], **options})
     assert model.config.tasks == (["asr"] if modality == "audio" else ["vsr"])
-    rates = list(model.config.grid.rates())
+    rates = list(model.config.rate_set.rates())
     assert len(rates) == 2
     name = "input_features" if modality == "audio" else "pixel_values_videos"
     inputs = {key: value for key, value in raw_inputs(CLIPS).items() if key.startswith(name)}

@@ -13,8 +13,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import Gemma3TextConfig, LlamaConfig, MistralConfig, WhisperConfig
 
 from mome.adapters import adapter_parameters
-from mome.encoders import AVHubertConfig, Features
-from mome.model.config import MomeConfig
+from mome.config import MomeConfig
+from mome.encoders import AVHubertConfig
+from mome.features import Features
 from mome.model.cost import Cost, encoder_frames, inference_cost, parameter_counts
 from mome.model.model import EncodedClips, MomeForSpeechRecognition
 from mome.rates import Rates

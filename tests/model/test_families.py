@@ -26,9 +26,9 @@ from transformers import (
 )
 
 from mome import MomeForSpeechRecognition, MomeProcessor
+from mome.checkpoints import backbones
 from mome.encoders import AVHubertModel
 from mome.errors import MomeError
-from mome.model import backbones
 from mome.rates import Rates
 from tests.adapters.tiny import Int8Linear, quantise
 from tests.model.build import ADAPTERS, END, PAD, START, VOCABULARY, make_config, raw_inputs, transcripts

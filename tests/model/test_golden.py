@@ -10,8 +10,8 @@ import re
 import pytest
 import torch
 
-from mome.compression import compress
-from mome.compression.mixture import route
+from mome.connectors import compress
+from mome.connectors.mixture import route
 from mome.model import MomeForSpeechRecognition
 from mome.model.model import EncodedClips
 from mome.model.objective import IGNORED_LABEL, SpeechOutput
@@ -117,7 +117,7 @@ def test_golden_llama_mtsk(golden):
     for name in names:
         check_pass(golden, model, encoded, name)
     grid = [rates_of(golden, name) for name in names]
-    assert set(grid) == set(model.config.grid.rates([MODALITIES[golden.config["modality"]]]))
+    assert set(grid) == set(model.config.rate_set.rates([MODALITIES[golden.config["modality"]]]))
     close(model(encoded=encoded, matryoshka=grid, labels=labels).loss, golden.outputs["loss_mean"])
     check_generation(golden, model)
 

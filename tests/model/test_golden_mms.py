@@ -14,14 +14,15 @@ import torch
 from torch import Tensor
 from transformers import WhisperConfig
 
-from mome.compression.qformer import learned_queries
-from mome.compression.speech_rate import SpeechRatePredictor
-from mome.model import MomeConfig, MomeForSpeechRecognition
+from mome.config import MomeConfig
+from mome.connectors.qformer import learned_queries
+from mome.connectors.speech_rate import SpeechRatePredictor
+from mome.model import MomeForSpeechRecognition
 from mome.model.model import EncodedClips
 from mome.model.objective import IGNORED_LABEL
 from mome.rates import Rates
-from tests.compression.test_mms_golden import OURS, UNUSED, renamed
 from tests.conftest import Golden
+from tests.connectors.test_mms_golden import OURS, UNUSED, renamed
 from tests.model.golden import avhubert_config, close, predicting, text_config
 
 pytestmark = pytest.mark.golden("mms-llama")

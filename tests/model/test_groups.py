@@ -7,9 +7,10 @@ import functools
 import pytest
 import torch
 
+from mome.config import MomeConfig
 from mome.errors import MomeError
-from mome.model import MomeConfig, MomeForSpeechRecognition
-from mome.rates import RateGrid, Rates
+from mome.model import MomeForSpeechRecognition
+from mome.rates import Rates, RateSet
 from tests.model.build import make_config, make_model, one_clip, raw_inputs, transcripts
 from tests.model.test_batching import MIXED, check
 
@@ -212,16 +213,16 @@ def test_groups_that_cannot_be_are_refused(adapter, message):
 
 def test_a_task_that_a_model_was_not_made_for():
     """SS for AVSR alone has no update for sound alone."""
-    grid = RateGrid((4, 16), (2, 5), ("avsr",))
+    grid = RateSet((4, 16), (2, 5), ("avsr",))
     assert Rates(4, 2) in grid
     assert Rates(4, None) not in grid
     told = r"rates \(4,-\) ask for asr, which this model was not made for: .* for avsr only"
     with pytest.raises(MomeError, match=told):
         grid.check(Rates(4, None))
-    with pytest.raises(MomeError, match=r"\(8,-\) are not in this model's grid"):
+    with pytest.raises(MomeError, match=r"\(8,-\) are not in this model's rate set"):
         grid.check(Rates(8, None))
     model = new_model("S-rates", tasks=["avsr"])
-    assert model.config.grid == grid
+    assert model.config.rate_set == grid
     for call in (
         lambda: model(**raw_inputs(CLIPS), labels=LABELS, rates=Rates(4, None)),
         lambda: model.generate(**raw_inputs(CLIPS), rates=Rates(4, None)),

@@ -18,10 +18,10 @@ from mome.adapters import (
     load_balancing_loss,
     use_context,
 )
+from mome.checkpoints.backbones import check_language_model
+from mome.checkpoints.language_models import LANGUAGE_MODELS
 from mome.errors import MomeError
 from mome.model import MomeForSpeechRecognition
-from mome.model.backbones import check_language_model
-from mome.model.language_model import LANGUAGE_MODELS
 from mome.rates import Rates
 from tests.adapters.tiny import randomize
 

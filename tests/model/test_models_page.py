@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from mome.apps.cli import app
+from mome.cli import app
 from mome.model.cost import parameter_counts
 from mome.training.recipe import load_recipe, model_config
 

@@ -16,11 +16,11 @@ from transformers import GPT2Config, WhisperFeatureExtractor
 import mome
 from mome import MomeConfig, MomeError, MomeForSpeechRecognition, MomeProcessor
 from mome.adapters import adapter_parameters
+from mome.config.fields import BACKBONES
 from mome.encoders import AVHubertConfig
 from mome.encoders.logmel import z_normalize
 from mome.media import Clip
 from mome.model.compat import official_audio_tokens
-from mome.model.config import BACKBONES
 from mome.model.cost import inference_cost, parameter_counts
 from mome.rates import Rates
 from tests.model.build import VOCABULARY, make_config, make_model, raw_inputs, transcripts

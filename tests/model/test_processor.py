@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from mome import MomeError, MomeProcessor
+from mome.config import MomeConfig
 from mome.media import Clip
-from mome.model.config import MomeConfig
 from mome.model.objective import IGNORED_LABEL
 from tests.tiny import MEL_BINS, WINDOW_SECONDS, tiny_tokenizer
 

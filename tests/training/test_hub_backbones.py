@@ -11,7 +11,7 @@ from mome.errors import MomeError
 from mome.model.processor import MomeProcessor
 from mome.training.build import build
 from mome.training.recipe import ModelRecipe, Recipe
-from tests.model.fake_hub import Hub
+from tests.checkpoints.fake_hub import Hub
 from tests.training.toy import toy_backbones
 
 RECIPE = Recipe(

@@ -135,7 +135,7 @@ def test_false_is_false(tmp_path):
 
 def test_the_finer_audio_rates(tmp_path):
     config = load_config(write(tmp_path, "base: [mome-layer-asr-lrs3, base/asr-fine]"))
-    assert config.grid.audio == (2, 4, 6, 8, 10)
+    assert config.rate_set.audio == (2, 4, 6, 8, 10)
 
 
 def test_unknown_recipes():
@@ -163,7 +163,7 @@ output: x
     assert config.audio_config is None
     assert config.video_config.image_size == 24
     assert config.text_config.hidden_size == 48
-    assert (config.grid.audio, config.grid.video) == ((), (3,))
+    assert (config.rate_set.audio, config.rate_set.video) == ((), (3,))
     assert config.adapter_config.top_k == 1
     assert (config.projector_hidden, config.language_model) == (12, f"{tiny_model}/language_model")
     assert load_config(path, ["model.adapter.bottleneck=width/20"]).adapter["bottleneck"] == 2

@@ -256,7 +256,7 @@ def test_the_last_good_checkpoint_is_kept_and_can_be_used(toy, tmp_path, monkeyp
     ("target", "error"),
     [
         ("torch.save", RuntimeError("[enforce fail at inline_container.cc] PytorchStreamWriter failed writing file")),
-        ("mome.model.checkpoint.save_tensors", OSError(28, "No space left on device")),
+        ("mome.checkpoints.checkpoint.save_tensors", OSError(28, "No space left on device")),
     ],
 )
 def test_a_full_disk_leaves_the_checkpoint_before(toy, tmp_path, monkeypatch, target, error):

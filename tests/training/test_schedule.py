@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from mome.compression import resampled_length
+from mome.connectors import resampled_length
 from mome.errors import MomeError
-from mome.rates import RateGrid, Rates
+from mome.rates import Rates, RateSet
 from mome.training.recipe import ValidationRecipe
 from mome.training.run import validation_rates
 from mome.training.schedule import RateSchedule
 
-GRID = RateGrid((4, 8, 16), (2, 5))
+GRID = RateSet((4, 8, 16), (2, 5))
 ALL = tuple(GRID.rates())
 
 
@@ -54,10 +54,10 @@ def test_one_rate_of_each_modality_for_all_tasks():
 @pytest.mark.parametrize(
     ("rates", "tasks"),
     [
-        (RateGrid((4, 16), (2, 5), ("avsr",)).rates(), ["avsr"]),
-        (RateGrid((4, 16), (), ("asr",)).rates(), ["asr"]),
-        (RateGrid((), (2, 5), ("vsr",)).rates(), ["vsr"]),
-        (RateGrid((4, 16), (2, 5), ("asr", "vsr")).rates(), ["asr", "vsr"]),
+        (RateSet((4, 16), (2, 5), ("avsr",)).rates(), ["avsr"]),
+        (RateSet((4, 16), (), ("asr",)).rates(), ["asr"]),
+        (RateSet((), (2, 5), ("vsr",)).rates(), ["vsr"]),
+        (RateSet((4, 16), (2, 5), ("asr", "vsr")).rates(), ["asr", "vsr"]),
     ],
 )
 def test_one_rate_for_each_of_some_tasks(rates, tasks):
@@ -69,7 +69,7 @@ def test_one_rate_for_each_of_some_tasks(rates, tasks):
 
 
 def test_numbers_of_tokens_drawn_evenly():
-    schedule = RateSchedule(list(RateGrid((4,), (2,), ("avsr", "asr")).rates()), seed=3, up_to=32)
+    schedule = RateSchedule(list(RateSet((4,), (2,), ("avsr", "asr")).rates()), seed=3, up_to=32)
     drawn = [schedule(step) for step in range(4000)]
     for both, heard in drawn:
         assert (both.task, heard) == ("avsr", Rates(both.audio, None))
@@ -112,10 +112,10 @@ def test_a_process_own_randomness_has_no_part(options):
     ("grid", "expected"),
     [
         (GRID, ["4,2", "16,5", "4,-", "16,-", "-,2", "-,5"]),
-        (RateGrid((4, 16), (2, 5), ("avsr",)), ["4,2", "16,5"]),
-        (RateGrid((4,), (2,), ("avsr",)), ["4,2"]),
-        (RateGrid((), (1, 2, 3), ("vsr",)), ["-,1", "-,3"]),
-        (RateGrid((20, 4), (), ("asr",)), ["4,-", "20,-"]),
+        (RateSet((4, 16), (2, 5), ("avsr",)), ["4,2", "16,5"]),
+        (RateSet((4,), (2,), ("avsr",)), ["4,2"]),
+        (RateSet((), (1, 2, 3), ("vsr",)), ["-,1", "-,3"]),
+        (RateSet((20, 4), (), ("asr",)), ["4,-", "20,-"]),
     ],
 )
 def test_validation_is_at_the_finest_and_the_coarsest_of_each_task(grid, expected):
@@ -125,7 +125,7 @@ def test_validation_is_at_the_finest_and_the_coarsest_of_each_task(grid, expecte
 def test_validation_rates_that_are_given():
     assert validation_rates(ValidationRecipe(rates=[]), GRID) == []
     assert validation_rates(ValidationRecipe(rates=["8,5", "-,2"]), GRID) == [Rates(8, 5), Rates(None, 2)]
-    with pytest.raises(MomeError, match=r"\(4,3\) are not in this model's grid"):
+    with pytest.raises(MomeError, match=r"\(4,3\) are not in this model's rate set"):
         validation_rates(ValidationRecipe(rates=["4,3"]), GRID)
     with pytest.raises(MomeError, match="ask for vsr, which this model was not made for"):
-        validation_rates(ValidationRecipe(rates=["-,2"]), RateGrid((4,), (2,), ("avsr", "asr")))
+        validation_rates(ValidationRecipe(rates=["-,2"]), RateSet((4,), (2,), ("avsr", "asr")))

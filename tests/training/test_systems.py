@@ -13,11 +13,11 @@ import yaml
 from safetensors.torch import load_file
 
 import mome
+from mome.data.manifests import read_manifest
 from mome.errors import MomeError
 from mome.evaluation.evaluate import evaluate
 from mome.evaluation.result import make_conditions
 from mome.rates import Rates
-from mome.training.manifest import read_manifest
 from mome.training.run import train
 from tests.tiny import END, START, tiny_tokenizer
 from tests.training.toy import toy_backbones, toy_corpus
@@ -126,7 +126,7 @@ def test_from_recipe_to_transcripts(toy, tmp_path, system):
 
     loaded = mome.load(output)
     rates = [Rates.parse(text) for text in system.rates]
-    assert list(loaded.model.config.grid.rates()) == rates
+    assert list(loaded.model.config.rate_set.rates()) == rates
     row = read_manifest(toy / "data" / "manifest.csv", "test")[0]
     clip = loaded.load_clip(row.path, rates)
     transcripts = loaded.transcribe_rates(clip, rates)
@@ -188,7 +188,7 @@ def test_a_resampler_takes_any_rate(toy, tmp_path):
         tokens = (transcript.tokens.audio, transcript.tokens.video)
         assert tokens == (min(int(2 * frames / one.audio), 12), min(int(frames / one.video), 12))
     with pytest.raises(MomeError, match="any other"):
-        loaded.model.config.grid.check(Rates(4, None))
+        loaded.model.config.rate_set.check(Rates(4, None))
 
 
 @pytest.mark.parametrize(("sharing", "routers"), [("jedr", ["audio", "video"]), ("dedr", ["audio", "video"])])

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from mome.encoders import AVHubertModel
-from mome.media.synthesis import SyntheticClip, write_clip
+from mome.synthesis import SyntheticClip, write_clip
 from tests.tiny import END, MEL_BINS, WINDOW_SECONDS, tiny_model, tiny_tokenizer
 
 SENTENCES = ("bin blue at f two now", "place red by b nine again", "set white in z four soon")

@@ -11,6 +11,7 @@ from torch import nn
 from mome.adapters.files import save_tensors
 from mome.adapters.merge import lora_modules
 from mome.errors import MomeError
+from mome.files import atomic_write
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -58,10 +59,9 @@ def export_peft(model: nn.Module, folder: str | os.PathLike[str], group: int | N
     }
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    text = folder / f"{CONFIG}.part"
-    text.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    save_tensors(state, folder / WEIGHTS, {"format": "pt"})
-    os.replace(text, folder / CONFIG)
+    with atomic_write(folder / CONFIG) as text:  # replaced last, so that both are there or neither is
+        text.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        save_tensors(state, folder / WEIGHTS, {"format": "pt"})
 
 
 def _targets(model: nn.Module, names: list[str]) -> list[str]:

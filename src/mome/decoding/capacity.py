@@ -5,10 +5,10 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 
+from mome.config import MomeConfig
 from mome.errors import MomeError
 from mome.media import FRAME_RATE
 from mome.media.limits import LONGEST_SOUND
-from mome.model.config import MomeConfig
 from mome.model.connector import count_tokens
 from mome.model.cost import encoder_frames
 from mome.rates import Rates

@@ -1,4 +1,4 @@
-"""A model and its processor together: files in, transcripts out, at any rate of the model's grid."""
+"""A model and its processor together: files in, transcripts out, at any rate of the model's rate set."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mome.checkpoints.bundled import BUNDLED_NAME
+from mome.checkpoints.folder import model_folder
+from mome.config import MomeConfig
+from mome.config.generation import check_call
 from mome.decoding.capacity import check_room, longest_seconds
 from mome.encoders import AVHubertModel
 from mome.encoders.audio import audio_tokens, audio_tokens_per_second
 from mome.errors import MomeError, listed
 from mome.media import MOUTH_SIZE, SAMPLE_RATE, Clip, load_clip
 from mome.media.face import FaceDetector
-from mome.model import MomeConfig, MomeForSpeechRecognition, MomeProcessor
-from mome.model.bundled import BUNDLED_NAME
+from mome.model import MomeForSpeechRecognition, MomeProcessor
 from mome.model.compat import official_audio_tokens, official_log_mel
 from mome.model.cost import inference_cost
-from mome.model.folder import model_folder
-from mome.model.generation import check_call
 from mome.model.model import EncodedClips
 from mome.model.sequence import LanguageInputs
-from mome.rates import RateGrid, Rates
+from mome.rates import Rates, RateSet
 from mome.text.transcript import Seconds, Segment, Transcript
 
 DEFAULT_NEW_TOKENS = 256
@@ -51,8 +52,8 @@ class Transcriber:
 
     @property
     def default_rates(self) -> Rates:
-        """The finest rates of the grid, those of AVSR if there are any."""
-        rates = list(self.model.grid.rates())
+        """The finest rates of the rate set, those of AVSR if there are any."""
+        rates = list(self.model.rate_set.rates())
         return next((one for one in rates if one.task == "avsr"), rates[0])
 
     def load_clip(
@@ -94,15 +95,15 @@ class Transcriber:
             clip: a file, or a clip loaded before.
             rates: as ``"4,2"`` (AVSR), ``"4,-"`` (ASR), ``"-,2"`` (VSR); the finest of the model by default.
             audio_track: of a file, as in :meth:`load_clip`.
-            generation: options of decoding, such as ``num_beams`` (:data:`mome.model.generation.NAMES`), or a
+            generation: options of decoding, such as ``num_beams`` (:data:`mome.config.generation.NAMES`), or a
                 ``generation_config`` of Transformers; the model's own by default.
 
         Raises:
-            MomeError: the file is unusable, the rates are not in the model's grid, the clip is too short or
+            MomeError: the file is unusable, the rates are not in the model's rate set, the clip is too short or
                 too long, or an option of decoding is unknown or not possible.
         """
         wanted = self.default_rates if rates is None else Rates.parse(rates)
-        self.model.grid.check(wanted)
+        self.model.rate_set.check(wanted)
         began = time.perf_counter()
         if not isinstance(clip, Clip):
             clip = self.load_clip(clip, [wanted], audio_track=audio_track, **generation)
@@ -146,7 +147,14 @@ class Transcriber:
         sounds = [self._sound(clip, rates) for clip in clips]
         table = [
             [
-                _usable(clip, self.model.grid.check(rate), config, self.model.grid, len(sound), _new_tokens(generation))
+                _usable(
+                    clip,
+                    self.model.rate_set.check(rate),
+                    config,
+                    self.model.rate_set,
+                    len(sound),
+                    _new_tokens(generation),
+                )
                 for rate in rates
             ]
             for clip, sound in zip(clips, sounds, strict=True)
@@ -269,14 +277,14 @@ def _frames(encoded: EncodedClips, clips: int) -> list[tuple[int, int]]:
     return list(zip(audio, video, strict=True))
 
 
-def _usable(clip: Clip, rates: Rates, config: MomeConfig, grid: RateGrid, samples: int, new_tokens: int) -> Rates:
+def _usable(clip: Clip, rates: Rates, config: MomeConfig, rate_set: RateSet, samples: int, new_tokens: int) -> Rates:
     """The rates without the modality that the clip lacks, once the rest is known to be neither too short nor too long.
 
     Args:
         clip: the clip.
         rates: that were asked for.
         config: of the model.
-        grid: of the model.
+        rate_set: of the model.
         samples: of the clip's sound.
         new_tokens: that a transcript may have.
 
@@ -302,9 +310,9 @@ def _usable(clip: Clip, rates: Rates, config: MomeConfig, grid: RateGrid, sample
                 f"(it needs {rate / per_second:.2f} s): choose a lower rate"
             )
     usable = Rates(audio, video)
-    if usable not in grid:
+    if usable not in rate_set:
         lack = "visible mouth" if video is None else "sound"
-        raise MomeError(f"{name} has no {lack}, and this model was not made for {usable.task}: {grid}")
+        raise MomeError(f"{name} has no {lack}, and this model was not made for {usable.task}: {rate_set}")
     frames = {modality: tokens for modality, rate, tokens, _ in sides if rate is not None}
     check_room(name, config, usable, frames.get("audio", 0), frames.get("video", 0), new_tokens)
     return usable

@@ -1,7 +1,6 @@
 """Frozen pre-trained encoders: clips to tokens, their lengths, and how many there are per second."""
 
 from mome.encoders.avhubert import AVHubertAudioEncoder, AVHubertConfig, AVHubertModel
-from mome.encoders.features import Features
 from mome.encoders.waveform import WaveformAudioEncoder
 from mome.encoders.whisper import WhisperAudioEncoder
 
@@ -9,7 +8,6 @@ __all__ = [
     "AVHubertAudioEncoder",
     "AVHubertConfig",
     "AVHubertModel",
-    "Features",
     "WaveformAudioEncoder",
     "WhisperAudioEncoder",
 ]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from transformers import HubertModel, PreTrainedConfig, WavLMModel
 
-from mome.encoders.features import Features, valid_mask
+from mome.features import Features, length_mask
 
 
 class WaveformAudioEncoder(nn.Module):
@@ -53,7 +53,7 @@ class WaveformAudioEncoder(nn.Module):
         lengths = torch.tensor(counts, device=input_features.device)
         hidden = self.encoder.feature_projection(self._windows(input_features[:, 0], samples.tolist()))
         hidden = hidden[0] if isinstance(hidden, tuple) else hidden  # WavLM gives what it projected, too
-        mask = valid_mask(lengths, hidden.shape[1])
+        mask = length_mask(lengths, hidden.shape[1])
         tokens = self.encoder.encoder(hidden, attention_mask=mask).last_hidden_state
         return Features(tokens * mask[..., None], lengths)
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from mome.encoders.features import Features, valid_mask
+from mome.features import Features, length_mask
 
 AudioContext = Literal["window", "clip"]
 
@@ -51,7 +51,7 @@ class WhisperAudioEncoder(nn.Module):
             tokens = self.encoder(input_features).last_hidden_state[:, : int(lengths.max())]
         else:
             tokens = self._encode_needed_frames(input_features, input_features_mask, lengths)
-        return Features(tokens * valid_mask(lengths, tokens.shape[1])[..., None], lengths)
+        return Features(tokens * length_mask(lengths, tokens.shape[1])[..., None], lengths)
 
     def _encode_needed_frames(self, frames: Tensor, frame_mask: Tensor, lengths: Tensor) -> Tensor:
         encoder, size = self.encoder, int(lengths.max())
@@ -61,7 +61,7 @@ class WhisperAudioEncoder(nn.Module):
         hidden = F.gelu(encoder.conv1(frames * frame_mask))
         hidden = F.gelu(encoder.conv2(hidden)).transpose(1, 2)[:, :size]
         hidden = hidden + encoder.embed_positions.weight[:size]
-        valid = valid_mask(lengths, size)
+        valid = length_mask(lengths, size)
         attention_mask = torch.zeros(valid.shape, dtype=hidden.dtype, device=hidden.device)
         attention_mask = attention_mask.masked_fill(~valid, torch.finfo(hidden.dtype).min)[:, None, None]
         attention_mask = attention_mask.expand(-1, 1, size, -1)

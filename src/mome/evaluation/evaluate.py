@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from mome.data.manifests import ManifestRow
+from mome.data.stores import ClipStore
 from mome.decoding.transcriber import Transcriber
 from mome.errors import MomeError, in_one_line
 from mome.evaluation.normalizers import Normalizer
@@ -16,8 +18,6 @@ from mome.media import Clip
 from mome.media.noise import clip_rng, mix
 from mome.rates import Rates
 from mome.text.transcript import Transcript
-from mome.training.manifest import ManifestRow
-from mome.training.store import ClipStore
 
 
 @dataclass
@@ -86,7 +86,7 @@ class Evaluation:
     ) -> None:
         """See :func:`evaluate`."""
         for condition in conditions:
-            transcriber.model.grid.check(condition.rates)
+            transcriber.model.rate_set.check(condition.rates)
             if condition.snr_db is not None and noise is None:
                 raise MomeError(f"a signal-to-noise ratio of {condition.snr_db:g} dB needs a recording of noise")
         self.transcriber, self.rows, self.conditions = transcriber, rows, conditions
@@ -164,7 +164,7 @@ def evaluate(
         One result per condition, in their order.
 
     Raises:
-        MomeError: rates are not in the model's grid, or noise is needed and not given.
+        MomeError: rates are not in the model's rate set, or noise is needed and not given.
     """
     evaluation = Evaluation(transcriber, rows, conditions, **options)
     evaluation.run(progress)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from mome.errors import MomeError
 from mome.evaluation.normalizers import Normalizer
 from mome.evaluation.result import Result
+from mome.files import disk_errors, write_text
 
 
 def run_document(*, command: str, model: str | None, data: str, seed: int) -> dict[str, Any]:
@@ -63,14 +62,6 @@ def write_json(path: str | Path, document: dict[str, Any]) -> None:
         MomeError: the file cannot be written.
     """
     path = Path(path)
-    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    temporary = path.with_name(f".mome.{os.getpid()}.tmp")
-    try:
+    with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise MomeError(f"{path} cannot be written: {error.strerror}") from None
+    write_text(path, json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

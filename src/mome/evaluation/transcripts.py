@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from math import isfinite
 from pathlib import Path
 
+from mome.data.tables import read_rows
 from mome.errors import MomeError
 from mome.evaluation.result import Group, Result
 from mome.rates import TASKS, Rates, Task
-from mome.text.table import read_rows
 
 COLUMNS = ("id", "task", "rates", "snr_db", "reference", "text")
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from torch import nn
 
-from mome.compression import MixtureConnector, QueryResampler, RateProjectors, SharedProjector, resampled_length
-from mome.compression.config import MixtureConfig, ProjectorsConfig, QFormerConfig, ResamplerConfig, SharedConfig
-from mome.compression.connector import Connector, SeparateConnector
-from mome.compression.qformer import QFormerConnector, query_count
+from mome.config import MomeConfig
+from mome.connectors import MixtureConnector, QueryResampler, RateProjectors, SharedProjector, resampled_length
+from mome.connectors.base import Connector, SeparateConnector
+from mome.connectors.config import MixtureConfig, ProjectorsConfig, QFormerConfig, ResamplerConfig, SharedConfig
+from mome.connectors.qformer import QFormerConnector, query_count
 from mome.errors import MomeError
-from mome.model.config import MomeConfig
 from mome.rates import Rates
 from mome.text.transcript import Tokens
 

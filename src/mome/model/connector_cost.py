@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from torch import nn
 
-from mome.compression import Connector, MixtureConnector, RateProjectors, compressed_width, resampled_length
-from mome.compression.config import MixtureConfig, QFormerConfig, ResamplerConfig, SharedConfig
-from mome.compression.mixture import ProjectorExperts
-from mome.compression.qformer import query_count
-from mome.model.config import MomeConfig
+from mome.config import MomeConfig
+from mome.connectors import Connector, MixtureConnector, RateProjectors, compressed_width, resampled_length
+from mome.connectors.config import MixtureConfig, QFormerConfig, ResamplerConfig, SharedConfig
+from mome.connectors.mixture import ProjectorExperts
+from mome.connectors.qformer import query_count
 from mome.rates import Rates
 
 

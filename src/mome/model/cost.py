@@ -13,11 +13,11 @@ import torch
 from transformers import DynamicCache, PreTrainedConfig
 
 from mome.adapters import AdapterConfig, MomeAdapterConfig, adapter_parameters, count_adapter_parameters
+from mome.config import MomeConfig
 from mome.encoders import AVHubertConfig, AVHubertModel
 from mome.encoders.audio import audio_tokens
 from mome.media import SAMPLE_RATE
 from mome.model.audio_cost import audio_encoder_operations, avhubert_transformer
-from mome.model.config import MomeConfig
 from mome.model.connector import count_tokens
 from mome.model.connector_cost import connector_operations, connector_parameters
 from mome.model.language_model import count_products

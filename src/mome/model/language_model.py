@@ -11,18 +11,6 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 from transformers.pytorch_utils import Conv1D
 
-# fmt: off
-LANGUAGE_MODELS = frozenset({
-    "apertus", "arcee", "biogpt", "bitnet", "bloom", "codegen", "cohere", "cohere2", "cwm", "doge", "ernie4_5",
-    "exaone4", "falcon", "gemma", "gemma2", "gemma3_text", "glm", "glm4", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox",
-    "gptj", "granite", "helium", "hunyuan_v1_dense", "jais2", "llama", "ministral", "ministral3", "mistral", "mpt",
-    "nanochat", "nemotron", "olmo", "olmo2", "olmo3", "opt", "persimmon", "phi", "phi3", "qwen2", "qwen3", "seed_oss",
-    "smollm3", "stablelm", "starcoder2", "vaultgemma", "xglm",
-})
-# fmt: on
-"""Types of Transformers' dense causal language models that are known to read embeddings in padded batches as they read
-them alone, and to cost what :mod:`mome.model.cost` says."""
-
 
 @dataclass(frozen=True)
 class Products:

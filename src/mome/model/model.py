@@ -20,21 +20,22 @@ from mome.adapters import (
     count_adapter_parameters,
     use_context,
 )
-from mome.compression import Connected, Stream
-from mome.compression.qformer import QFormerConnector
-from mome.encoders import AVHubertModel, Features
+from mome.checkpoints.checkpoint import SavedModel
+from mome.checkpoints.language_models import check_language_model
+from mome.checkpoints.vocabulary import extend_vocabulary
+from mome.config import MomeConfig
+from mome.config.fields import BACKBONES
+from mome.config.generation import check_decoding, refuse_code
+from mome.connectors import Connected
+from mome.connectors.qformer import QFormerConnector
+from mome.encoders import AVHubertModel
 from mome.encoders.audio import new_audio_encoder, wrap_audio_encoder
 from mome.errors import MomeError
-from mome.model.backbones import check_language_model
-from mome.model.checkpoint import SavedModel
-from mome.model.config import MomeConfig
+from mome.features import Features
 from mome.model.connector import build_connector, loss_weights
 from mome.model.decorrelation import decorrelation_loss
-from mome.model.fields import BACKBONES
-from mome.model.generation import check_decoding, refuse_code
 from mome.model.objective import IGNORED_LABEL, Objective, SpeechOutput
 from mome.model.sequence import LanguageInputs, assemble
-from mome.model.vocabulary import extend_vocabulary
 from mome.rates import Rates
 
 SAMPLING = ("temperature", "top_p")
@@ -194,14 +195,11 @@ class MomeForSpeechRecognition(SavedModel):
         """
         if self.only is not None:
             for rate in rates:
-                self.grid.check(rate)
-        audio, video = (
-            None if side is None else Stream(side.tokens, side.lengths) for side in (encoded.audio, encoded.video)
-        )
-        for modality, side in (("audio", audio), ("video", video)):
+                self.rate_set.check(rate)
+        for modality, side in (("audio", encoded.audio), ("video", encoded.video)):
             if side is None and any(getattr(rate, modality) is not None for rate in rates):
                 raise ValueError(f"rates ask for {modality}, but no {modality} was given")
-        return self.connector(audio, video, rates)
+        return self.connector(encoded.audio, encoded.video, rates)
 
     def assemble(self, connected: Connected, rates: Sequence[Rates], labels: Tensor | None = None) -> LanguageInputs:
         """The language model's input: start, audio, video and prompt tokens, and those of the transcript.
@@ -287,8 +285,8 @@ class MomeForSpeechRecognition(SavedModel):
             if decorrelation is not None:
                 objective.add("decorrelation", decorrelation)
         if words is not None and encoded.audio is not None and getattr(self.connector, "predictor", None) is not None:
-            heard = Stream(encoded.audio.tokens, encoded.audio.lengths)
-            objective.add("speech_rate", cast(QFormerConnector, self.connector).speech_rate_loss(heard, words))
+            loss = cast(QFormerConnector, self.connector).speech_rate_loss(encoded.audio, words)
+            objective.add("speech_rate", loss)
         return objective.output(logits)
 
     def _logits(

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers.modeling_outputs import ModelOutput
 
 from mome.adapters import AdapterContext, RouterStatistics, load_balancing_loss
-from mome.compression import Connected
+from mome.connectors import Connected
 from mome.routing import mean_statistics
 
 IGNORED_LABEL = -100
@@ -30,7 +30,7 @@ class SpeechOutput(ModelOutput):
         connector_losses: the connector's auxiliary losses by name, and ``decorrelation`` where it has a weight,
             detached and without their weights.
         routing: router statistics by decoder layer, detached, means over the rates.
-        connector_routing: those of the connector's routers, see :class:`~mome.compression.connector.Connected`.
+        connector_routing: those of the connector's routers, see :class:`~mome.connectors.base.Connected`.
     """
 
     loss: Tensor | None = None

@@ -18,6 +18,9 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
+from mome.checkpoints.settings import blaming
+from mome.config import MomeConfig
+from mome.config.fields import Compatibility
 from mome.encoders.audio import AUDIO_INPUTS, AudioInput, audio_features
 from mome.encoders.avhubert.pixels import mouth_pixels
 from mome.encoders.logmel import LOG_MEL_RATE
@@ -26,10 +29,7 @@ from mome.errors import MomeError
 from mome.media import MOUTH_SIZE, SAMPLE_RATE
 from mome.media.clip import Clip
 from mome.model.compat import official_audio_tokens, official_sound
-from mome.model.config import MomeConfig
-from mome.model.fields import Compatibility
 from mome.model.objective import IGNORED_LABEL
-from mome.model.settings import blaming
 
 IMAGE = ("image_size", "image_mean", "image_std")  # in the settings of the processor and of the video encoder
 _TRIAL = SAMPLE_RATE // 10  # samples

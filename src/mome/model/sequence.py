@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mome.compression import Connected
-from mome.model.config import MomeConfig
+from mome.config import MomeConfig
+from mome.connectors import Connected
 from mome.rates import Rates
 from mome.text.transcript import Tokens
 

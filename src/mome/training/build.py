@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase, Wav2Vec2FeatureExtractor, WhisperFeatureExtractor
 
+from mome.checkpoints.backbones import load_backbone, load_extractor
+from mome.checkpoints.vocabulary import MARKERS
+from mome.config import MomeConfig
+from mome.config.fields import BACKBONES
 from mome.encoders.audio import AUDIO_INPUTS
 from mome.errors import MomeError
-from mome.model import MomeConfig, MomeForSpeechRecognition, MomeProcessor
-from mome.model.backbones import load_backbone, load_extractor
-from mome.model.fields import BACKBONES
-from mome.model.vocabulary import MARKERS
+from mome.model import MomeForSpeechRecognition, MomeProcessor
 from mome.training.recipe import model_config, outline
 from mome.training.schema import Recipe
 from mome.training.texts import find_tokenizer, processor_around, write_texts

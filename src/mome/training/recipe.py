@@ -14,11 +14,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from transformers import AutoConfig
 
+from mome.checkpoints.backbones import backbone_config
+from mome.checkpoints.vocabulary import MARKERS
+from mome.config import MomeConfig
 from mome.encoders.audio import AUDIO_INPUTS
 from mome.errors import MomeError, shortened
-from mome.model import MomeConfig, MomeForSpeechRecognition
-from mome.model.backbones import backbone_config
-from mome.model.vocabulary import MARKERS
+from mome.model import MomeForSpeechRecognition
 from mome.training.layers import SHIPPED, read_layers, read_override, recipe_path
 from mome.training.schema import (
     AugmentRecipe,

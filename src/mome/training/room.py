@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 
+from mome.config import MomeConfig
+from mome.data.manifests import ManifestRow
 from mome.decoding.capacity import check_room, positions
 from mome.errors import MomeError
 from mome.media import FRAME_RATE
-from mome.model import MomeConfig, MomeProcessor
+from mome.model import MomeProcessor
 from mome.model.connector import count_tokens
 from mome.model.cost import encoder_frames
 from mome.rates import Rates
 from mome.text.normalize import normalize
-from mome.training.manifest import ManifestRow
 
 
 def transcript_tokens(rows: Sequence[ManifestRow], config: MomeConfig, processor: MomeProcessor) -> list[int]:

@@ -15,26 +15,26 @@ import numpy as np
 import torch
 from transformers import ProgressCallback, TrainingArguments, set_seed
 
+from mome.data.augmentation import Augmentation
+from mome.data.datasets import SpeechDataset
+from mome.data.manifests import ManifestRow, read_manifest
+from mome.data.sampling import FrameBudgetSampler
+from mome.data.stores import ClipStore, TokenStore, fingerprint
 from mome.decoding import Transcriber
 from mome.decoding.capacity import longest_seconds
 from mome.errors import MomeError
+from mome.files import disk_errors, write_text
 from mome.media.noise import load_noise
 from mome.model import MomeForSpeechRecognition, MomeProcessor
-from mome.rates import TASKS, RateGrid, Rates
+from mome.rates import TASKS, Rates, RateSet
 from mome.text.wer import WordErrors, word_errors
-from mome.training.augmentation import Augmentation
 from mome.training.build import build
-from mome.training.dataset import SpeechDataset
-from mome.training.disk import save_processor, using, write_text
-from mome.training.manifest import ManifestRow, read_manifest
 from mome.training.progress import Bars, StderrProgress
 from mome.training.recipe import load_recipe, model_config
 from mome.training.room import check_clips, transcript_tokens
-from mome.training.run_folder import RunFolder
-from mome.training.sampler import FrameBudgetSampler
+from mome.training.run_folder import RunFolder, save_processor
 from mome.training.schedule import RateSchedule
 from mome.training.schema import Recipe, ValidationRecipe
-from mome.training.store import ClipStore, TokenStore, fingerprint
 from mome.training.trainer import MatryoshkaTrainer
 
 
@@ -63,7 +63,7 @@ def train(name: str | Path, overrides: Sequence[str] = (), resume: bool = False)
     model, processor = build(recipe)
     if recipe.optim.gradient_checkpointing:
         model.activation_checkpointing_enable()
-    with using(folder.path), closing(StderrProgress()) as progress:
+    with disk_errors(folder.path), closing(StderrProgress()) as progress:
         trainer = _trainer(recipe, plan, model, processor, folder.path)
         trainer.add_callback(progress)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -75,7 +75,7 @@ def train(name: str | Path, overrides: Sequence[str] = (), resume: bool = False)
 def _save(recipe: Recipe, trainer: MatryoshkaTrainer, processor: MomeProcessor, out: Path) -> None:
     """Make the run's folder a model folder; one that could not be written to its end is none."""
     try:
-        with using(out):
+        with disk_errors(out):
             save_processor(processor, out)
             write_text(out / "history.json", json.dumps(trainer.state.log_history, indent=1))
             trainer.model.save_pretrained(out, self_contained=recipe.model.self_contained)
@@ -105,16 +105,16 @@ class Plan:
 def _plan(recipe: Recipe) -> Plan:
     """Read what the recipe names; :class:`MomeError` where it is not there or does not go together."""
     optim, augment = recipe.optim, recipe.augment
-    grid = model_config(recipe).grid
-    rates = list(grid.rates())
+    rate_set = model_config(recipe).rate_set
+    rates = list(rate_set.rates())
     if not rates:
         tasks = ", ".join(task for task in TASKS if task in optim.tasks)
         raise MomeError(f"the model has no rates for {tasks}: set model.audio_rates and video_rates")
     if optim.rates is not None:
-        rates = [grid.check(Rates.parse(text)) for text in optim.rates]
-    if optim.rates_up_to is not None and not grid.open:
+        rates = [rate_set.check(Rates.parse(text)) for text in optim.rates]
+    if optim.rates_up_to is not None and not rate_set.open:
         raise MomeError("optim.rates_up_to draws any rates: it needs model.connector.type=resampler")
-    validated = validation_rates(recipe.validation, grid)
+    validated = validation_rates(recipe.validation, rate_set)
     train_rows = _some(_rows(recipe, recipe.data.train_split), recipe.data.limit)
     valid_rows = _some(_rows(recipe, recipe.data.valid_split), recipe.validation.limit) if validated else []
     noises = tuple(load_noise(Path(path)) for path in augment.noise)
@@ -175,15 +175,15 @@ def _trainer(
     return trainer
 
 
-def validation_rates(validation: ValidationRecipe, grid: RateGrid) -> list[Rates]:
+def validation_rates(validation: ValidationRecipe, rate_set: RateSet) -> list[Rates]:
     """The rates to validate at.
 
     Raises:
-        MomeError: the grid does not have them.
+        MomeError: the rate set does not have them.
     """
     if validation.rates is not None:
-        return [grid.check(Rates.parse(text)) for text in validation.rates]
-    ends = [(every[0], every[-1]) for task in grid.tasks if (every := list(grid.rates([task])))]
+        return [rate_set.check(Rates.parse(text)) for text in validation.rates]
+    ends = [(every[0], every[-1]) for task in rate_set.tasks if (every := list(rate_set.rates([task])))]
     return list(dict.fromkeys(rates for pair in ends for rates in pair))
 
 

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
-from transformers import TrainerState
+from transformers import ProcessorMixin, TrainerState
 
+from mome.config.fields import BACKBONES
 from mome.errors import MomeError, shortened
-from mome.model.config import BACKBONES
-from mome.training.disk import using, write_text
+from mome.files import disk_errors, write_text
 from mome.training.recipe import load_recipe
 from mome.training.schema import Recipe
 
@@ -57,7 +57,7 @@ class RunFolder:
                 without the run's recipe.
         """
         ours = self._recorded()
-        with using(f"output={shortened(self.path, 200)}"):
+        with disk_errors(f"output={shortened(self.path, 200)}"):
             found = sorted({file.name for glob in _WRITTEN for file in self.path.glob(glob)})
         if ours is None and found:
             raise MomeError(
@@ -80,7 +80,7 @@ class RunFolder:
                 f"{self.path / RECIPE_FILE} is missing, so it is not known what {checkpoint.name} was trained by: put "
                 "it back, or choose another output=FOLDER"
             )
-        with using(f"output={shortened(self.path, 200)}"):
+        with disk_errors(f"output={shortened(self.path, 200)}"):
             for folder in cut_off:  # now that nothing is refused any more
                 logger.warning("%s was cut off while it was written: deleted", folder)
                 shutil.rmtree(folder)
@@ -224,3 +224,11 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in values.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
+
+
+def save_processor(processor: ProcessorMixin, folder: Path) -> None:
+    """Save a processor to a folder; :class:`MomeError` where it cannot be written."""
+    try:
+        processor.save_pretrained(folder)
+    except Exception as error:  # of whatever kind: the library in which tokenizers are written raises that itself
+        raise MomeError(f"the processor in {folder} cannot be written: {shortened(error, 120)}") from error

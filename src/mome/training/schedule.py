@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mome.data.datasets import step_rng
 from mome.rates import Rates
-from mome.training.dataset import step_rng
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from typing import Any, get_args
 
 from omegaconf import MISSING
 
-from mome.compression import CompressionMethod
+from mome.config.fields import BACKBONES
+from mome.connectors import CompressionMethod
 from mome.encoders.whisper import AudioContext
 from mome.errors import MomeError, shortened
-from mome.model.config import BACKBONES
 from mome.rates import TASKS, Rates
 
 LARGEST_SNR = 100.0  # decibels

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 from transformers import PreTrainedTokenizerBase
 
+from mome.checkpoints.backbones import load_tokenizer
+from mome.checkpoints.bundled import bundled_part
+from mome.checkpoints.hub import TOKENIZER
+from mome.checkpoints.settings import blaming, check_settings
+from mome.config import MomeConfig
+from mome.config.fields import MOST_TOKENS
 from mome.errors import MomeError
-from mome.model import MomeConfig, MomeProcessor
-from mome.model.backbones import load_tokenizer
-from mome.model.bundled import bundled_part
-from mome.model.fields import MOST_TOKENS
-from mome.model.hub import TOKENIZER
-from mome.model.settings import blaming, check_settings
+from mome.model import MomeProcessor
 
 if TYPE_CHECKING:
     from mome.training.recipe import ModelRecipe

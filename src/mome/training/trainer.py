@@ -19,17 +19,17 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
 
 from mome.adapters import RouterStatistics
-from mome.encoders import Features
+from mome.checkpoints.folder import WEIGHTS, read_weights
+from mome.data.datasets import SpeechDataset
+from mome.data.sampling import FrameBudgetSampler
 from mome.errors import MomeError, listed, shortened
+from mome.features import Features
+from mome.files import disk_errors, write_text
 from mome.model import MomeForSpeechRecognition
-from mome.model.folder import WEIGHTS, read_weights
 from mome.model.model import EncodedClips
 from mome.model.objective import SpeechOutput
 from mome.rates import Rates
-from mome.training.dataset import SpeechDataset
-from mome.training.disk import save_processor, using, write_text
-from mome.training.run_folder import RunFolder, damaged
-from mome.training.sampler import FrameBudgetSampler
+from mome.training.run_folder import RunFolder, damaged, save_processor
 
 Validate = Callable[[MomeForSpeechRecognition], dict[str, float]]
 
@@ -78,7 +78,7 @@ class MatryoshkaTrainer(Trainer):
         self.schedule = schedule
         self.task_weights = dict(task_weights or {})
         self.validate = validate
-        self.listed = {str(one) for one in model.grid.rates()}
+        self.listed = {str(one) for one in model.rate_set.rates()}
         self.folder = RunFolder(Path(str(args.output_dir)))
         self.step_logs: dict[str, list[Tensor]] = {}
         self.step_clips: list[Tensor] = []  # of the batches since the last update
@@ -185,7 +185,7 @@ class MatryoshkaTrainer(Trainer):
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         folder = self.folder.path / f"checkpoint-{self.state.global_step}"
         try:
-            with using(folder):
+            with disk_errors(folder):
                 if self.args.should_save:
                     self.folder.announce(folder.name)
                     # Written last, whole or not at all: a checkpoint without it was cut off, not damaged.

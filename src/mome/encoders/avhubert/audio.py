@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from mome.encoders.avhubert.model import AVHubertModel
-from mome.encoders.features import Features
+from mome.features import Features
 
 
 class AVHubertAudioEncoder(nn.Module):

@@ -14,7 +14,7 @@ from transformers import initialization as init
 
 from mome.encoders.avhubert.config import AVHubertConfig
 from mome.encoders.avhubert.frontend import VisualResNet
-from mome.encoders.features import Features, valid_mask
+from mome.features import Features, length_mask
 
 
 class FeatureExtractor(nn.Module):
@@ -194,4 +194,4 @@ class AVHubertModel(PreTrainedModel):
         if mask is None:
             return Features(tokens, torch.full(tokens.shape[:1], tokens.shape[1], device=tokens.device))
         lengths = mask.sum(1)
-        return Features(tokens * valid_mask(lengths, tokens.shape[1])[..., None], lengths)
+        return Features(tokens * length_mask(lengths, tokens.shape[1])[..., None], lengths)

@@ -1,0 +1,375 @@
+"""Checkpoints: only what was trained, and references to the frozen backbones (or copies of them)."""
+
+from __future__ import annotations
+
+import copy
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from mome.adapters import adapter_modules, merged_group
+from mome.adapters.files import save_tensors
+from mome.checkpoints.backbones import load_backbone
+from mome.checkpoints.folder import INSIDE, WEIGHTS, checkpoint_folder, part_folder, read_config, read_weights
+from mome.checkpoints.hub import could_be_id, upload
+from mome.checkpoints.settings import blaming, is_folder
+from mome.checkpoints.vocabulary import added_rows, vocabulary_weights
+from mome.config import MomeConfig
+from mome.config.fields import BACKBONES, Compatibility
+from mome.encoders import AVHubertModel
+from mome.encoders.audio import AudioEncoder
+from mome.errors import MomeError, listed
+from mome.files import open_as_usual
+from mome.rates import RateSet
+
+Model = TypeVar("Model", bound="SavedModel")
+
+# What Transformers' Auto classes add to the keywords of whoever calls them.
+_FROM_AUTO = ("_from_auto", "_commit_hash", "adapter_kwargs")
+
+
+class SavedModel(PreTrainedModel):
+    """``save_pretrained`` and ``from_pretrained`` of the recogniser."""
+
+    config: MomeConfig
+    audio_encoder: AudioEncoder | None
+    video_encoder: AVHubertModel | None
+    language_model: PreTrainedModel
+
+    def trained_state_dict(self, state: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """What a checkpoint holds: everything that training changes, and what no backbone's own weights say.
+
+        Connector, adapters and unfrozen backbones; the rows that were added to the language model's vocabulary
+        (``added_embeddings`` and, if the head is not tied, ``added_head``); the video encoder's batch-norm
+        statistics if the configuration asks for them.
+
+        Args:
+            state: the model's whole state dict, if it is not to be its present one.
+        """
+        names: dict[int, str] = {}  # of tied weights the first
+        for key, value in self.state_dict(keep_vars=True).items():
+            names.setdefault(id(value), key)
+        state = self.state_dict() if state is None else state
+        trained = {key: state[key] for key in names.values() if self._is_stored(key)}
+        count = self.config.added_tokens
+        if count and "language_model" not in self.config.unfrozen:
+            weights = vocabulary_weights(self.language_model)
+            trained |= {rows: state[names[id(weight)]][-count:] for rows, weight in weights.items()}
+        return trained
+
+    def _is_stored(self, key: str) -> bool:
+        kind = key.partition(".")[0]
+        if kind not in BACKBONES or kind in self.config.unfrozen or ".mome." in key or ".lora." in key:
+            return True
+        statistics = key.endswith((".running_mean", ".running_var"))
+        return self.config.video_statistics and kind == "video_encoder" and statistics
+
+    def save_pretrained(  # type: ignore[override]
+        self,
+        save_directory: str | os.PathLike,
+        *,
+        self_contained: bool = False,
+        is_main_process: bool = True,
+        state_dict: dict[str, Tensor] | None = None,
+        push_to_hub: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """Write ``config.json`` and ``model.safetensors`` (trained parts), each to a temporary name first.
+
+        Args:
+            save_directory: a folder, made if missing.
+            self_contained: copy all backbones into sub-folders. Those that are nowhere else always are: of a
+                model loaded from a self-contained checkpoint, or initialised at random. A model whose LoRA was
+                merged into a backbone is saved without that LoRA, and needs this.
+            is_main_process: other processes of a distributed run write nothing.
+            state_dict: weights to take instead of the model's own.
+            push_to_hub: upload the model's files afterwards, those that others saved to the folder too.
+            kwargs: ``repo_id`` (else the folder's name) and the options of :meth:`push_to_hub` for the upload.
+
+        Raises:
+            MomeError: ``push_to_hub`` of a model with a backbone that only this machine has, or the upload fails;
+                a LoRA was merged into a backbone that is not copied.
+        """
+        if not is_main_process:
+            return
+        changes = self._merged(self_contained)
+        if push_to_hub and not self_contained:
+            self._refuse_local_backbones()
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        trained = self.trained_state_dict(state_dict)
+        config = type(self.config).from_dict(self.config.to_dict())
+        config.architectures = [type(self).__name__]
+        for option, value in changes.items():
+            setattr(config, option, value)
+        for kind, backbone in self._pretrained_parts().items():
+            reference = getattr(config, kind)
+            if self_contained or _is_nowhere_else(reference):
+                backbone.save_pretrained(folder / kind, state_dict=_without_adapters(backbone))
+                open_as_usual(*(folder / kind).glob("*.safetensors"))
+                setattr(config, kind, INSIDE + kind)
+                setattr(config, f"{kind}_revision", None)
+                setattr(config, f"{kind}_rounding", None)  # the copy's weights are what they were rounded to
+            elif kind in config.unfrozen and isinstance(backbone, AVHubertModel):
+                backbone.config.write_notice(folder)
+        for part in (config.audio_config, config.video_config, config.text_config):
+            if part is not None:
+                part.name_or_path = ""  # where it was loaded from says nothing about where it is now
+        save_tensors(trained, folder / WEIGHTS, {"format": "pt"})
+        config.save_pretrained(folder)
+        if push_to_hub:
+            _upload(folder, kwargs.pop("repo_id", None) or folder.name, kwargs)
+
+    def push_to_hub(self, repo_id: str, *, self_contained: bool = False, **kwargs: Any) -> str:  # type: ignore[override]
+        """Upload ``config.json``, the trained weights and, if asked to, the backbones; returns the commit's address.
+
+        The processor has a ``push_to_hub`` of its own, and both are needed. A folder that both were saved to is
+        uploaded at once by ``save_pretrained(folder, push_to_hub=True)``.
+
+        Args:
+            repo_id: ``owner/name``, or ``name`` of one's own; made if it is not there.
+            self_contained: as for :meth:`save_pretrained`.
+            kwargs: ``commit_message``, ``commit_description``, ``token``, ``private``, ``revision`` and ``create_pr``,
+                as for Transformers' models.
+
+        Raises:
+            MomeError: a backbone is only on this machine, or the upload fails.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            if not self_contained:
+                self._refuse_local_backbones()
+            self.save_pretrained(folder, self_contained=self_contained)
+            return _upload(Path(folder), repo_id, kwargs)
+
+    @property
+    def only(self) -> str | None:
+        """The rates or the task that the model can be used at alone: ``config.only``, or what merging has left."""
+        groups = self.config.adapter_groups
+        anew = any(adapter_modules(self.language_model))  # attached after the merging: its groups count
+        group = merged_group(self.language_model) if groups and not anew else None
+        return self.config.only if group is None else str(groups[group])
+
+    @property
+    def rate_set(self) -> RateSet:
+        """The rates that the model can be used at, those of its configuration or what merging has left."""
+        return self.config.rate_set if self.only is None else self.config.rate_set.only(self.only)
+
+    def _merged(self, self_contained: bool) -> dict[str, Any]:
+        """Changes to the configuration, where :func:`mome.adapters.merge` has made adapters part of the backbones.
+
+        Raises:
+            MomeError: a checkpoint would refer to that backbone as it was before.
+        """
+        parts = self._pretrained_parts()
+        changes: dict[str, Any] = {"only": self.only}
+        for kind, option in (("language_model", "adapter"), ("video_encoder", "video_adapter")):
+            if getattr(self.config, option) is None or any(adapter_modules(parts[kind])):
+                continue
+            reference = getattr(self.config, kind)
+            if not (self_contained or _is_nowhere_else(reference) or kind in self.config.unfrozen):
+                raise MomeError(
+                    f"the {option} was merged into the {kind.replace('_', ' ')}, and {reference} is without it: "
+                    "save with self_contained=True"
+                )
+            changes[option] = None
+        return changes
+
+    def has_backbone(self, kind: str) -> bool:
+        """Whether the model has this pre-trained part."""
+        return kind in self._pretrained_parts()
+
+    def check_backbone(self, kind: str, backbone: PreTrainedModel, source: object) -> None:
+        """Raise :class:`MomeError` where a loaded backbone is not of the sizes that this model was planned with."""
+        planned = _without_adapters(self._pretrained_parts()[kind])
+        found = backbone.state_dict()
+        grown = {key for key in found if "embed" in key or "head" in key} if self.config.added_tokens else set()
+        other = sorted(planned.keys() ^ found.keys()) or [
+            key
+            for key, value in found.items()
+            if value.shape[1:] != planned[key].shape[1:]
+            or (value.shape[:1] != planned[key].shape[:1] and key not in grown)
+        ]
+        if other:
+            what = kind.replace("_", " ")
+            raise MomeError(f"{source}/config.json describes another {what}: {listed(other, 3)} differ in size")
+
+    def _refuse_local_backbones(self) -> None:
+        """A reference to a folder of this machine would be of no use to others."""
+        for kind in self._pretrained_parts():
+            reference = getattr(self.config, kind) or INSIDE
+            if not reference.startswith(INSIDE) and (is_folder(reference) or not could_be_id(reference)):
+                raise MomeError(
+                    f"the {kind.replace('_', ' ')} is in {reference}, which others do not have: upload with "
+                    "self_contained=True, or refer to a model on the hub"
+                )
+
+    def _pretrained_parts(self) -> dict[str, PreTrainedModel]:
+        parts: dict[str, PreTrainedModel] = {}
+        if self.audio_encoder is not None:
+            parts["audio_encoder"] = self.audio_encoder.encoder
+        if self.video_encoder is not None:
+            parts["video_encoder"] = self.video_encoder
+        return parts | {"language_model": self.language_model}
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike,
+        *,
+        config: MomeConfig | None = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | os.PathLike | None = None,
+        local_files_only: bool = False,
+        dtype: torch.dtype | str = torch.float32,
+        device_map: str | int | torch.device | None = None,
+        attn_implementation: str | None = None,
+        quantization_config: Any = None,
+        compat: Compatibility | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Load a checkpoint and the backbones it refers to.
+
+        Args:
+            pretrained_model_name_or_path: a folder or a hub id.
+            config: configuration to use instead of the folder's.
+            revision: of the hub repository.
+            token: for private and gated repositories, the backbones' too.
+            cache_dir: where downloads are kept, instead of the hub's usual place.
+            local_files_only: do without the network.
+            dtype: of all weights; ``"auto"`` is the one that the language model was saved in.
+            device_map: the one device to load to, such as ``"cuda:0"``.
+            attn_implementation: of the language model (``"sdpa"``, ``"flash_attention_2"``, …).
+            quantization_config: of the language model, passed on to Transformers.
+            compat: of the configuration, instead of the folder's. A processor must be made for it too
+                (``MomeProcessor.follow``), as :func:`mome.load` does.
+            kwargs: what the Auto classes add; nothing else is supported.
+
+        Raises:
+            MomeError: something is missing, or the weights do not fit the configuration.
+            ValueError: a keyword or its value is not supported.
+        """
+        _refuse_unknown(kwargs)
+        dtype, device = _dtype(dtype), _device(device_map)
+        hub = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
+        folder = checkpoint_folder(pretrained_model_name_or_path, revision, **hub)
+        config = config or read_config(folder)
+        if compat is not None:
+            config.compat = compat
+            config.check_options()
+        weights = read_weights(folder)
+        plan = _planned(cls, config, folder)
+        _check_fit(plan.trained_state_dict(), weights, folder)
+        options = {"attn_implementation": attn_implementation, "quantization_config": quantization_config}
+        parts = {}
+        for kind in reversed(BACKBONES):  # the language model first: its dtype may be everyone's
+            reference = getattr(config, kind)
+            if reference is None and plan.has_backbone(kind) and kind not in config.unfrozen:
+                raise MomeError(
+                    f"{folder}/config.json does not say where the {kind} is: add {kind}, a folder or hub id"
+                )
+            if reference is not None:
+                where = part_folder(folder, reference, kind) if reference.startswith(INSIDE) else reference
+                revision, rounding = (getattr(config, f"{kind}_{of}") for of in ("revision", "rounding"))
+                chosen = {k: v for k, v in options.items() if v is not None}
+                whole = dtype == torch.float32 and not (kind == "language_model" and quantization_config)
+                first = dtype if rounding is None or whole else _dtype(rounding)  # all are made `dtype` below
+                parts[kind] = load_backbone(kind, where, revision, first, chosen, **hub)
+                if quantization_config is None:
+                    plan.check_backbone(kind, parts[kind], folder)
+                if rounding is not None and whole:
+                    _round(parts[kind], getattr(torch, rounding))
+                dtype = parts[kind].dtype if dtype == "auto" else dtype
+        model = cls(config, **parts).to(dtype=dtype)  # type: ignore[call-arg]
+        model.load_trained(weights, folder)
+        return model.to(device=device).eval()
+
+    def load_trained(self, state: dict[str, Tensor], source: object) -> None:
+        """Load what :meth:`trained_state_dict` gives.
+
+        Raises:
+            MomeError: keys are missing, unknown or of another shape; nothing is loaded then.
+        """
+        _check_fit(self.trained_state_dict(), state, source)
+        rows = added_rows(self.language_model, self.config.added_tokens)
+        self.load_state_dict(state, strict=False)
+        for name in rows.keys() & state.keys():
+            rows[name].copy_(state[name])
+
+
+def _planned(kind: type[Model], config: MomeConfig, folder: Path) -> Model:
+    """The model without memory for its weights, which sizes from a damaged file would ask for in any amount."""
+    with blaming(folder / "config.json", "describes no model that can be built"), torch.device("meta"):
+        return kind(copy.deepcopy(config))
+
+
+def _check_fit(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], source: object) -> None:
+    problems = [f"missing {key}" for key in expected if key not in state]
+    problems += [f"unknown {key}" for key in state if key not in expected]
+    problems += [
+        f"{key} is {tuple(state[key].shape)} instead of {tuple(value.shape)}"
+        for key, value in expected.items()
+        if key in state and state[key].shape != value.shape
+    ]
+    if not problems:
+        problems = [f"{key} holds numbers that are not finite" for key in state if not torch.isfinite(state[key]).all()]
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise MomeError(f"the weights in {source} do not fit config.json: {'; '.join(problems[:3])}{more}")
+
+
+def _upload(folder: Path, repo: str, options: dict[str, Any]) -> str:
+    """Upload a folder; what Transformers' methods take and an upload does not need is left out."""
+    chosen = {name: options.get(name) for name in ("token", "private", "revision")}
+    return upload(
+        folder,
+        repo,
+        message=options.get("commit_message") or "Upload a MoME speech recogniser",
+        description=options.get("commit_description"),
+        create_pr=bool(options.get("create_pr")),
+        **chosen,
+    )
+
+
+def _refuse_unknown(keywords: dict[str, Any]) -> None:
+    for name, value in keywords.items():
+        if name == "torch_dtype":
+            raise ValueError("torch_dtype is not supported: it is called dtype now")
+        if name not in _FROM_AUTO and (name != "trust_remote_code" or value):
+            raise ValueError(f"{name} is not supported when a recogniser is loaded: leave it out")
+
+
+@torch.no_grad()
+def _round(backbone: nn.Module, dtype: torch.dtype) -> None:
+    """Round what a file would hold; what a model computes when it is made, such as Gemma's factors, stays exact."""
+    for value in backbone.state_dict().values():
+        if value.is_floating_point():
+            value.copy_(value.to(dtype))
+
+
+def _dtype(dtype: torch.dtype | str) -> torch.dtype | str:
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) and dtype != "auto" else dtype
+    if found != "auto" and not isinstance(found, torch.dtype):
+        raise ValueError(f'dtype={dtype!r} is not supported: give a dtype of PyTorch, its name or "auto"')
+    return found
+
+
+def _device(device_map: Any) -> torch.device | None:
+    try:
+        return None if device_map is None else torch.empty(0, device=device_map).device
+    except (RuntimeError, TypeError, AssertionError):  # the last from a PyTorch built without that kind
+        raise ValueError(f'device_map={device_map!r} is not supported: give one device, such as "cuda:0"') from None
+
+
+def _is_nowhere_else(reference: str | None) -> bool:
+    return reference is None or reference.startswith(INSIDE)
+
+
+def _without_adapters(backbone: nn.Module) -> dict[str, Tensor]:
+    return {k: v for k, v in backbone.state_dict().items() if ".mome." not in k and ".lora." not in k}

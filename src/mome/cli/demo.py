@@ -1,0 +1,132 @@
+"""``mome demo``: what a clip costs and what is understood at each rate, in silence and in noise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mome.cli.options import (
+    BUNDLED_NAME,
+    Json,
+    Model,
+    Seed,
+    add_noise,
+    load_model,
+    main_rates,
+    read_config,
+)
+from mome.cli.output import gflops, note, quiet, result, table, to_json
+from mome.errors import MomeError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from mome.media import Clip
+    from mome.text.transcript import Transcript
+
+SHIPPED = Path(__file__).resolve().parents[1] / "demo"
+NOISE_SECONDS = 10
+_FRAME = 512
+
+
+def demo(
+    clip: Annotated[
+        Path | None, typer.Argument(help="A clip of your own instead of the shipped one.", show_default=False)
+    ] = None,
+    text: Annotated[
+        str | None,
+        typer.Option(help="What is said in your clip, for the word error rate.", show_default=False),
+    ] = None,
+    model: Model = BUNDLED_NAME,
+    snr: Annotated[float, typer.Option(min=-50, max=50, metavar="DB", help="Speech to noise in dB.")] = 0.0,
+    json: Json = False,
+    seed: Seed = 0,
+) -> None:
+    """Transcribe one clip at every rate, clean and in noise, and show what each costs.
+
+    The shipped clip is synthetic: a talking mouth made by mome data synthesize. The noise is steady noise
+    with the long-term spectrum of the clip's own speech.
+    """
+    if clip is None:
+        if text is not None:
+            raise MomeError("--text belongs to a clip of your own: give the clip too")
+        clip, text = SHIPPED / "clip.mp4", (SHIPPED / "clip.txt").read_text(encoding="utf-8").strip()
+    quiet()
+    rate_set = read_config(model).rate_set
+    transcriber = load_model(model)
+    rates = main_rates(rate_set)
+    loaded = transcriber.load_clip(clip, rates)
+    rows: list[tuple[float | None, Transcript]] = []
+    for level, heard in _sounds(loaded, snr, seed):
+        # The first pass in a process also sets up kernels and memory, which is not the clip's cost.
+        transcriber.transcribe_rates(heard, rates[-1:])
+        transcripts = transcriber.transcribe_rates(heard, rates)
+        rows += [(level, one) for one in {one.rates: one for one in transcripts}.values()]
+    errors = [None if text is None else _word_error_rate(text, one.text) for _, one in rows]
+    if json:
+        results = [
+            {"snr_db": level, "wer": error, **one.to_json()} for (level, one), error in zip(rows, errors, strict=True)
+        ]
+        result(to_json({"model": model, "clip": str(clip), "text": text, "results": results}))
+    else:
+        said = "" if text is None else f'\nsaid:  "{text}"'
+        result(f"model: {model}\nclip:  {clip} ({loaded.seconds:.1f} s){said}\n\n{_readable(rows, errors)}")
+    for line in dict.fromkeys(line for _, one in rows for line in one.warnings):
+        note(f"warning: {line}")
+    if transcriber.model.config.description:
+        note(transcriber.model.config.description)
+
+
+def _sounds(clip: Clip, snr: float, seed: int) -> list[tuple[float | None, Clip]]:
+    """The clip as it is, and in noise if it has sound."""
+    if clip.audio is None:
+        return [(None, clip)]
+    import numpy as np
+
+    noise = speech_shaped_noise(clip.audio, np.random.default_rng(seed))
+    return [(None, clip), (snr, add_noise(clip, noise, snr, seed))]
+
+
+def speech_shaped_noise(speech: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Steady noise with the long-term spectrum of ``speech``, both (samples,) float32 at 16 kHz.
+
+    White noise is filtered by the root of the mean power spectrum of the speech over windows of 32 ms.
+    """
+    import numpy as np
+    from numpy.lib.stride_tricks import sliding_window_view
+
+    from mome.media import SAMPLE_RATE
+
+    padded = np.pad(speech.astype(np.float64), _FRAME)
+    windows = sliding_window_view(padded, _FRAME)[:: _FRAME // 2] * np.hanning(_FRAME)
+    spectrum = np.sqrt(np.mean(np.abs(np.fft.rfft(windows)) ** 2, axis=0))
+    white = np.fft.rfft(rng.standard_normal(NOISE_SECONDS * SAMPLE_RATE))
+    places = np.linspace(0, _FRAME // 2, len(white))
+    shaped = np.fft.irfft(white * np.interp(places, np.arange(len(spectrum)), spectrum))
+    return (shaped / max(float(np.abs(shaped).max()), 1e-12)).astype(np.float32)
+
+
+def _word_error_rate(said: str, recognised: str) -> float:
+    from mome.text.wer import word_errors
+
+    return word_errors([said], [recognised])[0].wer
+
+
+def _readable(rows: Sequence[tuple[float | None, Transcript]], errors: Sequence[float | None]) -> str:
+    header = ("sound", "rates", "tokens", "GFLOPs", "seconds", "WER %", "transcript")
+    return table(header, [_cells(*row, error) for row, error in zip(rows, errors, strict=True)], left=2)
+
+
+def _cells(level: float | None, one: Transcript, error: float | None) -> tuple[Any, ...]:
+    return (
+        "clean" if level is None else f"{level:g} dB",
+        str(one.rates),
+        str(one.tokens.total),
+        gflops(one.tflops),
+        f"{one.seconds.encode + one.seconds.decode:.2f}",
+        "-" if error is None else f"{100 * error:.0f}",
+        one.text,
+    )

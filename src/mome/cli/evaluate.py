@@ -1,0 +1,223 @@
+"""``mome evaluate``: word error rates over the clips of a manifest."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mome.cli.options import (
+    BUNDLED_NAME,
+    Beams,
+    Compat,
+    Data,
+    Dtype,
+    Json,
+    Model,
+    Noise,
+    Normalize,
+    Out,
+    Split,
+    beam_search,
+    check_compat,
+    check_noise,
+    load_model,
+    main_rates,
+    parse_rates,
+    read_config,
+)
+from mome.cli.output import (
+    check_writable,
+    failure_lines,
+    note,
+    progress,
+    quiet,
+    result,
+    to_json,
+)
+from mome.cli.results import readable
+from mome.errors import MomeError
+from mome.files import write_text
+from mome.rates import TASKS, Rates, RateSet, Task
+
+if TYPE_CHECKING:
+    from mome.evaluation.result import Result
+
+SOME_FAILED, ALL_FAILED = 1, 2
+_LISTED = 10
+
+
+def evaluate(
+    data: Data,
+    split: Split = None,
+    model: Model = BUNDLED_NAME,
+    rates: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="A,V",
+            help="Audio and video rate, such as 4,2. Repeatable. Default: all of the model's.",
+        ),
+    ] = None,
+    task: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="avsr|asr|vsr",
+            help="avsr listens and reads lips, asr listens, vsr reads lips; rates are cut down to what the "
+            "task uses. Repeatable. Default: what the rates say, or avsr.",
+            show_default=False,
+        ),
+    ] = None,
+    snr: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="clean|DB",
+            help="Speech to noise in dB (0: as loud as the speech), or clean. Repeatable. Default: clean.",
+        ),
+    ] = None,
+    noise: Noise = None,
+    out: Out = None,
+    transcripts: Annotated[
+        Path | None,
+        typer.Option(metavar="CSV", help="Write what was understood of each clip to this file; 'mome score' reads it."),
+    ] = None,
+    json: Json = False,
+    cache: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Keep sound and mouth of the clips there: the next run starts at once."),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many clips.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Clips transcribed together.")] = 8,
+    beams: Beams = None,
+    normalize: Normalize = "lower",
+    compat: Compat = None,
+    dtype: Dtype = "float32",
+    seed: Annotated[
+        int,
+        typer.Option(min=0, help="Draws a clip's stretch of noise, together with its id, and the intervals."),
+    ] = 0,
+) -> None:
+    """Measure word error rates over the clips of a manifest, by task, rates and noise.
+
+    The interval is that of 95 % of samples of the clips drawn with replacement. RTF is processing time
+    per second of speech, without reading the files. A clip that cannot be transcribed is left out of the
+    figures and listed at the end, and the exit code is 1. Ctrl-C ends with the figures of the clips that are done.
+
+    Example: mome evaluate --data grid.csv --split test --snr clean --snr 0 --noise babble.flac
+    """
+    given = parse_rates(rates or ())
+    tasks = [_task(text) for text in task or ()]
+    levels = [_level(text) for text in snr or ["clean"]]
+    check_noise(noise, levels)
+    for path, other in ((out, transcripts), (transcripts, out)):
+        if path is not None:
+            check_writable(path, data, noise, other)
+    if cache is not None and cache.is_file():
+        raise MomeError(f"--cache {cache} is a file: give a folder")
+    quiet()
+    from mome.data.manifests import read_manifest
+    from mome.data.stores import ClipStore
+    from mome.evaluation.evaluate import Evaluation
+    from mome.evaluation.report import results_document, write_json
+    from mome.evaluation.result import make_conditions
+    from mome.evaluation.transcripts import to_csv
+    from mome.media.noise import load_noise
+
+    rows = read_manifest(data, split, silence=True)[:limit]
+    config = read_config(model)
+    check_compat(compat, model, config)
+    conditions = make_conditions(_rates(config.rate_set, given, tasks), levels)
+    sound = None if noise is None else load_noise(noise)
+    transcriber = load_model(model, compat, dtype)
+    used = {one.task for one in conditions}
+    store = None if cache is None else ClipStore(cache, audio=used != {"vsr"}, video=used != {"asr"})
+    evaluation = Evaluation(
+        transcriber,
+        rows,
+        conditions,
+        noise=sound,
+        seed=seed,
+        batch_size=batch,
+        store=store,
+        normalize=normalize,
+        **beam_search(beams),
+    )
+    interruption = None
+    try:
+        with progress("transcribing") as bar:
+            evaluation.run(bar)
+    except KeyboardInterrupt as stop:
+        interruption = stop
+    results = evaluation.results()
+    command = shlex.join(["mome", *sys.argv[1:]])
+    document = results_document(
+        results,
+        command=command,
+        model=model,
+        data=str(data),
+        seed=seed,
+        normalize=normalize,
+        interrupted=interruption is not None,
+    )
+    # Before the files: the figures took hours, and a disk may be full.
+    result(to_json(document) if json else readable(results))
+    if out is not None:
+        write_json(out, document)
+    if transcripts is not None:
+        write_text(transcripts, to_csv(results))
+    if interruption is not None:
+        raise interruption
+    if transcriber.model.config.description:
+        note(transcriber.model.config.description)
+    raise typer.Exit(_report_failures(results))
+
+
+def _task(text: str) -> Task:
+    for task in TASKS:
+        if text.strip().lower() == task:
+            return task
+    raise MomeError(f"--task {text} is unknown: choose from {', '.join(TASKS)}")
+
+
+def _level(text: str) -> float | None:
+    """A ratio in dB; ``None`` for clean speech."""
+    if text.strip().lower() == "clean":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise MomeError(f"--snr {text} is not readable: give a number of dB, such as 0 or -5, or clean") from None
+
+
+def _rates(rate_set: RateSet, given: Sequence[Rates], tasks: Sequence[Task]) -> list[Rates]:
+    """The rates to evaluate, each of them in the model's rate set, each once."""
+    if given and tasks:
+        chosen = [one.for_task(task) for task in tasks for one in given]
+    elif given:
+        chosen = list(given)
+    elif tasks:
+        chosen = list(rate_set.rates(tasks))
+    else:
+        chosen = main_rates(rate_set)
+    for task in tasks:
+        if not any(one.task == task for one in chosen):
+            raise MomeError(f"the model cannot do {task}: it has {rate_set}")
+    return [rate_set.check(one) for one in dict.fromkeys(chosen)]
+
+
+def _report_failures(results: Sequence[Result]) -> int:
+    """List the clips that failed, each reason once; returns the exit code."""
+    failures = list(dict.fromkeys(failure for one in results for failure in one.failures))
+    if not failures:
+        return 0
+    clips = len({failure.id for failure in failures})
+    note(f"{clips} clip{'s' * (clips > 1)} could not be transcribed under some condition:")
+    lines = failure_lines((f"clip {failure.id}", failure.error) for failure in failures)
+    for line in lines[:_LISTED]:
+        note(line)
+    if len(lines) > _LISTED:
+        note(f"and {len(lines) - _LISTED} more: the JSON document lists all")
+    return SOME_FAILED if any(one.clips for one in results) else ALL_FAILED

@@ -1,0 +1,166 @@
+"""Options that several commands share, and what they are checked for before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from mome.errors import MomeError
+from mome.rates import Rates, RateSet
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from mome.config import MomeConfig
+    from mome.config.fields import Compatibility
+    from mome.decoding import Transcriber
+    from mome.media import Clip
+
+BUNDLED_NAME = "mome-tiny"
+LARGEST_SNR = 100.0
+
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="M",
+        help="A model folder, a Hugging Face hub id such as owner/name, or the bundled mome-tiny.",
+    ),
+]
+Data = Annotated[
+    Path,
+    typer.Option(
+        "--data",
+        "-d",
+        metavar="MANIFEST",
+        help="A CSV file with the columns id, path, split and text; 'mome data' makes one.",
+        show_default=False,
+    ),
+]
+Split = Annotated[
+    str | None, typer.Option(help="Only the clips of this split. Default: all clips.", show_default=False)
+]
+Out = Annotated[Path | None, typer.Option(metavar="JSON", help="Write the results to this file as well.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else there.")]
+Noise = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="A recording of noise to mix into the sound; needs --snr."),
+]
+Beams = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=100,
+        help="Width of the beam search; 1 takes the likeliest word each time. Default: the model's own, else 1.",
+        show_default=False,
+    ),
+]
+Compat = Annotated[
+    Literal["official"] | None,
+    typer.Option(
+        help="official: prepare clips as the code of the published systems does, to compare with its numbers "
+        "(docs/compat.md). Default: the model's own, else the right way.",
+        show_default=False,
+    ),
+]
+Dtype = Annotated[
+    Literal["float32", "bfloat16", "float16"],
+    typer.Option(help="Precision of the weights; bfloat16 halves the memory, and is fast where the hardware has it."),
+]
+Normalize = Annotated[
+    Literal["lower", "whisper"],
+    typer.Option(
+        help="What does not count. lower: capitals and spaces, as the published systems are scored. whisper: also "
+        "punctuation, fillers, and the ways to write numbers, contractions and English spellings."
+    ),
+]
+Seed = Annotated[int, typer.Option(min=0, help="Draws a file's stretch of noise, together with the file's name.")]
+
+
+def beam_search(beams: int | None) -> dict[str, int]:
+    """Options of ``generate`` for a width of the beam search; none where the user gave none."""
+    return {} if beams is None else {"num_beams": beams}
+
+
+def parse_rates(texts: Iterable[str]) -> list[Rates]:
+    """Rates as the user wrote them, each once."""
+    return list(dict.fromkeys(Rates.parse(text) for text in texts))
+
+
+def main_rates(rate_set: RateSet) -> list[Rates]:
+    """Every rate of the task that uses all that the model has: both modalities, or its only one."""
+    best = next(rate_set.rates()).task
+    return list(rate_set.rates([best]))
+
+
+def check_noise(noise: Path | None, snrs: Sequence[float | None]) -> None:
+    """Noise and a ratio belong together; ``None`` is clean speech.
+
+    Raises:
+        MomeError: one is given without the other, or a ratio is beyond what sound can hold.
+    """
+    ratios = [snr for snr in snrs if snr is not None]
+    for ratio in ratios:
+        if not abs(ratio) <= LARGEST_SNR:
+            raise MomeError(f"--snr {ratio:g} is not possible: give -{LARGEST_SNR:g} to {LARGEST_SNR:g} dB")
+    if ratios and noise is None:
+        raise MomeError(f"--snr {ratios[0]:g} needs --noise FILE, a recording of the noise to mix in")
+    if noise is not None and not ratios:
+        raise MomeError(f"--noise {noise} needs --snr DB, such as --snr 0 for noise as loud as the speech")
+
+
+def check_compat(compat: Compatibility | None, model: str, config: MomeConfig) -> None:
+    """Refuse ``--compat`` where the model cannot follow it; ``config`` is changed as loading will change it.
+
+    Raises:
+        MomeError: the model's audio encoder does not work as the published systems' does.
+    """
+    if compat is None:
+        return
+    config.compat = compat
+    try:
+        config.check_options()
+    except MomeError as error:
+        raise MomeError(f"--compat {compat} does not suit {model}, leave it out: {error}") from None
+
+
+def read_config(model: str) -> MomeConfig:
+    """A model's configuration, without its weights.
+
+    Raises:
+        MomeError: there is no such model, or the folder holds something else.
+    """
+    from mome.checkpoints.folder import model_folder
+    from mome.checkpoints.folder import read_config as read
+
+    return read(model_folder(model))
+
+
+def load_model(model: str, compat: Compatibility | None = None, dtype: str = "float32") -> Transcriber:
+    """A model ready for use, with the official arithmetic if that is asked for."""
+    from mome.decoding import load
+
+    return load(model, compat=compat, dtype=dtype)
+
+
+def add_noise(clip: Clip, noise: np.ndarray, snr_db: float, seed: int) -> Clip:
+    """The clip with noise in its sound, the same for the same file name and seed; silent video stays so.
+
+    Raises:
+        MomeError: the clip's sound is silence, which has no ratio to noise.
+    """
+    from dataclasses import replace
+
+    from mome.media.noise import clip_rng, mix
+
+    if clip.audio is None:
+        return clip
+    name = clip.path.name if clip.path else ""
+    try:
+        return replace(clip, audio=mix(clip.audio, noise, snr_db, clip_rng(seed, name)))
+    except MomeError as error:
+        raise MomeError(f"{clip.path}: {error}") from error

@@ -1,0 +1,116 @@
+"""What commands print: results on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mome.errors import MomeError, listed
+
+_LONGEST = 1000
+"""Characters of a line that is no result: a name or a field in it may be of any length."""
+
+
+def note(line: str) -> None:
+    """One line for the user that is not a result; what would move the terminal's cursor is spelled out."""
+    if len(line) > _LONGEST:
+        line = f"{line[: _LONGEST // 2]} … {line[-_LONGEST // 2 :]}"
+    print("".join(c if c.isprintable() or c == "\t" else ascii(c)[1:-1] for c in line), file=sys.stderr, flush=True)
+
+
+def mistake(message: str) -> None:
+    """One line about something that the user can mend."""
+    note("mome: " + " ".join(message.splitlines()))
+
+
+def failure_lines(failures: Iterable[tuple[str, str]]) -> list[str]:
+    """A line for each reason, with the names of all that failed for it."""
+    reasons: dict[str, list[str]] = {}
+    for name, reason in failures:
+        reasons.setdefault(" ".join(reason.split()), []).append(name)
+    return [
+        f"mome: {reason}" if len(names) == 1 and names[0] in reason else f"mome: {listed(names)}: {reason}"
+        for reason, names in reasons.items()
+    ]
+
+
+def result(text: str) -> None:
+    """A result, at once, so that a pipe need not wait for the next."""
+    print(text, flush=True)
+
+
+def to_json(document: Any) -> str:
+    """``document`` as JSON text for stdout; figures that JSON does not have (NaN, infinity) are an error."""
+    any_text = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().startswith("utf")
+    return json.dumps(document, indent=2, ensure_ascii=not any_text, allow_nan=False)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1, last_left: bool = True) -> str:
+    """Columns under their headings: the first ``left`` ones and perhaps the last start at the left."""
+    lines = [header, *rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    last = len(header) - 1
+
+    def aligned(line: Sequence[str]) -> str:
+        cells = [
+            cell.ljust(width) if column < left or (last_left and column == last) else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ]
+        return "  ".join(cells).rstrip()
+
+    return "\n".join([aligned(header), "  ".join("-" * width for width in widths), *map(aligned, rows)])
+
+
+def gflops(tflops: float) -> str:
+    """Operations for a table, in units of 10^9, to three figures."""
+    value = 1000 * tflops
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def check_writable(path: Path, *others: Path | None) -> None:
+    """Say before the work, not after it, that a result file could not be written there.
+
+    Args:
+        path: the file.
+        others: files that are read, or written too.
+
+    Raises:
+        MomeError: the folder is missing or closed to the user, or the path is a folder itself or one of the others.
+    """
+    if path.is_dir():
+        raise MomeError(f"{path} is a folder: give the name of a file to write")
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise MomeError(f"{path} cannot be written: folder {path.parent} is missing or closed to you")
+    if any(other is not None and other.resolve() == path.resolve() for other in others):
+        raise MomeError(f"{path} is given twice, and would be overwritten: give another file to write")
+
+
+def quiet() -> None:
+    """Keep the libraries' progress bars and warnings off the terminal: they are not about the user's work."""
+    warnings.simplefilter("ignore")
+    import transformers
+    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils import logging as hub_logging
+
+    hub_logging.set_verbosity_error()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    disable_progress_bars()
+
+
+@contextmanager
+def progress(label: str) -> Iterator[Any]:
+    """A bar on stderr, as a function ``(done, total)``; nothing is drawn where stderr is no terminal."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(label, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,0 +1,270 @@
+"""``mome transcribe``: files to text, subtitles or JSON."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from mome.cli.command import check_path
+from mome.cli.options import (
+    BUNDLED_NAME,
+    Beams,
+    Compat,
+    Dtype,
+    Json,
+    Model,
+    Noise,
+    Seed,
+    add_noise,
+    beam_search,
+    check_compat,
+    check_noise,
+    load_model,
+    parse_rates,
+    read_config,
+)
+from mome.cli.output import failure_lines, note, quiet, result, to_json
+from mome.errors import MomeError, in_one_line
+from mome.files import write_text
+from mome.rates import Rates
+
+if TYPE_CHECKING:
+    from mome.config.fields import Compatibility
+    from mome.decoding import Transcriber
+    from mome.media import Clip
+    from mome.text.transcript import Transcript
+
+Format = Literal["text", "json", "srt", "vtt"]
+_EXTENSIONS: dict[Format, str] = {"text": "txt", "srt": "srt", "vtt": "vtt"}
+BATCH_FAILED, FAILED = 1, 2
+
+
+def transcribe(
+    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Video or audio files.", show_default=False)],
+    model: Model = BUNDLED_NAME,
+    rates: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="A,V",
+            help="Audio and video rate, such as 4,2 (listen and read lips), 4,- (listen) or -,2 (read lips). "
+            "Repeatable. Default: the model's finest.",
+        ),
+    ] = None,
+    every: Annotated[
+        bool, typer.Option("--all-rates", help="Every rate that the model has and the clip can serve.")
+    ] = False,
+    format: Annotated[
+        Format,
+        typer.Option("--format", "-f", help="What to print."),
+    ] = "text",
+    json: Json = False,
+    output_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--output-dir",
+            "-o",
+            metavar="DIR",
+            help="Write NAME.txt, NAME.srt or NAME.vtt there for each clip instead of printing.",
+        ),
+    ] = None,
+    audio_track: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Which sound track to hear of a file that has several: 0 is the first. Default: the file's own.",
+        ),
+    ] = None,
+    noise: Noise = None,
+    snr: Annotated[
+        float | None,
+        typer.Option(metavar="DB", help="Speech to noise in dB, such as 0 or -5; needs --noise."),
+    ] = None,
+    beams: Beams = None,
+    compat: Compat = None,
+    dtype: Dtype = "float32",
+    seed: Seed = 0,
+) -> None:
+    """Transcribe video and audio files.
+
+    One clip at one rate prints its text alone. Several print one line each: file, rates and text, with a tab
+    between. Of a video without sound only the lips are read, of sound without video nothing but the sound.
+
+    A file that cannot be read does not stop the others: it is listed at the end, and the exit code is 1. Ctrl-C ends
+    the JSON document after the files that are done.
+
+    Examples: mome transcribe clip.mp4 --rates 16,5 or mome transcribe *.mp4 --format srt -o subtitles
+    """
+    chosen_format: Format = "json" if json else format
+    wanted = parse_rates(rates or ())
+    check_noise(noise, [] if snr is None else [snr])
+    if every and wanted:
+        raise MomeError("--rates and --all-rates exclude each other: give one of them")
+    targets = _targets(inputs, output_dir, chosen_format)
+    quiet()
+    config = read_config(model)
+    check_compat(compat, model, config)
+    for one in wanted:
+        config.rate_set.check(one)
+    wanted = list(config.rate_set.rates()) if every else wanted
+    alone = len(inputs) == 1 and len(wanted) <= 1
+    if chosen_format in ("srt", "vtt") and output_dir is None and not alone:
+        raise MomeError(f"{chosen_format} on stdout is for one clip at one rate: give --output-dir DIR for several")
+
+    batch = _Batch(model, wanted, audio_track, noise, snr, beams, compat, dtype, seed)
+
+    def deliver(path: Path, transcripts: Sequence[Transcript]) -> None:
+        if output_dir is not None:
+            _write(targets[path], transcripts, chosen_format, len(wanted) > 1)
+        elif chosen_format == "text" and not alone:
+            result("\n".join(f"{path}\t{one.rates}\t{one.text}" for one in transcripts))
+        elif chosen_format != "json":
+            print(_FORMATTERS[chosen_format](transcripts[0]), end="", flush=True)
+
+    interruption = None
+    try:
+        batch.run(inputs, deliver)
+    except KeyboardInterrupt as stop:
+        interruption = stop
+    if chosen_format == "json":
+        result(to_json({**batch.document(), "interrupted": interruption is not None}))
+    if interruption is not None:
+        raise interruption
+    raise typer.Exit(batch.finish())
+
+
+@dataclass
+class _Batch:
+    """The clips of one command: those done, and those that could not be."""
+
+    model: str
+    rates: list[Rates]
+    audio_track: int | None
+    noise: Path | None
+    snr: float | None
+    beams: int | None
+    compat: Compatibility | None
+    dtype: str
+    seed: int
+    done: list[Transcript] = field(default_factory=list)
+    failures: list[tuple[Path, Exception]] = field(default_factory=list)
+
+    def run(self, paths: Sequence[Path], deliver: Callable[[Path, Sequence[Transcript]], None]) -> None:
+        """Transcribe one clip after the other; each is delivered at once."""
+        change = self._noise()
+        transcriber = load_model(self.model, self.compat, self.dtype)
+        rates = self.rates or [transcriber.default_rates]
+        for path in paths:
+            try:
+                transcripts = self._transcribe(transcriber, path, rates, change)
+                if not self.done and transcriber.model.config.description:
+                    note(transcriber.model.config.description)
+                for line in transcripts[0].warnings:
+                    note(f"warning: {line}")
+                deliver(path, transcripts)
+            except BrokenPipeError:  # nobody reads on, whatever the file
+                raise
+            except Exception as error:
+                self.failures.append((path, error))
+            else:
+                self.done += transcripts
+
+    def _noise(self) -> Callable[[Clip], Clip]:
+        if self.noise is None or self.snr is None:
+            return lambda clip: clip
+        from mome.media.noise import load_noise
+
+        sound, snr = load_noise(self.noise), self.snr
+        return lambda clip: add_noise(clip, sound, snr, self.seed)
+
+    def _transcribe(
+        self, transcriber: Transcriber, path: Path, rates: list[Rates], change: Callable[[Clip], Clip]
+    ) -> list[Transcript]:
+        check_path(path)
+        began = time.perf_counter()
+        clip = change(transcriber.load_clip(path, rates, audio_track=self.audio_track))
+        seconds = time.perf_counter() - began
+        possible = list(dict.fromkeys(_possible(clip, rates))) or rates
+        return transcriber.transcribe_rates(clip, possible, media_seconds=seconds, **beam_search(self.beams))
+
+    def document(self) -> dict:
+        """The JSON document of the command."""
+        return {
+            "model": self.model,
+            "results": [one.to_json() for one in self.done],
+            "failures": [{"file": str(path), "error": in_one_line(error)} for path, error in self.failures],
+        }
+
+    def finish(self) -> int:
+        """List what failed, and tell the exit code."""
+        if len(self.done) + len(self.failures) > 1 and self.failures:
+            total = len({one.file for one in self.done}) + len(self.failures)
+            note(f"{len(self.failures)} of {total} files could not be transcribed:")
+        for line in failure_lines((str(path), in_one_line(error)) for path, error in self.failures):
+            note(line)
+        if not self.failures:
+            return 0
+        return FAILED if not self.done and len(self.failures) == 1 else BATCH_FAILED
+
+
+def _possible(clip: Clip, rates: Sequence[Rates]) -> Iterator[Rates]:
+    """The rates without what the clip lacks, those left out that would have nothing."""
+    for one in rates:
+        audio = one.audio if clip.audio is not None else None
+        video = one.video if clip.mouth is not None else None
+        if audio is not None or video is not None:
+            yield Rates(audio, video)
+
+
+def _targets(inputs: Sequence[Path], folder: Path | None, chosen: Format) -> dict[Path, Path]:
+    """The file to write for each input."""
+    if folder is None:
+        return {}
+    if chosen == "json":
+        raise MomeError("--output-dir is for text, srt and vtt: JSON is one document, so use --json > FILE")
+    if folder.exists() and not folder.is_dir():
+        raise MomeError(f"--output-dir {folder} is a file: give a folder")
+    targets = {path: folder / f"{path.stem}.{_EXTENSIONS[chosen]}" for path in inputs}
+    taken: dict[Path, Path] = {}
+    for path, target in targets.items():
+        if target in taken:
+            raise MomeError(f"{taken[target]} and {path} would both be written to {target}: rename one of them")
+        taken[target] = path
+    return targets
+
+
+def _write(target: Path, transcripts: Sequence[Transcript], chosen: Format, several: bool) -> None:
+    """Write the transcripts of one clip, with the rates in the name if there are several."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MomeError(f"--output-dir {target.parent} cannot be made: {error.strerror}") from error
+    for one in transcripts:
+        mark = "".join(f"{letter}{rate}" for letter, rate in (("a", one.rates.audio), ("v", one.rates.video)) if rate)
+        path = target.with_name(f"{target.stem}.{mark}{target.suffix}") if several else target
+        write_text(path, _FORMATTERS[chosen](one))
+        note(f"wrote {path}")
+
+
+def _as_text(transcript: Transcript) -> str:
+    return transcript.text + "\n"
+
+
+def _as_srt(transcript: Transcript) -> str:
+    from mome.text.subtitles import to_srt
+
+    return to_srt(transcript.segments)
+
+
+def _as_vtt(transcript: Transcript) -> str:
+    from mome.text.subtitles import to_vtt
+
+    return to_vtt(transcript.segments)
+
+
+_FORMATTERS: dict[Format, Callable[[Transcript], str]] = {"text": _as_text, "srt": _as_srt, "vtt": _as_vtt}

@@ -1,0 +1,260 @@
+"""Everything that defines a recogniser, from which it can be built without weights."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, get_args
+
+from transformers import AutoConfig, PreTrainedConfig
+
+from mome.adapters import AdapterConfig, LoraAdapterConfig, adapter_config_from_dict
+from mome.config.fields import BACKBONES, Compatibility, Rounding, check_fields
+from mome.config.generation import check_decoding
+from mome.connectors import CompressionMethod
+from mome.connectors.config import ConnectorConfig, ProjectorsConfig, connector_config_from_dict
+from mome.encoders.audio import AUDIO_INPUTS, audio_tokens_per_second
+from mome.encoders.whisper import AudioContext
+from mome.errors import MomeError
+from mome.options import options_from_dict
+from mome.rates import TASKS, Rates, RateSet, Task
+
+FUSED_RATE = 50  # audio tokens a second that early fusion halves to the video's
+
+DEFAULT_PROMPTS: dict[str, str] = {
+    "avsr": "Transcribe speech and video to text.",
+    "asr": "Transcribe speech to text.",
+    "vsr": "Transcribe video to text.",
+}
+
+
+@dataclass(frozen=True)
+class VideoAdapterConfig:
+    """LoRA on the query and value projections of AV-HuBERT's layers.
+
+    Source: Llama-AVSR's lip reading with a trained AV-HuBERT, and Omni-AVSR.
+
+    Attributes:
+        bottleneck: rank of the updates; the published one is 64, a sixteenth of AV-HuBERT Large's width.
+        scale: fixed factor on the updates.
+    """
+
+    bottleneck: int
+    scale: float = 2.0
+
+
+class MomeConfig(PreTrainedConfig):
+    """Configuration of :class:`~mome.model.MomeForSpeechRecognition`.
+
+    Attributes:
+        audio_config: the audio encoder's configuration, of type whisper, wavlm, hubert or avhubert; ``None`` for a
+            model that reads video only.
+        video_config: the AV-HuBERT encoder's configuration; ``None`` for a model that hears only.
+        text_config: the language model's configuration (of a type in ``LANGUAGE_MODELS``).
+        audio_encoder, video_encoder, language_model: where the frozen weights are: a hub id, a local folder,
+            or ``./NAME`` for a sub-folder of the checkpoint. ``None``: not used, or initialised at random.
+        audio_encoder_revision, video_encoder_revision, language_model_revision: hub revisions.
+        audio_encoder_rounding, video_encoder_rounding, language_model_rounding: ``"bfloat16"`` or ``"float16"``, to
+            which the frozen weights are rounded when they are loaded, whatever precision they are used in; ``None``:
+            as they are.
+        audio_context: ``"window"`` or ``"clip"``, see :class:`~mome.encoders.WhisperAudioEncoder`.
+        audio_rates, video_rates: the compression rates that there are projectors for.
+        compression: ``"average"`` or ``"stack"``.
+        projector_hidden: width between the projector's two linear layers.
+        projector_norm: whether a LayerNorm ends the projectors.
+        connector: options of the way from encoder tokens to the language model's with its ``type``
+            (``projectors``, ``shared``, ``mixture``, ``resampler``, ``qformer``), see
+            :mod:`mome.connectors.config`; ``None``: a projector for every rate.
+        adapter: options of the adapter on the language model with its ``type`` (``mome`` or ``lora``);
+            ``None``: only the connector is trained. A LoRA's ``specific`` may be ``"rates"`` (one update for each
+            of the tasks' rates: LoRA-SS and -MSS) or ``"tasks"`` (one for each task: Omni-AVSR-T and -ST).
+        video_adapter: options of a LoRA on the video encoder, see :class:`VideoAdapterConfig`; ``None``: it has none.
+        unfrozen: backbones that are trained entirely, by the names above; their weights are stored with the
+            trained parts.
+        added_tokens: rows appended to the language model's embedding and its output head, with the ids that
+            follow ``text_config.vocab_size``; frozen.
+        video_statistics: whether the running statistics of the video encoder's batch norms are stored with the
+            trained parts, and loaded over those of the backbone.
+        compat: ``"official"`` prepares clips as the code of the published systems does, see docs/compat.md;
+            ``None`` does it right.
+        tasks: what the model is for.
+        only: the one pair of rates (``"16,2"``) or the one task (``"asr"``) that the model can be used at, because the
+            adapter's update for it was merged into the language model; ``None``: all that there are projectors for.
+        balance_weight: factor of the router's load-balancing loss.
+        decorrelation_weight: factor of :func:`~mome.model.decorrelation.decorrelation_loss` (Llama-AVSR with its sink
+            loss: 10000); 0 leaves it out.
+        prompts: the instruction for each task; those not given are the published systems'.
+        prompt_ids: its token ids, written by the builder.
+        start_ids: token ids before everything else (the published models: BOS).
+        audio_markers, video_markers: pairs of token ids around the audio and video tokens, or ``None``.
+        generation: options of decoding (:data:`mome.config.generation.NAMES`) unless others are given.
+        description: one line for the user about what this model is for.
+    """
+
+    model_type = "mome"
+
+    audio_config: Any = None
+    video_config: Any = None
+    text_config: Any = None
+    audio_encoder: str | None = None
+    video_encoder: str | None = None
+    language_model: str | None = None
+    audio_encoder_revision: str | None = None
+    video_encoder_revision: str | None = None
+    language_model_revision: str | None = None
+    audio_encoder_rounding: Rounding | None = None
+    video_encoder_rounding: Rounding | None = None
+    language_model_rounding: Rounding | None = None
+    audio_context: AudioContext = "window"
+    audio_rates: Any = ()
+    video_rates: Any = ()
+    compression: CompressionMethod = "average"
+    projector_hidden: int = 2048
+    projector_norm: bool = False
+    connector: Any = None
+    adapter: Any = None
+    video_adapter: Any = None
+    unfrozen: Any = ()
+    added_tokens: int = 0
+    video_statistics: bool = False
+    compat: Compatibility | None = None
+    tasks: Any = TASKS
+    only: str | None = None
+    balance_weight: float = 0.01
+    decorrelation_weight: float = 0.0
+    prompts: Any = None
+    prompt_ids: Any = None
+    start_ids: Any = ()
+    audio_markers: Any = None
+    video_markers: Any = None
+    generation: Any = None
+    description: str | None = None
+    initializer_range: float = 0.02
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        """Turn nested dictionaries into configuration objects.
+
+        Raises:
+            MomeError: an option is not possible, or two do not go together.
+        """
+        check_fields(self)
+        for name in ("audio_config", "video_config", "text_config"):
+            value = getattr(self, name)
+            if isinstance(value, dict):
+                setattr(self, name, AutoConfig.for_model(**value))
+        self.audio_rates = list(self.audio_rates)
+        self.video_rates = list(self.video_rates)
+        self.start_ids = list(self.start_ids)
+        lacking = {"avsr": not (self.audio_rates and self.video_rates), "asr": not self.audio_rates}
+        lacking["vsr"] = not self.video_rates
+        self.tasks = [task for task in TASKS if task in self.tasks and not lacking[task]]
+        self.prompts = {**DEFAULT_PROMPTS, **(self.prompts or {})}
+        self.unfrozen = list(self.unfrozen)
+        self.check_options()
+        super().__post_init__(**kwargs)
+
+    def check_options(self) -> None:
+        """Raise :class:`MomeError` where an option is not possible or two do not go together."""
+        if self.audio_config is not None and self.audio_config.model_type not in AUDIO_INPUTS:
+            kinds = ", ".join(AUDIO_INPUTS)
+            raise MomeError(f"audio_config is of type {self.audio_config.model_type}, not one of {kinds}")
+        fused = self.connector is not None and self.connector.get("type") == "qformer"
+        if fused and self.audio_config is not None and audio_tokens_per_second(self.audio_config) != FUSED_RATE:
+            raise MomeError(f"the connector qformer fuses {FUSED_RATE} audio tokens a second: choose whisper")
+        if self.rate_set.open and (self.adapter or {}).get("specific") == "rates":
+            raise MomeError("adapter specific=rates has an update for each listed rate, a resampler takes any rate")
+        for name in self.unfrozen:
+            if name not in BACKBONES:
+                raise MomeError(f"unfrozen holds '{name}': the backbones are {', '.join(BACKBONES)}")
+        for name in BACKBONES:
+            rounding = getattr(self, f"{name}_rounding")
+            if rounding not in (None, *get_args(Rounding)):
+                raise MomeError(f"{name}_rounding={rounding} is unknown: choose {' or '.join(get_args(Rounding))}")
+        if self.generation is not None:
+            check_decoding(self.generation)
+        self._check_tokens()
+        if self.compat not in (None, "official"):
+            raise MomeError(f"compat={self.compat} is unknown: choose official, or leave it out")
+        if self.compat is not None and self.audio_rates and self.audio_context != "window":
+            raise MomeError("compat=official needs audio_context=window, which the published systems have")
+
+    def _check_tokens(self) -> None:
+        """Raise :class:`MomeError` where the prompts' token ids are not the language model's."""
+        size = getattr(self.text_config, "vocab_size", None)
+        if size is None:
+            return
+        size += self.added_tokens
+        used = {"start_ids": self.start_ids, **{f"{side}_markers": self.markers(side) for side in ("audio", "video")}}
+        ends = {name: (self.generation or {}).get(name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        used |= {name: [ids] if isinstance(ids, int) else ids or [] for name, ids in ends.items()}
+        used |= {f"prompt_ids of {task}": ids for task, ids in (self.prompt_ids or {}).items()}
+        for name, ids in used.items():
+            if ids and max(ids) >= size:
+                raise MomeError(f"{name} holds token {max(ids)}, but the language model has {size} tokens: correct it")
+
+    @property
+    def rate_set(self) -> RateSet:
+        """The rates that this configuration is for. Of a model ask its own ``rate_set``: merging leaves it fewer."""
+        anything = (self.connector or {}).get("type") == "resampler"  # its queries are not made for certain rates
+        rate_set = RateSet(tuple(self.audio_rates), tuple(self.video_rates), tuple(self.tasks), anything)
+        return rate_set if self.only is None else rate_set.only(self.only)
+
+    @property
+    def adapter_config(self) -> AdapterConfig | None:
+        """The adapter's options as a dataclass."""
+        if self.adapter is None:
+            return None
+        groups = self.adapter_groups
+        return adapter_config_from_dict({**self.adapter, "specific": len(groups)} if groups else self.adapter)
+
+    @property
+    def adapter_groups(self) -> list[Rates] | list[Task]:
+        """What each of the adapter's specific updates is for, in their order; empty without such updates."""
+        by = (self.adapter or {}).get("specific", 0)
+        if by == "rates":
+            return list(self.rate_set.rates())
+        if by == "tasks":
+            return list(self.tasks)
+        if by:
+            raise MomeError(f"adapter option specific = {by!r} is not possible here: choose rates or tasks")
+        return []
+
+    def adapter_group(self, rates: Rates) -> int:
+        """Position among :attr:`adapter_groups` of the update that a clip at ``rates`` uses.
+
+        Raises:
+            MomeError: the rate set does not have these rates.
+        """
+        self.rate_set.check(rates)
+        groups: list[Any] = self.adapter_groups
+        return groups.index(rates.task if self.adapter["specific"] == "tasks" else rates)
+
+    @property
+    def video_adapter_config(self) -> LoraAdapterConfig | None:
+        """The video encoder's LoRA as a dataclass."""
+        if self.video_adapter is None:
+            return None
+        kinds, values = {"lora": VideoAdapterConfig}, {"type": "lora", **self.video_adapter}
+        return LoraAdapterConfig(**asdict(options_from_dict("video_adapter", kinds, values)))
+
+    @property
+    def connector_config(self) -> ConnectorConfig:
+        """The connector's options as a dataclass."""
+        return ProjectorsConfig() if self.connector is None else connector_config_from_dict(self.connector)
+
+    def markers(self, modality: str) -> list[int]:
+        """Token ids before and after a modality's tokens; empty without markers."""
+        return list(getattr(self, f"{modality}_markers") or ())
+
+    def text_ids(self, task: Task) -> list[int]:
+        """Token ids of the task's prompt.
+
+        Raises:
+            MomeError: there are none.
+        """
+        if task not in (self.prompt_ids or {}):
+            raise MomeError(f"the model's config.json has no prompt_ids of {task}: add them, or choose another task")
+        return list(self.prompt_ids[task])
+
+    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
+        """The language model's configuration, where Transformers looks for vocabulary and cache sizes."""
+        return self.text_config if self.text_config is not None else self

@@ -1,0 +1,98 @@
+"""What each option of a recogniser's configuration can be: a file from a stranger may hold anything in its place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from math import inf
+from typing import Any, Literal, get_args
+
+from mome.connectors import CompressionMethod
+from mome.encoders.whisper import AudioContext
+from mome.errors import MomeError
+from mome.rates import TASKS
+
+Compatibility = Literal["official"]
+Rounding = Literal["bfloat16", "float16"]
+BACKBONES = ("audio_encoder", "video_encoder", "language_model")
+
+MOST_TOKENS = 1000  # of a prompt, or of what stands before everything else
+_MOST_RATES, _COARSEST = 64, 1000
+_LONGEST_NAME = 4096  # of a path, in Linux
+
+
+def _is_text(value: Any) -> bool:
+    return value is None or isinstance(value, str)
+
+
+def _is_line(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and value.isprintable())
+
+
+def _is_reference(value: Any) -> bool:
+    return value is None or (_is_line(value) and 0 < len(value) <= _LONGEST_NAME)
+
+
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_factor(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value < inf
+
+
+def _is_whole(least: int, most: int) -> Callable[[Any], bool]:
+    return lambda value: type(value) is int and least <= value <= most
+
+
+def _is_one_of(*choices: Any) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, str | None) and value in choices
+
+
+def _is_list(fits: Callable[[Any], bool], most: int) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list | tuple) and len(value) <= most and all(map(fits, value))
+
+
+def _is_mapping(fits: Callable[[Any], bool] = lambda value: True) -> Callable[[Any], bool]:
+    return lambda value: value is None or (isinstance(value, Mapping) and all(map(fits, value.values())))
+
+
+def _is_pair(value: Any) -> bool:
+    return value is None or (_TOKENS(value) and len(value) in (0, 2))
+
+
+_TOKENS = _is_list(_is_whole(0, 2**31 - 1), MOST_TOKENS)
+_WANTED: list[tuple[tuple[str, ...], Callable[[Any], bool], str]] = [
+    ((*BACKBONES, *(f"{part}_revision" for part in BACKBONES)), _is_reference, "a folder, a hub id or null"),
+    (("only",), _is_line, "a text or null"),
+    (("description",), _is_line, "one line of text, or null"),
+    (
+        ("audio_rates", "video_rates"),
+        _is_list(_is_whole(1, _COARSEST), _MOST_RATES),
+        f"a list of at most {_MOST_RATES} whole numbers from 1 to {_COARSEST}",
+    ),
+    (("tasks",), _is_list(_is_one_of(*TASKS), len(TASKS)), f"a list of {', '.join(TASKS)}"),
+    (("unfrozen",), _is_list(_is_text, len(BACKBONES)), f"a list of {', '.join(BACKBONES)}"),
+    (("audio_context",), _is_one_of(*get_args(AudioContext)), "window or clip"),
+    (("compression",), _is_one_of(*get_args(CompressionMethod)), "average or stack"),
+    (("projector_hidden",), _is_whole(1, 2**20), "a whole number from 1 to 1048576"),
+    (("added_tokens",), _is_whole(0, 2**16), "a whole number from 0 to 65536"),
+    (("projector_norm", "video_statistics"), _is_flag, "true or false"),
+    (("balance_weight", "decorrelation_weight"), _is_factor, "a number from 0 up"),
+    (("connector", "adapter", "video_adapter", "generation"), _is_mapping(), "options by name, or null"),
+    (("prompts",), _is_mapping(_is_text), "a text for each task"),
+    (("prompt_ids",), _is_mapping(_TOKENS), f"a list of at most {MOST_TOKENS} token ids for each task"),
+    (("start_ids",), _TOKENS, f"a list of at most {MOST_TOKENS} token ids"),
+    (("audio_markers", "video_markers"), _is_pair, "two token ids, or null"),
+]
+
+
+def check_fields(config: Any) -> None:
+    """Hold a configuration's options against their types and ranges; those with checks of their own are left out.
+
+    Raises:
+        MomeError: names the first that does not fit.
+    """
+    for names, fits, wanted in _WANTED:
+        for name in names:
+            if not fits(getattr(config, name)):
+                raise MomeError(f"{name}={getattr(config, name)!r:.80} is not possible: give {wanted}")

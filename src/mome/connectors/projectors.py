@@ -1,0 +1,124 @@
+"""From encoder width to the language model's width: one projector per rate.
+
+Source: Llama-MTSK ("Adaptive AVSR via Matryoshka-based multimodal LLMs") and MoME (NeurIPS 2025): two
+linear layers with a ReLU between them, one pair of layers for each rate of each modality. The names in the
+state dict are those of the published checkpoints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from mome.connectors.pooling import (
+    CompressionMethod,
+    check_known,
+    check_method,
+    check_rates,
+    compress,
+    compressed_width,
+)
+
+
+class Projector(nn.Sequential):
+    """Linear - ReLU - Linear [- LayerNorm], with the state-dict keys ``0.*``, ``2.*`` [and ``3.*``].
+
+    The LayerNorm is optional because the published systems differ: the average-pooling Llama-MTSK
+    checkpoints have one, the stacking Llama-AVSR ones and Omni-AVSR have none.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        hidden: int = 2048,
+        norm: bool = False,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        """Map (..., in_features) to (..., out_features) through ``hidden`` features."""
+        layers: list[nn.Module] = [
+            nn.Linear(in_features, hidden, device=device, dtype=dtype),
+            nn.ReLU(),
+            nn.Linear(hidden, out_features, device=device, dtype=dtype),
+        ]
+        if norm:
+            layers.append(nn.LayerNorm(out_features, device=device, dtype=dtype))
+        super().__init__(*layers)
+
+
+class RateProjectors(nn.ModuleList):
+    """Compression and projection of one modality, with a projector of its own for every rate.
+
+    State-dict keys: ``{i}.{0,2[,3]}.*`` with i the position of the rate in ``rates``.
+
+    Attributes:
+        rates: the rates, in the order of the projectors.
+        method: ``"average"`` or ``"stack"``.
+        in_features: width D of the encoder's tokens; the projector of rate r reads D (average) or r * D
+            (stack).
+        out_features: width H of the language model.
+    """
+
+    def __init__(
+        self,
+        rates: Sequence[int],
+        in_features: int,
+        hidden: int = 2048,
+        out_features: int = 2048,
+        method: CompressionMethod = "average",
+        norm: bool = False,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        """Make one projector per rate.
+
+        Raises:
+            MomeError: no rate, a rate twice or below 1, or an unknown method.
+        """
+        check_method(method)
+        check_rates(rates)
+        super().__init__(
+            Projector(
+                compressed_width(in_features, rate, method),
+                out_features,
+                hidden,
+                norm,
+                device=device,
+                dtype=dtype,
+            )
+            for rate in rates
+        )
+        self.rates = tuple(rates)
+        self.method: CompressionMethod = method
+        self.in_features = in_features
+        self.out_features = out_features
+
+    def projector(self, rate: int) -> Projector:
+        """The projector of ``rate``; raises :class:`MomeError` naming the rates that exist otherwise."""
+        projector = self[self.rates.index(check_known(rate, self.rates))]
+        assert isinstance(projector, Projector)
+        return projector
+
+    def forward(self, tokens: Tensor, lengths: Tensor, rate: int) -> tuple[Tensor, Tensor]:
+        """Compress ``tokens`` by ``rate`` and project them to the language model's width.
+
+        Args:
+            tokens: (B, T, D), floating, right-padded, in the dtype of the projectors.
+            lengths: (B,) integer, valid frames of each clip.
+            rate: one of ``self.rates``.
+
+        Returns:
+            Tokens (B, T // rate, H) and lengths (B,), floor(lengths / rate). Positions beyond the lengths
+            hold projected padding, to be masked by the caller.
+
+        Raises:
+            MomeError: the rate has no projector.
+        """
+        projector = self.projector(rate)
+        pooled, pooled_lengths = compress(tokens, lengths, rate, self.method)
+        return projector(pooled), pooled_lengths

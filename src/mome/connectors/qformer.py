@@ -1,0 +1,189 @@
+"""Audio and video read together by learned queries, as many as the clip's length and speech rate ask for.
+
+Shape notation: B clips, T fused frames, R frames after resizing, n queries, H width of the language model.
+
+Source: "MMS-LLaMA: Efficient LLM-based Audio-Visual Speech Recognition with Minimal Multimodal Speech Tokens"
+(ACL Findings 2025). The Q-Former is that of BLIP-2, from Transformers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from transformers import Blip2QFormerConfig, Blip2QFormerModel
+
+from mome.connectors.base import Connected, Connector
+from mome.connectors.config import QFormerConfig
+from mome.connectors.fusion import EarlyFusion, resize
+from mome.connectors.speech_rate import SpeechRatePredictor
+from mome.features import Features, length_mask
+from mome.rates import Rates
+
+FRAMES_PER_SECOND = 25
+SLOWEST, FASTEST = 1.0, 2.0  # speech rates beyond these count as these
+
+
+def learned_queries(config: QFormerConfig) -> int:
+    """How many queries there are, enough for the longest clip at the fastest speech."""
+    return int(config.queries_per_second * config.longest * FASTEST)
+
+
+def query_count(config: QFormerConfig, frames: int, speech_rate: float = 1.0) -> int:
+    """Tokens that a clip becomes.
+
+    Args:
+        config: gives the queries per second.
+        frames: fused frames of the clip, 25 a second.
+        speech_rate: from 1 to 2.
+
+    Returns:
+        At least the queries of one second, at most all queries (longer clips are compressed more), and 0 for a clip
+        without frames.
+    """
+    if frames == 0:
+        return 0
+    wanted = int(frames * config.queries_per_second * speech_rate / FRAMES_PER_SECOND)
+    return min(max(wanted, config.queries_per_second), learned_queries(config))
+
+
+class QFormerConnector(Connector):
+    """Early fusion, a Q-Former and two linear layers to the language model's width.
+
+    State-dict keys: ``queries``, ``fusion.*``, ``predictor.*`` if there is one, ``qformer.*`` (Transformers'
+    ``Blip2QFormerModel``), ``projector.{0,1}.*``.
+
+    Attributes:
+        fusion: makes one stream of the two.
+        predictor: tells the speech rate; ``None`` takes all speech for normally fast. The number of queries has no
+            gradient, so :meth:`speech_rate_loss` trains it.
+        queries: ``(1, Q, hidden)``, of which a clip uses the first n.
+    """
+
+    def __init__(self, audio_features: int, video_features: int, out_features: int, config: QFormerConfig) -> None:
+        """Connect encoders of the given widths with a language model of width ``out_features``."""
+        super().__init__()
+        self.config = config
+        self.fusion = EarlyFusion(audio_features, video_features)
+        self.predictor = SpeechRatePredictor(audio_features) if config.speech_rate else None
+        self.queries = nn.Parameter(torch.empty(1, learned_queries(config), config.hidden))
+        self.qformer = Blip2QFormerModel(
+            Blip2QFormerConfig(
+                hidden_size=config.hidden,
+                num_hidden_layers=config.layers,
+                num_attention_heads=config.heads,
+                intermediate_size=config.inner,
+                encoder_hidden_size=self.fusion.out_features,
+                cross_attention_frequency=1,
+            )
+        )
+        middle = (config.hidden + out_features) // 2
+        self.projector = nn.Sequential(nn.Linear(config.hidden, middle), nn.Linear(middle, out_features))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the queries as narrowly as BLIP-2 does."""
+        nn.init.normal_(self.queries, std=0.02)
+
+    def forward(self, audio: Features | None, video: Features | None, rates: Sequence[Rates]) -> Connected:
+        """Make fused tokens.
+
+        Of the rates it matters only which modalities they name: how many tokens there are follows from a clip's
+        length and speech rate. Clips of one modality go beyond the paper: the missing half of the features is zero,
+        and without audio speech counts as normally fast.
+
+        Args:
+            audio: tokens ``(B, T_a, D_a)``, 50 a second; ``None`` if no clip's rates name audio.
+            video: tokens ``(B, T_v, D_v)``, 25 a second, likewise.
+            rates: one per clip.
+
+        Returns:
+            ``fused`` tokens ``(n, H)`` of each clip, ``(0, H)`` for a clip without a frame.
+
+        Raises:
+            ValueError: a clip's rates name a modality that was not given.
+        """
+        audio_features = self.fusion.downsample.in_channels
+        video_features = self.fusion.out_features - audio_features
+        heard = self._named(audio, [rate.audio is not None for rate in rates], audio_features)
+        seen = self._named(video, [rate.video is not None for rate in rates], video_features)
+        fused = self.fusion(heard, seen)
+        frames, speech_rates = fused.lengths.tolist(), self.speech_rates(heard, fused.lengths).tolist()
+        counts = [query_count(self.config, *clip) for clip in zip(frames, speech_rates, strict=True)]
+        # A clip without a frame is read as one frame of zeros, for attention to nothing is not a number.
+        sizes = [max(int(length * rate), 1) for length, rate in zip(frames, speech_rates, strict=True)]
+        features = resize(fused.tokens, [max(length, 1) for length in frames], sizes)
+        tokens = self.projector(self.read(features, sizes, counts))
+        none: list[Tensor | None] = [None] * len(rates)
+        made: list[Tensor | None] = [row[:count] for row, count in zip(tokens, counts, strict=True)]
+        return Connected(none, list(none), made, speech_rates=speech_rates)
+
+    def _named(self, stream: Features | None, named: Sequence[bool], features: int) -> Features:
+        """The stream with length 0 for the clips whose rates do not name it."""
+        if stream is None:
+            if any(named):
+                raise ValueError("a clip's rates name a modality that was not given")
+            absent = self.queries.new_zeros(len(named), 0, features)
+            stream = Features(absent, self.queries.new_zeros(len(named), dtype=torch.long))
+        return Features(stream.tokens, stream.lengths * torch.tensor(named, device=stream.lengths.device))
+
+    @torch.no_grad()
+    def speech_rates(self, audio: Features, frames: Tensor) -> Tensor:
+        """The factors by which speech rates lengthen the clips.
+
+        Args:
+            audio: tokens ``(B, T_a, D_a)``; clips of length 0 count as normally fast.
+            frames: ``(B,)`` integer, fused frames; audio beyond them is not considered.
+
+        Returns:
+            ``(B,)`` float32 from 1 to 2.
+        """
+        factors = torch.full(frames.shape, SLOWEST, device=frames.device)
+        lengths = torch.minimum(audio.lengths, 2 * frames)
+        heard = lengths > 0
+        if self.predictor is not None and heard.any():
+            tokens, lengths = audio.tokens[heard], lengths[heard]
+            factors[heard] = self.predictor(tokens[:, : int(lengths.max())], lengths).float().clamp(SLOWEST, FASTEST)
+        return factors
+
+    def speech_rate_loss(self, audio: Features, words: Tensor) -> Tensor:
+        """Mean squared error of the predicted speech rates, which trains the predictor.
+
+        Args:
+            audio: tokens ``(B, T_a, D_a)``, 50 a second; clips of length 0 do not count.
+            words: ``(B,)`` words spoken in each clip.
+
+        Returns:
+            A scalar; its gradient reaches nothing but the predictor.
+        """
+        assert self.predictor is not None
+        heard = audio.lengths > 0
+        seconds = audio.lengths.clamp(min=1) / (2 * FRAMES_PER_SECOND)
+        target = words / seconds / self.config.words_per_second
+        errors = self.predictor(audio.tokens.detach(), audio.lengths).float() - target
+        return (errors.square() * heard).sum() / heard.sum().clamp(min=1)
+
+    def read(self, features: Tensor, sizes: Sequence[int], counts: Sequence[int]) -> Tensor:
+        """Read the features with the first queries.
+
+        Args:
+            features: ``(B, R, D_a + D_v)`` fused and resized, in the dtype of the weights.
+            sizes: frames of each clip, from 1 up.
+            counts: queries of each clip.
+
+        Returns:
+            ``(B, max(counts), hidden)``; positions beyond a clip's count hold nothing of use, and there is at least
+            one.
+        """
+        device = features.device
+        # Queries that a clip does not use would be read by those that it does.
+        used = torch.tensor([max(count, 1) for count in counts], device=device)
+        queries = self.queries[:, : max(*counts, 1)].expand(len(features), -1, -1)
+        read: Tensor = self.qformer(
+            query_embeds=queries,
+            attention_mask=length_mask(used, queries.shape[1]),
+            encoder_hidden_states=features,
+            encoder_attention_mask=length_mask(torch.tensor(sizes, device=device), features.shape[1]),
+        ).last_hidden_state
+        return read

@@ -1,0 +1,147 @@
+"""Learned queries that read a clip's frames by attention; the first m of them are its tokens.
+
+Shape notation: B clips, T frames, D encoder width, H width of the language model, M queries, m tokens.
+
+Source: MQT ("Matryoshka Query Transformer for Large Vision-Language Models", arXiv 2405.19315), whose queries and
+image patches lie on square grids. Here both lie on a line, and two things follow from clips having different lengths:
+
+* The number of tokens is given by a rate, m = floor(T / rate), from 1 to M, instead of as such. The rate need not be
+  whole: T / m gives m tokens.
+* MQT resizes the position embeddings of its query grid to the patch grid, whatever its size. Likewise the T frames of
+  a clip are spread over the M query positions, frame t at (t + 1/2) * M / T - 1/2 (the centres of a resize), where the
+  embedding is computed exactly instead of interpolated.
+
+As in MQT the keys know the positions only and the values the features only, so where a query looks does not depend on
+what is said there.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mome.connectors.pooling import Length
+from mome.errors import MomeError
+from mome.features import length_mask
+
+_ROUNDING = 1e-6
+
+
+def resampled_length(length: Length, rate: float, queries: int) -> Length:
+    """Number of tokens that ``length`` frames become: floor(length / rate), but from 1 to ``queries``.
+
+    Args:
+        length: a number of frames, or an integer tensor of any shape; no frame gives no token.
+        rate: frames per token, from 1 up, whole or not.
+        queries: M, how many the resampler has.
+
+    Returns:
+        The same kind as ``length``.
+
+    Raises:
+        MomeError: the rate is below 1.
+    """
+    if not rate >= 1:
+        raise MomeError(f"compression rate {rate!r} is not possible: a rate is a number from 1 up")
+    # What rounding takes from T / (T / m) must not cost a token.
+    if isinstance(length, Tensor):
+        count = (length.double() / rate + _ROUNDING).to(length.dtype)
+        return count.clamp(min=1, max=queries).minimum(length)
+    return min(max(int(length / rate + _ROUNDING), 1), queries, length)
+
+
+def sincos(positions: Tensor, width: int) -> Tensor:
+    """Sines, then cosines, of ``positions`` times width / 2 frequencies falling from 1 towards 1 / 10000.
+
+    Args:
+        positions: any shape, floating.
+        width: features, even.
+
+    Returns:
+        (..., width) in the dtype of ``positions``.
+    """
+    half = width // 2
+    exponents = torch.arange(half, dtype=positions.dtype, device=positions.device) / half
+    angles = positions.unsqueeze(-1) * 10000**-exponents
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+class QueryResampler(nn.Module):
+    """One cross-attention of learned queries to the frames of one modality, then a matrix to the model's width.
+
+    It takes any rate. Token i of a clip is the same for all rates that give more than i tokens: queries do not see
+    each other.
+
+    State-dict keys: ``query`` (M, D), ``proj`` (D, H), ``ln_{q,k,v}.*`` and ``attn.*`` of
+    :class:`torch.nn.MultiheadAttention`; the names and shapes are MQT's, without its stored position embedding.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int = 2048,
+        queries: int = 256,
+        heads: int = 16,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        """Make the queries, ``queries`` of them being the most tokens that a clip can have.
+
+        Raises:
+            MomeError: ``in_features`` is odd or not divisible by ``heads``.
+        """
+        super().__init__()
+        if in_features % heads:
+            raise MomeError(f"heads = {heads} do not divide the encoder's width {in_features}: choose another number")
+        if in_features % 2:
+            raise MomeError(f"a resampler cannot read the odd width {in_features}: its position embedding is even")
+        self.query = nn.Parameter(torch.empty(queries, in_features, device=device, dtype=dtype))
+        self.attn = nn.MultiheadAttention(in_features, heads, batch_first=True, device=device, dtype=dtype)
+        self.ln_q = nn.LayerNorm(in_features, eps=1e-6, device=device, dtype=dtype)
+        self.ln_k = nn.LayerNorm(in_features, eps=1e-6, device=device, dtype=dtype)
+        self.ln_v = nn.LayerNorm(in_features, eps=1e-6, device=device, dtype=dtype)
+        self.proj = nn.Parameter(torch.empty(in_features, out_features, device=device, dtype=dtype))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the queries, the last matrix and the attention's output as MQT does; the rest draw themselves."""
+        nn.init.trunc_normal_(self.query, std=0.02)
+        nn.init.normal_(self.proj, std=self.proj.shape[1] ** -0.5)
+        nn.init.trunc_normal_(self.attn.out_proj.weight, std=0.02)
+        nn.init.zeros_(self.attn.out_proj.bias)
+
+    def forward(self, tokens: Tensor, lengths: Tensor, rate: float) -> tuple[Tensor, Tensor]:
+        """Let the first queries read the frames.
+
+        Args:
+            tokens: (B, T, D), floating and finite, right-padded, in the dtype of the parameters.
+            lengths: (B,) integer, valid frames of each clip.
+            rate: frames per token, from 1 up, whole or not.
+
+        Returns:
+            Tokens (B, m, H), where m is the :func:`resampled_length` of T, and lengths (B,), that of ``lengths``.
+
+        Raises:
+            MomeError: the rate is below 1.
+        """
+        (batch, frames, width), queries = tokens.shape, len(self.query)
+        if not frames:  # attention to nothing is undefined
+            return tokens.new_zeros(batch, 0, self.proj.shape[1]), lengths
+        # In half precision neighbouring positions of a long clip would coincide.
+        dtype = torch.promote_types(self.query.dtype, torch.float32)
+        count = resampled_length(int(frames), rate, queries)
+        places = torch.arange(count, dtype=dtype, device=tokens.device)
+        query = self.ln_q(self.query[:count] + sincos(places, width).to(self.query.dtype))
+        # A clip without frames reads padding: a softmax over nothing would make every gradient NaN.
+        filled = lengths.clamp(min=1)
+        times = torch.arange(frames, dtype=dtype, device=tokens.device) + 0.5
+        positions = times * (queries / filled.to(dtype)).unsqueeze(-1) - 0.5
+        read, _ = self.attn(
+            query.expand(batch, -1, -1),
+            self.ln_k(sincos(positions, width).to(self.query.dtype)),
+            self.ln_v(tokens),
+            key_padding_mask=~length_mask(filled, frames),
+            need_weights=False,
+        )
+        return read @ self.proj, resampled_length(lengths, rate, queries)

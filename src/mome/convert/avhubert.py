@@ -1,0 +1,266 @@
+"""AV-HuBERT checkpoints of fairseq to folders that :class:`AVHubertModel` loads.
+
+Pre-trained files hold the encoder at the top of their ``model`` dictionary, fine-tuned ones (seq2seq, CTC) under a
+prefix that ends in ``w2v_model.``, beside a decoder. Sizes are read from the weights' shapes; the number of heads,
+which shapes do not tell, and everything about the input are read from the file's settings, if it has any.
+
+Weights are stored as they come, published ones as float16: half the size and nothing lost. ``config.json`` says
+float32, so they are loaded as such unless a ``dtype`` is asked for.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mome.convert.account import Account, Unused
+from mome.convert.avhubert_card import LICENSE, NOTICE, card
+from mome.convert.fitting import checked, count, dtype_name, told
+from mome.convert.folder import check_free, new_folder, save_weights
+from mome.convert.unpickle import plain, read_checkpoint
+from mome.encoders.avhubert import AVHubertConfig, AVHubertModel
+from mome.encoders.avhubert.pixels import FIELD
+from mome.errors import MomeError, listed
+
+PRETRAINING = ("mask_emb", "label_embs_concat", "final_proj", "target_glu")
+"""What the encoder has for pre-training alone: a tensor's name, or a module's."""
+
+NEEDED_SETTINGS: dict[str, Any] = {
+    "layer_norm_first": True,
+    "modality_fuse": "concat",
+    "activation_fn": "gelu",
+    "resnet_relu_type": "prelu",
+    "sub_encoder_layers": 0,
+    "image_crop_size": FIELD,
+    "normalize": True,
+}
+"""What :class:`AVHubertModel` and its input are made for, by fairseq's names."""
+
+_INPUT_SETTINGS = ("normalize", "image_crop_size", "image_mean", "image_std")
+HEAD_WIDTH = 64  # of both published sizes
+
+_FRONT = "feature_extractor_video."  # in names of every AV-HuBERT encoder
+_MARK = f"{_FRONT}proj.weight"  # and this once
+_INNER = "w2v_model."
+_LAYER = re.compile(r"encoder\.layers\.(\d{1,3})\.")
+_LORA = re.compile(r"\.lora_(down|up)_[QV]\.")
+_WIDTH = (r"encoder\.layer.*", 1, 0)  # most of the layers' vectors have it
+_INNER_WIDTH = ((r"encoder\..*\.fc1\..*", 2, 0), (r"encoder\..*\.fc1\..*", 1, 0), (r"encoder\..*\.fc2\..*", 2, 1))
+_RESNET_WIDTH = (r"feature_extractor_video\.resnet\.(frontend3D|trunk\.layer1)\..*", 1, 0)
+_AUDIO = (r"feature_extractor_audio\.proj\.weight", 2, 1)
+_POSITIONAL = r"encoder\.pos_conv\.0\.weight_v"
+_NAMES = {(12, 768): "AV-HuBERT Base", (24, 1024): "AV-HuBERT Large"}
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """An encoder read from a checkpoint.
+
+    Attributes:
+        config: its sizes.
+        state: its weights under the names of :class:`AVHubertModel`, as they come.
+        unused: what of the checkpoint is left out.
+        notes: what had to be assumed.
+    """
+
+    config: AVHubertConfig
+    state: Mapping[str, Tensor]
+    unused: tuple[Unused, ...]
+    notes: tuple[str, ...]
+
+
+def convert(checkpoint: Path, out: Path) -> Account:
+    """Write the encoder of a fairseq checkpoint into a new folder: config.json, model.safetensors and README.md.
+
+    Raises:
+        MomeError: the file is missing, unsafe or no AV-HuBERT checkpoint, or ``out`` is taken or cannot be written;
+            nothing is written then.
+    """
+    check_free(out)
+    content = read_checkpoint(checkpoint)
+    state = content.get("model", content)
+    try:
+        settings = encoder_settings(content)
+    except RecursionError as error:
+        raise MomeError(f"{checkpoint}: its settings are nested without end") from error
+    encoder = read_encoder(state, settings, str(checkpoint))
+    account = Account(
+        model=describe(encoder.config),
+        used=len(encoder.state),
+        parameters=sum(tensor.numel() for tensor in encoder.state.values() if tensor.is_floating_point()),
+        dtypes=sorted({dtype_name(tensor) for tensor in encoder.state.values() if tensor.is_floating_point()}),
+        unused=encoder.unused,
+        notes=encoder.notes,
+        license=LICENSE,
+    )
+    with new_folder(out) as folder:
+        encoder.config.save_pretrained(folder)
+        save_weights(encoder.state, folder)
+        (folder / "README.md").write_text(card(checkpoint, account), encoding="utf-8")
+    return account
+
+
+def encoder_settings(content: Mapping[Any, Any]) -> dict[str, Any]:
+    """fairseq's settings of the encoder and its input on one level; empty where the file has none.
+
+    A fine-tuned model keeps its encoder's settings in ``w2v_args``; its own task says how its input was made.
+    """
+    outer = _flat(plain(content.get("cfg"))) or _flat(plain(content.get("args")))
+    inner = _flat(outer.pop("w2v_args", None))
+    if not inner:
+        return outer
+    return inner | {key: outer[key] for key in _INPUT_SETTINGS if key in outer}
+
+
+def _flat(config: object) -> dict[str, Any]:
+    """Settings of the model and its task; what is no value, or a reference not resolved by OmegaConf, is unknown."""
+    if not isinstance(config, dict):
+        return {}
+    sections = [config[name] for name in ("model", "task") if isinstance(config.get(name), dict)]
+    return {str(key): value for section in sections or [config] for key, value in section.items() if _is_told(value)}
+
+
+def _is_told(value: object) -> bool:
+    if isinstance(value, str):
+        return "${" not in value
+    return isinstance(value, dict) or (isinstance(value, int | float) and abs(value) < 2**63)
+
+
+def read_encoder(state: object, settings: Mapping[str, Any], source: str) -> Encoder:
+    """The encoder in a state dict.
+
+    Args:
+        state: names to tensors; the encoder's stand at the top or below a prefix that ends in ``w2v_model.``.
+        settings: from :func:`encoder_settings`.
+        source: what messages call the checkpoint.
+
+    Raises:
+        MomeError: the encoder is not there, not whole, or of a kind that :class:`AVHubertModel` is not.
+    """
+    if not isinstance(state, Mapping) or not all(isinstance(key, str) for key in state):
+        raise MomeError(f"{source} is no AV-HuBERT checkpoint: its model is not a dictionary of named tensors")
+    prefix = _prefix(state, source)
+    inside = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    lora = [key for key in inside if _LORA.search(key)]
+    if lora:
+        raise MomeError(
+            f"{source} has LoRA weights inside the encoder ({listed(lora, 1)}): they belong to a whole "
+            "recogniser and are not converted by themselves"
+        )
+    spare = [key for key in inside if key.split(".")[0] in PRETRAINING]
+    weights = {key: value for key, value in inside.items() if key.split(".")[0] not in PRETRAINING}
+    config, notes, contradictions = encoder_config(weights, settings, source)
+    outside = [key for key in state if not key.startswith(prefix)]
+    unused = (*_unused(spare, "", "for pre-training only"), *_unused(outside, prefix, "no part of the encoder"))
+    with torch.device("meta"):
+        expected = AVHubertModel(config).state_dict()
+    state = checked(weights, expected, f"{source} does not fit AV-HuBERT", lambda key: prefix + key, contradictions)
+    return Encoder(config, state, unused, tuple(notes))
+
+
+def _prefix(state: Mapping[str, Any], source: str) -> str:
+    found = [key.removesuffix(_MARK) for key in state if key.endswith(_MARK)]
+    found = found or list(dict.fromkeys(key.partition(_FRONT)[0] for key in state if _FRONT in key))
+    if not found:
+        raise MomeError(f"{source} is no AV-HuBERT checkpoint: it has no {_MARK}")
+    if len(found) > 1:
+        raise MomeError(f"{source} holds {len(found)} encoders, under {listed(found)}, where one is expected")
+    if found[0] and not found[0].endswith(_INNER):
+        raise MomeError(
+            f"{source} is the checkpoint of a whole recogniser, not of AV-HuBERT (its encoder is under {found[0]}*): "
+            "convert it as llama-avsr, llama-mtsk, omni-avsr or llama-smop, whichever it is"
+        )
+    return found[0]
+
+
+def encoder_config(
+    weights: Mapping[str, Any], settings: Mapping[str, Any], source: str
+) -> tuple[AVHubertConfig, list[str], list[str]]:
+    """The configuration of an encoder, what had to be assumed, and where settings and weights differ.
+
+    A size that no weight tells is the published one; the weights that would tell it are missing or do not fit then.
+
+    Raises:
+        MomeError: it is of a kind that :class:`AVHubertModel` is not, or its width or heads are not told.
+    """
+    for key, needed in NEEDED_SETTINGS.items():
+        if settings.get(key, needed) != needed:
+            raise MomeError(f"{source} was made with {key}={settings[key]}; only {key}={needed} is supported")
+    width = told(weights, _WIDTH)
+    if width is None:
+        raise MomeError(f"{source} is no whole AV-HuBERT encoder: it lacks encoder.layer_norm.weight and all layers")
+    group = told(weights, (_POSITIONAL, 3, 1)) or 0
+    sizes = {
+        "encoder_layers": count(int(match[1]) for match in map(_LAYER.match, weights) if match),
+        "encoder_embed_dim": width,
+        "encoder_ffn_embed_dim": told(weights, *_INNER_WIDTH) or 4 * width,
+        "conv_pos": told(weights, (_POSITIONAL, 3, 2)) or 128,
+        "conv_pos_groups": width // group if group and width % group == 0 else math.gcd(width, 16),
+        "audio_feat_dim": told(weights, _AUDIO) or 104,
+    }
+    contradictions = [
+        f"{key} is {settings[key]} by its settings and {size} by its weights"
+        for key, size in sizes.items()
+        if settings.get(key, size) != size
+    ]
+    heads = settings.get("encoder_attention_heads", width // HEAD_WIDTH)
+    if not isinstance(heads, int) or heads < 1 or width % heads:
+        raise MomeError(f"{source} does not tell its number of attention heads: {heads} do not fit width {width}")
+    assumed = [] if "encoder_attention_heads" in settings else [f"{heads} heads of {HEAD_WIDTH}"]
+    assumed += [] if "layer_norm_first" in settings else ["norms before the layers"]
+    config = AVHubertConfig(
+        hidden_size=width,
+        num_hidden_layers=sizes["encoder_layers"],
+        num_attention_heads=heads,
+        intermediate_size=sizes["encoder_ffn_embed_dim"],
+        resnet_width=told(weights, _RESNET_WIDTH) or 64,
+        conv_pos=sizes["conv_pos"],
+        conv_pos_groups=sizes["conv_pos_groups"],
+        audio_feature_size=sizes["audio_feat_dim"],
+        architectures=[AVHubertModel.__name__],
+        dtype="float32",
+        notice=NOTICE,
+        **_fractions(settings),
+    )
+    notes = [f"the file does not tell, so assumed: {', '.join(assumed)}"] if assumed else []
+    return config, notes, contradictions
+
+
+def _fractions(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the input and of training: what settings tell and weights do not, under the names of the configuration."""
+    names = {
+        "image_mean": "image_mean",
+        "image_std": "image_std",
+        "dropout": "dropout",
+        "attention_dropout": "attention_dropout",
+        "dropout_input": "input_dropout",
+        "encoder_layerdrop": "layerdrop",
+    }
+    found = {ours: settings[theirs] for theirs, ours in names.items() if theirs in settings}
+    return {key: float(value) for key, value in found.items() if isinstance(value, int | float)}
+
+
+def _unused(keys: list[str], prefix: str, reason: str) -> Iterator[Unused]:
+    """Left-out names by module, or by sub-module where the encoder is in the same module."""
+    shared = prefix.split(".")[0] + "." if prefix else None
+    groups = Counter(".".join(key.split(".")[: 2 if shared and key.startswith(shared) else 1]) for key in keys)
+    for name, tensors in groups.items():
+        yield Unused(name if name in keys else f"{name}.*", tensors, reason)
+
+
+def describe(config: AVHubertConfig) -> str:
+    """A line on an encoder's sizes."""
+    name = _NAMES.get((config.num_hidden_layers, config.hidden_size), "AV-HuBERT of its own size")
+    return (
+        f"{name}: {config.num_hidden_layers} layers of width {config.hidden_size} (inner width "
+        f"{config.intermediate_size}), {config.num_attention_heads} heads, positional convolution over "
+        f"{config.conv_pos} frames, ResNet-18 of width {config.resnet_width}"
+    )

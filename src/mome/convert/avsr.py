@@ -1,0 +1,275 @@
+"""Checkpoints of Llama-AVSR, Llama-MTSK, Omni-AVSR and Llama-SMoP to model folders.
+
+Such a file is one flat state dict with all weights inside, the frozen ones too. What was trained goes into
+``model.safetensors``; a backbone is referred to where its own weights are on this machine and the checkpoint's are the
+same, and else stored in a folder of its own. Tensors stay in the mapped file until they are written, one at a time.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase, Wav2Vec2FeatureExtractor, WhisperFeatureExtractor
+
+from mome.checkpoints.backbones import load_tokenizer
+from mome.checkpoints.folder import INSIDE
+from mome.config import MomeConfig
+from mome.convert.account import Account
+from mome.convert.avhubert_card import NOTICE
+from mome.convert.avsr_backbones import (
+    audio_config,
+    avhubert_config,
+    named_config,
+    refer,
+    save_part,
+)
+from mome.convert.avsr_card import account_of, card
+from mome.convert.avsr_file import state_dict
+from mome.convert.avsr_names import (
+    EMBEDDING,
+    HEAD,
+    Lora,
+    audio_type,
+    published_name,
+    read_lora,
+    read_projectors,
+    renamed,
+)
+from mome.convert.avsr_rates import choose_rates
+from mome.convert.avsr_tokens import add_tokens, check_prompts, misshaped_prompts, set_tokens
+from mome.convert.fitting import checked, told
+from mome.convert.folder import check_free, new_folder, save_weights
+from mome.convert.unpickle import read_checkpoint
+from mome.encoders.whisper import WhisperAudioEncoder
+from mome.errors import MomeError
+from mome.model.model import MomeForSpeechRecognition
+from mome.model.processor import MomeProcessor
+from mome.rates import TASKS, Task
+
+System = Literal["llama-avsr", "llama-mtsk", "omni-avsr", "llama-smop"]
+LORA_SCALE = 0.125  # ALPHA / RANK of all published ones: 8 / 64 and 4 / 32
+TOP_K = 2  # of Llama-SMoP's published one
+BEAMS = 15
+_VOCABULARY = "|".join(map(re.escape, (EMBEDDING, HEAD)))
+_SPECIFIC = (".lora.specific.down", ".lora.specific.up")  # ends of our names that are of all tasks together
+_PREFIXES = {"audio_encoder": "audio_encoder.encoder.", "video_encoder": "video_encoder."}
+_PREFIXES |= {"language_model": "language_model."}
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What a checkpoint does not tell.
+
+    Attributes:
+        language_model: hub id or folder of its language model; with its tokenizer.
+        audio_encoder, video_encoder: of its encoders; ``None``: sizes as the weights have them, published head widths.
+        audio_rates, video_rates: in the order of the projectors; ``None``: the published ones.
+        lora_scale: factor of the language model's low-rank updates; ``None``: the published one.
+        top_k: experts that Llama-SMoP's router chooses for a token; ``None``: the published number.
+    """
+
+    language_model: str
+    audio_encoder: str | None = None
+    video_encoder: str | None = None
+    audio_rates: list[int] | None = None
+    video_rates: list[int] | None = None
+    lora_scale: float | None = None
+    top_k: int | None = None
+
+    def __post_init__(self) -> None:
+        scale = self.lora_scale
+        if scale is not None and not (math.isfinite(scale) and scale > 0):
+            raise MomeError(f"--lora-scale {scale} is not possible: give a number above 0, such as 0.125")
+
+
+def convert(system: System, checkpoint: Path, out: Path, sources: Sources) -> Account:
+    """Write a recogniser of the published code into a new folder that :func:`mome.load` reads.
+
+    Raises:
+        MomeError: the file is missing, unsafe or of another system, something else does not fit it, or ``out`` is
+            taken or cannot be written; nothing is written then.
+    """
+    check_free(out)
+    state, notes = state_dict(read_checkpoint(checkpoint), system, str(checkpoint))
+    config, assumed = read_config(system, state, sources, str(checkpoint))
+    notes += assumed
+    tokenizer = load_tokenizer(sources.language_model)
+    rows = told(state, (_VOCABULARY, 2, 0))
+    if rows is None:
+        raise MomeError(f"{checkpoint} does not tell its vocabulary: {EMBEDDING} is missing or not of 2 dimensions")
+    config.added_tokens = add_tokens(tokenizer, rows, sources.language_model, str(checkpoint))
+    published, config.text_config.vocab_size = config.text_config.vocab_size, rows - config.added_tokens
+    set_tokens(config, tokenizer)
+    model, weights = fit(config, state, str(checkpoint))
+    check_prompts(state, config, str(checkpoint))
+    tied = config.text_config.tie_word_embeddings
+    if tied and HEAD in state and not torch.equal(state[HEAD], state[EMBEDDING]):
+        raise MomeError(f"{checkpoint} has a head of its own, which {sources.language_model} ties to its embedding")
+    parts = {}
+    for kind, prefix in _PREFIXES.items():
+        part = {key.removeprefix(prefix): weights[key] for key in weights if key.startswith(prefix)}
+        part = {key: value for key, value in part.items() if ".lora." not in key}
+        if kind == "language_model" and tied:
+            part.pop("lm_head.weight", None)
+        if part:
+            parts[kind] = part
+    padded = published != config.text_config.vocab_size
+    for kind, part in parts.items():
+        notes += refer(config, kind, part, getattr(sources, kind), padded and kind == "language_model")
+    account = account_of(system, config, state, notes)
+    with new_folder(out) as folder:
+        _write(model, weights, parts, tokenizer, folder)
+        (folder / "README.md").write_text(card(system, checkpoint, account), encoding="utf-8")
+    return account
+
+
+def read_config(
+    system: System, state: Mapping[str, Any], sources: Sources, source: str
+) -> tuple[MomeConfig, list[str]]:
+    """The recogniser's configuration, but for the vocabulary and what the tokenizer says, and what was assumed.
+
+    Raises:
+        MomeError: an option does not fit the checkpoint.
+    """
+    notes: list[str] = []
+    configs: dict[str, Any] = {"audio": None, "video": None}
+    for side, kind in (("audio", audio_type(state)), ("video", "avhubert")):
+        named, what = getattr(sources, f"{side}_encoder"), f"{side} encoder"
+        if not any(key.startswith(f"{side}_encoder.") for key in state):
+            for option in (f"{side}_encoder", f"{side}_rates"):
+                if getattr(sources, option) is not None:
+                    name = option.replace("_", "-")
+                    raise MomeError(f"--{name} is given, but {source} has no {what}: leave it out")
+        elif named is not None:
+            configs[side] = named_config(f"{side}_encoder", named, kind)
+        else:
+            configs[side] = audio_config(state, source) if side == "audio" else avhubert_config(state, source)
+            notes.append(f"the {what}'s heads are assumed to be as wide as in all published ones")
+    modalities = [side for side, config in configs.items() if config is not None]
+    if not modalities:
+        raise MomeError(f"{source} has neither audio_encoder nor video_encoder: it is of another system")
+    projectors = read_projectors(state, modalities, source)
+    widths = {side: configs[side].hidden_size for side in modalities}
+    given = {"audio": sources.audio_rates, "video": sources.video_rates}
+    chosen = choose_rates(system, projectors, widths, given, source)
+    notes += chosen.notes
+    connector, adapter = _connector(system, projectors.experts, sources.top_k), read_lora(state, "llm", source)
+    if connector is not None and sources.top_k is None:
+        notes.append(f"the file does not tell how many experts a token has, so assumed: {TOP_K} (--top-k)")
+    if adapter is not None and sources.lora_scale is None:
+        notes.append(f"the file does not tell the factor of its LoRA, so assumed: {LORA_SCALE} (--lora-scale)")
+    text = named_config("language_model", sources.language_model)
+    video_lora, tasks = read_lora(state, "video_encoder", source), list(TASKS)
+    if system != "omni-avsr":
+        tasks = ["avsr"] if len(modalities) > 1 else ["asr" if modalities == ["audio"] else "vsr"]
+    config = MomeConfig(
+        audio_config=configs["audio"],
+        video_config=configs["video"],
+        text_config=text,
+        audio_rates=chosen.rates.get("audio", []),
+        video_rates=chosen.rates.get("video", []),
+        compression=chosen.compression,
+        projector_hidden=projectors.hidden,
+        projector_norm=projectors.norm,
+        connector=connector,
+        adapter=_adapter(adapter, LORA_SCALE if sources.lora_scale is None else sources.lora_scale),
+        video_adapter=None if video_lora is None else {"bottleneck": video_lora.bottleneck},
+        video_statistics=configs["video"] is not None,
+        tasks=tasks,
+        generation={"num_beams": BEAMS},
+    )
+    for part in (config.audio_config, config.video_config, config.text_config):
+        if part is not None:
+            part.name_or_path = ""
+    if config.video_config is not None:
+        config.video_config.notice = NOTICE
+    return config, notes
+
+
+def _connector(system: System, experts: int, top_k: int | None) -> dict[str, Any] | None:
+    if system != "llama-smop":
+        if top_k is not None:
+            raise MomeError(f"--top-k is for llama-smop, not for {system}: leave it out")
+        return None
+    if top_k is not None and not 0 < top_k <= experts:
+        raise MomeError(f"--top-k {top_k} is not possible: the checkpoint has {experts} experts")
+    return {"type": "mixture", "experts": experts, "top_k": min(TOP_K, experts) if top_k is None else top_k}
+
+
+def _adapter(lora: Lora | None, scale: float) -> dict[str, Any] | None:
+    if lora is None:
+        return None
+    options: dict[str, Any] = {"type": "lora", "bottleneck": lora.bottleneck, "scale": scale}
+    return options | ({"shared": lora.shared, "specific": "tasks"} if lora.specific else {})
+
+
+def fit(
+    config: MomeConfig, state: Mapping[str, Tensor], source: str
+) -> tuple[MomeForSpeechRecognition, dict[str, Tensor]]:
+    """The model without weights, and the checkpoint's under its names.
+
+    Raises:
+        MomeError: names, shapes or kinds are not what the model has.
+    """
+    with torch.device("meta"):
+        model = MomeForSpeechRecognition(config)
+    ours = renamed(state, {"audio": config.audio_rates, "video": config.video_rates})
+    weights, names = dict(ours.tensors), ours.names
+    if config.text_config.tie_word_embeddings and EMBEDDING in state:
+        weights.setdefault("language_model.lm_head.weight", state[EMBEDDING])
+    more = list(ours.clashes)
+    if len(config.tasks) > 1:  # Omni-AVSR
+        more += misshaped_prompts(state, config.text_config.hidden_size)
+    expected: dict[str, Tensor] = {}
+    for key, value in model.state_dict().items():
+        of_tasks = zip(config.tasks, value, strict=True) if key.endswith(_SPECIFIC) else ()
+        expected |= {f"{key}.{task}": one for task, one in of_tasks} or {key: value}
+    what = f"{source} does not fit the model that it and its backbones describe"
+    fitting = checked(weights, expected, what, lambda key: names.get(key) or published_name(key, state), more)
+    return model, _stacked(fitting, config.tasks)
+
+
+def _stacked(weights: Mapping[str, Tensor], tasks: Sequence[Task]) -> dict[str, Tensor]:
+    """The same with one tensor ``(tasks, …)`` for the updates that are specific to tasks."""
+    ends = tuple(f"{end}.{tasks[0]}" for end in _SPECIFIC)
+    made: dict[str, Tensor] = {}
+    for key, value in weights.items():
+        name, _, task = key.rpartition(".")
+        if key.endswith(ends):
+            made[name] = torch.stack([weights[f"{name}.{one}"] for one in tasks])
+        elif not (task in tasks and name.endswith(_SPECIFIC)):
+            made[key] = value
+    return made
+
+
+def _write(
+    model: MomeForSpeechRecognition,
+    weights: Mapping[str, Tensor],
+    parts: Mapping[str, Mapping[str, Tensor]],
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+) -> None:
+    config = model.config
+    for kind, part in parts.items():
+        if getattr(config, kind) == INSIDE + kind:
+            module = getattr(model, kind)
+            backbone = module.encoder if kind == "audio_encoder" else module
+            save_part(backbone, part, folder / kind, tokenizer if kind == "language_model" else None)
+    save_weights(model.trained_state_dict(dict(weights)), folder)
+    config.architectures = [type(model).__name__]
+    config.save_pretrained(folder)
+    audio = config.audio_config
+    extractor: WhisperFeatureExtractor | Wav2Vec2FeatureExtractor | None = None
+    if audio is not None and audio.model_type == "whisper":
+        window = audio.max_source_positions // WhisperAudioEncoder.tokens_per_second
+        extractor = WhisperFeatureExtractor(feature_size=audio.num_mel_bins, chunk_length=window)
+    elif audio is not None:
+        extractor = Wav2Vec2FeatureExtractor(do_normalize=False)  # the processor normalises, as the published code does
+    MomeProcessor.for_config(config, tokenizer, extractor).save_pretrained(folder)

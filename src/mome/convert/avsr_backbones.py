@@ -1,0 +1,222 @@
+"""The frozen backbones of a published recogniser: their configurations, and whether the checkpoint's copy is the
+backbone's own, which is then referred to instead of stored."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from huggingface_hub import snapshot_download
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from transformers import (
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    WhisperConfig,
+)
+
+from mome.checkpoints.backbones import backbone_config
+from mome.checkpoints.bundled import bundled_part
+from mome.checkpoints.folder import INSIDE, WEIGHTS
+from mome.config import MomeConfig
+from mome.config.fields import Rounding
+from mome.convert.avhubert import HEAD_WIDTH, encoder_config
+from mome.convert.avsr_names import audio_type
+from mome.convert.fitting import count, dtype_name, same, told
+from mome.convert.folder import save_weights
+from mome.encoders import AVHubertConfig
+from mome.errors import MomeError, listed
+
+# Names of a backbone's own files begin so, the checkpoint's part without it.
+_PREFIXES = {"audio_encoder": ("model.encoder.", "encoder.", ""), "video_encoder": ("",), "language_model": ("",)}
+_VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")
+_DRIFTING = (".running_mean", ".running_var", ".num_batches_tracked")  # of batch norms that were left in training
+
+
+def named_config(kind: str, name: str, model_type: str | None = None) -> PreTrainedConfig:
+    """The configuration of a backbone at a hub id or in a folder.
+
+    Raises:
+        MomeError: it is not to be had, or not of ``model_type``.
+    """
+    config = backbone_config(kind, name)
+    if model_type is not None and config.model_type != model_type:
+        what = f"{kind.replace('_', ' ')} {name}"
+        raise MomeError(f"the {what} is of type {config.model_type}, where the checkpoint needs {model_type}")
+    return config
+
+
+def audio_config(state: Mapping[str, Any], source: str) -> WhisperConfig:
+    """The sizes of a Whisper encoder, with heads as wide as in all published ones.
+
+    A size that no weight tells is that of Whisper-medium.en; the weights that would tell it are missing or do not fit.
+
+    Raises:
+        MomeError: it is no Whisper, or its width or heads are not told.
+    """
+    if audio_type(state) == "wavlm":
+        raise MomeError(f"{source} has a WavLM, whose settings its weights do not tell: give --audio-encoder")
+    prefix = r"audio_encoder\."
+    width = told(state, (prefix + ".*", 1, 0))  # most of its vectors have it
+    if width is None:
+        raise MomeError(
+            f"{source} does not tell its Whisper's width: audio_encoder.layer_norm.weight and more is missing"
+        )
+    if width % HEAD_WIDTH:
+        raise MomeError(
+            f"{source} has a Whisper of width {width}, of how many heads is not known: give --audio-encoder"
+        )
+    layers = map(re.compile(prefix + r"layers\.(\d{1,3})\..*").fullmatch, state)
+    return WhisperConfig(
+        d_model=width,
+        encoder_layers=count(int(match[1]) for match in layers if match),
+        encoder_attention_heads=width // HEAD_WIDTH,
+        encoder_ffn_dim=told(state, (prefix + r".*\.fc1\.weight", 2, 0), (prefix + r".*\.fc1\.bias", 1, 0))
+        or 4 * width,
+        num_mel_bins=told(state, (prefix + r"conv1\.weight", 3, 1)) or 80,
+        max_source_positions=told(state, (prefix + r"embed_positions\.weight", 2, 0)) or 1500,
+    )
+
+
+def avhubert_config(state: Mapping[str, Any], source: str) -> AVHubertConfig:
+    """The sizes of an AV-HuBERT encoder, with heads as wide as in both published ones."""
+    prefix = "video_encoder."
+    encoder = {
+        key.removeprefix(prefix): value
+        for key, value in state.items()
+        if key.startswith(prefix) and ".lora_" not in key
+    }
+    return encoder_config(encoder, {}, source)[0]
+
+
+@dataclass(frozen=True)
+class LocalWeights:
+    """The safetensors files of a backbone on this machine.
+
+    Attributes:
+        reference: what a model folder says to find them again.
+        revision: of the hub repository; ``None`` of a folder.
+        files: where each tensor is.
+    """
+
+    reference: str
+    revision: str | None
+    files: Mapping[str, Path]
+
+    def read(self, name: str) -> Tensor:
+        """One tensor; its file is mapped for it alone, so that no more of it stays in memory."""
+        with safe_open(self.files[name], framework="pt") as file:
+            return file.get_tensor(name)
+
+
+def find_weights(name: str) -> LocalWeights | str:
+    """A backbone's own weights in a folder or in the hub's cache; or why there is nothing to compare with."""
+    folder, revision, reference = Path(bundled_part(name)), None, name
+    if folder.is_dir():
+        reference = name if str(folder) != name else str(folder.resolve())
+    else:
+        try:
+            folder = Path(snapshot_download(name, local_files_only=True))
+        except (OSError, ValueError):
+            return f"the weights of {name} are not on this machine to compare with"
+        revision = folder.name
+    try:
+        index = folder / f"{WEIGHTS}.index.json"
+        if index.is_file():
+            places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            files = {key: folder / file for key, file in places.items()}
+        elif (folder / WEIGHTS).is_file():
+            with safe_open(folder / WEIGHTS, framework="pt") as file:
+                files = dict.fromkeys(file.keys(), folder / WEIGHTS)
+        elif others := sorted(path.name for path in folder.glob("pytorch_model*.bin")):
+            return f"{name} has its weights in {others[0]}, and only those in {WEIGHTS} are compared"
+        elif revision is None:
+            return f"the folder {name} has no {WEIGHTS} to compare with"
+        else:
+            return f"the weights of {name} are not on this machine to compare with"
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise MomeError(f"the weights in {folder} are damaged: copy or download them again") from error
+    missing = sorted({path.name for path in files.values() if not path.is_file()})
+    if missing:
+        return f"of the weights of {name}, {listed(missing)} are not on this machine to compare with"
+    return LocalWeights(reference, revision, files)
+
+
+def precision(part: Mapping[str, Tensor]) -> str:
+    """That of a checkpoint's backbone, such as ``bfloat16``."""
+    return next(dtype_name(value) for value in part.values() if value.is_floating_point())
+
+
+def difference(kind: str, part: Mapping[str, Tensor], weights: LocalWeights, rounding: str | None = None) -> str | None:
+    """The first tensor that differs from the backbone's own; ``None`` where all are the same.
+
+    Rows that were appended to the vocabulary and the statistics of batch norms are stored with the trained parts in
+    any case.
+
+    Args:
+        kind: of the backbone.
+        part: the checkpoint's copy.
+        weights: the backbone's own.
+        rounding: the precision that the backbone's own are rounded to first, as the published systems did.
+    """
+    for key, mine in part.items():
+        if key.endswith(_DRIFTING):
+            continue
+        name = next((prefix + key for prefix in _PREFIXES[kind] if prefix + key in weights.files), None)
+        if name is None:
+            return key
+        try:
+            own = weights.read(name)
+        except (OSError, SafetensorError) as error:
+            raise MomeError(f"{weights.files[name]} is damaged: copy or download it again") from error
+        if key in _VOCABULARY:
+            mine = mine[: len(own)]
+        if not same(own if rounding is None else own.to(getattr(torch, rounding)), mine):
+            return key
+    return None
+
+
+def refer(config: MomeConfig, kind: str, part: Mapping[str, Tensor], name: str | None, padded: bool) -> list[str]:
+    """Write where a backbone is found into the configuration; returns lines on why it is stored, or how it is not."""
+    setattr(config, kind, INSIDE + kind)
+    what = kind.replace("_", " ")
+    if name is None:
+        return []
+    if padded:
+        return [f"the {what} is stored: its vocabulary is not that of {name} with rows appended"]
+    own = find_weights(name)
+    if isinstance(own, str):
+        return [f"the {what} is stored: {own}"]
+    differing, rounding = difference(kind, part, own), None
+    if differing is not None and precision(part) in get_args(Rounding):
+        rounding = precision(part)
+        differing = difference(kind, part, own, rounding)
+    if differing is not None:
+        return [f"the {what} is stored: {differing} is not that of {name}"]
+    setattr(config, kind, own.reference)
+    setattr(config, f"{kind}_revision", own.revision)
+    setattr(config, f"{kind}_rounding", rounding)
+    how = "" if rounding is None else f" and whose weights it rounds to {rounding}, as the file has them"
+    return [f"the {what} is that of {name}, to which the folder refers{how}"]
+
+
+def save_part(
+    model: PreTrainedModel, part: Mapping[str, Tensor], folder: Path, tokenizer: PreTrainedTokenizerBase | None = None
+) -> None:
+    """Write a backbone into a folder of its own; with its tokenizer, a language model's generation settings too."""
+    config = type(model.config).from_dict(model.config.to_dict())
+    config.architectures = [type(model).__name__]
+    config.dtype = precision(part)
+    folder.mkdir()
+    config.save_pretrained(folder)
+    save_weights(part, folder)
+    if tokenizer is not None:
+        ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+        GenerationConfig(**ids).save_pretrained(folder)

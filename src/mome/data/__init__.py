@@ -1,0 +1,1 @@
+"""Clips to train and measure on: manifests, augmentation, stores, batches."""

@@ -1,0 +1,34 @@
+"""Encoder features: what every encoder gives and every connector reads.
+
+Shape notation: B clips, T frames, D encoder width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Features:
+    """One modality's encoder features of a right-padded batch.
+
+    Attributes:
+        tokens: ``(B, T, D)`` float. An encoder's are zero at and beyond a clip's length.
+        lengths: ``(B,)`` int64, valid frames of each clip; 0 for a clip that lacks the modality.
+    """
+
+    tokens: Tensor
+    lengths: Tensor
+
+    @property
+    def mask(self) -> Tensor:
+        """``(B, T)`` bool, true on valid frames."""
+        return length_mask(self.lengths, self.tokens.shape[1])
+
+
+def length_mask(lengths: Tensor, size: int) -> Tensor:
+    """``(B, size)`` bool, true at the first ``lengths[b]`` positions of row b."""
+    return torch.arange(size, device=lengths.device) < lengths.unsqueeze(-1)

@@ -1,7 +1,0 @@
-"""Synthetic clips: a talking mouth that says a GRID sentence (``pip install 'mome[synthesis]'``)."""
-
-from mome.media.synthesis.clip import SyntheticClip, synthesize
-from mome.media.synthesis.espeak import VOICES, Phoneme
-from mome.media.synthesis.write import write_clip
-
-__all__ = ["VOICES", "Phoneme", "SyntheticClip", "synthesize", "write_clip"]

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from mome.data.manifests import ManifestRow, read_manifest
+from mome.errors import MomeError
+
+GOOD = """id,path,split,frames,text
+a,media/a.mp4,train,75,bin blue
+b,media/b.mp4,test,75,"lay red, now"
+c,media/c.mp4,train,75, place green
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "media").mkdir()
+    for name in "abc":
+        (tmp_path / "media" / f"{name}.mp4").touch()
+    return tmp_path
+
+
+def write(folder: Path, text: str | bytes) -> Path:
+    path = folder / "manifest.csv"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def test_rows_of_all_splits_and_of_one(folder):
+    path = write(folder, GOOD)
+    rows = read_manifest(path)
+    assert rows[1] == ManifestRow("b", folder / "media" / "b.mp4", "test", "lay red, now")
+    assert rows[2].text == "place green"
+    assert [row.id for row in read_manifest(str(path), "train")] == ["a", "c"]
+
+
+def test_paths_may_be_absolute(folder):
+    path = write(folder, f"text,split,path,id\nhello,test,{folder / 'media' / 'a.mp4'},x\n")
+    assert read_manifest(path) == [ManifestRow("x", folder / "media" / "a.mp4", "test", "hello")]
+
+
+def test_spreadsheet_files(folder):
+    path = write(folder, b"\xef\xbb\xbf" + GOOD.replace("\n", "\r\n").encode())
+    assert len(read_manifest(path)) == 3
+
+
+def test_only_the_chosen_split_needs_its_media(folder):
+    path = write(folder, GOOD)
+    (folder / "media" / "b.mp4").unlink()
+    assert len(read_manifest(path, "train")) == 2
+    with pytest.raises(MomeError, match=r"b\.mp4 of clip b is not there$"):
+        read_manifest(path, "test")
+    (folder / "media" / "a.mp4").unlink()
+    with pytest.raises(MomeError, match=r"a\.mp4 of clip a is not there, and 1 more of 3"):
+        read_manifest(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("", ["is empty: give a manifest", "id, path, split, text"]),
+        ("id,path,split,text\n", ["header only"]),
+        ("id,path,split\na,media/a.mp4,train\n", ["lacks the column text", "id, path, split"]),
+        (
+            "ID,file,split,txt\n",
+            ["columns id, path, text", "ID, file, split, txt", "is 'txt' meant as text?"],
+        ),
+        ("id;path;split;text\n", ["id;path;split;text", "split at commas"]),
+        (GOOD + "a,media/a.mp4,test,75,again\n", ["id 'a'", "line 2", "line 5"]),
+        (GOOD + "d,media/a.mp4,test,75, \n", ["line 5", "text is empty"]),
+        (GOOD + "d,media/a.mp4\n", ["line 5 has 2 fields, the header has 5"]),
+        (GOOD + ",media/a.mp4,test,75,x\n", ["line 5", "id is empty"]),
+        (b"\x89PNG\r\n\x1a\n\x00\xff", ["not a CSV file"]),
+        (GOOD + 'd,media/a.mp4,test,75,"open\n', ["not a CSV file"]),
+    ],
+)
+def test_faults_are_named(folder, text, parts):
+    path = write(folder, text)
+    with pytest.raises(MomeError) as caught:
+        read_manifest(path)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith(str(path))
+    for part in parts:
+        assert part in message
+
+
+def test_a_file_of_another_kind_is_not_quoted(folder):
+    for text in ("root:x:0:0:root:/root:/bin/bash\n", "hunter2\n", "API_KEY=hunter2,root\n"):
+        with pytest.raises(MomeError, match="its first line is no header") as caught:
+            read_manifest(write(folder, text))
+        assert "hunter2" not in str(caught.value)
+        assert "root" not in str(caught.value).removeprefix(str(folder))
+
+
+def test_unknown_split_names_those_that_exist(folder):
+    with pytest.raises(MomeError, match=re.escape("no split 'tset': its splits are train, test")):
+        read_manifest(write(folder, GOOD), "tset")
+
+
+def test_missing_file_and_folder(folder):
+    with pytest.raises(MomeError, match="does not exist"):
+        read_manifest(folder / "other.csv")
+    with pytest.raises(MomeError, match="is a folder"):
+        read_manifest(folder)
+
+
+def test_the_shared_data(shared):
+    rows = read_manifest(shared / "grid" / "manifest.csv")
+    assert {row.split for row in rows} >= {"train"}
+    assert all(row.path.is_file() for row in rows)
+
+
+@pytest.mark.parametrize("path", ["p" * 300, "p/" * 3000, "a\0b", "~/a.mp4", ".", "pipe"])
+def test_paths_that_no_media_file_has(folder, path):
+    os.mkfifo(folder / "pipe")
+    with pytest.raises(MomeError, match=r"manifest\.csv: media file"):
+        read_manifest(write(folder, f"id,path,split,text\na,{path},test,hello\n"))
+
+
+def test_an_empty_text_is_for_evaluation_alone(folder):
+    path = write(folder, "id,path,split,text\na,media/a.mp4,test,\n")
+    assert [row.text for row in read_manifest(path, silence=True)] == [""]
+    with pytest.raises(MomeError, match="text is empty"):
+        read_manifest(path)
