@@ -5,14 +5,12 @@ from dataclasses import dataclass
 import pytest
 
 from mome.adapters import LoraAdapterConfig, adapter_config_from_dict
-from mome.connectors.config import (
-    MixtureConfig,
-    ProjectorsConfig,
-    QFormerConfig,
-    ResamplerConfig,
-    SharedConfig,
-    connector_config_from_dict,
-)
+from mome.connectors import connector_config
+from mome.connectors.mixture import MixtureConfig
+from mome.connectors.projectors import ProjectorsConfig
+from mome.connectors.qformer import QFormerConfig
+from mome.connectors.resampler import ResamplerConfig
+from mome.connectors.shared import SharedConfig
 from mome.errors import MomeError
 from mome.options import options_from_dict
 
@@ -59,19 +57,22 @@ def test_faults_are_named(values, message):
     [
         ({"type": "projectors"}, ProjectorsConfig()),
         ({"type": "shared"}, SharedConfig()),
-        ({"type": "mixture", "top_k": 1, "sharing": "none"}, MixtureConfig(4, 1, "none", 0.01, 0.001)),
+        ({"type": "mixture", "top_k": 1, "sharing": "none"}, MixtureConfig(4, 1, "none", 0.02, 0.001)),
         ({"type": "resampler", "queries": 9}, ResamplerConfig(9, 16)),
         ({"type": "qformer", "speech_rate": False}, QFormerConfig(3, 20, 1024, 2, 16, 4096, False, 2.71)),
     ],
 )
 def test_connectors(values, expected):
-    assert connector_config_from_dict(values) == expected
+    assert connector_config(values) == expected
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"type": "projector"}, "connector type 'projector' is unknown: choose one of projectors, shared, mixture"),
+        (
+            {"type": "projector"},
+            "type 'projector' is unknown: choose one of mixture, projectors, qformer, resampler, shared",
+        ),
         ({"type": "mixture", "topk": 2}, "did you mean top_k"),
         ({"type": "mixture", "top_k": 5}, "top_k = 5 is more than experts = 4"),
         ({"type": "mixture", "experts": 0}, "experts = 0 is not possible"),
@@ -84,7 +85,7 @@ def test_connectors(values, expected):
 )
 def test_connectors_that_cannot_be(values, message):
     with pytest.raises(MomeError, match=message):
-        connector_config_from_dict(values)
+        connector_config(values)
 
 
 def test_adapters():

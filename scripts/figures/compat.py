@@ -24,8 +24,9 @@ from torch.nn.functional import layer_norm
 from transformers import WhisperFeatureExtractor
 
 from mome.cli.demo import SHIPPED
-from mome.encoders import AVHubertConfig, WhisperAudioEncoder
-from mome.encoders.logmel import log_mel, z_normalize
+from mome.encoders.avhubert import AVHubertConfig
+from mome.encoders.base import z_normalize
+from mome.encoders.whisper import WhisperAudioEncoder, log_mel
 from mome.evaluation.report import run_document, write_json
 from mome.features import Features
 from mome.media import load_clip

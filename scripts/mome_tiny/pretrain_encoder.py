@@ -24,10 +24,10 @@ from transformers import WhisperConfig, WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from lexicon import PHONEMES, WORDS, frame_labels, phoneme_ids
-from mome.connectors import average_pool
-from mome.encoders import AVHubertConfig, AVHubertModel, WhisperAudioEncoder
+from mome.connectors.pooling import average_pool
+from mome.encoders.avhubert import AVHubertConfig, AVHubertModel
 from mome.encoders.avhubert.pixels import mouth_pixels
-from mome.encoders.logmel import log_mel
+from mome.encoders.whisper import WhisperAudioEncoder, log_mel
 from mome.media.noise import load_noise, mix
 
 AUDIO = WhisperConfig(

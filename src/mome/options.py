@@ -47,6 +47,17 @@ def options_from_dict(what: str, kinds: Mapping[str, type[Options]], values: Map
     return kinds[kind](**options)
 
 
+def check_whole(name: str, value: Any, most: int = 2**20) -> None:
+    """Raise :class:`MomeError` unless an option is a whole number from 1 to ``most``.
+
+    By default that is far beyond sense, so that a model's size can be computed.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise MomeError(f"{name} = {shortened(repr(value))} is not possible: give a whole number from 1 up")
+    if value > most:
+        raise MomeError(f"{name} = {shortened(value)} is not possible: give at most {most}")
+
+
 def _is_a(kind: Any, value: Any) -> bool:
     if kind is float:  # comparing, unlike math.isfinite, takes whole numbers of any length
         return isinstance(value, int | float) and not isinstance(value, bool) and -1e30 < value < 1e30

@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from mome.model.connector import build_connector
+from mome.connectors import build_connector
 from mome.rates import Rates
 from mome.training.recipe import SHIPPED, load_config, load_recipe
 
@@ -181,9 +181,8 @@ def test_every_recipe_describes_a_model(name):
         assert config.tasks == [task]
         assert (config.audio_config is None, config.video_config is None) == (task == "vsr", task == "asr")
     assert config.adapter_config.bottleneck >= 1
-    audio, video = (config.audio_config and config.audio_config.hidden_size, config.video_config)
     with torch.device("meta"):
-        made = build_connector(config, audio, video and video.hidden_size, config.text_config.hidden_size)
+        made = build_connector(config.connector_config, config.surroundings)
     assert next(made.parameters()).is_meta
     if config.adapter.get("specific"):
         assert len(config.adapter_groups) == config.adapter_config.specific > 0

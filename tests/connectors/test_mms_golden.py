@@ -7,9 +7,8 @@ import re
 import pytest
 import torch
 
-from mome.connectors.config import QFormerConfig
 from mome.connectors.fusion import resize
-from mome.connectors.qformer import QFormerConnector, query_count
+from mome.connectors.qformer import QFormerConfig, QFormerConnector, query_count
 from mome.connectors.speech_rate import SpeechRatePredictor
 from mome.features import Features
 from mome.rates import Rates

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mome.connectors import average_pool, compress, compressed_width, pooled_length, stack
+from mome.connectors.pooling import average_pool, compress, compressed_width, pooled_length, stack
 from mome.errors import MomeError
 from mome.features import length_mask
 

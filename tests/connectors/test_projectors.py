@@ -5,7 +5,8 @@ import copy
 import pytest
 import torch
 
-from mome.connectors import Projector, RateProjectors, average_pool, compress
+from mome.connectors.pooling import average_pool, compress
+from mome.connectors.projectors import Projector, RateProjectors
 from mome.errors import MomeError
 
 

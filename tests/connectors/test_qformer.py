@@ -5,8 +5,7 @@ import copy
 import pytest
 import torch
 
-from mome.connectors.config import QFormerConfig
-from mome.connectors.qformer import QFormerConnector, query_count
+from mome.connectors.qformer import QFormerConfig, QFormerConnector, query_count
 from mome.connectors.speech_rate import SpeechRatePredictor
 from mome.features import Features
 from mome.rates import Rates
@@ -130,7 +129,7 @@ def test_speech_rate_loss_trains_the_predictor_alone() -> None:
     module = connector().train()
     audio, _ = streams([100, 150, 0], [1, 1, 1])
     audio.tokens.requires_grad_()
-    loss = module.speech_rate_loss(audio, torch.tensor([4, 9, 0]))
+    loss = module.losses(audio, None, torch.tensor([4, 9, 0]))["speech_rate"]
     rates = module.predictor(audio.tokens[:2], audio.lengths[:2])
     targets = torch.tensor([4 / 2, 9 / 3]) / OPTIONS.words_per_second
     torch.testing.assert_close(loss, (rates - targets).square().mean())
@@ -139,7 +138,7 @@ def test_speech_rate_loss_trains_the_predictor_alone() -> None:
     assert reached == {"predictor"}
     assert audio.tokens.grad is None
     silent = Features(audio.tokens[2:], audio.lengths[2:])
-    assert module.speech_rate_loss(silent, torch.tensor([0])) == 0
+    assert module.losses(silent, None, torch.tensor([0]))["speech_rate"] == 0
 
 
 def test_copies_and_state_round_trip() -> None:

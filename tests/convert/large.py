@@ -22,7 +22,7 @@ from transformers import AutoConfig, LlamaForCausalLM, PreTrainedConfig, PreTrai
 from mome.convert import avsr, avsr_backbones
 from mome.convert import folder as folders
 from mome.convert.avsr_names import EMBEDDING, HEAD
-from mome.encoders import AVHubertConfig, AVHubertModel
+from mome.encoders.avhubert import AVHubertConfig, AVHubertModel
 from mome.training.recipe import SHIPPED
 from tests.conftest import Golden
 from tests.convert.published import ADDED, PROMPT_IDS, tokenizer_of

@@ -18,7 +18,7 @@ from transformers import (
 
 from mome.config import DEFAULT_PROMPTS
 from mome.convert.avsr import Sources
-from mome.encoders import AVHubertConfig, AVHubertModel
+from mome.encoders.avhubert import AVHubertConfig, AVHubertModel
 from tests.conftest import Golden
 from tests.model.golden import avhubert_config, grid_of, prompt_ids, text_config
 

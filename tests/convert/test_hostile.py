@@ -16,7 +16,7 @@ from mome.cli import app
 from mome.convert import avhubert
 from mome.convert.avsr import Sources, convert
 from mome.convert.unpickle import read_checkpoint
-from mome.encoders import AVHubertConfig
+from mome.encoders.avhubert import AVHubertConfig
 from mome.errors import MomeError
 from tests.convert.fairseq import SETTINGS, save, tiny_state
 

@@ -10,7 +10,7 @@ import mome
 from mome.convert import avhubert
 from mome.convert.avhubert_card import NOTICE
 from mome.convert.avsr import convert
-from mome.encoders import AVHubertModel
+from mome.encoders.avhubert import AVHubertModel
 from tests.convert.fairseq import SETTINGS, save, tiny_state
 from tests.convert.published import backbones, published, random_case
 

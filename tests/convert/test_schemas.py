@@ -14,7 +14,7 @@ from mome.config import MomeConfig
 from mome.convert.avhubert import PRETRAINING
 from mome.convert.avsr import Sources, fit, read_config
 from mome.convert.avsr_file import state_dict
-from mome.encoders import AVHubertConfig, AVHubertModel
+from mome.encoders.avhubert import AVHubertConfig, AVHubertModel
 from mome.errors import MomeError
 from mome.model import MomeForSpeechRecognition
 from mome.training.recipe import SHIPPED

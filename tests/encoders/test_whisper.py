@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from transformers import WhisperConfig, WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from mome.encoders.logmel import log_mel, z_normalize
-from mome.encoders.whisper import WhisperAudioEncoder
+from mome.encoders.base import z_normalize
+from mome.encoders.whisper import WhisperAudioEncoder, log_mel
 from mome.errors import MomeError
 
 BINS, WINDOW = 8, 40  # mel bins, and tokens in the window

@@ -10,7 +10,7 @@ from transformers import Gemma3TextConfig, GPT2Config, LlamaConfig, Qwen3Config,
 
 from mome.adapters import adapter_parameters
 from mome.config import MomeConfig
-from mome.encoders import AVHubertConfig
+from mome.encoders.avhubert import AVHubertConfig
 from mome.model import MomeForSpeechRecognition
 from mome.model.objective import IGNORED_LABEL
 from mome.rates import Rates

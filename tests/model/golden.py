@@ -15,7 +15,7 @@ from transformers import AutoConfig, PreTrainedConfig, WhisperConfig
 
 from mome.adapters import LoraAdapterConfig, attach_lora
 from mome.config import DEFAULT_PROMPTS, MomeConfig
-from mome.encoders import AVHubertConfig
+from mome.encoders.avhubert import AVHubertConfig
 from mome.model import MomeForSpeechRecognition
 from mome.model.objective import IGNORED_LABEL
 from mome.rates import Rates

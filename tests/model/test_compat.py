@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from transformers import WhisperFeatureExtractor
 
-from mome.encoders.logmel import log_mel, z_normalize
+from mome.encoders.base import z_normalize
+from mome.encoders.whisper import log_mel
 from mome.model.compat import official_log_mel, official_sound
 
 EXTRACTOR = WhisperFeatureExtractor()

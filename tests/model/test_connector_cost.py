@@ -8,12 +8,13 @@ import functools
 import pytest
 import torch
 
+from mome.config import MomeConfig
 from mome.model import MomeForSpeechRecognition
-from mome.model.connector import count_tokens
-from mome.model.connector_cost import connector_operations
 from mome.model.cost import inference_cost, parameter_counts
 from mome.model.model import EncodedClips
+from mome.model.sequence import count_tokens
 from mome.rates import Rates
+from mome.text.transcript import Tokens
 from tests.model.build import CONNECTORS, GRID, connector_model, make_config, make_model
 from tests.model.test_cost import features, flops, generation_flops
 from tests.model.test_groups import GROUPED, group_of, looked_at, new_model
@@ -28,6 +29,10 @@ def untrained(connector: str) -> MomeForSpeechRecognition:
     if connector == "qformer-speech":
         model.connector.predictor.reset_parameters()
     return model
+
+
+def connector_operations(config: MomeConfig, rates: Rates, audio: int, video: int, fed: Tokens | None = None) -> int:
+    return inference_cost(config, rates, audio, video, 1, fed=fed).projectors
 
 
 def encoded(model: MomeForSpeechRecognition, rates: Rates, audio: int, video: int) -> EncodedClips:
@@ -47,32 +52,32 @@ def test_operations(connector, audio, video):
         counted = flops(lambda clips=clips, rates=rates: model.connect(clips, [rates]))
         assert counted > 0
         expected = connector_operations(model.config, rates, audio, video)
-        assert expected == pytest.approx(counted, rel=0.02), rates
+        assert expected == pytest.approx(counted, rel=0.01), rates
 
 
 @pytest.mark.parametrize("speech_rate", [1.0, 1.37, 1.5, 2.0])
 @pytest.mark.parametrize(("audio", "video"), [(37, 19), (200, 100), (331, 166), (800, 400)])
 def test_operations_at_a_speech_rate(monkeypatch, speech_rate, audio, video):
-    model, rates = untrained("qformer-speech"), Rates(4, 2)
+    # Queries enough that no clip needs them all: their number tells the speech rate.
+    connector = {**CONNECTORS["qformer-speech"]["connector"], "longest": 40}
+    model, rates = make_model("llama", "none", connector=connector).requires_grad_(False), Rates(4, 2)
+    model.connector.predictor.reset_parameters()
     normal = connector_operations(model.config, rates, audio, video)
     predictor = model.connector.predictor
     monkeypatch.setattr(predictor.head.bias, "data", torch.tensor([speech_rate]))
     clips = encoded(model, rates, audio, video)
-    prepared = model.prepare(clips, [rates])
-    assert prepared.speech_rates == pytest.approx([speech_rate])
-    (told,), (tokens,) = prepared.speech_rates, prepared.counts
-    assert count_tokens(model.config, rates, audio, video, told) == tokens
-    expected = connector_operations(model.config, rates, audio, video, told)
-    assert expected == pytest.approx(flops(lambda: model.connect(clips, [rates])), rel=0.02)
-    assert (expected > normal) == (speech_rate > 1)
-    # The predictor hides what depends on the rate.
-    heard, lengths = clips.audio.tokens[:, : 2 * video], clips.audio.lengths.clamp(max=2 * video)
-    aside = flops(lambda: predictor(heard, lengths))
+    (tokens,) = model.prepare(clips, [rates]).counts
+    expected = connector_operations(model.config, rates, audio, video, tokens)
+    assert expected == pytest.approx(flops(lambda: model.connect(clips, [rates])), rel=0.01)
+    assert (expected > normal) == (tokens.fused > count_tokens(model.config, rates, audio, video).fused)
+    # The predictor hides what depends on the rate, which is known to one query only.
+    known, lengths = clips.audio.tokens[:, : 2 * video], clips.audio.lengths.clamp(max=2 * video)
+    aside = flops(lambda: predictor(known, lengths))
     counted = flops(lambda: model.connect(clips, [rates])) - aside
     config = copy.deepcopy(model.config)
     config.connector["speech_rate"] = False
-    without = connector_operations(config, rates, audio, video, told)
-    assert without == pytest.approx(counted, rel=0.02)
+    without = connector_operations(config, rates, audio, video, tokens)
+    assert without == pytest.approx(counted, rel=0.02 + 1 / tokens.fused)
 
 
 @every
@@ -83,7 +88,7 @@ def test_a_whole_transcription(connector):
         given = {"encoded": encoded(model, rates, 90, 45), "rates": rates}
         counted = flops(lambda given=given: model.generate(**given, **options))
         cost = inference_cost(model.config, rates, 90, 45, new_tokens=5)
-        assert cost.projectors + cost.prefill + cost.decode == pytest.approx(counted, rel=0.02), rates
+        assert cost.projectors + cost.prefill + cost.decode == pytest.approx(counted, rel=0.01), rates
 
 
 def projector(width: int, norm: bool = False) -> int:
@@ -163,12 +168,15 @@ def test_operations_of_grouped_adapters(kind):
     for rates in (Rates(4, 2), Rates(16, None)):
         added = generation_flops(model, rates) - generation_flops(frozen, rates)
         cost = inference_cost(model.config, rates, 37, 19, new_tokens=6)
-        assert cost.adapters == pytest.approx(added, rel=0.02)
+        assert cost.adapters == pytest.approx(added, rel=0.01)
 
 
 def test_the_cost_of_a_group_is_that_of_any_other():
     model = new_model("S-tasks")
-    costs = {group_of("S-tasks", rates): inference_cost(model.config, rates, 64, 32, 1, fed=20) for rates in GRID}
+    costs = {
+        group_of("S-tasks", rates): inference_cost(model.config, rates, 64, 32, 1, fed=Tokens(10, 7, 3))
+        for rates in GRID
+    }
     assert len(costs) == 3
     assert len({cost.adapters for cost in costs.values()}) == 1
     assert all(cost.adapters > 0 for cost in costs.values())

@@ -14,10 +14,11 @@ from transformers import Gemma3TextConfig, LlamaConfig, MistralConfig, WhisperCo
 
 from mome.adapters import adapter_parameters
 from mome.config import MomeConfig
-from mome.encoders import AVHubertConfig
+from mome.encoders.avhubert import AVHubertConfig
 from mome.features import Features
-from mome.model.cost import Cost, encoder_frames, inference_cost, parameter_counts
+from mome.model.cost import Cost, inference_cost, parameter_counts
 from mome.model.model import EncodedClips, MomeForSpeechRecognition
+from mome.model.sequence import encoder_frames
 from mome.rates import Rates
 from tests.model import build
 
@@ -78,7 +79,7 @@ def test_audio_encoder(context):
     frames = 2 * (WINDOW if context == "window" else AUDIO)
     mask = torch.arange(frames)[None] < 2 * AUDIO
     counted = flops(lambda: model.encode(torch.randn(1, 10, frames), mask))
-    assert cost(model, Rates(4, 2)).audio_encoder == pytest.approx(counted, rel=0.02)
+    assert cost(model, Rates(4, 2)).audio_encoder == pytest.approx(counted, rel=0.01)
     assert cost(model, Rates(None, 2)).audio_encoder == 0
 
 
@@ -89,7 +90,7 @@ def test_video_encoder(image, kernel):
     model = MomeForSpeechRecognition(config)
     pixels = torch.randn(1, VIDEO, image, image)
     counted = flops(lambda: model.encode(None, None, pixels, torch.ones(1, VIDEO, dtype=torch.bool)))
-    assert cost(model, Rates(4, 2)).video_encoder == pytest.approx(counted, rel=0.02)
+    assert cost(model, Rates(4, 2)).video_encoder == pytest.approx(counted, rel=0.01)
     assert cost(model, Rates(4, None)).video_encoder == 0
 
 
@@ -105,11 +106,11 @@ def test_projectors(compression, rates):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_frozen_language_model(family, rates):
     model = make_model(family)
-    assert cost(model, rates, new=1).prefill == pytest.approx(generation_flops(model, rates, new=1), rel=0.02)
+    assert cost(model, rates, new=1).prefill == pytest.approx(generation_flops(model, rates, new=1), rel=0.01)
     expected = cost(model, rates)
     assert expected.adapters == 0
     steps = generation_flops(model, rates) - generation_flops(model, rates, new=1)
-    assert expected.decode == pytest.approx(steps, rel=0.02)
+    assert expected.decode == pytest.approx(steps, rel=0.01)
 
 
 @pytest.mark.parametrize("window", [16, 40])  # passed while reading, and while writing
@@ -121,8 +122,8 @@ def test_layers_with_a_sliding_window_forget(family, window):
     rates, new = Rates(4, 2), 80
     prefill, both = (generation_flops(model, rates, new=count) for count in (1, new))
     expected = cost(model, rates, new=new)
-    assert expected.prefill == pytest.approx(prefill, rel=0.02)
-    assert expected.decode == pytest.approx(both - prefill, rel=0.02)
+    assert expected.prefill == pytest.approx(prefill, rel=0.01)
+    assert expected.decode == pytest.approx(both - prefill, rel=0.01)
     model.config.text_config.sliding_window = 1000
     assert cost(model, rates, new=new).decode > 1.05 * expected.decode
 
@@ -132,7 +133,7 @@ def test_adapters(adapter):
     rates = Rates(4, 2)
     model = make_model(adapter=adapter)
     added = generation_flops(model, rates) - generation_flops(make_model(), rates)
-    assert cost(model, rates).adapters == pytest.approx(added, rel=0.02)
+    assert cost(model, rates).adapters == pytest.approx(added, rel=0.01)
     assert replace(cost(model, rates), adapters=0) == cost(make_model(), rates)
 
 
@@ -141,7 +142,7 @@ def test_beam_search(adapter):
     rates, model = Rates(4, 2), make_model(adapter=adapter)
     expected = cost(model, rates, beams=4)
     counted = generation_flops(model, rates, beams=4)
-    assert expected.prefill + expected.decode + expected.adapters == pytest.approx(counted, rel=0.02)
+    assert expected.prefill + expected.decode + expected.adapters == pytest.approx(counted, rel=0.01)
 
 
 def test_the_total_is_that_of_a_whole_transcription():
@@ -154,7 +155,7 @@ def test_the_total_is_that_of_a_whole_transcription():
     }
     options = {"max_new_tokens": NEW, "min_new_tokens": NEW, "pad_token_id": 0}
     counted = flops(lambda: model.generate(**inputs, rates=rates, **options))
-    assert cost(model, rates).total == pytest.approx(counted, rel=0.02)
+    assert cost(model, rates).total == pytest.approx(counted, rel=0.01)
     assert cost(model, rates).tflops == cost(model, rates).total / 1e12
 
 
@@ -211,6 +212,6 @@ def test_published_scale():
     config.adapter = {"type": "mome"}
     counts = parameter_counts(config)
     assert counts.adapter_active == pytest.approx(3.5e6, rel=0.02)
-    assert counts.frozen == pytest.approx(1.236e9 + 88e6 + 325e6, rel=0.01)
+    assert counts.frozen == pytest.approx(1.236e9 + 88e6 + 325e6, rel=0.02)
     encoding = inference_cost(config, Rates(4, 2), 250, 125, 20).audio_encoder
     assert encoding == pytest.approx(0.344e12, rel=0.01)

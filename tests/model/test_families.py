@@ -27,7 +27,7 @@ from transformers import (
 
 from mome import MomeForSpeechRecognition, MomeProcessor
 from mome.checkpoints import backbones
-from mome.encoders import AVHubertModel
+from mome.encoders.avhubert import AVHubertModel
 from mome.errors import MomeError
 from mome.rates import Rates
 from tests.adapters.tiny import Int8Linear, quantise

@@ -10,8 +10,8 @@ import re
 import pytest
 import torch
 
-from mome.connectors import compress
 from mome.connectors.mixture import route
+from mome.connectors.pooling import compress
 from mome.model import MomeForSpeechRecognition
 from mome.model.model import EncodedClips
 from mome.model.objective import IGNORED_LABEL, SpeechOutput

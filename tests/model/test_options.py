@@ -17,8 +17,8 @@ import mome
 from mome import MomeConfig, MomeError, MomeForSpeechRecognition, MomeProcessor
 from mome.adapters import adapter_parameters
 from mome.config.fields import BACKBONES
-from mome.encoders import AVHubertConfig
-from mome.encoders.logmel import z_normalize
+from mome.encoders.avhubert import AVHubertConfig
+from mome.encoders.base import z_normalize
 from mome.media import Clip
 from mome.model.compat import official_audio_tokens
 from mome.model.cost import inference_cost, parameter_counts

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from mome.connectors import resampled_length
+from mome.connectors.resampler import resampled_length
 from mome.errors import MomeError
 from mome.rates import Rates, RateSet
 from mome.training.recipe import ValidationRecipe

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from mome.encoders import AVHubertModel
+from mome.encoders.avhubert import AVHubertModel
 from mome.synthesis import SyntheticClip, write_clip
 from tests.tiny import END, MEL_BINS, WINDOW_SECONDS, tiny_model, tiny_tokenizer
 

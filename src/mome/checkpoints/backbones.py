@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import torch
 from transformers import (
@@ -17,16 +17,13 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    WhisperModel,
 )
-from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from mome.checkpoints.bundled import bundled_part
 from mome.checkpoints.hub import TOKENIZER, Repository, could_be_id
 from mome.checkpoints.language_models import check_language_model
 from mome.checkpoints.settings import blaming, check_settings, is_folder
-from mome.encoders import AVHubertModel
-from mome.encoders.audio import AUDIO_INPUTS, new_audio_encoder
+from mome.encoders import audio_encoder
 from mome.errors import MomeError, listed
 
 _PER_BYTE = 4  # weights that a byte may hold: quantised to two bits
@@ -59,8 +56,8 @@ def _read_config(kind: str, folder: Path, what: str) -> PreTrainedConfig:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     if kind == "language_model":
         check_language_model(config, what)
-    if kind == "audio_encoder" and config.model_type not in AUDIO_INPUTS:
-        raise MomeError(f"{what} is of type {config.model_type}, not one of {', '.join(AUDIO_INPUTS)}")
+    if kind == "audio_encoder":
+        audio_encoder(config, what)
     return config
 
 
@@ -169,7 +166,9 @@ def _check_size(kind: str, config: PreTrainedConfig, folder: Path, what: str) ->
 def _new(kind: str, config: PreTrainedConfig) -> PreTrainedModel:
     if kind == "language_model":
         return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    return AVHubertModel(cast(Any, config)) if kind == "video_encoder" else new_audio_encoder(config)
+    if kind == "audio_encoder":
+        return audio_encoder(config).new(config)
+    return AutoModel.from_config(config, trust_remote_code=False)
 
 
 def _load_folder(
@@ -185,15 +184,7 @@ def _load_folder(
 
     if kind == "language_model":
         return load(AutoModelForCausalLM, **options)
-    if kind == "video_encoder" or config.model_type == "avhubert":
-        return load(AVHubertModel)
-    if config.model_type != "whisper":
-        return load(AutoModel)
-    if config.architectures == ["WhisperEncoder"]:
-        return load(WhisperEncoder)
-    whole, report = load(WhisperModel)
-    own = {name: [key for key in keys if "encoder." in str(key)] for name, keys in report.items() if "keys" in name}
-    return whole.get_encoder(), own
+    return audio_encoder(config).load(config, load) if kind == "audio_encoder" else load(AutoModel)
 
 
 def _remedy(kind: str, reference: str) -> str | None:

@@ -22,8 +22,8 @@ from mome.checkpoints.settings import blaming, is_folder
 from mome.checkpoints.vocabulary import added_rows, vocabulary_weights
 from mome.config import MomeConfig
 from mome.config.fields import BACKBONES, Compatibility
-from mome.encoders import AVHubertModel
-from mome.encoders.audio import AudioEncoder
+from mome.encoders import AudioEncoder
+from mome.encoders.avhubert import AVHubertModel
 from mome.errors import MomeError, listed
 from mome.files import open_as_usual
 from mome.rates import RateSet

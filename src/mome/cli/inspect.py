@@ -12,7 +12,7 @@ import typer
 from mome.cli.options import BUNDLED_NAME, Json, read_config
 from mome.cli.output import gflops, quiet, result, table, to_json
 from mome.errors import MomeError
-from mome.rates import Rates, RateSet
+from mome.rates import Rates
 
 if TYPE_CHECKING:
     from mome.config import MomeConfig
@@ -79,8 +79,8 @@ def _config(subject: str, overrides: list[str]) -> MomeConfig:
 
 def describe(config: MomeConfig, seconds: float, new_tokens: int = 1, beams: int = 1) -> dict[str, Any]:
     """Parameters, and tokens and operations at every rate and without compression."""
-    from mome.model.connector import count_tokens
-    from mome.model.cost import encoder_frames, inference_cost, parameter_counts
+    from mome.model.cost import inference_cost, parameter_counts
+    from mome.model.sequence import count_tokens, encoder_frames
 
     frames = encoder_frames(config, seconds)
 
@@ -94,13 +94,13 @@ def describe(config: MomeConfig, seconds: float, new_tokens: int = 1, beams: int
             "parts": {name: operations / 1e12 for name, operations in asdict(cost).items()},
         }
 
-    whole = copy.deepcopy(config)  # what the papers compare with: a projector at rate 1 and nothing compressed
-    whole.connector, whole.compression = None, "average"
-    tasks = config.rate_set.tasks
+    plain = copy.deepcopy(config)  # what the papers compare with: a projector at rate 1 and nothing compressed
+    plain.connector, plain.compression, plain.only = None, "average", None
+    plain.audio_rates, plain.video_rates = config.audio_rates and [1], config.video_rates and [1]
     return {
         "parameters": asdict(parameter_counts(config)),
         "cost": [row(config, rates) for rates in config.rate_set.rates()],
-        "uncompressed": [row(whole, rates) for rates in RateSet((1,), (1,), tasks).rates()],
+        "uncompressed": [row(plain, rates) for rates in plain.rate_set.rates()],
     }
 
 

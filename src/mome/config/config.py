@@ -10,15 +10,12 @@ from transformers import AutoConfig, PreTrainedConfig
 from mome.adapters import AdapterConfig, LoraAdapterConfig, adapter_config_from_dict
 from mome.config.fields import BACKBONES, Compatibility, Rounding, check_fields
 from mome.config.generation import check_decoding
-from mome.connectors import CompressionMethod
-from mome.connectors.config import ConnectorConfig, ProjectorsConfig, connector_config_from_dict
-from mome.encoders.audio import AUDIO_INPUTS, audio_tokens_per_second
-from mome.encoders.whisper import AudioContext
+from mome.connectors import ConnectorConfig, Surroundings, connector_config
+from mome.connectors.pooling import CompressionMethod
+from mome.encoders import AudioContext, AudioEncoder, audio_encoder
 from mome.errors import MomeError
 from mome.options import options_from_dict
 from mome.rates import TASKS, Rates, RateSet, Task
-
-FUSED_RATE = 50  # audio tokens a second that early fusion halves to the video's
 
 DEFAULT_PROMPTS: dict[str, str] = {
     "avsr": "Transcribe speech and video to text.",
@@ -56,14 +53,14 @@ class MomeConfig(PreTrainedConfig):
         audio_encoder_rounding, video_encoder_rounding, language_model_rounding: ``"bfloat16"`` or ``"float16"``, to
             which the frozen weights are rounded when they are loaded, whatever precision they are used in; ``None``:
             as they are.
-        audio_context: ``"window"`` or ``"clip"``, see :class:`~mome.encoders.WhisperAudioEncoder`.
+        audio_context: ``"window"`` or ``"clip"``, see :class:`~mome.encoders.whisper.WhisperAudioEncoder`.
         audio_rates, video_rates: the compression rates that there are projectors for.
         compression: ``"average"`` or ``"stack"``.
         projector_hidden: width between the projector's two linear layers.
         projector_norm: whether a LayerNorm ends the projectors.
         connector: options of the way from encoder tokens to the language model's with its ``type``
             (``projectors``, ``shared``, ``mixture``, ``resampler``, ``qformer``), see
-            :mod:`mome.connectors.config`; ``None``: a projector for every rate.
+            :mod:`mome.connectors`; ``None``: a projector for every rate.
         adapter: options of the adapter on the language model with its ``type`` (``mome`` or ``lora``);
             ``None``: only the connector is trained. A LoRA's ``specific`` may be ``"rates"`` (one update for each
             of the tasks' rates: LoRA-SS and -MSS) or ``"tasks"`` (one for each task: Omni-AVSR-T and -ST).
@@ -154,12 +151,10 @@ class MomeConfig(PreTrainedConfig):
 
     def check_options(self) -> None:
         """Raise :class:`MomeError` where an option is not possible or two do not go together."""
-        if self.audio_config is not None and self.audio_config.model_type not in AUDIO_INPUTS:
-            kinds = ", ".join(AUDIO_INPUTS)
-            raise MomeError(f"audio_config is of type {self.audio_config.model_type}, not one of {kinds}")
-        fused = self.connector is not None and self.connector.get("type") == "qformer"
-        if fused and self.audio_config is not None and audio_tokens_per_second(self.audio_config) != FUSED_RATE:
-            raise MomeError(f"the connector qformer fuses {FUSED_RATE} audio tokens a second: choose whisper")
+        encoder, connector = self.audio_encoder_class, self.connector_config
+        needed = connector.audio_tokens_per_second
+        if encoder is not None and needed not in (None, encoder.tokens_per_second(self.audio_config)):
+            raise MomeError(f"the connector {connector.type} needs {needed} audio tokens a second: choose whisper")
         if self.rate_set.open and (self.adapter or {}).get("specific") == "rates":
             raise MomeError("adapter specific=rates has an update for each listed rate, a resampler takes any rate")
         for name in self.unfrozen:
@@ -194,8 +189,8 @@ class MomeConfig(PreTrainedConfig):
     @property
     def rate_set(self) -> RateSet:
         """The rates that this configuration is for. Of a model ask its own ``rate_set``: merging leaves it fewer."""
-        anything = (self.connector or {}).get("type") == "resampler"  # its queries are not made for certain rates
-        rate_set = RateSet(tuple(self.audio_rates), tuple(self.video_rates), tuple(self.tasks), anything)
+        any_rate = self.connector_config.any_rate
+        rate_set = RateSet(tuple(self.audio_rates), tuple(self.video_rates), tuple(self.tasks), any_rate)
         return rate_set if self.only is None else rate_set.only(self.only)
 
     @property
@@ -239,7 +234,27 @@ class MomeConfig(PreTrainedConfig):
     @property
     def connector_config(self) -> ConnectorConfig:
         """The connector's options as a dataclass."""
-        return ProjectorsConfig() if self.connector is None else connector_config_from_dict(self.connector)
+        return connector_config(self.connector)
+
+    @property
+    def surroundings(self) -> Surroundings:
+        """What the connector is between."""
+        audio, video = self.audio_config, self.video_config
+        return Surroundings(
+            audio_rates=tuple(self.audio_rates),
+            video_rates=tuple(self.video_rates),
+            audio_features=None if audio is None else audio.hidden_size,
+            video_features=None if video is None else video.hidden_size,
+            out_features=self.text_config.hidden_size,
+            hidden=self.projector_hidden,
+            compression=self.compression,
+            norm=self.projector_norm,
+        )
+
+    @property
+    def audio_encoder_class(self) -> type[AudioEncoder] | None:
+        """What wraps the audio encoder; ``None`` for a model that reads video only."""
+        return None if self.audio_config is None else audio_encoder(self.audio_config)
 
     def markers(self, modality: str) -> list[int]:
         """Token ids before and after a modality's tokens; empty without markers."""

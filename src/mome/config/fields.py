@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from math import inf
 from typing import Any, Literal, get_args
 
-from mome.connectors import CompressionMethod
-from mome.encoders.whisper import AudioContext
+from mome.connectors.pooling import CompressionMethod
+from mome.encoders import AudioContext
 from mome.errors import MomeError
 from mome.rates import TASKS
 

@@ -1,35 +1,34 @@
-"""Encoder tokens to language-model tokens: compression at a chosen rate, then a rate-specific projector."""
+"""Encoder features to language-model tokens: compression at a chosen rate, then projection.
 
-from mome.connectors.base import Connected, Connector, SeparateConnector
-from mome.connectors.mixture import MixtureConnector
-from mome.connectors.pooling import (
-    METHODS,
-    CompressionMethod,
-    average_pool,
-    compress,
-    compressed_width,
-    pooled_length,
-    stack,
+Every module of this folder is imported, so that the connectors in it are known.
+"""
+
+import importlib
+import pkgutil
+
+from mome.connectors.base import (
+    CONNECTORS,
+    Connected,
+    Connector,
+    ConnectorConfig,
+    SeparateConnector,
+    Surroundings,
+    TokenCounts,
+    build_connector,
+    connector_config,
 )
-from mome.connectors.projectors import Projector, RateProjectors
-from mome.connectors.resampler import QueryResampler, resampled_length
-from mome.connectors.shared import SharedProjector
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
 
 __all__ = [
-    "METHODS",
-    "CompressionMethod",
+    "CONNECTORS",
     "Connected",
     "Connector",
-    "MixtureConnector",
-    "Projector",
-    "QueryResampler",
-    "RateProjectors",
+    "ConnectorConfig",
     "SeparateConnector",
-    "SharedProjector",
-    "average_pool",
-    "compress",
-    "compressed_width",
-    "pooled_length",
-    "resampled_length",
-    "stack",
+    "Surroundings",
+    "TokenCounts",
+    "build_connector",
+    "connector_config",
 ]

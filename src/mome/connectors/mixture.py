@@ -10,19 +10,79 @@ Source: Llama-SMoP ("Scaling and Enhancing LLM-based AVSR: A Sparse Mixture of P
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, cast
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, NamedTuple, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
-from mome.connectors.base import Connected, Connector, by_rate
-from mome.connectors.config import Sharing
+from mome.connectors.base import Connected, Connector, ConnectorConfig, Surroundings, TokenCounts, by_rate, parameters
 from mome.connectors.pooling import CompressionMethod, compress, compressed_width
 from mome.connectors.projectors import Projector
-from mome.errors import MomeError
+from mome.errors import MomeError, shortened
 from mome.features import Features
+from mome.operations import count_operations
+from mome.options import check_whole
 from mome.rates import Rates, RateSet
 from mome.routing import RouterStatistics, router_statistics
+
+Sharing = Literal["joint", "experts", "none"]
+MOST_EXPERTS = 64
+
+
+@dataclass(frozen=True)
+class MixtureConfig(ConnectorConfig, type="mixture"):
+    """A sparse mixture of projectors for all rates (Llama-SMoP).
+
+    Attributes:
+        experts: projectors to choose from.
+        top_k: projectors active for a token.
+        sharing: ``"joint"`` one router and one set of experts for audio and video (JEJR; their encoders must have
+            the same width), ``"experts"`` one set of experts but a router each (JEDR), ``"none"`` nothing (DEDR).
+        balance_weight: factor of the load-balancing loss in the form that is 1 at balance, as for the adapters. The
+            published 0.01 belongs to the form that is ``top_k`` at balance.
+        z_weight: factor of the router z-loss.
+    """
+
+    stacks = True
+
+    experts: int = 4
+    top_k: int = 2
+    sharing: Sharing = "joint"
+    balance_weight: float = 0.02
+    z_weight: float = 0.001
+
+    def __post_init__(self) -> None:
+        """Raise :class:`MomeError` naming the option that cannot be."""
+        check_whole("experts", self.experts, MOST_EXPERTS)
+        check_whole("top_k", self.top_k)
+        if self.top_k > self.experts:
+            raise MomeError(f"top_k = {self.top_k} is more than experts = {self.experts}: lower it or add experts")
+        if self.sharing not in get_args(Sharing):
+            raise MomeError(
+                f"sharing '{shortened(self.sharing)}' is unknown: choose one of {', '.join(get_args(Sharing))}"
+            )
+
+    def build(self, around: Surroundings) -> MixtureConnector:
+        """Make the routers and experts."""
+        return MixtureConnector(
+            around.audio_rates,
+            around.video_rates,
+            around.audio_features,
+            around.video_features,
+            around.out_features,
+            around.hidden,
+            experts=self.experts,
+            top_k=self.top_k,
+            sharing=self.sharing,
+            method=around.compression,
+            norm=around.norm,
+        )
+
+    def loss_weights(self) -> dict[str, float]:
+        """Of the load-balancing loss and of the router z-loss."""
+        return {"balance": self.balance_weight / self.top_k, "z": self.z_weight}
 
 
 class Routing(NamedTuple):
@@ -228,3 +288,21 @@ class MixtureConnector(Connector):
         means = {name: torch.stack([each[name] for each in losses]).mean() for name in losses[0]}
         statistics = {gate: each for gate, (_, each) in routed.items()}
         return Connected(made["audio"], made["video"], [None] * len(rates), means, statistics)
+
+    def active_parameters(self) -> int:
+        """All but the experts that are not chosen for a token."""
+        pools = [module for module in self.modules() if isinstance(module, ProjectorExperts)]
+        return parameters(self) - sum(parameters(pool[0]) * (len(pool) - self.top_k) for pool in pools)
+
+    def operations(
+        self, audio: Features | None, video: Features | None, rates: Rates, tokens: TokenCounts | None = None
+    ) -> int:
+        """Operations of the routers and of the chosen experts, which without content nothing chooses."""
+        total = 0
+        for name, features in (("audio", audio), ("video", video)):
+            for row in by_rate(features, [getattr(rates, name)], self._compress):
+                if row is not None:
+                    gate = self._part(self._gates[name])["gate"]
+                    expert = cast(ProjectorExperts, self._part(self._experts[name])["experts"])[0]
+                    total += count_operations(partial(gate, row)) + self.top_k * count_operations(partial(expert, row))
+        return total

@@ -8,10 +8,12 @@ state dict are those of the published checkpoints.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from mome.connectors.base import ConnectorConfig, SeparateConnector, Surroundings, parameters
 from mome.connectors.pooling import (
     CompressionMethod,
     check_known,
@@ -20,6 +22,22 @@ from mome.connectors.pooling import (
     compress,
     compressed_width,
 )
+
+
+@dataclass(frozen=True)
+class ProjectorsConfig(ConnectorConfig, type="projectors"):
+    """One projector for every rate of each modality (Llama-AVSR, Llama-MTSK, MoME)."""
+
+    stacks = True
+
+    def build(self, around: Surroundings) -> RateProjectorsConnector:
+        """Make the projectors."""
+        return RateProjectorsConnector.of(
+            around,
+            lambda rates, features: RateProjectors(
+                rates, features, around.hidden, around.out_features, around.compression, around.norm
+            ),
+        )
 
 
 class Projector(nn.Sequential):
@@ -122,3 +140,12 @@ class RateProjectors(nn.ModuleList):
         projector = self.projector(rate)
         pooled, pooled_lengths = compress(tokens, lengths, rate, self.method)
         return projector(pooled), pooled_lengths
+
+
+class RateProjectorsConnector(SeparateConnector):
+    """A :class:`RateProjectors` for each modality."""
+
+    def active_parameters(self) -> int:
+        """Parameters of the largest projector of each modality."""
+        sides = [side for side in (self.audio, self.video) if isinstance(side, RateProjectors)]
+        return sum(max(map(parameters, side)) for side in sides)

@@ -9,20 +9,80 @@ Source: "MMS-LLaMA: Efficient LLM-based Audio-Visual Speech Recognition with Min
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from transformers import Blip2QFormerConfig, Blip2QFormerModel
 
-from mome.connectors.base import Connected, Connector
-from mome.connectors.config import QFormerConfig
+from mome.connectors.base import Connected, Connector, ConnectorConfig, Surroundings, TokenCounts
 from mome.connectors.fusion import EarlyFusion, resize
 from mome.connectors.speech_rate import SpeechRatePredictor
+from mome.errors import MomeError
 from mome.features import Features, length_mask
+from mome.operations import count_operations, meta
+from mome.options import check_whole
 from mome.rates import Rates
 
 FRAMES_PER_SECOND = 25
 SLOWEST, FASTEST = 1.0, 2.0  # speech rates beyond these count as these
+MOST_LAYERS = 64
+
+
+@dataclass(frozen=True)
+class QFormerConfig(ConnectorConfig, type="qformer"):
+    """Early fusion and a Q-Former whose number of queries follows length and speech rate (MMS-LLaMA).
+
+    Attributes:
+        queries_per_second: queries for a second of normally fast speech.
+        longest: seconds that there are queries for, at normal speed; half of what is learned.
+        hidden: width of the Q-Former.
+        layers: its layers.
+        heads: its attention heads.
+        inner: its feed-forward width.
+        speech_rate: whether a predictor of the speech rate, trained along, widens the number of queries.
+        words_per_second: of normally fast speech, the mean of the training set (LRS3: 2.71).
+    """
+
+    fuses = True
+    audio_tokens_per_second = 2 * FRAMES_PER_SECOND
+
+    queries_per_second: int = 3
+    longest: int = 20
+    hidden: int = 1024
+    layers: int = 2
+    heads: int = 16
+    inner: int = 4096
+    speech_rate: bool = True
+    words_per_second: float = 2.71
+
+    def __post_init__(self) -> None:
+        """Raise :class:`MomeError` naming the option that cannot be."""
+        for name in ("queries_per_second", "longest", "hidden", "heads", "inner"):
+            check_whole(name, getattr(self, name))
+        check_whole("layers", self.layers, MOST_LAYERS)
+        if not self.words_per_second > 0:
+            raise MomeError(f"words_per_second = {self.words_per_second!r} is not possible: give a positive number")
+
+    def build(self, around: Surroundings) -> QFormerConnector:
+        """Make the Q-Former and what is around it.
+
+        Raises:
+            MomeError: an encoder is missing.
+        """
+        if around.audio_features is None or around.video_features is None:
+            raise MomeError("the connector qformer fuses audio and video: give both encoders")
+        return QFormerConnector(around.audio_features, around.video_features, around.out_features, self)
+
+    def tokens(self, rates: Rates, audio_frames: int, video_frames: int) -> TokenCounts:
+        """As :func:`query_count`, for normally fast speech."""
+        frames = video_frames if rates.video is not None else audio_frames // 2
+        return TokenCounts(fused=query_count(self, frames))
+
+    def loss_weights(self) -> dict[str, float]:
+        """The speech rate's, where it is predicted."""
+        return {"speech_rate": 1.0} if self.speech_rate else {}
 
 
 def learned_queries(config: QFormerConfig) -> int:
@@ -106,10 +166,10 @@ class QFormerConnector(Connector):
         """
         audio_features = self.fusion.downsample.in_channels
         video_features = self.fusion.out_features - audio_features
-        heard = self._named(audio, [rate.audio is not None for rate in rates], audio_features)
-        seen = self._named(video, [rate.video is not None for rate in rates], video_features)
-        fused = self.fusion(heard, seen)
-        frames, speech_rates = fused.lengths.tolist(), self.speech_rates(heard, fused.lengths).tolist()
+        audio = self._named(audio, [rate.audio is not None for rate in rates], audio_features)
+        video = self._named(video, [rate.video is not None for rate in rates], video_features)
+        fused = self.fusion(audio, video)
+        frames, speech_rates = fused.lengths.tolist(), self.speech_rates(audio, fused.lengths).tolist()
         counts = [query_count(self.config, *clip) for clip in zip(frames, speech_rates, strict=True)]
         # A clip without a frame is read as one frame of zeros, for attention to nothing is not a number.
         sizes = [max(int(length * rate), 1) for length, rate in zip(frames, speech_rates, strict=True)]
@@ -117,7 +177,7 @@ class QFormerConnector(Connector):
         tokens = self.projector(self.read(features, sizes, counts))
         none: list[Tensor | None] = [None] * len(rates)
         made: list[Tensor | None] = [row[:count] for row, count in zip(tokens, counts, strict=True)]
-        return Connected(none, list(none), made, speech_rates=speech_rates)
+        return Connected(none, list(none), made)
 
     def _named(self, stream: Features | None, named: Sequence[bool], features: int) -> Features:
         """The stream with length 0 for the clips whose rates do not name it."""
@@ -141,28 +201,47 @@ class QFormerConnector(Connector):
         """
         factors = torch.full(frames.shape, SLOWEST, device=frames.device)
         lengths = torch.minimum(audio.lengths, 2 * frames)
-        heard = lengths > 0
-        if self.predictor is not None and heard.any():
-            tokens, lengths = audio.tokens[heard], lengths[heard]
-            factors[heard] = self.predictor(tokens[:, : int(lengths.max())], lengths).float().clamp(SLOWEST, FASTEST)
+        known = lengths > 0
+        if self.predictor is not None and known.any():
+            tokens, lengths = audio.tokens[known], lengths[known]
+            factors[known] = self.predictor(tokens[:, : int(lengths.max())], lengths).float().clamp(SLOWEST, FASTEST)
         return factors
 
-    def speech_rate_loss(self, audio: Features, words: Tensor) -> Tensor:
-        """Mean squared error of the predicted speech rates, which trains the predictor.
+    def losses(self, audio: Features | None, video: Features | None, words: Tensor) -> dict[str, Tensor]:
+        """``speech_rate``: mean squared error of the predicted speech rates, which trains the predictor.
 
-        Args:
-            audio: tokens ``(B, T_a, D_a)``, 50 a second; clips of length 0 do not count.
-            words: ``(B,)`` words spoken in each clip.
-
-        Returns:
-            A scalar; its gradient reaches nothing but the predictor.
+        Its gradient reaches nothing but the predictor. Clips without audio do not count.
         """
-        assert self.predictor is not None
-        heard = audio.lengths > 0
+        if self.predictor is None or audio is None:
+            return {}
+        counted = audio.lengths > 0
         seconds = audio.lengths.clamp(min=1) / (2 * FRAMES_PER_SECOND)
         target = words / seconds / self.config.words_per_second
         errors = self.predictor(audio.tokens.detach(), audio.lengths).float() - target
-        return (errors.square() * heard).sum() / heard.sum().clamp(min=1)
+        return {"speech_rate": (errors.square() * counted).sum() / counted.sum().clamp(min=1)}
+
+    def operations(
+        self, audio: Features | None, video: Features | None, rates: Rates, tokens: TokenCounts | None = None
+    ) -> int:
+        """Operations of one clip. Its number of tokens tells its speech rate, unless it is the least or the most."""
+        given = video if video is not None else audio
+        if given is None:
+            return 0
+        frames = given.tokens.shape[1] // (1 if video is not None else 2)
+        per_second = self.config.queries_per_second
+        queries = query_count(self.config, frames) if tokens is None else tokens.fused
+        speech_rate = SLOWEST
+        if per_second < queries < learned_queries(self.config):
+            speech_rate = min(max(queries * FRAMES_PER_SECOND / (per_second * frames), SLOWEST), FASTEST)
+        # The convolution runs on zeros where there is no audio.
+        sound = meta(1, 2 * frames, self.fusion.downsample.in_channels)
+        total = count_operations(lambda: self.fusion.downsample(sound.transpose(1, 2)))
+        if self.predictor is not None and audio is not None:
+            total += count_operations(partial(self.predictor, sound))
+        size = max(int(frames * speech_rate), 1)
+        features, read = meta(1, size, self.fusion.out_features), self.queries[:, : max(queries, 1)]
+        total += count_operations(lambda: self.qformer(query_embeds=read, encoder_hidden_states=features))
+        return total + count_operations(partial(self.projector, read))
 
     def read(self, features: Tensor, sizes: Sequence[int], counts: Sequence[int]) -> Tensor:
         """Read the features with the first queries.

@@ -17,14 +17,53 @@ what is said there.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
+from mome.connectors.base import ConnectorConfig, SeparateConnector, Surroundings, TokenCounts
 from mome.connectors.pooling import Length
 from mome.errors import MomeError
 from mome.features import length_mask
+from mome.options import check_whole
+from mome.rates import Rates
 
 _ROUNDING = 1e-6
+
+
+@dataclass(frozen=True)
+class ResamplerConfig(ConnectorConfig, type="resampler"):
+    """Learned queries that read the encoder tokens, of which the first m are used (MQT).
+
+    Attributes:
+        queries: how many there are, the most tokens that a clip can have.
+        heads: attention heads.
+    """
+
+    any_rate = True
+
+    queries: int = 256
+    heads: int = 16
+
+    def __post_init__(self) -> None:
+        """Raise :class:`MomeError` naming the option that cannot be."""
+        check_whole("queries", self.queries)
+        check_whole("heads", self.heads)
+
+    def build(self, around: Surroundings) -> SeparateConnector:
+        """Make the queries."""
+        return SeparateConnector.of(
+            around,
+            lambda _, features: QueryResampler(features, around.out_features, queries=self.queries, heads=self.heads),
+        )
+
+    def tokens(self, rates: Rates, audio_frames: int, video_frames: int) -> TokenCounts:
+        """As :func:`resampled_length`."""
+        return TokenCounts(
+            0 if rates.audio is None else resampled_length(audio_frames, rates.audio, self.queries),
+            0 if rates.video is None else resampled_length(video_frames, rates.video, self.queries),
+        )
 
 
 def resampled_length(length: Length, rate: float, queries: int) -> Length:
@@ -134,7 +173,7 @@ class QueryResampler(nn.Module):
         places = torch.arange(count, dtype=dtype, device=tokens.device)
         query = self.ln_q(self.query[:count] + sincos(places, width).to(self.query.dtype))
         # A clip without frames reads padding: a softmax over nothing would make every gradient NaN.
-        filled = lengths.clamp(min=1)
+        filled = lengths.clamp(min=1).to(tokens.device)
         times = torch.arange(frames, dtype=dtype, device=tokens.device) + 0.5
         positions = times * (queries / filled.to(dtype)).unsqueeze(-1) - 0.5
         read, _ = self.attn(

@@ -10,12 +10,26 @@ average pooling at inference only.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from mome.connectors.base import ConnectorConfig, SeparateConnector, Surroundings
 from mome.connectors.pooling import average_pool, check_known, check_rates, pooled_length
 from mome.connectors.projectors import Projector
+
+
+@dataclass(frozen=True)
+class SharedConfig(ConnectorConfig, type="shared"):
+    """One projector for all rates of a modality, pooled afterwards (M3, "Matryoshka Multimodal Models")."""
+
+    def build(self, around: Surroundings) -> SeparateConnector:
+        """Make the projectors."""
+        return SeparateConnector.of(
+            around,
+            lambda rates, features: SharedProjector(rates, features, around.hidden, around.out_features, around.norm),
+        )
 
 
 class SharedProjector(nn.Module):

@@ -65,7 +65,7 @@ class SpeechRatePredictor(nn.Module):
         nn.init.zeros_(self.head.weight)
         nn.init.ones_(self.head.bias)  # also, the final ReLU has no gradient at 0 and below
 
-    def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Predict the speech rates.
 
         Padding is masked, so that a clip's rate does not depend on its batch. The original masks nothing: it is
@@ -73,13 +73,13 @@ class SpeechRatePredictor(nn.Module):
 
         Args:
             tokens: ``(B, T, D)`` audio tokens, 50 a second, right-padded, in the dtype of the weights.
-            lengths: ``(B,)`` integer, frames of each clip.
+            lengths: ``(B,)`` integer, frames of each clip; without them all are as long as the batch.
 
         Returns:
             ``(B,)`` in the dtype of the weights, from 0 up; 1 is normally fast.
         """
         frames = self.linear(tokens[:, ::STEP])
         seen = torch.cat([self.token.expand(len(tokens), -1, -1), frames], dim=1)
-        mask = length_mask((lengths + STEP - 1) // STEP + 1, seen.shape[1])
+        mask = None if lengths is None else length_mask((lengths + STEP - 1) // STEP + 1, seen.shape[1])
         rates: Tensor = self.head(self.encoder(seen, attention_mask=mask).last_hidden_state[:, 0])
         return rates.squeeze(-1).relu()

@@ -33,7 +33,7 @@ second of mouth crops, of sound, or of both.
 ## Use
 
 ```python
-from mome.encoders import AVHubertModel
+from mome.encoders.avhubert import AVHubertModel
 
 model = AVHubertModel.from_pretrained("this-folder").eval()  # float32; dtype="float16" for half the memory
 ```

@@ -47,7 +47,7 @@ from mome.convert.avsr_tokens import add_tokens, check_prompts, misshaped_prompt
 from mome.convert.fitting import checked, told
 from mome.convert.folder import check_free, new_folder, save_weights
 from mome.convert.unpickle import read_checkpoint
-from mome.encoders.whisper import WhisperAudioEncoder
+from mome.encoders.whisper import TOKENS_PER_SECOND
 from mome.errors import MomeError
 from mome.model.model import MomeForSpeechRecognition
 from mome.model.processor import MomeProcessor
@@ -268,7 +268,7 @@ def _write(
     audio = config.audio_config
     extractor: WhisperFeatureExtractor | Wav2Vec2FeatureExtractor | None = None
     if audio is not None and audio.model_type == "whisper":
-        window = audio.max_source_positions // WhisperAudioEncoder.tokens_per_second
+        window = audio.max_source_positions // TOKENS_PER_SECOND
         extractor = WhisperFeatureExtractor(feature_size=audio.num_mel_bins, chunk_length=window)
     elif audio is not None:
         extractor = Wav2Vec2FeatureExtractor(do_normalize=False)  # the processor normalises, as the published code does

@@ -31,7 +31,7 @@ from mome.convert.avhubert import HEAD_WIDTH, encoder_config
 from mome.convert.avsr_names import audio_type
 from mome.convert.fitting import count, dtype_name, same, told
 from mome.convert.folder import save_weights
-from mome.encoders import AVHubertConfig
+from mome.encoders.avhubert import AVHubertConfig
 from mome.errors import MomeError, listed
 
 # Names of a backbone's own files begin so, the checkpoint's part without it.

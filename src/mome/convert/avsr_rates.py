@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from mome.connectors import CompressionMethod
+from mome.connectors.pooling import CompressionMethod
 from mome.convert.avsr_names import Projectors
 from mome.errors import MomeError
 

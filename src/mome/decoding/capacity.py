@@ -9,8 +9,7 @@ from mome.config import MomeConfig
 from mome.errors import MomeError
 from mome.media import FRAME_RATE
 from mome.media.limits import LONGEST_SOUND
-from mome.model.connector import count_tokens
-from mome.model.cost import encoder_frames
+from mome.model.sequence import count_tokens, encoder_frames
 from mome.rates import Rates
 
 

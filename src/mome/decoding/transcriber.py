@@ -17,8 +17,8 @@ from mome.checkpoints.folder import model_folder
 from mome.config import MomeConfig
 from mome.config.generation import check_call
 from mome.decoding.capacity import check_room, longest_seconds
-from mome.encoders import AVHubertModel
-from mome.encoders.audio import audio_tokens, audio_tokens_per_second
+from mome.encoders import audio_encoder
+from mome.encoders.avhubert import AVHubertModel
 from mome.errors import MomeError, listed
 from mome.media import MOUTH_SIZE, SAMPLE_RATE, Clip, load_clip
 from mome.media.face import FaceDetector
@@ -224,15 +224,15 @@ class Transcriber:
         config, beams = self.model.config, _option(generation, "num_beams") or 1
         end = _ids(_option(generation, "eos_token_id")) | _ids(_option(generation, "pad_token_id"))
         texts = self.processor.decode_text(ids)
-        fed, frames = zip(prepared.counts, prepared.speech_rates, strict=True), _frames(encoded, len(clips))
-        for clip, rate, row, text, (tokens, speech_rate), (audio, video) in zip(
-            clips, rates, ids.tolist(), texts, fed, frames, strict=True
+        frames = _frames(encoded, len(clips))
+        for clip, rate, row, text, tokens, (audio, video) in zip(
+            clips, rates, ids.tolist(), texts, prepared.counts, frames, strict=True
         ):
             ended = next((i + 1 for i, token in enumerate(row) if token in end), None)
             new_tokens = len(row) if ended is None else ended
             or_time = " or max_time" if _option(generation, "max_time") else ""
             line = f"the transcript is cut off at token {new_tokens}, before its end: raise max_new_tokens{or_time}"
-            cost = inference_cost(config, rate, audio, video, new_tokens, beams, tokens.total, speech_rate)
+            cost = inference_cost(config, rate, audio, video, new_tokens, beams, tokens)
             yield Transcript(
                 file=str(clip.path or ""),
                 task=rate.task,
@@ -299,10 +299,11 @@ def _usable(clip: Clip, rates: Rates, config: MomeConfig, rate_set: RateSet, sam
         raise MomeError(f"{name} has no {lack}: choose rates of another task than {rates.task}")
     sides = [("video", video, len(_mouth(clip)), AVHubertModel.tokens_per_second)]
     if audio is not None:
-        heard = audio_tokens(config.audio_config, samples)
+        encoder = audio_encoder(config.audio_config)
+        heard = encoder.tokens(config.audio_config, samples)
         if config.compat is not None and config.audio_config.model_type == "whisper":
             heard = min(official_audio_tokens(samples), config.audio_config.max_source_positions)
-        sides.insert(0, ("audio", audio, heard, audio_tokens_per_second(config.audio_config)))
+        sides.insert(0, ("audio", audio, heard, encoder.tokens_per_second(config.audio_config)))
     for modality, rate, tokens, per_second in sides:
         if rate is not None and tokens < rate:
             raise MomeError(

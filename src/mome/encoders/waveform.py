@@ -2,82 +2,90 @@
 
 from __future__ import annotations
 
+from math import prod
+from typing import Any, cast
+
+import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import HubertModel, PreTrainedConfig, WavLMModel
+from transformers import HubertModel, PreTrainedConfig, Wav2Vec2FeatureExtractor, WavLMModel
 
+from mome.encoders.base import AudioContext, AudioEncoder, z_normalize
 from mome.features import Features, length_mask
+from mome.media import SAMPLE_RATE
+from mome.operations import meta
 
 
-class WaveformAudioEncoder(nn.Module):
-    """A Transformers ``WavLMModel`` or ``HubertModel`` that gives each clip the tokens it would have by itself.
+class WaveformAudioEncoder(AudioEncoder, reads="waveform", types=("wavlm", "hubert")):
+    """A Transformers ``WavLMModel`` or ``HubertModel``.
 
     "WavLM: Large-Scale Self-Supervised Pre-Training for Full Stack Speech Processing" (Chen et al., 2022);
     "HuBERT: Self-Supervised Speech Representation Learning by Masked Prediction of Hidden Units" (Hsu et al., 2021).
-
-    Args:
-        encoder: the pre-trained model.
     """
 
-    def __init__(self, encoder: WavLMModel | HubertModel):
-        super().__init__()
-        self.encoder = encoder
+    extractor = Wav2Vec2FeatureExtractor
 
-    @property
-    def hidden_size(self) -> int:
-        """Width D of the tokens."""
-        return self.encoder.config.hidden_size
-
-    @property
-    def tokens_per_second(self) -> int:
-        """50 with the published strides; a clip has one less than that, for want of a last full window."""
-        return waveform_tokens_per_second(self.encoder.config)
-
-    def forward(self, input_features: Tensor, input_features_mask: Tensor) -> Features:
+    def forward(self, input_features: Tensor, input_features_mask: Tensor | None = None) -> Features:
         """Encode waveforms.
 
         Args:
             input_features: ``(B, 1, M)`` float, normalised waveforms at 16 kHz.
-            input_features_mask: ``(B, M)`` bool, true on real samples.
+            input_features_mask: ``(B, M)`` bool, true on real samples; without it all are.
 
         Returns:
-            Features with ``⌊(samples - 400) / 320⌋ + 1`` tokens per clip in the published models.
-
-        Raises:
-            ValueError: a clip is shorter than one token's window.
+            Features with ``⌊(samples - 400) / 320⌋ + 1`` tokens per clip in the published models, none of a clip
+            shorter than one token's window.
         """
-        samples = input_features_mask.sum(1)
-        counts = [waveform_tokens(self.encoder.config, int(number)) for number in samples]
-        if min(counts) < 1:
-            raise ValueError(f"{int(samples.min())} samples are too few for one token")
-        lengths = torch.tensor(counts, device=input_features.device)
-        hidden = self.encoder.feature_projection(self._windows(input_features[:, 0], samples.tolist()))
+        encoder, size = cast(WavLMModel | HubertModel, self.encoder), input_features.shape[2]
+        samples = [size] * len(input_features) if input_features_mask is None else input_features_mask.sum(1).tolist()
+        counts = [self.tokens(encoder.config, number) for number in samples]
+        lengths = torch.tensor(counts, device=None if input_features_mask is None else input_features_mask.device)
+        if not any(counts):
+            return Features(input_features.new_zeros(len(samples), 0, self.hidden_size), lengths)
+        hidden = encoder.feature_projection(self._windows(input_features[:, 0], samples))
         hidden = hidden[0] if isinstance(hidden, tuple) else hidden  # WavLM gives what it projected, too
+        if input_features_mask is None:
+            return Features(encoder.encoder(hidden).last_hidden_state, lengths)
         mask = length_mask(lengths, hidden.shape[1])
-        tokens = self.encoder.encoder(hidden, attention_mask=mask).last_hidden_state
+        tokens = encoder.encoder(hidden, attention_mask=mask).last_hidden_state
         return Features(tokens * mask[..., None], lengths)
 
     def _windows(self, waves: Tensor, samples: list[int]) -> Tensor:
         """``(B, M)`` samples → ``(B, T, C)``, the convolutions' outputs."""
+        convolve = cast(WavLMModel | HubertModel, self.encoder).feature_extractor
         if self.encoder.config.feat_extract_norm == "layer":
-            return self.encoder.feature_extractor(waves).transpose(1, 2)
+            return convolve(waves).transpose(1, 2)
         # The smaller models normalise over time, padding included, so each clip goes through by itself.
-        rows = [
-            self.encoder.feature_extractor(wave[None, :size])[0].T for wave, size in zip(waves, samples, strict=True)
-        ]
+        rows = [convolve(wave[None, :size])[0].T for wave, size in zip(waves, samples, strict=True)]
         return nn.utils.rnn.pad_sequence(rows, batch_first=True)
 
+    def example(self, tokens: int) -> Tensor:
+        """The shortest waveform of so many tokens."""
+        for kernel, stride in self._convolutions(self.encoder.config)[::-1]:
+            tokens = (tokens - 1) * stride + kernel
+        return meta(1, 1, tokens)
 
-def waveform_tokens(config: PreTrainedConfig, samples: int) -> int:
-    """Tokens that a WavLM or HuBERT of this configuration makes of so many samples, 0 where they are too few."""
-    for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True):
-        samples = max((samples - kernel) // stride + 1, 0)
-    return samples
+    @staticmethod
+    def tokens(config: PreTrainedConfig, samples: int) -> int:
+        """As many as there are full windows."""
+        for kernel, stride in WaveformAudioEncoder._convolutions(config):
+            samples = max((samples - kernel) // stride + 1, 0)
+        return samples
 
+    @staticmethod
+    def tokens_per_second(config: PreTrainedConfig) -> int:
+        """50 with the published strides; a clip has one less than that, for want of a last full window."""
+        return SAMPLE_RATE // prod(config.conv_stride)
 
-def waveform_tokens_per_second(config: PreTrainedConfig) -> int:
-    """Tokens a second at 16 kHz."""
-    step = 1
-    for stride in config.conv_stride:
-        step *= stride
-    return 16_000 // step
+    @staticmethod
+    def features(
+        waveform: np.ndarray, extractor: Wav2Vec2FeatureExtractor, context: AudioContext
+    ) -> tuple[np.ndarray, int]:
+        """The normalised samples ``(1, M)``."""
+        normal = z_normalize(waveform)
+        samples = extractor(normal, sampling_rate=extractor.sampling_rate, return_tensors="np").input_values
+        return samples.astype(np.float32), samples.shape[1]
+
+    @staticmethod
+    def _convolutions(config: Any) -> list[tuple[int, int]]:
+        return list(zip(config.conv_kernel, config.conv_stride, strict=True))

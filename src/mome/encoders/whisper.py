@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedModel, WhisperConfig, WhisperFeatureExtractor, WhisperModel
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
+from mome.encoders.base import AudioContext, AudioEncoder, Report, z_normalize
+from mome.errors import MomeError
 from mome.features import Features, length_mask
+from mome.media import SAMPLE_RATE
+from mome.operations import meta
 
-AudioContext = Literal["window", "clip"]
+LOG_MEL_RATE = 100  # frames a second
+TOKENS_PER_SECOND = 50
 
 
-class WhisperAudioEncoder(nn.Module):
+class WhisperAudioEncoder(AudioEncoder, reads="log_mel", types=("whisper",)):
     """A Transformers ``WhisperEncoder`` whose output is trimmed to the real length of each clip.
 
     Args:
@@ -24,44 +32,37 @@ class WhisperAudioEncoder(nn.Module):
             times cheaper, and right for encoders that were trained that way.
     """
 
-    tokens_per_second = 50
+    extractor = WhisperFeatureExtractor
 
-    def __init__(self, encoder: WhisperEncoder, context: AudioContext = "window"):
-        super().__init__()
-        self.encoder = encoder
-        self.context = context
-
-    @property
-    def hidden_size(self) -> int:
-        """Width D of the tokens."""
-        return self.encoder.config.d_model
-
-    def forward(self, input_features: Tensor, input_features_mask: Tensor) -> Features:
+    def forward(self, input_features: Tensor, input_features_mask: Tensor | None = None) -> Features:
         """Encode log-mel frames.
 
         Args:
             input_features: ``(B, mel_bins, M)`` float log-mel frames, 100 a second.
-            input_features_mask: ``(B, M)`` bool, true on real frames.
+            input_features_mask: ``(B, M)`` bool, true on real frames; without it all are.
 
         Returns:
             Features with ``⌊frames / 2⌋`` tokens per clip.
         """
-        lengths = input_features_mask.sum(1) // 2
+        mask = input_features_mask
+        if mask is None:
+            mask = torch.ones(len(input_features), input_features.shape[2], dtype=torch.bool)
+        lengths = mask.sum(1) // 2
         if self.context == "window":
             tokens = self.encoder(input_features).last_hidden_state[:, : int(lengths.max())]
         else:
-            tokens = self._encode_needed_frames(input_features, input_features_mask, lengths)
-        return Features(tokens * length_mask(lengths, tokens.shape[1])[..., None], lengths)
+            tokens = self._encode_needed_frames(input_features, mask, lengths)
+        return Features(tokens * length_mask(lengths, tokens.shape[1]).to(tokens.device)[..., None], lengths)
 
     def _encode_needed_frames(self, frames: Tensor, frame_mask: Tensor, lengths: Tensor) -> Tensor:
-        encoder, size = self.encoder, int(lengths.max())
-        frame_mask = frame_mask[:, None].to(frames.dtype)
+        encoder, size = cast(WhisperEncoder, self.encoder), int(lengths.max())
+        frame_mask = frame_mask[:, None].to(frames)
         # A padded batch must look like each clip's own zero padding; the second convolution's valid outputs
         # see no frame beyond the clip.
         hidden = F.gelu(encoder.conv1(frames * frame_mask))
         hidden = F.gelu(encoder.conv2(hidden)).transpose(1, 2)[:, :size]
         hidden = hidden + encoder.embed_positions.weight[:size]
-        valid = length_mask(lengths, size)
+        valid = length_mask(lengths, size).to(frames.device)
         attention_mask = torch.zeros(valid.shape, dtype=hidden.dtype, device=hidden.device)
         attention_mask = attention_mask.masked_fill(~valid, torch.finfo(hidden.dtype).min)[:, None, None]
         attention_mask = attention_mask.expand(-1, 1, size, -1)
@@ -69,3 +70,84 @@ class WhisperAudioEncoder(nn.Module):
             hidden = layer(hidden, attention_mask)
             hidden = hidden[0] if isinstance(hidden, tuple) else hidden
         return encoder.layer_norm(hidden)
+
+    def example(self, tokens: int) -> Tensor:
+        """See :meth:`AudioEncoder.example`; a whole window is computed for any clip."""
+        config = self.encoder.config
+        return meta(1, config.num_mel_bins, 2 * (config.max_source_positions if self.context == "window" else tokens))
+
+    @staticmethod
+    def tokens(config: PreTrainedConfig, samples: int) -> int:
+        """50 a second."""
+        return samples * TOKENS_PER_SECOND // SAMPLE_RATE
+
+    @staticmethod
+    def tokens_per_second(config: PreTrainedConfig) -> int:
+        """50."""
+        return TOKENS_PER_SECOND
+
+    @staticmethod
+    def features(
+        waveform: np.ndarray, extractor: WhisperFeatureExtractor, context: AudioContext
+    ) -> tuple[np.ndarray, int]:
+        """Log-mel frames; see :func:`log_mel`."""
+        return log_mel(waveform, extractor, context)
+
+    @staticmethod
+    def new(config: PreTrainedConfig) -> PreTrainedModel:
+        """A Whisper encoder with random weights, without the decoder."""
+        return WhisperEncoder(cast(WhisperConfig, config))
+
+    @staticmethod
+    def load(config: PreTrainedConfig, load: Callable[[Any], tuple[Any, Report]]) -> tuple[PreTrainedModel, Report]:
+        """The encoder alone, from its own files or from those of a whole Whisper."""
+        if config.architectures == ["WhisperEncoder"]:
+            return load(WhisperEncoder)
+        model, report = load(WhisperModel)
+        own = {name: [key for key in keys if "encoder." in str(key)] for name, keys in report.items() if "keys" in name}
+        return model.get_encoder(), own
+
+    @staticmethod
+    def window(extractor: WhisperFeatureExtractor) -> float:
+        """30 s in the published models."""
+        return extractor.n_samples / extractor.sampling_rate
+
+    @staticmethod
+    def needed(config: PreTrainedConfig) -> dict[str, Any]:
+        """The mel bins and the window of the encoder, and Whisper's frames: one of 25 ms every 10 ms."""
+        hop = SAMPLE_RATE // LOG_MEL_RATE
+        return {
+            "feature_size": config.num_mel_bins,
+            "hop_length": hop,
+            "n_fft": 400,
+            "dither": 0.0,
+            "n_samples": config.max_source_positions * 2 * hop,
+        }
+
+
+def log_mel(waveform: np.ndarray, extractor: WhisperFeatureExtractor, context: AudioContext) -> tuple[np.ndarray, int]:
+    """Log-mel frames of one utterance, z-normalised first as the published systems do.
+
+    Args:
+        waveform: ``(samples,)`` float32, 16 kHz mono.
+        extractor: Whisper's feature extractor; its ``n_samples`` is the encoder's window.
+        context: ``"window"`` pads to the window, ``"clip"`` keeps the utterance's own length.
+
+    Returns:
+        ``(mel_bins, frames)`` float32, 100 frames a second, and the number of frames that are real.
+
+    Raises:
+        MomeError: the utterance is longer than the window.
+    """
+    if len(waveform) > extractor.n_samples:
+        raise MomeError(
+            f"{len(waveform) / extractor.sampling_rate:.1f} s of audio exceed the audio encoder's window of "
+            f"{extractor.n_samples / extractor.sampling_rate:g} s: cut the recording into shorter clips"
+        )
+    features = extractor(
+        z_normalize(waveform),
+        sampling_rate=extractor.sampling_rate,
+        padding="max_length" if context == "window" else "do_not_pad",
+        return_tensors="np",
+    ).input_features[0]
+    return features, min(len(waveform) // extractor.hop_length, features.shape[1])

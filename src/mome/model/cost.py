@@ -1,28 +1,42 @@
 """What a transcription costs, from the configuration alone: operations and parameters, no weights.
 
-A multiply-add counts as two operations, and as in PyTorch's FLOP counter only matrix products,
-convolutions and attention count, padding and masked positions included. Shape notation: T positions, D width
-of an encoder, H width of the language model.
+Operations are those of :mod:`mome.operations`: a part of the model is run on the meta device at a few small lengths,
+and what grows with the length is told from that. So any backbone is counted, and nothing is derived by hand but which
+cached positions a language model's attention still sees.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, cast
 
 import torch
-from transformers import DynamicCache, PreTrainedConfig
+from torch import nn
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, DynamicCache, PreTrainedConfig
 
-from mome.adapters import AdapterConfig, MomeAdapterConfig, adapter_parameters, count_adapter_parameters
+from mome.adapters import (
+    AdapterConfig,
+    AdapterContext,
+    LoraAdapterConfig,
+    adapter_parameters,
+    attach,
+    attach_lora,
+    count_adapter_parameters,
+)
 from mome.config import MomeConfig
-from mome.encoders import AVHubertConfig, AVHubertModel
-from mome.encoders.audio import audio_tokens
-from mome.media import SAMPLE_RATE
-from mome.model.audio_cost import audio_encoder_operations, avhubert_transformer
-from mome.model.connector import count_tokens
-from mome.model.connector_cost import connector_operations, connector_parameters
-from mome.model.language_model import count_products
+from mome.connectors import Connector, ConnectorConfig, Surroundings, TokenCounts, build_connector
+from mome.connectors.base import parameters
+from mome.encoders import AudioContext, audio_encoder
+from mome.features import Features
 from mome.model.model import MomeForSpeechRecognition
+from mome.model.sequence import count_tokens
+from mome.operations import Growth, count_operations, meta
 from mome.rates import Rates
+from mome.text.transcript import Tokens
+
+_FEW = 4  # positions that a part is run with; fewer than any attention window
 
 
 @dataclass(frozen=True)
@@ -52,16 +66,6 @@ class Cost:
         return self.total / 1e12
 
 
-def encoder_frames(config: MomeConfig, seconds: float) -> tuple[int, int]:
-    """Audio and video tokens that the encoders give for a clip of so many seconds; 0 without that encoder."""
-    slack = 1e-6  # binary fractions: 1.16 * 25 is a little less than 29
-    audio, video = config.audio_config, config.video_config
-    return (
-        0 if audio is None else audio_tokens(audio, int(seconds * SAMPLE_RATE + slack)),
-        0 if video is None else int(seconds * AVHubertModel.tokens_per_second + slack),
-    )
-
-
 def inference_cost(
     config: MomeConfig,
     rates: Rates,
@@ -69,98 +73,163 @@ def inference_cost(
     video_frames: int,
     new_tokens: int,
     beams: int = 1,
-    fed: int | None = None,
-    speech_rate: float = 1.0,
+    fed: Tokens | None = None,
 ) -> Cost:
     """Operations of transcribing one clip by itself.
 
-    Beams are independent sequences from the first position on, as in Transformers' beam search, so the
-    prefill is done once per beam.
-
     Args:
-        config: the recogniser's.
-        rates: what the clip is read at; a modality left out is not encoded.
-        audio_frames: audio encoder tokens (see :func:`encoder_frames`).
+        config: the model.
+        rates: chosen for the clip; a modality left out is not encoded.
+        audio_frames: audio encoder tokens (see :func:`~mome.model.sequence.encoder_frames`).
         video_frames: video encoder tokens, 25 a second.
         new_tokens: transcript tokens generated, the end token included.
         beams: width of the beam search; 1 is greedy decoding.
         fed: tokens fed to the language model, where they are known better than from the clip's length.
-        speech_rate: of the clip, where it is known (``LanguageInputs.speech_rates``); only MMS-LLaMA looks at it.
     """
-    if fed is None:
-        fed = count_tokens(config, rates, audio_frames, video_frames, speech_rate).total
+    fed = fed or count_tokens(config, rates, audio_frames, video_frames)
     steps = max(new_tokens - 1, 0)  # the prefill gives the first new token
     audio = video = 0
     if rates.audio is not None:
-        audio = audio_encoder_operations(config.audio_config, config.audio_context, audio_frames)
+        audio = _audio_encoder(_settings(config.audio_config), config.audio_context)(audio_frames)
     if rates.video is not None:
-        video = _avhubert(config.video_config, video_frames) + _video_adapter(config, video_frames)
-    projectors = connector_operations(config, rates, audio_frames, video_frames, speech_rate)
-    adapters = 0
-    if config.adapter_config is not None:
-        adapters = (fed + steps) * _adapter(config.adapter_config, config.text_config)
-    prefill, decode = _language_model(config, fed, steps)
+        video = _video_encoder(_settings(config.video_config), config.video_adapter_config)(video_frames)
+    made = TokenCounts(fed.audio, fed.video, fed.fused)
+    projectors = _connector_operations(
+        config.connector_config, config.surroundings, rates, audio_frames, video_frames, made
+    )
+    settings = _settings(config.text_config)
+    language_model = _language_model(settings)
+    head = language_model.head + 2 * config.added_tokens * config.text_config.hidden_size  # at the last position only
+    prefill = language_model.reading(fed.total) + head
+    seen = _seen(config.text_config, fed.total, steps)
+    decode = steps * (language_model.step + head) + round(seen * language_model.position)
+    adapters = (fed.total + steps) * _adapter(settings, config.adapter_config)
     return Cost(audio, video, projectors, beams * adapters, beams * prefill, beams * decode)
 
 
-def _avhubert(config: AVHubertConfig, frames: int) -> int:
-    """The video branch; without audio features the audio branch does not run."""
-    base = config.resnet_width
-    side = _halved(config.image_size)
-    per_frame = 2 * side * side * base * 5 * 7 * 7
-    side = _halved(side)
-    channels = base
-    for stage, out in enumerate((base, 2 * base, 4 * base, 8 * base)):
-        if stage:
-            side = _halved(side)
-            per_frame += 2 * side * side * channels * out  # the shortcut
-        per_frame += 2 * side * side * 9 * (channels * out + 3 * out * out)
-        channels = out
-    per_frame += 2 * channels * config.hidden_size
-    return frames * per_frame + avhubert_transformer(config, frames)
+def _settings(config: PreTrainedConfig) -> str:
+    return cast(str, config.to_json_string(use_diff=False))
 
 
-def _video_adapter(config: MomeConfig, frames: int) -> int:
-    adapter = config.video_adapter_config
+def _config(settings: str) -> Any:
+    return AutoConfig.for_model(**json.loads(settings))
+
+
+@lru_cache(maxsize=64)
+def _audio_encoder(settings: str, context: AudioContext) -> Growth:
+    config = _config(settings)
+    kind = audio_encoder(config)
+    with torch.device("meta"):
+        encoder = kind(kind.new(config), context).eval()
+    return Growth.of(lambda tokens: count_operations(lambda: encoder(encoder.example(tokens))), _FEW)
+
+
+@lru_cache(maxsize=64)
+def _video_encoder(settings: str, adapter: LoraAdapterConfig | None) -> Growth:
+    config = _config(settings)
+    with torch.device("meta"):
+        encoder: Any = AutoModel.from_config(config, trust_remote_code=False).eval()
+        if adapter is not None:
+            attach_lora(encoder.encoder.layers, adapter)
+    side = config.image_size
+    return Growth.of(lambda frames: count_operations(lambda: encoder(meta(1, frames, side, side))), _FEW)
+
+
+@lru_cache(maxsize=64)
+def _connector(options: ConnectorConfig, around: Surroundings) -> Connector:
+    with torch.device("meta"):
+        return build_connector(options, around).eval()
+
+
+@lru_cache(maxsize=4096)
+def _connector_operations(
+    options: ConnectorConfig,
+    around: Surroundings,
+    rates: Rates,
+    audio_frames: int,
+    video_frames: int,
+    tokens: TokenCounts,
+) -> int:
+    audio = video = None
+    if rates.audio is not None and around.audio_features is not None:
+        audio = Features(meta(1, audio_frames, around.audio_features), torch.tensor([audio_frames]))
+    if rates.video is not None and around.video_features is not None:
+        video = Features(meta(1, video_frames, around.video_features), torch.tensor([video_frames]))
+    return _connector(options, around).operations(audio, video, rates, tokens)
+
+
+@dataclass(frozen=True)
+class _LanguageModel:
+    """Operations of a language model without adapters.
+
+    Attributes:
+        reading: of its layers, for so many tokens at once.
+        step: of its layers, for one token that follows, what it sees of the others aside.
+        position: of one layer, for each position that such a token sees, itself included.
+        head: of the output head, for one token.
+    """
+
+    reading: Growth
+    step: int
+    position: float
+    head: int
+
+
+@lru_cache(maxsize=64)
+def _language_model(settings: str) -> _LanguageModel:
+    config, model = _meta_language_model(settings)
+    cache = DynamicCache(config=config)
+    few, following = _run(model, _FEW, cache), _run(model, 1, cache)
+    twice = _run(model, 2 * _FEW, DynamicCache(config=config))
+    quadratic = (twice - 2 * few) / (2 * _FEW**2)
+    linear = few / _FEW - _FEW * quadratic
+    # A step sees _FEW + 1 positions. What it does at each of them is attention, whose share the quadratic tells, and
+    # in some models a product of the position by itself (Doge), which reading does once for each token.
+    product = (following - linear - (_FEW + 1) * quadratic) / _FEW
+    head = model.get_output_embeddings()
+    return _LanguageModel(
+        Growth(0, linear, quadratic),
+        round(linear - product),
+        (quadratic + product) / config.num_hidden_layers,
+        2 * head.weight.numel(),
+    )
+
+
+@lru_cache(maxsize=64)
+def _adapter(settings: str, adapter: AdapterConfig | None) -> int:
+    """Operations of an adapter for each token."""
     if adapter is None:
         return 0
-    video, targets = config.video_config, len(adapter.targets)
-    return frames * video.num_hidden_layers * targets * 4 * video.hidden_size * adapter.bottleneck
+    config, model = _meta_language_model(settings)
+    plain = _run(model, _FEW, DynamicCache(config=config))
+    with torch.device("meta"):
+        attach(model, adapter)
+    context = AdapterContext(group=0 if getattr(adapter, "specific", 0) else None)
+    return (_run(model, _FEW, DynamicCache(config=config), adapter_context=context) - plain) // _FEW
 
 
-def _halved(side: int) -> int:
-    """Output side of a stride-2 convolution or pooling with an odd kernel and half of it as padding."""
-    return (side + 1) // 2
+def _run(model: Any, tokens: int, cache: DynamicCache, **options: Any) -> int:
+    """Operations of the layers for tokens that follow those in the cache."""
+    embeddings = meta(1, tokens, model.get_input_embeddings().embedding_dim)
+    return count_operations(lambda: model.get_decoder()(inputs_embeds=embeddings, past_key_values=cache, **options))
 
 
-def _adapter(adapter: AdapterConfig, language_model: PreTrainedConfig) -> int:
-    """Operations per token in all layers."""
-    if not isinstance(adapter, MomeAdapterConfig):
-        # A low-rank update has no biases, so every parameter is one multiply-add.
-        return 2 * count_adapter_parameters(adapter, language_model).active
-    width, layers = language_model.hidden_size, language_model.num_hidden_layers
-    experts = adapter.routed_experts + adapter.shared_experts
-    # All experts are computed; the gates weigh their output biases by one more product.
-    return layers * 2 * width * (adapter.routed_experts + experts * (2 * adapter.bottleneck + 1))
+def _meta_language_model(settings: str) -> tuple[PreTrainedConfig, Any]:
+    config = _config(settings)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.get_default_dtype(), trust_remote_code=False)
+    return config, model.eval()
 
 
-def _language_model(config: MomeConfig, fed: int, steps: int) -> tuple[int, int]:
-    """Prefill of ``fed`` tokens, and ``steps`` single tokens that follow."""
-    text = config.text_config
-    heads = text.num_attention_heads
-    head_dim = getattr(text, "head_dim", None) or text.hidden_size // heads
-    queries = heads * head_dim
-    products = count_products(text)
-    per_token = 2 * products.per_token
-    # In one layer: a query position with a key position, and a key position by itself.
-    per_pair, per_key = 4 * queries, 2 * products.per_position
-    head = 2 * (products.head + config.added_tokens * text.hidden_size)  # at the last position only
-    prefill = fed * per_token + text.num_hidden_layers * fed * (fed * per_pair + per_key) + head
-    # A step meets what the cache has kept of the positions so far: a layer with a sliding window drops those outside.
-    windows = [getattr(layer, "sliding_window", None) for layer in DynamicCache(config=text).layers]
+def _seen(config: PreTrainedConfig, fed: int, steps: int) -> int:
+    """Positions that the steps after ``fed`` tokens attend to, in all layers.
+
+    A layer with a sliding window keeps no positions outside it.
+    """
+    windows = [getattr(layer, "sliding_window", None) for layer in DynamicCache(config=config).layers]
+    windows = windows or [None] * config.num_hidden_layers
     lengths = range(fed + 1, fed + steps + 1)
-    seen = sum(length if window is None else min(length, window) for window in windows for length in lengths)
-    return prefill, steps * (per_token + head) + seen * (per_pair + per_key)
+    return sum(length if window is None else min(length, window) for window in windows for length in lengths)
 
 
 @dataclass(frozen=True)
@@ -188,7 +257,7 @@ def parameter_counts(config: MomeConfig) -> ParameterCounts:
     if config.adapter_config is not None:
         count = count_adapter_parameters(config.adapter_config, config.text_config)
         adapter_total, adapter_active = count.total, count.active
-    total, active = connector_parameters(model.connector)
-    if model.video_encoder is not None:
+    if isinstance(model.video_encoder, nn.Module):
         adapter_total += sum(parameter.numel() for _, parameter in adapter_parameters(model.video_encoder))
-    return ParameterCounts(adapter_total, adapter_active, total, active, frozen)
+    connector = model.connector
+    return ParameterCounts(adapter_total, adapter_active, parameters(connector), connector.active_parameters(), frozen)

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers import AutoModel, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from mome.adapters import (
     AdapterContext,
@@ -26,13 +26,10 @@ from mome.checkpoints.vocabulary import extend_vocabulary
 from mome.config import MomeConfig
 from mome.config.fields import BACKBONES
 from mome.config.generation import check_decoding, refuse_code
-from mome.connectors import Connected
-from mome.connectors.qformer import QFormerConnector
-from mome.encoders import AVHubertModel
-from mome.encoders.audio import new_audio_encoder, wrap_audio_encoder
+from mome.connectors import Connected, build_connector
+from mome.encoders.avhubert import AVHubertModel
 from mome.errors import MomeError
 from mome.features import Features
-from mome.model.connector import build_connector, loss_weights
 from mome.model.decorrelation import decorrelation_loss
 from mome.model.objective import IGNORED_LABEL, Objective, SpeechOutput
 from mome.model.sequence import LanguageInputs, assemble
@@ -95,15 +92,11 @@ class MomeForSpeechRecognition(SavedModel):
                 "give one in which they agree"
             )
         self.audio_encoder = self.video_encoder = None
-        audio_width = video_width = None
-        if config.audio_config is not None:
-            encoder = audio_encoder or new_audio_encoder(config.audio_config)
-            self.audio_encoder = wrap_audio_encoder(encoder, config.audio_context)
-            audio_width = self.audio_encoder.hidden_size
+        if (wrapper := config.audio_encoder_class) is not None:
+            self.audio_encoder = wrapper(audio_encoder or wrapper.new(config.audio_config), config.audio_context)
         if config.video_config is not None:
-            self.video_encoder = video_encoder or AVHubertModel(config.video_config)
-            video_width = config.video_config.hidden_size
-        self.connector = build_connector(config, audio_width, video_width, width)
+            self.video_encoder = video_encoder or AutoModel.from_config(config.video_config, trust_remote_code=False)
+        self.connector = build_connector(config.connector_config, config.surroundings)
         for backbone in self.backbones():
             backbone.requires_grad_(False)
         if config.adapter_config is not None:
@@ -272,7 +265,7 @@ class MomeForSpeechRecognition(SavedModel):
             {
                 "load_balancing": self.config.balance_weight,
                 "decorrelation": self.config.decorrelation_weight,
-                **loss_weights(self.config),
+                **self.config.connector_config.loss_weights(),
             }
         )
         for name, clip_rates in zip(names, passes, strict=True):
@@ -284,9 +277,9 @@ class MomeForSpeechRecognition(SavedModel):
             objective.add_connector(connected)
             if decorrelation is not None:
                 objective.add("decorrelation", decorrelation)
-        if words is not None and encoded.audio is not None and getattr(self.connector, "predictor", None) is not None:
-            loss = cast(QFormerConnector, self.connector).speech_rate_loss(encoded.audio, words)
-            objective.add("speech_rate", loss)
+        if words is not None:
+            for name, loss in self.connector.losses(encoded.audio, encoded.video, words).items():
+                objective.add(name, loss)
         return objective.output(logits)
 
     def _logits(

@@ -15,16 +15,13 @@ from transformers import (
     ProcessorMixin,
     SequenceFeatureExtractor,
     Wav2Vec2FeatureExtractor,
-    WhisperFeatureExtractor,
 )
 
 from mome.checkpoints.settings import blaming
 from mome.config import MomeConfig
 from mome.config.fields import Compatibility
-from mome.encoders.audio import AUDIO_INPUTS, AudioInput, audio_features
+from mome.encoders import AudioContext, encoder_reading
 from mome.encoders.avhubert.pixels import mouth_pixels
-from mome.encoders.logmel import LOG_MEL_RATE
-from mome.encoders.whisper import AudioContext
 from mome.errors import MomeError
 from mome.media import MOUTH_SIZE, SAMPLE_RATE
 from mome.media.clip import Clip
@@ -42,8 +39,8 @@ class MomeProcessor(ProcessorMixin):
         feature_extractor: Whisper's, whose window must fit the encoder (30 s for the published ones), or that of
             another audio encoder.
         tokenizer: the language model's.
-        audio_context: as in :class:`~mome.encoders.WhisperAudioEncoder`.
-        image_size, image_mean, image_std: as in :class:`~mome.encoders.AVHubertConfig`.
+        audio_context: as in :class:`~mome.encoders.whisper.WhisperAudioEncoder`.
+        image_size, image_mean, image_std: as in :class:`~mome.encoders.avhubert.AVHubertConfig`.
         audio_input: what the audio encoder reads.
         compat: as in :class:`~mome.model.MomeConfig`.
         video_multiple: videos are cut to a multiple of so many frames.
@@ -58,7 +55,7 @@ class MomeProcessor(ProcessorMixin):
         image_size: int = 88,
         image_mean: float = 0.421,
         image_std: float = 0.165,
-        audio_input: AudioInput = "log_mel",
+        audio_input: str = "log_mel",
         compat: Compatibility | None = None,
         video_multiple: int = 1,
         bos_taught: bool = False,
@@ -68,7 +65,7 @@ class MomeProcessor(ProcessorMixin):
         self.image_size = image_size
         self.image_mean = image_mean
         self.image_std = image_std
-        self.audio_input: AudioInput = audio_input
+        self.audio_input = audio_input
         self.compat: Compatibility | None = compat
         self.video_multiple = video_multiple
         self.bos_taught = bos_taught
@@ -81,10 +78,10 @@ class MomeProcessor(ProcessorMixin):
         feature_extractor: SequenceFeatureExtractor | None = None,
     ) -> MomeProcessor:
         """The processor that fits a model's configuration."""
-        heard = AUDIO_INPUTS[config.audio_config.model_type] if config.audio_config is not None else "log_mel"
-        if feature_extractor is None:
-            feature_extractor = WhisperFeatureExtractor() if heard == "log_mel" else Wav2Vec2FeatureExtractor()
-        processor = cls(feature_extractor, tokenizer, config.audio_context, audio_input=heard)
+        encoder = config.audio_encoder_class or encoder_reading("log_mel")
+        if feature_extractor is None:  # a processor has one, whether or not its encoder needs it
+            feature_extractor = (encoder.extractor or Wav2Vec2FeatureExtractor)()
+        processor = cls(feature_extractor, tokenizer, config.audio_context, audio_input=encoder.reads)
         video = config.video_config
         if video is not None:
             processor.image_size = video.image_size
@@ -121,17 +118,13 @@ class MomeProcessor(ProcessorMixin):
         """Raise :class:`MomeError` where a setting is not what the model's encoders and tokenizer need."""
         wanted: dict[str, tuple[Any, Any]] = {}
         audio, video, extractor = config.audio_config, config.video_config, self.feature_extractor
-        if audio is not None:
-            wanted["audio_input"] = (self.audio_input, AUDIO_INPUTS[audio.model_type])
+        if (encoder := config.audio_encoder_class) is not None:
+            wanted["audio_input"] = (self.audio_input, encoder.reads)
             wanted["audio_context"] = (self.audio_context, config.audio_context)
             wanted["sampling_rate"] = (getattr(extractor, "sampling_rate", SAMPLE_RATE), SAMPLE_RATE)
-        if audio is not None and audio.model_type == "whisper":
-            wanted["feature_extractor_type"] = (type(extractor).__name__, WhisperFeatureExtractor.__name__)
-            wanted["feature_size"] = (extractor.feature_size, audio.num_mel_bins)
-            wanted["hop_length"] = (extractor.hop_length, SAMPLE_RATE // LOG_MEL_RATE)
-            wanted["n_fft"] = (extractor.n_fft, 400)  # a window of 25 ms
-            wanted["dither"] = (extractor.dither, 0.0)
-            wanted["n_samples"] = (extractor.n_samples, audio.max_source_positions * 2 * extractor.hop_length)
+            if settings := encoder.needed(audio):
+                wanted["feature_extractor_type"] = (type(extractor), encoder.extractor)
+            wanted |= {name: (getattr(extractor, name, None), value) for name, value in settings.items()}
         if video is not None:
             wanted |= {name: (getattr(self, name), getattr(video, name)) for name in IMAGE}
         for name, (found, fitting) in wanted.items():
@@ -149,8 +142,7 @@ class MomeProcessor(ProcessorMixin):
     @property
     def longest_audio(self) -> float | None:
         """Seconds of sound that fit the audio encoder's window; ``None`` where there is none."""
-        extractor = self.feature_extractor
-        return extractor.n_samples / extractor.sampling_rate if self.audio_input == "log_mel" else None
+        return encoder_reading(self.audio_input).window(self.feature_extractor)
 
     @classmethod
     def get_attributes(cls) -> list[str]:
@@ -162,7 +154,8 @@ class MomeProcessor(ProcessorMixin):
 
         C are Whisper's mel bins, one row of samples, or AV-HuBERT's filterbank features.
         """
-        features, frames = audio_features(waveform, self.audio_input, self.feature_extractor, self.audio_context)
+        encoder = encoder_reading(self.audio_input)
+        features, frames = encoder.features(waveform, self.feature_extractor, self.audio_context)
         if self.compat is not None and self.audio_input == "log_mel":
             frames = min(2 * official_audio_tokens(len(waveform)), features.shape[1])
         return features, frames

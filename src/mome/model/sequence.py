@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mome.config import MomeConfig
 from mome.connectors import Connected
+from mome.media import FRAME_RATE, SAMPLE_RATE
 from mome.rates import Rates
 from mome.text.transcript import Tokens
 
@@ -22,14 +23,12 @@ class LanguageInputs:
         mask: ``(B, L)`` bool, true on real tokens.
         positions: ``(B, L)`` int64, counted from each sequence's first real token.
         counts: tokens fed for each clip, transcript excluded.
-        speech_rates: of each clip; 1.0 where the connector does not look at it.
     """
 
     embeddings: Tensor
     mask: Tensor
     positions: Tensor
     counts: list[Tokens]
-    speech_rates: list[float]
 
 
 def assemble(
@@ -73,5 +72,28 @@ def assemble(
     embeddings = torch.stack([nn.functional.pad(row, (0, 0, longest - len(row), 0)) for row in rows])
     lengths = torch.tensor([len(row) for row in rows], device=device)
     offset = torch.arange(longest, device=device) - (longest - lengths[:, None])
-    speech_rates = connected.speech_rates or [1.0] * len(rates)
-    return LanguageInputs(embeddings, offset >= 0, offset.clamp(min=0), counts, speech_rates)
+    return LanguageInputs(embeddings, offset >= 0, offset.clamp(min=0), counts)
+
+
+def encoder_frames(config: MomeConfig, seconds: float) -> tuple[int, int]:
+    """Audio and video tokens that the encoders give for a clip of so many seconds; 0 without that encoder."""
+    slack = 1e-6  # binary fractions: 1.16 * 25 is a little less than 29
+    encoder, video = config.audio_encoder_class, config.video_config
+    return (
+        0 if encoder is None else encoder.tokens(config.audio_config, int(seconds * SAMPLE_RATE + slack)),
+        0 if video is None else int(seconds * FRAME_RATE + slack),
+    )
+
+
+def count_tokens(config: MomeConfig, rates: Rates, audio_frames: int, video_frames: int) -> Tokens:
+    """Tokens that a clip of so many encoder tokens costs at ``rates``, as :func:`assemble` would put them together.
+
+    Where the number depends on the speech rate (MMS-LLaMA), that of normally fast speech.
+    """
+    connector = config.connector_config
+    made = connector.tokens(rates, audio_frames, video_frames)
+    prompt = len(config.start_ids) + len(config.text_ids(rates.task))
+    if not connector.fuses:
+        named = {"audio": rates.audio, "video": rates.video}
+        prompt += sum(len(config.markers(modality)) for modality, rate in named.items() if rate is not None)
+    return Tokens(made.audio, made.video, prompt, made.fused)

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase, Wav2Vec2FeatureExtractor, WhisperFeatureExtractor
+from transformers import PreTrainedTokenizerBase
 
 from mome.checkpoints.backbones import load_backbone, load_extractor
 from mome.checkpoints.vocabulary import MARKERS
 from mome.config import MomeConfig
 from mome.config.fields import BACKBONES
-from mome.encoders.audio import AUDIO_INPUTS
 from mome.errors import MomeError
 from mome.model import MomeForSpeechRecognition, MomeProcessor
 from mome.training.recipe import model_config, outline
@@ -32,8 +31,9 @@ def build(recipe: Recipe, dtype: torch.dtype = torch.float32) -> tuple[MomeForSp
     _check_memory(config, dtype)
     tokenizer = find_tokenizer(names.language_model, names.language_model_revision)
     extractor = None
-    if names.audio_encoder is not None and config.audio_config.model_type != "avhubert":  # it has none
-        extractor = _extractor(config.audio_config.model_type, names.audio_encoder, names.audio_encoder_revision)
+    encoder = config.audio_encoder_class
+    if names.audio_encoder is not None and encoder is not None and encoder.extractor is not None:
+        extractor = _extractor(encoder.extractor, names.audio_encoder, names.audio_encoder_revision)
     if names.markers:
         _add_markers(config, tokenizer)
     if tokenizer.pad_token_id is None:
@@ -77,12 +77,9 @@ def _memory() -> int:
     return own + sum(torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count()))
 
 
-def _extractor(model_type: str, name: str, revision: str | None) -> Any:
+def _extractor(kind: type, name: str, revision: str | None) -> Any:
     whole = processor_around(name)
-    if whole is not None:
-        return whole.feature_extractor
-    kind = WhisperFeatureExtractor if AUDIO_INPUTS[model_type] == "log_mel" else Wav2Vec2FeatureExtractor
-    return load_extractor(kind, name, revision)
+    return load_extractor(kind, name, revision) if whole is None else whole.feature_extractor
 
 
 def _add_markers(config: MomeConfig, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -11,8 +11,7 @@ from mome.decoding.capacity import check_room, positions
 from mome.errors import MomeError
 from mome.media import FRAME_RATE
 from mome.model import MomeProcessor
-from mome.model.connector import count_tokens
-from mome.model.cost import encoder_frames
+from mome.model.sequence import count_tokens, encoder_frames
 from mome.rates import Rates
 from mome.text.normalize import normalize
 

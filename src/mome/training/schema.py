@@ -14,8 +14,8 @@ from typing import Any, get_args
 from omegaconf import MISSING
 
 from mome.config.fields import BACKBONES
-from mome.connectors import CompressionMethod
-from mome.encoders.whisper import AudioContext
+from mome.connectors.pooling import CompressionMethod
+from mome.encoders import AudioContext
 from mome.errors import MomeError, shortened
 from mome.rates import TASKS, Rates
 

@@ -2,42 +2,50 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+import numpy as np
+from torch import Tensor
+from transformers import PreTrainedConfig
 
+from mome.encoders.avhubert.filterbank import stacked_frames, stacked_log_filterbank
 from mome.encoders.avhubert.model import AVHubertModel
+from mome.encoders.base import AudioContext, AudioEncoder
 from mome.features import Features
+from mome.operations import meta
 
 
-class AVHubertAudioEncoder(nn.Module):
-    """An AV-HuBERT that only hears.
+class AVHubertAudioEncoder(AudioEncoder, reads="filterbank", types=("avhubert",)):
+    """An AV-HuBERT that only hears."""
 
-    Args:
-        encoder: the pre-trained model.
-    """
-
-    def __init__(self, encoder: AVHubertModel):
-        super().__init__()
-        self.encoder = encoder
-
-    @property
-    def hidden_size(self) -> int:
-        """Width D of the tokens."""
-        return self.encoder.hidden_size
-
-    @property
-    def tokens_per_second(self) -> int:
-        """As many as there are video frames."""
-        return self.encoder.tokens_per_second
-
-    def forward(self, input_features: Tensor, input_features_mask: Tensor) -> Features:
+    def forward(self, input_features: Tensor, input_features_mask: Tensor | None = None) -> Features:
         """Encode log filterbanks.
 
         Args:
             input_features: ``(B, audio_feature_size, M)`` float, from
                 :func:`~mome.encoders.avhubert.stacked_log_filterbank`, 25 a second.
-            input_features_mask: ``(B, M)`` bool, true on real frames.
+            input_features_mask: ``(B, M)`` bool, true on real frames; without it all are.
 
         Returns:
             Features with one token per frame.
         """
-        return self.encoder(None, input_features_mask, input_features.transpose(1, 2))
+        features: Features = self.encoder(None, input_features_mask, input_features.transpose(1, 2))
+        return features
+
+    def example(self, tokens: int) -> Tensor:
+        """See :meth:`AudioEncoder.example`."""
+        return meta(1, self.encoder.config.audio_feature_size, tokens)
+
+    @staticmethod
+    def tokens(config: PreTrainedConfig, samples: int) -> int:
+        """One for every four windows of the filterbank."""
+        return stacked_frames(samples)
+
+    @staticmethod
+    def tokens_per_second(config: PreTrainedConfig) -> int:
+        """As many as there are video frames."""
+        return AVHubertModel.tokens_per_second
+
+    @staticmethod
+    def features(waveform: np.ndarray, extractor: None, context: AudioContext) -> tuple[np.ndarray, int]:
+        """Stacked log filterbanks."""
+        rows = stacked_log_filterbank(waveform)
+        return rows.T, len(rows)
