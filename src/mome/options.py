@@ -47,13 +47,13 @@ def options_from_dict(what: str, kinds: Mapping[str, type[Options]], values: Map
     return kinds[kind](**options)
 
 
-def check_whole(name: str, value: Any, most: int = 2**20) -> None:
-    """Raise :class:`MomeError` unless an option is a whole number from 1 to ``most``.
+def check_whole(name: str, value: Any, most: int = 2**20, least: int = 1) -> None:
+    """Raise :class:`MomeError` unless an option is a whole number from ``least`` to ``most``.
 
-    By default that is far beyond sense, so that a model's size can be computed.
+    By default the most is far beyond sense, so that a model's size can be computed.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise MomeError(f"{name} = {shortened(repr(value))} is not possible: give a whole number from 1 up")
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise MomeError(f"{name} = {shortened(repr(value))} is not possible: give a whole number from {least} up")
     if value > most:
         raise MomeError(f"{name} = {shortened(value)} is not possible: give at most {most}")
 

@@ -17,7 +17,8 @@ from mome.adapters import (
     attach,
     count_adapter_parameters,
 )
-from mome.adapters.counting import active_bank_parameters, bank_parameters, lora_parameters
+from mome.adapters.experts import active_bank_parameters, bank_parameters
+from mome.adapters.lora import lora_parameters
 from mome.errors import MomeError
 
 from . import tiny

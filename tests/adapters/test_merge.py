@@ -96,7 +96,7 @@ def test_export_leaves_layers_of_the_same_name_elsewhere_alone(tmp_path) -> None
 @pytest.mark.parametrize("action", [merge, lambda model, group=None: export_peft(model, "never-written", group)])
 def test_what_is_no_single_low_rank_update_is_refused(action) -> None:
     for adapter, group, message in (
-        ("layer", None, "mome experts"),
+        ("layer", None, "mome adapter"),
         (None, None, "no lora adapter"),
         ("lora", 0, "leave group out"),
         ("lora-ss", None, "has 3 groups: choose one"),

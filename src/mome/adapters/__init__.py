@@ -1,18 +1,18 @@
 """Adapters for frozen language models: MoME expert banks and LoRA, attached to any Hugging Face decoder."""
 
-from mome.adapters.attach import attach, attach_lora
-from mome.adapters.config import (
-    PLACEMENTS,
+from mome.adapters.attach import attach
+from mome.adapters.base import (
+    ADAPTERS,
+    Adapter,
     AdapterConfig,
-    LoraAdapterConfig,
-    MomeAdapterConfig,
-    Placement,
+    ParameterCount,
     adapter_config_from_dict,
     adapter_config_to_dict,
+    count_adapter_parameters,
+    is_adapter_key,
 )
 from mome.adapters.context import AdapterContext, load_balancing_loss
-from mome.adapters.counting import ParameterCount, count_adapter_parameters
-from mome.adapters.experts import ExpertBank
+from mome.adapters.experts import PLACEMENTS, ExpertBank, MomeAdapterConfig, Placement, set_top_k
 from mome.adapters.export import export_peft
 from mome.adapters.generation import use_context
 from mome.adapters.inventory import (
@@ -20,15 +20,16 @@ from mome.adapters.inventory import (
     adapter_parameters,
     adapter_state_dict,
     load_adapter_state_dict,
-    set_top_k,
 )
 from mome.adapters.layers import decoder_layers
-from mome.adapters.lora import ScaleLora, SpecificLora
+from mome.adapters.lora import LoraAdapterConfig, ScaleLora, SpecificLora, attach_lora
 from mome.adapters.merge import merge, merged_group
 from mome.routing import RouterStatistics, router_statistics
 
 __all__ = [
+    "ADAPTERS",
     "PLACEMENTS",
+    "Adapter",
     "AdapterConfig",
     "AdapterContext",
     "ExpertBank",
@@ -49,6 +50,7 @@ __all__ = [
     "count_adapter_parameters",
     "decoder_layers",
     "export_peft",
+    "is_adapter_key",
     "load_adapter_state_dict",
     "load_balancing_loss",
     "merge",

@@ -10,18 +10,27 @@ the top-k routed experts weighted by their gates, every expert being W_up GELU(W
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from mome.adapters.config import MomeAdapterConfig
-from mome.adapters.context import AdapterContext, AdapterSlot
-from mome.errors import MomeError
+from mome.adapters.base import Adapter, AdapterConfig, ParameterCount
+from mome.adapters.context import CONTEXT_KEY, AdapterContext
+from mome.adapters.hooks import add_to_output, connect, refuse_reentrant, slot_of
+from mome.adapters.layers import adapter_factory, hidden_states, model_width, submodule
+from mome.errors import MomeError, shortened
+from mome.options import check_whole
 from mome.routing import router_statistics
 
+Placement = Literal["layer", "attention", "ffn"]
+PLACEMENTS: tuple[Placement, ...] = get_args(Placement)
 
-class ExpertBank(nn.Module):
+
+class ExpertBank(Adapter, name="mome"):
     """Routed and shared bottleneck experts over vectors of width d.
 
     All experts are computed for every token and the gates of those not chosen are zero. With bottlenecks
@@ -38,7 +47,6 @@ class ExpertBank(nn.Module):
 
     Attributes:
         top_k: active routed experts; may be changed between forward passes (elastic inference).
-        slot: where the running forward pass's context is found, set by :func:`mome.adapters.attach`.
     """
 
     def __init__(
@@ -53,7 +61,6 @@ class ExpertBank(nn.Module):
         super().__init__()
         self.width = width
         self.config = config
-        self.slot: AdapterSlot | None = None
         self.experts = config.shared_experts + config.routed_experts
         self.top_k = config.top_k
         inner = self.experts * config.bottleneck
@@ -154,3 +161,147 @@ class ExpertBank(nn.Module):
             f"{self.width}, routed={self.config.routed_experts}, shared={self.config.shared_experts}, "
             f"top_k={self.top_k}, bottleneck={self.config.bottleneck}"
         )
+
+
+@dataclass(frozen=True)
+class MomeAdapterConfig(AdapterConfig, kind="mome"):
+    """A bank of routed and shared bottleneck experts parallel to a frozen module of every decoder layer.
+
+    Source: MoME ("Mixture of Matryoshka Experts for AVSR", NeurIPS 2025). "MoME-23/4" is 23 routed experts
+    of which 4 are active for a token, and 1 shared expert: the defaults here.
+
+    Attributes:
+        placement: the frozen module that the experts run beside: ``"layer"`` (the whole decoder layer),
+            ``"attention"`` (its self-attention) or ``"ffn"`` (its feed-forward part). The last two see the
+            same normalised input as that module.
+        routed_experts: N_r, experts that the router chooses from.
+        shared_experts: N_s, experts that every token uses with gate 1.
+        top_k: routed experts active for a token.
+        bottleneck: r, hidden width of an expert, as small as 1.
+        renormalize: divide the kept gates by their sum. Off by default: the gates are then the router's
+            softmax over all experts with all but the top k set to zero. That way the router receives a
+            gradient at k = 1 too (a renormalised single gate is constantly 1), and changing k at inference
+            adds or removes only the least probable experts and leaves the gates of the others as they were
+            trained.
+        normalize_input: with placement ``"layer"``, pass the layer's input through the layer's own input
+            norm before the experts; off gives them the raw residual stream. Without effect elsewhere.
+    """
+
+    module: ClassVar[type[Adapter]] = ExpertBank
+
+    placement: Placement = "layer"
+    routed_experts: int = 23
+    shared_experts: int = 1
+    top_k: int = 4
+    bottleneck: int = 8
+    renormalize: bool = False
+    normalize_input: bool = True
+
+    def __post_init__(self) -> None:
+        """Raise :class:`MomeError` naming the option that cannot be."""
+        if self.placement not in PLACEMENTS:
+            raise MomeError(
+                f"placement '{shortened(self.placement)}' is unknown: choose one of {', '.join(PLACEMENTS)}"
+            )
+        check_whole("routed_experts", self.routed_experts)
+        check_whole("shared_experts", self.shared_experts, least=0)
+        check_whole("top_k", self.top_k)
+        check_whole("bottleneck", self.bottleneck)
+        if self.top_k > self.routed_experts:
+            raise MomeError(
+                f"top_k = {self.top_k} is more than routed_experts = {self.routed_experts}: lower it or add experts"
+            )
+
+    @property
+    def context_at(self) -> Literal["layer", "attention"]:
+        """The layer, or its self-attention where the bank is inside the layer."""
+        return "layer" if self.placement == "layer" else "attention"
+
+    def attach(self, layers: nn.ModuleList) -> None:
+        """Attach a bank to each layer, or to its attention or feed-forward part."""
+        name = {"layer": "", "attention": "self_attn", "ffn": "mlp"}[self.placement]
+        hook = {"layer": add_layer_bank, "attention": add_attention_bank, "ffn": add_ffn_bank}[self.placement]
+        targets = [submodule(layer, name) for layer in layers]
+        if self.placement == "layer" and self.normalize_input:
+            for layer in layers:
+                submodule(layer, "input_layernorm", hint="; set normalize_input to false")
+        for index, (layer, target) in enumerate(zip(layers, targets, strict=True)):
+            bank = ExpertBank(model_width(layer), self, **adapter_factory(layer))
+            bank.slot = connect(layer, index)
+            target.add_module(bank.name, bank)
+            # In front of hooks that are there already: those that record hidden states must see the sum.
+            target.register_forward_hook(hook, with_kwargs=True, prepend=True)
+            if self.placement != "layer":
+                layer.register_forward_pre_hook(refuse_reentrant)
+
+    def count(self, language_model: Any) -> ParameterCount:
+        """For each layer the router and all experts, or those of one token; biases included."""
+        layers, width = language_model.num_hidden_layers, language_model.hidden_size
+        return ParameterCount(layers * bank_parameters(self, width), layers * active_bank_parameters(self, width))
+
+
+def expert_parameters(width: int, bottleneck: int) -> int:
+    """Parameters of one expert, 2dr + d + r: two projections and their biases."""
+    return 2 * width * bottleneck + width + bottleneck
+
+
+def bank_parameters(config: MomeAdapterConfig, width: int) -> int:
+    """Parameters of one expert bank: N_r * d for the router and N_r + N_s experts."""
+    experts = config.routed_experts + config.shared_experts
+    return config.routed_experts * width + experts * expert_parameters(width, config.bottleneck)
+
+
+def active_bank_parameters(config: MomeAdapterConfig, width: int, top_k: int | None = None) -> int:
+    """Parameters of one expert bank that one token uses: the router and ``top_k`` + N_s experts."""
+    experts = (config.top_k if top_k is None else top_k) + config.shared_experts
+    return config.routed_experts * width + experts * expert_parameters(width, config.bottleneck)
+
+
+def add_layer_bank(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+    """Hook of a decoder layer: add the experts' output for the layer's input."""
+    x, context = hidden_states(args, kwargs), kwargs.get(CONTEXT_KEY)
+    if getattr(layer, "gradient_checkpointing", False) and layer.training and torch.is_grad_enabled():
+        # This hook runs outside the layer's own checkpoint, so the bank's activations need one of theirs.
+        added = checkpoint(_layer_bank, layer, x, context, use_reentrant=False, preserve_rng_state=False)
+    else:
+        added = _layer_bank(layer, x, context)
+    return add_to_output(output, added)
+
+
+def add_attention_bank(attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+    """Hook of a self-attention: add the experts' output for its input, which is normalised already."""
+    return add_to_output(output, _bank(attention)(hidden_states(args, kwargs)))
+
+
+def add_ffn_bank(ffn: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+    """Hook of a feed-forward part: add the experts' output for its input, which is normalised already."""
+    return add_to_output(output, _bank(ffn)(hidden_states(args, kwargs, "x")))
+
+
+def _layer_bank(layer: nn.Module, x: Tensor, context: AdapterContext | None) -> Tensor:
+    bank = _bank(layer)
+    slot_of(layer).context = context
+    if bank.config.normalize_input:
+        norm = layer.input_layernorm
+        assert isinstance(norm, nn.Module)
+        x = norm(x)
+    return bank(x)
+
+
+def _bank(module: nn.Module) -> ExpertBank:
+    bank = module.mome
+    assert isinstance(bank, ExpertBank)
+    return bank
+
+
+def set_top_k(model: nn.Module, top_k: int) -> None:
+    """Set the number of active routed experts of every expert bank (elastic inference).
+
+    Raises:
+        MomeError: the model has no expert bank, or not that many routed experts.
+    """
+    banks = [module for module in model.modules() if isinstance(module, ExpertBank)]
+    if not banks:
+        raise MomeError("top_k cannot be set: no mome adapter is attached to this model")
+    for bank in banks:
+        bank.top_k = top_k

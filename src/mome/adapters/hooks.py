@@ -15,23 +15,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from mome.adapters.context import CONTEXT_KEY, NOT_REENTRANT, AdapterContext, AdapterSlot
-from mome.adapters.experts import ExpertBank
-from mome.adapters.layers import hidden_states
-from mome.adapters.lora import ScaleLora
+from mome.adapters.context import CONTEXT_KEY, NOT_REENTRANT, AdapterSlot
 from mome.errors import MomeError
 
 
 def enter_layer(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Pre-hook of a decoder layer: take note of the context, or of its absence."""
-    _slot(layer).context = kwargs.get(CONTEXT_KEY)
+    slot_of(layer).context = kwargs.get(CONTEXT_KEY)
 
 
 def leave_layer(layer: nn.Module, args: tuple[Any, ...], output: Any) -> None:
     """Hook of a decoder layer, the last: let go of the context."""
-    _slot(layer).context = None
+    slot_of(layer).context = None
 
 
 def refuse_reentrant(layer: nn.Module, args: tuple[Any, ...]) -> None:
@@ -46,62 +42,35 @@ def enter_attention(
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Pre-hook of a self-attention: take the context from its arguments; attention kernels do not know it."""
     kwargs = dict(kwargs)
-    _slot(attention).context = kwargs.pop(CONTEXT_KEY, None)
+    slot_of(attention).context = kwargs.pop(CONTEXT_KEY, None)
     return args, kwargs
 
 
-def add_layer_bank(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-    """Hook of a decoder layer: add the experts' output for the layer's input."""
-    x, context = hidden_states(args, kwargs), kwargs.get(CONTEXT_KEY)
-    if getattr(layer, "gradient_checkpointing", False) and layer.training and torch.is_grad_enabled():
-        # This hook runs outside the layer's own checkpoint, so the bank's activations need one of theirs.
-        added = checkpoint(_layer_bank, layer, x, context, use_reentrant=False, preserve_rng_state=False)
-    else:
-        added = _layer_bank(layer, x, context)
-    return _add(output, added)
-
-
-def add_attention_bank(attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-    """Hook of a self-attention: add the experts' output for its input, which is normalised already."""
-    return _add(output, _bank(attention)(hidden_states(args, kwargs)))
-
-
-def add_ffn_bank(ffn: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-    """Hook of a feed-forward part: add the experts' output for its input, which is normalised already."""
-    return _add(output, _bank(ffn)(hidden_states(args, kwargs, "x")))
-
-
-def add_lora(linear: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-    """Hook of a linear layer: add the low-rank update."""
-    lora = linear.lora
-    assert isinstance(lora, ScaleLora)
-    return output + lora(args[0])
-
-
-def _layer_bank(layer: nn.Module, x: Tensor, context: AdapterContext | None) -> Tensor:
-    bank = _bank(layer)
-    _slot(layer).context = context
-    if bank.config.normalize_input:
-        norm = layer.input_layernorm
-        assert isinstance(norm, nn.Module)
-        x = norm(x)
-    return bank(x)
-
-
-def _bank(module: nn.Module) -> ExpertBank:
-    bank = module.mome
-    assert isinstance(bank, ExpertBank)
-    return bank
-
-
-def _slot(module: nn.Module) -> AdapterSlot:
+def slot_of(module: nn.Module) -> AdapterSlot:
+    """The slot of a decoder layer or of its self-attention."""
     slot = module.adapter_slot
     assert isinstance(slot, AdapterSlot)
     return slot
 
 
-def _add(output: Any, added: Tensor) -> Any:
+def add_to_output(output: Any, added: Tensor) -> Any:
     """Add to a module's output tensor, the first member where the module returns a tuple."""
     if isinstance(output, tuple):
         return (output[0] + added, *output[1:])
     return output + added
+
+
+def connect(layer: nn.Module, index: int) -> AdapterSlot:
+    """The layer's slot, made with the hooks that fill it where there is none yet."""
+    slot = getattr(layer, "adapter_slot", None)
+    if isinstance(slot, AdapterSlot):
+        return slot
+    slot = AdapterSlot(index)
+    layer.adapter_slot = slot  # type: ignore[assignment]
+    slot.hooks.append(layer.register_forward_pre_hook(enter_layer, with_kwargs=True))
+    slot.hooks.append(layer.register_forward_hook(leave_layer))
+    attention = getattr(layer, "self_attn", None)
+    if isinstance(attention, nn.Module):
+        attention.adapter_slot = slot  # type: ignore[assignment]
+        slot.hooks.append(attention.register_forward_pre_hook(enter_attention, with_kwargs=True))
+    return slot

@@ -6,20 +6,19 @@ from collections.abc import Iterator, Mapping
 
 from torch import Tensor, nn
 
-from mome.adapters.experts import ExpertBank
-from mome.adapters.lora import ScaleLora
+from mome.adapters.base import Adapter
 from mome.errors import MomeError
 
 
-def adapter_modules(model: nn.Module) -> Iterator[tuple[str, ExpertBank | ScaleLora]]:
+def adapter_modules(model: nn.Module) -> Iterator[tuple[str, Adapter]]:
     """Name and module of every adapter in ``model``, in the order of its layers."""
     for name, module in model.named_modules():
-        if isinstance(module, ExpertBank | ScaleLora):
+        if isinstance(module, Adapter):
             yield name, module
 
 
 def adapter_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Name and parameter of every adapter parameter; the names contain ``.mome.`` or ``.lora.``."""
+    """Name and parameter of every adapter parameter; the names are those of :func:`is_adapter_key`."""
     for prefix, module in adapter_modules(model):
         for name, parameter in module.named_parameters():
             yield f"{prefix}.{name}", parameter
@@ -49,16 +48,3 @@ def load_adapter_state_dict(model: nn.Module, state: Mapping[str, Tensor]) -> No
             )
     for name, parameter in own.items():
         parameter.data.copy_(state[name])
-
-
-def set_top_k(model: nn.Module, top_k: int) -> None:
-    """Set the number of active routed experts of every expert bank (elastic inference).
-
-    Raises:
-        MomeError: the model has no expert bank, or not that many routed experts.
-    """
-    banks = [module for _, module in adapter_modules(model) if isinstance(module, ExpertBank)]
-    if not banks:
-        raise MomeError("top_k cannot be set: no mome adapter is attached to this model")
-    for bank in banks:
-        bank.top_k = top_k

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from mome.adapters.context import CONTEXT_KEY, AdapterContext
 from mome.errors import MomeError
 
+_COMPUTED = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
 
 def decoder_layers(model: nn.Module) -> nn.ModuleList:
     """The decoder layers of a causal language model; raises :class:`MomeError` where there are none."""
@@ -78,3 +80,22 @@ def hidden_states(args: tuple[Any, ...], kwargs: dict[str, Any], *names: str) ->
     if args:
         return args[0]
     return next(kwargs[name] for name in ("hidden_states", *names) if name in kwargs)
+
+
+def submodule(layer: nn.Module, name: str, hint: str = "") -> nn.Module:
+    """The part of a layer of this name, the layer itself without one; raises :class:`MomeError` if there is none."""
+    module = getattr(layer, name, None) if name else layer
+    if not isinstance(module, nn.Module):
+        raise MomeError(f"the decoder layer {type(layer).__name__} has no {name} for this adapter{hint}")
+    return module
+
+
+def model_width(layer: nn.Module) -> int:
+    """Model width: the input width of the layer's first linear layer, the query projection or its like."""
+    return next(module.in_features for module in layer.modules() if isinstance(module, nn.Linear))
+
+
+def adapter_factory(module: nn.Module, *around: nn.Module) -> dict[str, Any]:
+    """Device and dtype for an adapter of ``module``, where its weights are quantised the dtype of what is around it."""
+    dtypes = (p.dtype for part in (module, *around) for p in part.parameters() if p.dtype in _COMPUTED)
+    return {"device": next(module.parameters()).device, "dtype": next(dtypes, torch.get_default_dtype())}

@@ -10,18 +10,24 @@ rates, LoRA-SS has a pair for each rate, and LoRA-MSS adds both. Omni-AVSR does 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from mome.adapters.config import LoraAdapterConfig
-from mome.adapters.context import AdapterContext, AdapterSlot
+from mome.adapters.base import Adapter, AdapterConfig, ParameterCount
+from mome.adapters.context import AdapterContext
+from mome.adapters.hooks import connect
+from mome.adapters.layers import adapter_factory
 from mome.errors import MomeError
+from mome.options import check_whole
 
 
-class ScaleLora(nn.Module):
+class ScaleLora(Adapter, name="lora"):
     """scale * (shared(x) + specific[group](x)), to be added to a frozen linear layer's output; zero at first.
 
     In training mode, x has dropout first, the same for both.
@@ -48,7 +54,6 @@ class ScaleLora(nn.Module):
         """Make the update of ``config`` for an ``in_features`` to ``out_features`` layer."""
         super().__init__()
         self.scale, self.dropout = config.scale, config.dropout
-        self.slot: AdapterSlot | None = None
         self.hook: RemovableHandle | None = None
         self.down: nn.Linear | None = None
         self.up: nn.Linear | None = None
@@ -191,3 +196,142 @@ class SpecificLora(nn.Module):
     def extra_repr(self) -> str:
         """Sizes, for ``print(model)``."""
         return f"groups={self.groups}, bottleneck={self.down.shape[1]}"
+
+
+@dataclass(frozen=True)
+class LoraAdapterConfig(AdapterConfig, kind="lora"):
+    """Low-rank updates of linear layers: h W + scale * (h W_shared + h W_specific[group]).
+
+    Source: Llama-MTSK ("Adaptive AVSR via Matryoshka-based multimodal LLMs"), on the query and value
+    projections. LoRA-MS has the shared update alone, LoRA-SS a specific one for each pair of rates, LoRA-MSS
+    both. With tasks in place of rates these are the S, T and ST variants of Omni-AVSR.
+
+    Attributes:
+        bottleneck: rank of the update; the published ones are d / 32, or d / 64 for the 8B model.
+        scale: fixed factor on the update, applied as it stands (not alpha / rank).
+        targets: names of the linear layers of a decoder layer that get an update.
+        shared: have an update that all sequences use.
+        specific: number of groups that have an update of their own; 0 for none. A forward pass must then say
+            the group of each sequence, in ``AdapterContext(group=...)``.
+        dropout: probability with which a feature of h is left out of the updates, of all alike, while the adapter
+            is in training mode; the others are divided by one minus that.
+    """
+
+    module: ClassVar[type[Adapter]] = ScaleLora
+
+    bottleneck: int
+    scale: float = 1 / 8
+    targets: tuple[str, ...] = ("q_proj", "v_proj")
+    shared: bool = True
+    specific: int = 0
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Raise :class:`MomeError` naming the option that cannot be."""
+        check_whole("bottleneck", self.bottleneck)
+        if isinstance(self.targets, str):
+            raise MomeError(f"targets = {self.targets!r} is one text: give a list of layer names")
+        object.__setattr__(self, "targets", tuple(self.targets))
+        if not self.targets:
+            raise MomeError("targets is empty: name at least one linear layer, such as q_proj")
+        if not isinstance(self.shared, bool):
+            raise MomeError(f"shared = {self.shared!r} is not possible: give true or false")
+        check_whole("specific", self.specific, least=0)
+        if isinstance(self.dropout, bool) or not isinstance(self.dropout, int | float) or not 0 <= self.dropout < 1:
+            raise MomeError(f"dropout = {self.dropout!r} is not possible: give a number from 0 to less than 1")
+        if not self.shared and not self.specific:
+            raise MomeError("neither shared nor specific LoRA: set shared to true, or specific to the number of groups")
+
+    @property
+    def context_at(self) -> Literal["attention"] | None:
+        """The self-attention, where the specific updates are told their group."""
+        return "attention" if self.specific else None
+
+    @property
+    def groups(self) -> int:
+        """As many as there are specific updates."""
+        return self.specific
+
+    def attach(self, layers: nn.ModuleList) -> None:
+        """See :func:`attach_lora`."""
+        attach_lora(layers, self)
+
+    def count(self, language_model: Any) -> ParameterCount:
+        """For each target of each layer its updates; a sequence uses the shared one and that of its group."""
+        layers = language_model.num_hidden_layers
+        single = layers * sum(
+            lora_parameters(self.bottleneck, *_linear_shape(name, language_model)) for name in self.targets
+        )
+        active = self.shared + (self.specific > 0)
+        return ParameterCount((self.shared + self.specific) * single, active * single)
+
+
+def lora_parameters(bottleneck: int, in_features: int, out_features: int) -> int:
+    """Parameters of one low-rank update."""
+    return bottleneck * (in_features + out_features)
+
+
+def _linear_shape(name: str, language_model: Any) -> tuple[int, int]:
+    """Input and output width of a linear layer of the usual decoder layer."""
+    width, heads = language_model.hidden_size, language_model.num_attention_heads
+    head_dim = getattr(language_model, "head_dim", None) or width // heads
+    queries = heads * head_dim
+    values = (getattr(language_model, "num_key_value_heads", None) or heads) * head_dim
+    inner = getattr(language_model, "intermediate_size", None)
+    shapes = {
+        "q_proj": (width, queries),
+        "k_proj": (width, values),
+        "v_proj": (width, values),
+        "o_proj": (queries, width),
+    }
+    if inner is not None:
+        shapes |= {"gate_proj": (width, inner), "up_proj": (width, inner), "down_proj": (inner, width)}
+    if name not in shapes:
+        raise MomeError(f"the size of the LoRA target '{name}' is unknown: known are {', '.join(shapes)}")
+    return shapes[name]
+
+
+def attach_lora(layers: Iterable[nn.Module], config: LoraAdapterConfig) -> None:
+    """Attach low-rank updates to Transformer layers of any kind, an encoder's for instance.
+
+    Nothing is frozen or made trainable.
+
+    Raises:
+        MomeError: a layer lacks a linear layer that the configuration names; the layers are unchanged then.
+    """
+    layers = list(layers)
+    found = [_linears(layer, config.targets) for layer in layers]
+    for index, (layer, linears) in enumerate(zip(layers, found, strict=True)):
+        slot = connect(layer, index)
+        for linear in linears:
+            lora = ScaleLora(linear.in_features, linear.out_features, config, **adapter_factory(linear, layer))
+            lora.slot = slot
+            linear.add_module(lora.name, lora.train(linear.training))
+            lora.hook = linear.register_forward_hook(add_lora, prepend=True)
+
+
+def _linears(layer: nn.Module, targets: tuple[str, ...]) -> list[nn.Linear]:
+    linears: dict[str, list[nn.Linear]] = {}
+    for name, module in layer.named_modules():
+        if isinstance(module, nn.Linear) and ".lora." not in name:
+            linears.setdefault(name.rpartition(".")[2], []).append(module)
+    missing = [name for name in targets if name not in linears]
+    if missing:
+        raise MomeError(
+            f"the decoder layer {type(layer).__name__} has no linear layer {', '.join(missing)}: "
+            f"its own are {', '.join(linears)}"
+        )
+    several = [name for name in targets if len(linears[name]) > 1]
+    if several:
+        raise MomeError(
+            f"the decoder layer {type(layer).__name__} has {len(linears[several[0]])} linear layers {several[0]}: "
+            "targets must name one each"
+        )
+    return [linears[name][0] for name in targets]
+
+
+def add_lora(linear: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+    """Hook of a linear layer: add the low-rank update."""
+    lora = linear.lora
+    assert isinstance(lora, ScaleLora)
+    return output + lora(args[0])

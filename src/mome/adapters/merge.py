@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from mome.adapters.context import AdapterSlot
-from mome.adapters.experts import ExpertBank
 from mome.adapters.inventory import adapter_modules
 from mome.adapters.lora import ScaleLora
 from mome.errors import MomeError
@@ -26,8 +25,8 @@ def lora_modules(model: nn.Module) -> list[tuple[str, nn.Linear, ScaleLora]]:
     """
     found = []
     for name, module in adapter_modules(model):
-        if isinstance(module, ExpertBank):
-            raise MomeError("mome experts are chosen token by token and make no low-rank update: only lora can do this")
+        if not isinstance(module, ScaleLora):
+            raise MomeError(f"a {module.name} adapter makes no low-rank update of a weight: only lora can do this")
         linear = model.get_submodule(name.removesuffix(".lora"))
         assert isinstance(linear, nn.Linear)
         found.append((name.removesuffix(".lora"), linear, module))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from mome.adapters import adapter_modules, merged_group
+from mome.adapters import adapter_modules, is_adapter_key, merged_group
 from mome.adapters.files import save_tensors
 from mome.checkpoints.backbones import load_backbone
 from mome.checkpoints.folder import INSIDE, WEIGHTS, checkpoint_folder, part_folder, read_config, read_weights
@@ -65,7 +65,7 @@ class SavedModel(PreTrainedModel):
 
     def _is_stored(self, key: str) -> bool:
         kind = key.partition(".")[0]
-        if kind not in BACKBONES or kind in self.config.unfrozen or ".mome." in key or ".lora." in key:
+        if kind not in BACKBONES or kind in self.config.unfrozen or is_adapter_key(key):
             return True
         statistics = key.endswith((".running_mean", ".running_var"))
         return self.config.video_statistics and kind == "video_encoder" and statistics
@@ -372,4 +372,4 @@ def _is_nowhere_else(reference: str | None) -> bool:
 
 
 def _without_adapters(backbone: nn.Module) -> dict[str, Tensor]:
-    return {k: v for k, v in backbone.state_dict().items() if ".mome." not in k and ".lora." not in k}
+    return {k: v for k, v in backbone.state_dict().items() if not is_adapter_key(k)}

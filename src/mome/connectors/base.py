@@ -123,27 +123,27 @@ class Connector(nn.Module, ABC):
 class ConnectorConfig(ABC):
     """The options of a connector, a frozen dataclass; what is known of the connector without its weights.
 
-    A subclass names the connector: ``class SharedConfig(ConnectorConfig, type="shared")``. Configurations and recipes
-    choose it by that type.
+    A subclass names the connector: ``class SharedConfig(ConnectorConfig, kind="shared")``. Configurations and recipes
+    choose it as ``type``.
 
     Attributes:
-        type: the name.
+        kind: the name, given as the option ``type``.
         any_rate: whether any rate will do, whole or not, and not only the listed ones.
         stacks: whether frames can be stacked instead of averaged.
         fuses: whether audio and video become tokens together.
         audio_tokens_per_second: that its audio encoder must give; ``None``: any number.
     """
 
-    type: ClassVar[str]
+    kind: ClassVar[str]
     any_rate: ClassVar[bool] = False
     stacks: ClassVar[bool] = False
     fuses: ClassVar[bool] = False
     audio_tokens_per_second: ClassVar[int | None] = None
 
-    def __init_subclass__(cls, type: str, **kwargs: Any) -> None:
+    def __init_subclass__(cls, kind: str, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls.type = type
-        CONNECTORS[type] = cls
+        cls.kind = kind
+        CONNECTORS[kind] = cls
 
     @abstractmethod
     def build(self, around: Surroundings) -> Connector:
@@ -186,7 +186,7 @@ def build_connector(config: ConnectorConfig, around: Surroundings) -> Connector:
     """
     if around.compression != "average" and not config.stacks:
         raise MomeError(
-            f"compression={around.compression} is not possible with the connector {config.type}: "
+            f"compression={around.compression} is not possible with the connector {config.kind}: "
             "leave it out, or choose the connector projectors or mixture"
         )
     return config.build(around)

@@ -32,7 +32,7 @@ MOST_EXPERTS = 64
 
 
 @dataclass(frozen=True)
-class MixtureConfig(ConnectorConfig, type="mixture"):
+class MixtureConfig(ConnectorConfig, kind="mixture"):
     """A sparse mixture of projectors for all rates (Llama-SMoP).
 
     Attributes:

@@ -25,7 +25,7 @@ from mome.connectors.pooling import (
 
 
 @dataclass(frozen=True)
-class ProjectorsConfig(ConnectorConfig, type="projectors"):
+class ProjectorsConfig(ConnectorConfig, kind="projectors"):
     """One projector for every rate of each modality (Llama-AVSR, Llama-MTSK, MoME)."""
 
     stacks = True

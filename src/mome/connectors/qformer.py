@@ -31,7 +31,7 @@ MOST_LAYERS = 64
 
 
 @dataclass(frozen=True)
-class QFormerConfig(ConnectorConfig, type="qformer"):
+class QFormerConfig(ConnectorConfig, kind="qformer"):
     """Early fusion and a Q-Former whose number of queries follows length and speech rate (MMS-LLaMA).
 
     Attributes:

@@ -33,7 +33,7 @@ _ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
-class ResamplerConfig(ConnectorConfig, type="resampler"):
+class ResamplerConfig(ConnectorConfig, kind="resampler"):
     """Learned queries that read the encoder tokens, of which the first m are used (MQT).
 
     Attributes:

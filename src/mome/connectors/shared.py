@@ -21,7 +21,7 @@ from mome.connectors.projectors import Projector
 
 
 @dataclass(frozen=True)
-class SharedConfig(ConnectorConfig, type="shared"):
+class SharedConfig(ConnectorConfig, kind="shared"):
     """One projector for all rates of a modality, pooled afterwards (M3, "Matryoshka Multimodal Models")."""
 
     def build(self, around: Surroundings) -> SeparateConnector:

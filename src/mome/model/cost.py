@@ -204,7 +204,7 @@ def _adapter(settings: str, adapter: AdapterConfig | None) -> int:
     plain = _run(model, _FEW, DynamicCache(config=config))
     with torch.device("meta"):
         attach(model, adapter)
-    context = AdapterContext(group=0 if getattr(adapter, "specific", 0) else None)
+    context = AdapterContext(group=0 if adapter.groups else None)
     return (_run(model, _FEW, DynamicCache(config=config), adapter_context=context) - plain) // _FEW
 
 
