@@ -28,8 +28,7 @@ from mome.encoders import AVHubertConfig, WhisperAudioEncoder
 from mome.encoders.logmel import log_mel, z_normalize
 from mome.evaluation.report import run_document, write_json
 from mome.features import Features
-from mome.media import load_clip
-from mome.media.decode import SAMPLE_RATE
+from mome.media import SAMPLE_RATE, load_clip
 from mome.model import MomeForSpeechRecognition
 from mome.model.compat import (
     LEAST_TOKENS,

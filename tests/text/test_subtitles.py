@@ -2,8 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from mome.text.subtitles import to_srt, to_vtt
-from mome.text.transcript import Segment
+from mome.text.transcript import Segment, to_srt, to_vtt
 
 SEGMENTS = [Segment(0.0, 1.5, "bin blue"), Segment(3599.9996, 3661.25, "a < b\n\n& c")]
 

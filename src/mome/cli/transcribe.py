@@ -124,7 +124,7 @@ def transcribe(
         elif chosen_format == "text" and not alone:
             result("\n".join(f"{path}\t{one.rates}\t{one.text}" for one in transcripts))
         elif chosen_format != "json":
-            print(_FORMATTERS[chosen_format](transcripts[0]), end="", flush=True)
+            print(_formatted(transcripts[0], chosen_format), end="", flush=True)
 
     interruption = None
     try:
@@ -247,24 +247,13 @@ def _write(target: Path, transcripts: Sequence[Transcript], chosen: Format, seve
     for one in transcripts:
         mark = "".join(f"{letter}{rate}" for letter, rate in (("a", one.rates.audio), ("v", one.rates.video)) if rate)
         path = target.with_name(f"{target.stem}.{mark}{target.suffix}") if several else target
-        write_text(path, _FORMATTERS[chosen](one))
+        write_text(path, _formatted(one, chosen))
         note(f"wrote {path}")
 
 
-def _as_text(transcript: Transcript) -> str:
-    return transcript.text + "\n"
+def _formatted(transcript: Transcript, chosen: Format) -> str:
+    from mome.text.transcript import to_srt, to_vtt
 
-
-def _as_srt(transcript: Transcript) -> str:
-    from mome.text.subtitles import to_srt
-
-    return to_srt(transcript.segments)
-
-
-def _as_vtt(transcript: Transcript) -> str:
-    from mome.text.subtitles import to_vtt
-
-    return to_vtt(transcript.segments)
-
-
-_FORMATTERS: dict[Format, Callable[[Transcript], str]] = {"text": _as_text, "srt": _as_srt, "vtt": _as_vtt}
+    if chosen == "text":
+        return transcript.text + "\n"
+    return (to_srt if chosen == "srt" else to_vtt)(transcript.segments)

@@ -16,7 +16,7 @@ from mome.data.manifests import ManifestRow
 from mome.data.sampling import Example
 from mome.data.stores import ClipStore, TokenStore, augmented_audio, augmented_video, pad_tokens
 from mome.model.processor import MomeProcessor
-from mome.text.normalize import normalize
+from mome.text.transcript import normalize
 
 
 @dataclass

@@ -22,11 +22,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mome.adapters.files import save_tensors
+from mome.clip import FRAME_RATE, MOUTH_SIZE, Clip, length
 from mome.data.augmentation import Augmentation
 from mome.data.manifests import ManifestRow
 from mome.errors import MomeError, shortened
 from mome.files import atomic_write, disk_errors
-from mome.media import FRAME_RATE, MOUTH_SIZE, SAMPLE_RATE, Clip, load_clip
+from mome.media import load_clip
 from mome.media.face import FaceDetector
 from mome.model.model import EncodedClips, MomeForSpeechRecognition
 from mome.model.processor import MomeProcessor
@@ -113,7 +114,7 @@ class ClipStore:
             _make(self.folder)
             _tell(_store_clip(self._job(row)))
             audio, mouth = self._read(file)
-        return Clip(audio, mouth, seconds(audio, mouth), row.path)
+        return Clip(audio, mouth, length(audio, mouth), row.path)
 
     def _read(self, file: Path) -> tuple[np.ndarray | None, np.ndarray | None]:
         with np.load(file, allow_pickle=False) as saved:
@@ -142,11 +143,6 @@ class ClipStore:
         """Length of a stored clip in video frames, 25 a second."""
         clip = self.load(row)
         return max(1, round(clip.seconds * FRAME_RATE))
-
-
-def seconds(audio: np.ndarray | None, mouth: np.ndarray | None) -> float:
-    """Length of the longer stream."""
-    return max(0 if audio is None else len(audio) / SAMPLE_RATE, 0 if mouth is None else len(mouth) / FRAME_RATE)
 
 
 @contextmanager

@@ -15,13 +15,11 @@ from av.container import InputContainer
 from av.error import FFmpegError
 from av.format import Flags
 
+from mome.clip import FRAME_RATE
 from mome.errors import MomeError
 from mome.media.clock import BROKEN_CLOCK, survey
 from mome.media.limits import MOST_PIXELS
 from mome.media.tracks import Track, declared_whole, sound_tracks, video_tracks
-
-SAMPLE_RATE = 16_000
-FRAME_RATE = 25
 
 # Kinds of file that only say where sound and pictures are: other files, or servers.
 _PLAYLISTS = frozenset(

@@ -14,7 +14,7 @@ from mome.model import MomeProcessor
 from mome.model.connector import count_tokens
 from mome.model.cost import encoder_frames
 from mome.rates import Rates
-from mome.text.normalize import normalize
+from mome.text.transcript import normalize
 
 
 def transcript_tokens(rows: Sequence[ManifestRow], config: MomeConfig, processor: MomeProcessor) -> list[int]:
