@@ -26,7 +26,7 @@ from transformers import WhisperFeatureExtractor
 from mome.cli.demo import SHIPPED
 from mome.encoders import AVHubertConfig, WhisperAudioEncoder
 from mome.encoders.logmel import log_mel, z_normalize
-from mome.evaluation.report import run_document, write_json
+from mome.evaluation.result import run_document, write_json
 from mome.features import Features
 from mome.media import SAMPLE_RATE, load_clip
 from mome.model import MomeForSpeechRecognition

@@ -9,10 +9,15 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mome.errors import MomeError, listed
+from mome.rates import TASKS
 
+if TYPE_CHECKING:
+    from mome.evaluation.result import Result
+
+_HEADER = ("task", "rates", "SNR dB", "WER %", "95 % interval", "words", "clips", "tokens", "GFLOPs", "RTF")
 _LONGEST = 1000
 """Characters of a line that is no result: a name or a field in it may be of any length."""
 
@@ -71,6 +76,37 @@ def gflops(tflops: float) -> str:
     """Operations for a table, in units of 10^9, to three figures."""
     value = 1000 * tflops
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def results_table(results: Sequence[Result]) -> str:
+    """One line per result, task by task, with the system's name if that is not the model evaluated."""
+    from mome.evaluation.result import Group
+
+    ranks = {task: rank for rank, task in enumerate((*TASKS, None))}
+    results = sorted(results, key=lambda result: ranks[result.condition.task])
+    systems = [result.condition.system for result in results if isinstance(result.condition, Group)]
+    rows = [_cells(result) for result in results]
+    if not systems:
+        return table(_HEADER, rows, left=2, last_left=False)
+    named = [(system, *row) for system, row in zip(systems, rows, strict=True)]
+    return table(("system", *_HEADER), named, left=3, last_left=False)
+
+
+def _cells(result: Result) -> tuple[str, ...]:
+    condition = result.condition
+    low, high = result.ci95 or (None, None)
+    return (
+        condition.task or "-",
+        "-" if condition.rates is None else str(condition.rates),
+        "clean" if condition.snr_db is None else f"{condition.snr_db:g}",
+        "-" if result.wer is None else f"{100 * result.wer:.1f}",
+        "-" if low is None or high is None else f"{100 * low:.1f} - {100 * high:.1f}",
+        str(result.errors.words),
+        str(result.clips),
+        "-" if result.tokens_mean is None else f"{result.tokens_mean:.1f}",
+        "-" if result.tflops_mean is None else gflops(result.tflops_mean),
+        "-" if result.rtf is None else f"{result.rtf:.3f}",
+    )
 
 
 def check_writable(path: Path, *others: Path | None) -> None:

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from mome.cli.command import check_path
+from mome.checkpoints.bundled import BUNDLED_NAME
 from mome.cli.options import (
-    BUNDLED_NAME,
     Beams,
     Compat,
     Dtype,
@@ -20,12 +19,11 @@ from mome.cli.options import (
     Model,
     Noise,
     Seed,
-    add_noise,
     beam_search,
     check_compat,
     check_noise,
+    check_path,
     load_model,
-    parse_rates,
     read_config,
 )
 from mome.cli.output import failure_lines, note, quiet, result, to_json
@@ -101,7 +99,7 @@ def transcribe(
     Examples: mome transcribe clip.mp4 --rates 16,5 or mome transcribe *.mp4 --format srt -o subtitles
     """
     chosen_format: Format = "json" if json else format
-    wanted = parse_rates(rates or ())
+    wanted = list(dict.fromkeys(map(Rates.parse, rates or ())))
     check_noise(noise, [] if snr is None else [snr])
     if every and wanted:
         raise MomeError("--rates and --all-rates exclude each other: give one of them")
@@ -177,7 +175,7 @@ class _Batch:
     def _noise(self) -> Callable[[Clip], Clip]:
         if self.noise is None or self.snr is None:
             return lambda clip: clip
-        from mome.media.noise import load_noise
+        from mome.media.noise import add_noise, load_noise
 
         sound, snr = load_noise(self.noise), self.snr
         return lambda clip: add_noise(clip, sound, snr, self.seed)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mome.media import FRAME_RATE, SAMPLE_RATE
+from mome.clip import FRAME_RATE, SAMPLE_RATE
 from mome.media.noise import mix
 
 MASK_EVERY = 1.0  # seconds of clip for each mask

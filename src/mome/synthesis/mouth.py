@@ -110,9 +110,7 @@ def draw_mouth(face: Face, track: np.ndarray) -> np.ndarray:
     )
     below = (below * below * (3 - 2 * below)).astype(np.float32)
     light = _light(face)
-    grain = (face.noise * rng.standard_normal((len(track), MOUTH_SIZE, MOUTH_SIZE), dtype=np.float32)).astype(
-        np.float32
-    )
+    grain = face.noise * rng.standard_normal((len(track), MOUTH_SIZE, MOUTH_SIZE), dtype=np.float32)
     frames = np.empty((len(track), MOUTH_SIZE, MOUTH_SIZE), dtype=np.uint8)
     for index, row in enumerate(track):
         shape = _Shape(face, row)
