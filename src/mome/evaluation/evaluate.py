@@ -118,12 +118,10 @@ class Evaluation:
             tried = [condition for condition in self.conditions if condition.snr_db == level]
             # Lips can be read all the same where no noise could be mixed into the sound.
             lips = [condition for condition in tried if condition.task == "vsr"]
-            noisy, clean = _noisy(clips, level, self.noise, self.seed)
-            for row, _, reason in clean:
-                yield from (
-                    (row, 0.0, condition, Failure(row.id, reason)) for condition in tried if condition not in lips
-                )
-            for some, wanted in ((noisy, tried), ([(row, clip) for row, clip, _ in clean], lips)):
+            noisy, unmixed = _noisy(clips, level, self.noise, self.seed)
+            for row, _, reason in unmixed:
+                yield from ((row, 0.0, other, Failure(row.id, reason)) for other in tried if other not in lips)
+            for some, wanted in ((noisy, tried), ([(row, clip) for row, clip, _ in unmixed], lips)):
                 rates = [condition.rates for condition in wanted]
                 outcomes = _transcribe(self.transcriber, some, rates, self.generation)
                 for (row, clip), per_rate in zip(some, outcomes, strict=True):
