@@ -81,8 +81,3 @@ class SpeechDataset(Dataset[dict[str, Any]]):
         if "video" in items[0]:
             batch |= self.processor.pad_video([item["video"] for item in items])
         return batch
-
-
-def step_rng(seed: int, step: int) -> np.random.Generator:
-    """Generator for the choices of one training step, the same after a resumption."""
-    return np.random.default_rng((seed, step, 1))

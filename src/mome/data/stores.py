@@ -304,18 +304,16 @@ def _encode_variants(
 
 
 def augmented_audio(
-    audio: np.ndarray, augmentation: Augmentation | None, rng: np.random.Generator, processor: MomeProcessor
+    audio: np.ndarray, augmentation: Augmentation, rng: np.random.Generator, processor: MomeProcessor
 ) -> tuple[np.ndarray, int]:
-    """Log-mel frames of a waveform, augmented if asked for."""
-    return processor.audio(audio if augmentation is None else augmentation.audio(audio, rng))
+    """What the audio encoder reads of a waveform after augmentation, and how many frames of it count."""
+    return processor.audio(augmentation.audio(audio, rng))
 
 
 def augmented_video(
-    mouth: np.ndarray, augmentation: Augmentation | None, rng: np.random.Generator, processor: MomeProcessor
+    mouth: np.ndarray, augmentation: Augmentation, rng: np.random.Generator, processor: MomeProcessor
 ) -> np.ndarray:
-    """Normalised frames of a mouth crop, augmented if asked for."""
-    if augmentation is None:
-        return processor.video(mouth)
+    """Normalised frames of a mouth crop after augmentation."""
     offset, flip = augmentation.video_geometry(rng)
     return augmentation.mask_video(processor.video(mouth, offset, flip), rng)
 

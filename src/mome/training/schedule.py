@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mome.data.datasets import step_rng
+import numpy as np
+
 from mome.rates import Rates
 
 
@@ -32,7 +33,7 @@ class RateSchedule:
 
     def __call__(self, step: int) -> list[Rates]:
         """The rates of step ``step``, in the order of all rates."""
-        rng = step_rng(self.seed, step)
+        rng = np.random.default_rng((self.seed, step, 1))
         if self.up_to is not None:
             pair = Rates(*(1 / share for share in rng.uniform(1 / self.up_to, 1, 2)))
             return [pair.for_task(task) for task in dict.fromkeys(one.task for one in self.rates)]
