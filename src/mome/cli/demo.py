@@ -54,21 +54,22 @@ def demo(
     rates = rate_set.main_rates()
     loaded = transcriber.load_clip(clip, rates)
     rows: list[tuple[float | None, Transcript]] = []
-    for level, heard in _sounds(loaded, snr, seed):
+    for level, noisy in _sounds(loaded, snr, seed):
         # The first pass in a process also sets up kernels and memory, which is not the clip's cost.
-        transcriber.transcribe_rates(heard, rates[-1:])
-        transcripts = transcriber.transcribe_rates(heard, rates)
-        rows += [(level, one) for one in {one.rates: one for one in transcripts}.values()]
-    errors = [None if text is None else _word_error_rate(text, one.text) for _, one in rows]
+        transcriber.transcribe_rates(noisy, rates[-1:])
+        done = {transcript.rates: transcript for transcript in transcriber.transcribe_rates(noisy, rates)}
+        rows += [(level, transcript) for transcript in done.values()]
+    errors = [None if text is None else _word_error_rate(text, transcript.text) for _, transcript in rows]
     if json:
         results = [
-            {"snr_db": level, "wer": error, **one.to_json()} for (level, one), error in zip(rows, errors, strict=True)
+            {"snr_db": level, "wer": error, **transcript.to_json()}
+            for (level, transcript), error in zip(rows, errors, strict=True)
         ]
         result(to_json({"model": model, "clip": str(clip), "text": text, "results": results}))
     else:
         said = "" if text is None else f'\nsaid:  "{text}"'
         result(f"model: {model}\nclip:  {clip} ({loaded.seconds:.1f} s){said}\n\n{_readable(rows, errors)}")
-    for line in dict.fromkeys(line for _, one in rows for line in one.warnings):
+    for line in dict.fromkeys(line for _, transcript in rows for line in transcript.warnings):
         note(f"warning: {line}")
     if transcriber.model.config.description:
         note(transcriber.model.config.description)
@@ -97,13 +98,13 @@ def _readable(rows: Sequence[tuple[float | None, Transcript]], errors: Sequence[
     return table(header, [_cells(*row, error) for row, error in zip(rows, errors, strict=True)], left=2)
 
 
-def _cells(level: float | None, one: Transcript, error: float | None) -> tuple[Any, ...]:
+def _cells(level: float | None, transcript: Transcript, error: float | None) -> tuple[Any, ...]:
     return (
         "clean" if level is None else f"{level:g} dB",
-        str(one.rates),
-        str(one.tokens.total),
-        gflops(one.tflops),
-        f"{one.seconds.encode + one.seconds.decode:.2f}",
+        str(transcript.rates),
+        str(transcript.tokens.total),
+        gflops(transcript.tflops),
+        f"{transcript.seconds.encode + transcript.seconds.decode:.2f}",
         "-" if error is None else f"{100 * error:.0f}",
-        one.text,
+        transcript.text,
     )

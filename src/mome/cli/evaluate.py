@@ -128,7 +128,7 @@ def evaluate(
     conditions = make_conditions(_rates(config.rate_set, given, tasks), levels)
     sound = None if noise is None else load_noise(noise)
     transcriber = load_model(model, compat, dtype)
-    used = {one.task for one in conditions}
+    used = {condition.task for condition in conditions}
     store = None if cache is None else ClipStore(cache, audio=used != {"vsr"}, video=used != {"asr"})
     evaluation = Evaluation(
         transcriber,
@@ -191,7 +191,7 @@ def _level(text: str) -> float | None:
 def _rates(rate_set: RateSet, given: Sequence[Rates], tasks: Sequence[Task]) -> list[Rates]:
     """The rates to evaluate, each of them in the model's rate set, each once."""
     if given and tasks:
-        chosen = [one.for_task(task) for task in tasks for one in given]
+        chosen = [rate.for_task(task) for task in tasks for rate in given]
     elif given:
         chosen = list(given)
     elif tasks:
@@ -199,14 +199,14 @@ def _rates(rate_set: RateSet, given: Sequence[Rates], tasks: Sequence[Task]) -> 
     else:
         chosen = rate_set.main_rates()
     for task in tasks:
-        if not any(one.task == task for one in chosen):
+        if not any(rate.task == task for rate in chosen):
             raise MomeError(f"the model cannot do {task}: it has {rate_set}")
-    return [rate_set.check(one) for one in dict.fromkeys(chosen)]
+    return [rate_set.check(rate) for rate in dict.fromkeys(chosen)]
 
 
 def _report_failures(results: Sequence[Result]) -> int:
     """List the clips that failed, each reason once; returns the exit code."""
-    failures = list(dict.fromkeys(failure for one in results for failure in one.failures))
+    failures = list(dict.fromkeys(failure for outcome in results for failure in outcome.failures))
     if not failures:
         return 0
     clips = len({failure.id for failure in failures})
@@ -216,4 +216,4 @@ def _report_failures(results: Sequence[Result]) -> int:
         note(line)
     if len(lines) > _LISTED:
         note(f"and {len(lines) - _LISTED} more: the JSON document lists all")
-    return SOME_FAILED if any(one.clips for one in results) else ALL_FAILED
+    return SOME_FAILED if any(outcome.clips for outcome in results) else ALL_FAILED

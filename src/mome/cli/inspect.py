@@ -95,13 +95,13 @@ def describe(config: MomeConfig, seconds: float, new_tokens: int = 1, beams: int
             "parts": {name: operations / 1e12 for name, operations in asdict(cost).items()},
         }
 
-    whole = copy.deepcopy(config)  # what the papers compare with: a projector at rate 1 and nothing compressed
-    whole.connector, whole.compression = None, "average"
+    uncompressed = copy.deepcopy(config)  # what the papers compare with: a projector at rate 1 and nothing compressed
+    uncompressed.connector, uncompressed.compression = None, "average"
     tasks = config.rate_set.tasks
     return {
         "parameters": asdict(parameter_counts(config)),
         "cost": [row(config, rates) for rates in config.rate_set.rates()],
-        "uncompressed": [row(whole, rates) for rates in RateSet((1,), (1,), tasks).rates()],
+        "uncompressed": [row(uncompressed, rates) for rates in RateSet((1,), (1,), tasks).rates()],
     }
 
 

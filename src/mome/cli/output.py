@@ -83,29 +83,29 @@ def results_table(results: Sequence[Result]) -> str:
     from mome.evaluation.result import Group
 
     ranks = {task: rank for rank, task in enumerate((*TASKS, None))}
-    results = sorted(results, key=lambda result: ranks[result.condition.task])
-    systems = [result.condition.system for result in results if isinstance(result.condition, Group)]
-    rows = [_cells(result) for result in results]
+    results = sorted(results, key=lambda outcome: ranks[outcome.condition.task])
+    systems = [outcome.condition.system for outcome in results if isinstance(outcome.condition, Group)]
+    rows = [_cells(outcome) for outcome in results]
     if not systems:
         return table(_HEADER, rows, left=2, last_left=False)
     named = [(system, *row) for system, row in zip(systems, rows, strict=True)]
     return table(("system", *_HEADER), named, left=3, last_left=False)
 
 
-def _cells(result: Result) -> tuple[str, ...]:
-    condition = result.condition
-    low, high = result.ci95 or (None, None)
+def _cells(outcome: Result) -> tuple[str, ...]:
+    condition = outcome.condition
+    low, high = outcome.ci95 or (None, None)
     return (
         condition.task or "-",
         "-" if condition.rates is None else str(condition.rates),
         "clean" if condition.snr_db is None else f"{condition.snr_db:g}",
-        "-" if result.wer is None else f"{100 * result.wer:.1f}",
+        "-" if outcome.wer is None else f"{100 * outcome.wer:.1f}",
         "-" if low is None or high is None else f"{100 * low:.1f} - {100 * high:.1f}",
-        str(result.errors.words),
-        str(result.clips),
-        "-" if result.tokens_mean is None else f"{result.tokens_mean:.1f}",
-        "-" if result.tflops_mean is None else gflops(result.tflops_mean),
-        "-" if result.rtf is None else f"{result.rtf:.3f}",
+        str(outcome.errors.words),
+        str(outcome.clips),
+        "-" if outcome.tokens_mean is None else f"{outcome.tokens_mean:.1f}",
+        "-" if outcome.tflops_mean is None else gflops(outcome.tflops_mean),
+        "-" if outcome.rtf is None else f"{outcome.rtf:.3f}",
     )
 
 

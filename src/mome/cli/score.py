@@ -60,6 +60,6 @@ def score(
     if out is not None:
         write_json(out, document)
     result(to_json(document) if json else results_table(results))
-    left_out = list(dict.fromkeys(failure.id for one in results for failure in one.failures))
+    left_out = list(dict.fromkeys(failure.id for outcome in results for failure in outcome.failures))
     if left_out:
         note(f"left out {len(left_out)} clips without a transcript: {listed(left_out)}")

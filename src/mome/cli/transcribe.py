@@ -107,8 +107,8 @@ def transcribe(
     quiet()
     config = read_config(model)
     check_compat(compat, model, config)
-    for one in wanted:
-        config.rate_set.check(one)
+    for rate in wanted:
+        config.rate_set.check(rate)
     wanted = list(config.rate_set.rates()) if every else wanted
     alone = len(inputs) == 1 and len(wanted) <= 1
     if chosen_format in ("srt", "vtt") and output_dir is None and not alone:
@@ -120,7 +120,7 @@ def transcribe(
         if output_dir is not None:
             _write(targets[path], transcripts, chosen_format, len(wanted) > 1)
         elif chosen_format == "text" and not alone:
-            result("\n".join(f"{path}\t{one.rates}\t{one.text}" for one in transcripts))
+            result("\n".join(f"{path}\t{transcript.rates}\t{transcript.text}" for transcript in transcripts))
         elif chosen_format != "json":
             print(_formatted(transcripts[0], chosen_format), end="", flush=True)
 
@@ -194,14 +194,14 @@ class _Batch:
         """The JSON document of the command."""
         return {
             "model": self.model,
-            "results": [one.to_json() for one in self.done],
+            "results": [transcript.to_json() for transcript in self.done],
             "failures": [{"file": str(path), "error": in_one_line(error)} for path, error in self.failures],
         }
 
     def finish(self) -> int:
         """List what failed, and tell the exit code."""
         if len(self.done) + len(self.failures) > 1 and self.failures:
-            total = len({one.file for one in self.done}) + len(self.failures)
+            total = len({transcript.file for transcript in self.done}) + len(self.failures)
             note(f"{len(self.failures)} of {total} files could not be transcribed:")
         for line in failure_lines((str(path), in_one_line(error)) for path, error in self.failures):
             note(line)
@@ -212,9 +212,9 @@ class _Batch:
 
 def _possible(clip: Clip, rates: Sequence[Rates]) -> Iterator[Rates]:
     """The rates without what the clip lacks, those left out that would have nothing."""
-    for one in rates:
-        audio = one.audio if clip.audio is not None else None
-        video = one.video if clip.mouth is not None else None
+    for rate in rates:
+        audio = rate.audio if clip.audio is not None else None
+        video = rate.video if clip.mouth is not None else None
         if audio is not None or video is not None:
             yield Rates(audio, video)
 
@@ -242,10 +242,11 @@ def _write(target: Path, transcripts: Sequence[Transcript], chosen: Format, seve
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise MomeError(f"--output-dir {target.parent} cannot be made: {error.strerror}") from error
-    for one in transcripts:
-        mark = "".join(f"{letter}{rate}" for letter, rate in (("a", one.rates.audio), ("v", one.rates.video)) if rate)
+    for transcript in transcripts:
+        sides = (("a", transcript.rates.audio), ("v", transcript.rates.video))
+        mark = "".join(f"{letter}{rate}" for letter, rate in sides if rate)
         path = target.with_name(f"{target.stem}.{mark}{target.suffix}") if several else target
-        write_text(path, _formatted(one, chosen))
+        write_text(path, _formatted(transcript, chosen))
         note(f"wrote {path}")
 
 

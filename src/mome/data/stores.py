@@ -268,11 +268,11 @@ class TokenStore:
                 checksum = (saved.metadata() or {}).get(_CHECKSUM)
         except Exception:  # of whatever kind: a header that is damaged can ask for anything
             tensors, checksum = {}, None
-        whole = bool(tensors) and tensors.keys() <= {"audio", "video"} and all(map(self._is_made, tensors.values()))
-        whole = whole and checksum in (None, _checksum(tensors))
-        if not whole:
+        intact = bool(tensors) and tensors.keys() <= {"audio", "video"} and all(map(self._is_made, tensors.values()))
+        intact = intact and checksum in (None, _checksum(tensors))
+        if not intact:
             logger.warning("%s is damaged: made anew", file)
-        return whole
+        return intact
 
     def _is_made(self, tokens: Tensor) -> bool:
         shaped = tokens.dtype == torch.float16 and tokens.dim() == 3 and len(tokens) == self.variants
