@@ -102,7 +102,7 @@ class RateSet:
                     yield Rates(audio, video)
 
     def main_rates(self) -> list[Rates]:
-        """Every rate of the task that uses all that the model has: both modalities, or its only one."""
+        """All rates of the task that uses every modality of the model: AVSR, or the task of its only modality."""
         return list(self.rates([next(self.rates()).task]))
 
     def only(self, which: str) -> RateSet:

@@ -21,16 +21,16 @@ from mome.text.transcript import normalize
 
 @dataclass
 class SpeechDataset(Dataset[dict[str, Any]]):
-    """Clips with their transcripts, augmented anew in every epoch.
+    """Clips with their transcripts, augmented differently in every epoch.
 
     What augmentation does to a clip depends on the seed, the epoch and the clip alone, so that runs can be
     resumed and repeated exactly.
 
     Attributes:
         rows: the clips.
-        clips: where they are stored.
-        processor: makes inputs of them.
-        augmentation: what to do to them.
+        clips: the store that they are read from.
+        processor: turns clips into encoder inputs.
+        augmentation: the changes made to them.
         seed: of the augmentation.
         tokens: cached encoder tokens to use instead of the clips, or ``None``.
     """

@@ -51,7 +51,7 @@ class ClipStore:
     Args:
         folder: where the files go; safe to delete, and shared by runs.
         audio, video: which modalities to keep; a clip that lacks one is refused.
-        longest, longest_video: refuse sound or video of more than so many seconds.
+        longest, longest_video: longest sound and video accepted, in seconds; ``None`` for no limit.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class ClipStore:
         return self.folder / f"{key}.npz"
 
     def prepare(self, rows: Sequence[ManifestRow], workers: int, progress: Progress) -> None:
-        """Load the clips that are not there yet; an interrupted call goes on where it stopped.
+        """Load and store the clips that are not stored yet; after an interruption, call it again.
 
         Raises:
             MomeError: a clip cannot be read or lacks a modality.
@@ -101,7 +101,7 @@ class ClipStore:
             yield from stored
 
     def load(self, row: ManifestRow) -> Clip:
-        """A clip stored before; a file that is gone or damaged is made anew.
+        """Read a stored clip; a file that is missing or damaged is written again.
 
         Raises:
             MomeError: the clip cannot be read again.
@@ -128,7 +128,7 @@ class ClipStore:
         return audio, mouth
 
     def get(self, row: ManifestRow) -> Clip:
-        """A clip, stored now if it was not before.
+        """Read a clip, and store it first if it is not stored yet.
 
         Raises:
             MomeError: the clip cannot be read or lacks a modality.
@@ -190,7 +190,7 @@ def _make(folder: Path) -> None:
 
 
 def fingerprint(*modules: nn.Module | None) -> str:
-    """Digest of the modules' weights, so that tokens of other encoders are never taken for theirs."""
+    """Digest of the modules' weights; it tells tokens of different encoders apart."""
     digest = hashlib.blake2b(digest_size=10)
     for module in modules:
         for name, value in () if module is None else module.state_dict().items():
@@ -204,8 +204,8 @@ class TokenStore:
 
     Args:
         folder: where the files go.
-        variants: how many augmented versions of each clip.
-        key: whatever else the tokens depend on (encoders, augmentation).
+        variants: number of augmented versions of each clip.
+        key: everything else that the tokens depend on (encoders, augmentation).
         seed: of the augmentation.
     """
 
@@ -225,7 +225,7 @@ class TokenStore:
         processor: MomeProcessor,
         progress: Progress,
     ) -> None:
-        """Encode the variants that are not there yet; a file that is damaged is made anew.
+        """Encode and store the variants that are not stored yet or whose file is damaged.
 
         Raises:
             MomeError: a clip cannot be read, or its tokens are too large for float16.

@@ -64,7 +64,7 @@ def longest_seconds(config: MomeConfig, rates: Sequence[Rates], new_tokens: int)
 
 
 def check_room(name: object, config: MomeConfig, rates: Rates, audio: int, video: int, new_tokens: int) -> None:
-    """Raise :class:`MomeError` if a clip of so many encoder tokens is too long for the language model."""
+    """Raise :class:`MomeError` if a clip of ``audio`` and ``video`` encoder tokens is too long for the model."""
     space, fed = room(config, new_tokens), count_tokens(config, rates, audio, video).total
     if space is not None and fed > space:
         raise MomeError(

@@ -22,7 +22,7 @@ from mome.text.transcript import Transcript
 
 @dataclass
 class _Tally:
-    """What has been collected for one condition."""
+    """What has been collected under a condition."""
 
     hypotheses: list[Hypothesis] = field(default_factory=list)
     transcripts: list[Transcript] = field(default_factory=list)
@@ -63,7 +63,7 @@ _Outcome = tuple[ManifestRow, float, Condition, Transcript | Failure]
 
 
 class Evaluation:
-    """Transcribes clips under every condition and scores them; what is done can be had when it was interrupted.
+    """Transcribes clips under every condition and scores them; after an interruption, the batches done so far.
 
     Each file is read once and encoded once per noise level; all rates are decoded from that. A clip gets the
     same stretch of noise at every level, in every run and whatever it is batched with: it depends on the

@@ -1,4 +1,4 @@
-"""What is evaluated or scored, what comes out, and the files that it is kept in."""
+"""Conditions of an evaluation, its results, and their files: JSON and CSV."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """What was said in a clip, and what was understood."""
+    """The transcript of a clip: its id, the reference, and the recognised text."""
 
     id: str
     reference: str
@@ -172,7 +172,7 @@ def results_document(
     normalize: Normalizer = "lower",
     interrupted: bool = False,
 ) -> dict[str, Any]:
-    """One document that says all that is needed to repeat a run.
+    """The results with everything that is needed to repeat the run.
 
     Args:
         results: the outcomes.

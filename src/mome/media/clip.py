@@ -1,4 +1,4 @@
-"""One file to one clip: what the models hear and see."""
+"""A media file to a clip: sound and mouth crops."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def load_clip(
     Args:
         path: the file.
         audio, video: which streams are wanted.
-        longest: refuse sound of more than so many seconds, before the video is looked at.
-        longest_video: refuse video of more than so many seconds, before a face is looked for.
+        longest: longest sound accepted, in seconds; checked before the video is read.
+        longest_video: longest video accepted, in seconds; checked before faces are searched.
         audio_track: which of several tracks of sound, counted from 0; the file's default one otherwise.
         detector: of faces; give the same one for several clips, so that it is loaded once.
 

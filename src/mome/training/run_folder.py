@@ -1,4 +1,4 @@
-"""The folder of a training run: whose it is, what lies in it, and where a run goes on.
+"""The folder of a training run: the run it belongs to, its checkpoints, and the one to resume from.
 
 A run writes down which checkpoints it makes before it makes them. It deletes those alone, and starts in no folder
 where it would write over anything else.
@@ -95,7 +95,7 @@ class RunFolder:
         self._record([path.name for path in _by_step(self.path, self._recorded() or [])] + [checkpoint])
 
     def keep(self, best: str | None) -> None:
-        """Delete the run's oldest checkpoints but two, and neither the last nor the best."""
+        """Delete the run's oldest checkpoints until two are left, but neither the last nor the best."""
         ours = _by_step(self.path, self._recorded() or [])
         kept = {ours[-1].name, Path(best or ours[-1]).name}
         surplus = [checkpoint for checkpoint in ours if checkpoint.name not in kept and not checkpoint.is_symlink()]
