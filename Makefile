@@ -44,8 +44,8 @@ check: $(INSTALLED)  ## Lint, formatting, types, the import contract and file si
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
-	@find src scripts -name '*.py' -exec wc -l {} + | \
-		awk '$$2 != "total" && $$1 > 400 {print $$2 ": " $$1 " lines, more than 400"; bad = 1} END {exit bad}'
+	@find $(wildcard src scripts benchmarks) -name '*.py' -exec wc -l {} + | \
+		awk '$$2 != "total" && $$1 > 500 {print $$2 ": " $$1 " lines, more than 500"; bad = 1} END {exit bad}'
 
 format: $(INSTALLED)  ## Format the code and mend what the linter can mend
 	$(BIN)/ruff check --fix

@@ -86,3 +86,8 @@ def test_an_open_grid_has_any_rates_of_its_modalities():
     assert Rates(4, 2) not in grid
     with pytest.raises(MomeError, match="or any other"):
         grid.check(Rates(None, 2))
+
+
+def test_main_rates_use_all_that_the_model_has():
+    assert RateSet((4, 16), (2,)).main_rates() == [Rates(4, 2), Rates(16, 2)]
+    assert RateSet((), (2, 5)).main_rates() == [Rates(None, 2), Rates(None, 5)]

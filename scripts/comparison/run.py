@@ -33,8 +33,7 @@ def run(one: Run, args: argparse.Namespace) -> str:
     from mome.data.manifests import read_manifest
     from mome.data.stores import ClipStore
     from mome.evaluation.evaluate import evaluate
-    from mome.evaluation.report import results_document, write_json
-    from mome.evaluation.result import make_conditions
+    from mome.evaluation.result import make_conditions, results_document, write_json
     from mome.media.noise import load_noise
     from mome.model.cost import parameter_counts
     from mome.text.wer import word_errors
@@ -62,7 +61,7 @@ def run(one: Run, args: argparse.Namespace) -> str:
     command = " ".join(["mome train", one.recipe, *overrides])
     document = results_document(results, command=command, model=str(folder), data=str(args.manifest), seed=0)
     for row, result in zip(document["results"], results, strict=True):
-        counts = word_errors([clip.reference for clip in result.heard], [clip.text for clip in result.heard])
+        counts = word_errors([clip.reference for clip in result.hypotheses], [clip.text for clip in result.hypotheses])
         row["clip_errors"] = " ".join(str(count.errors) for count in counts)  # in the split's order
     document |= {
         "system": one.system,

@@ -22,7 +22,7 @@ from tqdm import tqdm
 import mome
 from mome.data.manifests import read_manifest
 from mome.data.stores import ClipStore
-from mome.evaluation.report import run_document, write_json
+from mome.evaluation.result import run_document, write_json
 from mome.training.run import train
 from runs import SEEDS, Run, further_runs, main_runs
 

@@ -27,10 +27,9 @@ from mome.cli.demo import SHIPPED
 from mome.encoders.avhubert import AVHubertConfig
 from mome.encoders.base import z_normalize
 from mome.encoders.whisper import WhisperAudioEncoder, log_mel
-from mome.evaluation.report import run_document, write_json
+from mome.evaluation.result import run_document, write_json
 from mome.features import Features
-from mome.media import load_clip
-from mome.media.decode import SAMPLE_RATE
+from mome.media import SAMPLE_RATE, load_clip
 from mome.model import MomeForSpeechRecognition
 from mome.model.compat import (
     LEAST_TOKENS,

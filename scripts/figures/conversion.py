@@ -27,7 +27,7 @@ from transformers import AutoModelForCausalLM
 from mome.convert import avhubert, avsr
 from mome.convert.account import Account
 from mome.encoders.avhubert import AVHubertConfig, AVHubertModel
-from mome.evaluation.report import run_document, write_json
+from mome.evaluation.result import run_document, write_json
 from mome.training.recipe import load_recipe, model_config
 from tests.convert import fairseq, large
 

@@ -20,7 +20,7 @@ import av
 import numpy as np
 from scripts.figures.conversion import alone
 
-from mome.evaluation.report import run_document, write_json
+from mome.evaluation.result import run_document, write_json
 from mome.media import load_clip
 
 SIDE, RATE = 96, 48_000

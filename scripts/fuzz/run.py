@@ -101,7 +101,7 @@ def main() -> None:
     wanted = dict(given.wanted)
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
         warm_up([_warm, media.seeds, media.transcriber, checkpoints.seeds])
-    from mome.evaluation.report import run_document, write_json
+    from mome.evaluation.result import run_document, write_json
 
     found = search(wanted, given.seed, given.keep, given.jobs, show=True)
     named = " ".join(f"{kind}={numbers.start}:{numbers.stop}" for kind, numbers in wanted.items())

@@ -30,3 +30,9 @@ def in_one_line(error: BaseException) -> str:
     if isinstance(error, MomeError | RuntimeError | OSError) and line:
         return line
     return f"{type(error).__name__}: {line}" if line else type(error).__name__
+
+
+def reason(error: BaseException) -> str:
+    """Why it failed, to follow the name of a file: the system's words, else the first line of the message."""
+    text = str(getattr(error, "strerror", None) or error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from mome.errors import MomeError, shortened
+from mome.errors import MomeError, reason, shortened
 
 _numbers = itertools.count()
 
@@ -35,7 +35,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         temporary.chmod(mode)  # safetensors makes files for their owner alone
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
-        raise MomeError(f"{path} cannot be written: {_reason(error)}") from error
+        raise MomeError(f"{path} cannot be written: {shortened(reason(error), 120)}") from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -69,11 +69,6 @@ def disk_errors(what: Path | str) -> Iterator[None]:
     """
     try:
         yield
-    except OSError as error:
-        raise MomeError(f"{error.filename or what} cannot be read or written: {_reason(error)}") from error
-    except SafetensorError as error:
-        raise MomeError(f"{what} cannot be read or written: {_reason(error)}") from error
-
-
-def _reason(error: Exception) -> str:
-    return shortened(getattr(error, "strerror", None) or error, 120)
+    except (OSError, SafetensorError) as error:
+        name = getattr(error, "filename", None) or what
+        raise MomeError(f"{name} cannot be read or written: {shortened(reason(error), 120)}") from error

@@ -101,6 +101,10 @@ class RateSet:
                 for video in self.video if task != "asr" else (None,):
                     yield Rates(audio, video)
 
+    def main_rates(self) -> list[Rates]:
+        """All rates of the task that uses every modality of the model: AVSR, or the task of its only modality."""
+        return list(self.rates([next(self.rates()).task]))
+
     def only(self, which: str) -> RateSet:
         """The part of the set that is one pair of rates (``"4,2"``) or one task (``"asr"``)."""
         kept = [rates for rates in self.rates() if which in (str(rates), rates.task)]

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mome.cli import data
+from mome.data.corpora import sentence_split
 from mome.data.manifests import read_manifest
 from mome.media import load_clip
 
@@ -105,14 +105,14 @@ def test_folder_lists_what_it_cannot_read_and_goes_on(run, tmp_path, monkeypatch
         (tmp_path / f"{name}.txt").write_bytes(content)
     (tmp_path / "d.mp4").touch()
     (tmp_path / "d.txt").mkdir()
-    read = data.Path.open
+    read = Path.open
 
     def damaged(path: Path, *arguments, **options):
         if path.name == "e.txt":
             raise ZeroDivisionError("whatever it may be")
         return read(path, *arguments, **options)
 
-    monkeypatch.setattr(data.Path, "open", damaged)
+    monkeypatch.setattr(Path, "open", damaged)
     result = run("data", "folder", tmp_path, "-o", tmp_path / "out.csv")
     monkeypatch.undo()
     assert result.exit_code == 1
@@ -191,7 +191,7 @@ def test_grid_by_talker(run, refused, grid, tmp_path):
 
 def test_parts_are_about_as_large_as_asked_for():
     sentences = [f"sentence {number}" for number in range(2000)]
-    found = [data._split(sentence, 0.1, 0.2, seed=0) for sentence in sentences]
+    found = [sentence_split(sentence, 0.1, 0.2, seed=0) for sentence in sentences]
     assert abs(found.count("test") / 2000 - 0.2) < 0.03
     assert abs(found.count("valid") / 2000 - 0.1) < 0.03
 

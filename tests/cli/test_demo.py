@@ -4,8 +4,9 @@ import json
 
 import numpy as np
 
-from mome.cli.demo import SHIPPED, speech_shaped_noise
+from mome.cli.demo import SHIPPED
 from mome.media import load_clip
+from mome.media.noise import speech_shaped_noise
 from tests.tiny import AUDIO_RATES, VIDEO_RATES
 
 PAIRS = [f"{audio},{video}" for audio in AUDIO_RATES for video in VIDEO_RATES]

@@ -162,7 +162,7 @@ def test_the_figures_outlive_a_full_disk(evaluate, tmp_path, monkeypatch):
     def full(*_: object) -> None:
         raise MomeError("the disk is full")
 
-    monkeypatch.setattr("mome.evaluation.report.write_json", full)
+    monkeypatch.setattr("mome.evaluation.result.write_json", full)
     found = evaluate("--limit", "1", "--rates", "-,2", "--out", tmp_path / "out.json", "--json", code=2)
     assert json.loads(found.stdout)["results"][0]["clips"] == 1
     assert "the disk is full" in found.stderr

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mome.data.manifests import ManifestRow, read_manifest
+from mome.data.manifests import ManifestRow, read_manifest, read_references, write_manifest
 from mome.errors import MomeError
 
 GOOD = """id,path,split,frames,text
@@ -127,3 +127,31 @@ def test_an_empty_text_is_for_evaluation_alone(folder):
     assert [row.text for row in read_manifest(path, silence=True)] == [""]
     with pytest.raises(MomeError, match="text is empty"):
         read_manifest(path)
+
+
+def test_what_is_written_is_read_again(tmp_path):
+    (tmp_path / "clips").mkdir()
+    clips = [tmp_path / "clips" / name for name in ("a, b.mp4", "c.mp4")]
+    for clip in clips:
+        clip.touch()
+    rows = [ManifestRow(f"id{number}", clip, "test", 'said "so", he') for number, clip in enumerate(clips)]
+    out = tmp_path / "manifest.csv"
+    assert write_manifest(out, rows) == (rows, [])
+    assert "clips/c.mp4" in out.read_text(encoding="utf-8").splitlines()[2]
+    assert read_manifest(out) == rows
+    assert read_references(out) == ({"id0": 'said "so", he', "id1": 'said "so", he'}, {"id0", "id1"})
+
+
+def test_what_cannot_stand_in_a_manifest_is_told(tmp_path):
+    good, odd = (ManifestRow(name, tmp_path / f"{name}.mp4", "test", "so") for name in ("good", "odd\n"))
+    out = tmp_path / "manifest.csv"
+    rows, failures = write_manifest(out, [odd, good])
+    assert rows == [good]
+    assert [name for name, _ in failures] == [str(odd.path)]
+    assert "control character" in failures[0][1]
+    out.unlink()
+    assert write_manifest(out, [odd])[0] == []
+    assert not out.exists()
+    with pytest.raises(MomeError, match="would both be clip good: rename one of them"):
+        write_manifest(out, [good, good])
+    assert not out.exists()

@@ -202,7 +202,7 @@ def test_what_is_done_remains_when_it_is_interrupted(media):
     with pytest.raises(KeyboardInterrupt):
         evaluation.run()
     av, asr = evaluation.results()
-    assert [one.id for one in av.heard] == [one.id for one in asr.heard] == ["a", "b"]
+    assert [one.id for one in av.hypotheses] == [one.id for one in asr.hypotheses] == ["a", "b"]
     assert (av.wer, av.failures) == (0.0, ())
 
 
@@ -222,7 +222,7 @@ def test_the_form_in_which_texts_are_compared(media):
     (lower,) = evaluate(fake, rows, [Condition(AV)])
     (whisper,) = evaluate(fake, rows, [Condition(AV)], normalize="whisper")
     assert (lower.errors.errors, whisper.errors.errors) == (5, 0)
-    assert whisper.heard[0].text == "It's the colour, um, TWENTY-two."
+    assert whisper.hypotheses[0].text == "It's the colour, um, TWENTY-two."
 
 
 def test_a_clip_without_lips_is_not_counted_as_audio_visual(media):

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mome.data.manifests import read_references
 from mome.errors import MomeError, listed
-from mome.evaluation.result import Condition, Group, Heard, Result
-from mome.evaluation.score import score
-from mome.evaluation.transcripts import read_references, read_transcripts, to_csv
+from mome.evaluation.result import Condition, Group, Hypothesis, Result, to_csv
+from mome.evaluation.score import read_transcripts, score
 from mome.rates import Rates
 from mome.text.wer import bootstrap_interval
 from tests.text.test_wer import distance
@@ -16,7 +16,7 @@ from tests.text.test_wer import distance
 
 def test_what_is_written_is_read(tmp_path):
     texts = {"a": 'bin, blue "at" f', "b": "", "ç": "été\nnow"}
-    heard = [Heard(name, "said, so", text) for name, text in texts.items()]
+    heard = [Hypothesis(name, "said, so", text) for name, text in texts.items()]
     conditions = [Condition(Rates(4, 2)), Condition(Rates(4, 2), -2.5), Condition(Rates(None, 5), 0.0)]
     path = tmp_path / "ours.csv"
     path.write_text(to_csv([Result.of(condition, heard, 0) for condition in conditions]), encoding="utf-8")

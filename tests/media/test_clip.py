@@ -18,10 +18,9 @@ import pytest
 from mome.errors import MomeError
 from mome.media import FRAME_RATE, SAMPLE_RATE, load_clip
 from mome.media.decode import Damage, probe
-from mome.media.frames import read_frames
+from mome.media.frames import read_frames, upright, upright_size
 from mome.media.noise import load_noise
 from mome.media.sound import read_audio
-from mome.media.upright import upright, upright_size
 
 from .builders import click, write
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mome.clip import Clip
 from mome.errors import MomeError
-from mome.media.noise import clip_rng, load_noise, mix, snr_db
+from mome.media.noise import add_noise, clip_rng, load_noise, mix, snr_db
 
 from .builders import write
 
@@ -103,3 +106,16 @@ def test_noise_files(tmp_path):
         load_noise(write(tmp_path / "c.mkv", [np.zeros((96, 96), np.uint8)] * 3))
     with pytest.raises(MomeError, match=r"none\.wav"):
         load_noise(tmp_path / "none.wav")
+
+
+def test_noise_in_a_clip_depends_on_seed_and_name_alone():
+    noise, clip = wave(2, 5000), Clip(wave(1, 640), None, 0.04, Path("folder/a.wav"))
+    noisy = add_noise(clip, noise, 5.0, seed=3)
+    assert np.array_equal(noisy.audio, mix(clip.audio, noise, 5.0, clip_rng(3, "a.wav")))
+    assert np.array_equal(noisy.audio, add_noise(clip, noise, 5.0, 3, "a.wav").audio)
+    assert not np.array_equal(noisy.audio, add_noise(clip, noise, 5.0, 3, "b.wav").audio)
+    assert (noisy.path, noisy.seconds) == (clip.path, clip.seconds)
+    lips = Clip(None, np.zeros((1, 96, 96), np.uint8), 0.04)
+    assert add_noise(lips, noise, 5.0, 0) is lips
+    with pytest.raises(MomeError, match=r"^folder.a\.wav: the speech is silent"):
+        add_noise(Clip(np.zeros(640, np.float32), None, 0.04, clip.path), noise, 5.0, 0)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mome.text.normalize import normalize
+from mome.text.transcript import normalize
 from mome.text.wer import WordErrors, bootstrap_interval, word_errors
 
 

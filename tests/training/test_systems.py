@@ -144,7 +144,7 @@ def test_from_recipe_to_transcripts(toy, tmp_path, system):
             assert (one.tokens.audio, one.tokens.video, one.tokens.fused) == (audio, video, 0)
     (result,) = evaluate(loaded, [row], make_conditions(rates[:1], [None]))
     assert (result.clips, result.failures) == (1, ())
-    assert result.heard[0].text == transcripts[0].text
+    assert result.hypotheses[0].text == transcripts[0].text
 
 
 def test_mms_llama_is_laid_out_as_published(toy, tmp_path):

@@ -11,12 +11,12 @@ import typer
 from typer.core import TyperGroup
 
 import mome
-from mome.cli.command import Command
 from mome.cli.convert import convert
 from mome.cli.data import data_app
 from mome.cli.demo import demo
 from mome.cli.evaluate import evaluate
 from mome.cli.inspect import inspect
+from mome.cli.options import Command
 from mome.cli.output import mistake, note
 from mome.cli.score import score
 from mome.cli.train import train

@@ -2,41 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import io
-import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mome.cli.command import Command
+from mome.cli.options import Command
 from mome.cli.output import check_writable, failure_lines, note, result
-from mome.errors import MomeError, in_one_line, listed
-from mome.files import write_text
+from mome.errors import MomeError, listed
 
-MEDIA = frozenset(
-    [
-        ".mp4",
-        ".m4v",
-        ".mov",
-        ".mkv",
-        ".webm",
-        ".avi",
-        ".mpg",
-        ".mpeg",
-        ".wav",
-        ".flac",
-        ".mp3",
-        ".m4a",
-        ".aac",
-        ".ogg",
-        ".opus",
-    ]
-)
+if TYPE_CHECKING:
+    from mome.data.corpora import Corpus
 
 SOME_FAILED = 1
 
@@ -96,28 +73,13 @@ def folder(
     transcript is neither does not stop the others: it is listed at the end, and the exit code is 1. Hidden files and
     folders are passed over.
     """
-    from mome.text.sentence import read_sentence
+    from mome.data.corpora import folder_corpus
+    from mome.data.manifests import unlistable
 
     check_writable(out)
-    if _unlistable(split) or not split:
+    if unlistable(split) or not split:
         raise MomeError(f"--split {split!r} is not possible: give a name, without spaces at its ends")
-    rows, untold = [], []
-    failures: list[tuple[str, str]] = []
-    found = _media(directory, failures)
-    for path in found:
-        try:
-            beside = path.with_suffix(".txt")
-            text = read_sentence(beside if beside.exists() else path.with_suffix(".TXT"))
-        except FileNotFoundError:
-            text = ""
-        except Exception as error:
-            failures.append((str(path), in_one_line(error)))
-            continue
-        if text:
-            rows.append((path, split, text))
-        else:
-            untold.append(path)
-    _write_manifest(directory, out, rows, untold, "without a transcript beside them (NAME.txt)", failures)
+    _write_manifest(directory, out, folder_corpus(directory, split), "without a transcript beside them (NAME.txt)")
 
 
 @data_app.command(cls=Command)
@@ -143,119 +105,33 @@ def grid(
     No sentence is in two of the splits train, valid and test. With --test-talker the test is about unseen
     talkers, whose sentences others may say in training too.
     """
-    from mome.text.grid import decode_name
+    from mome.data.corpora import grid_corpus
 
     if valid + test > 1:
         raise MomeError(f"--valid {valid:g} and --test {test:g} are more than all sentences: lower one of them")
     check_writable(out)
-    failures: list[tuple[str, str]] = []
-    found = _media(directory, failures)
-    talkers = set(test_talker or ())
-    missing = talkers - {path.parent.name for path in found}
-    if missing:
-        raise MomeError(f"{directory} has no talker folder {', '.join(sorted(missing))} with clips in it")
-    rows, foreign = [], []
-    for path in found:
-        try:
-            text = decode_name(path.stem)
-        except MomeError:
-            foreign.append(path)
-            continue
-        if talkers:
-            split = "test" if path.parent.name in talkers else _split(text, valid, 0.0, seed)
-        else:
-            split = _split(text, valid, test, seed)
-        rows.append((path, split, text))
-    _write_manifest(directory, out, rows, foreign, "whose names are no GRID sentence", failures)
+    found = grid_corpus(directory, valid=valid, test=test, test_talkers=test_talker or (), seed=seed)
+    _write_manifest(directory, out, found, "whose names are no GRID sentence")
 
 
-def _split(sentence: str, valid: float, test: float, seed: int) -> str:
-    """The split of a sentence, which depends on nothing but the sentence and the seed."""
-    digest = hashlib.blake2b(f"{seed}:{sentence}".encode(), digest_size=8).digest()
-    place = int.from_bytes(digest, "big") / 2**64
-    if place < test:
-        return "test"
-    return "valid" if place < test + valid else "train"
+def _write_manifest(directory: Path, out: Path, found: Corpus, why: str) -> None:
+    """Write the clips of a folder, and say what else is in it and, with ``why``, why it is left out."""
+    from mome.data.manifests import write_manifest
 
-
-def _media(directory: Path, failures: list[tuple[str, str]]) -> list[Path]:
-    """Media files below a folder, in order of their names, without hidden ones and those in hidden folders.
-
-    Folders that cannot be read go to ``failures``, with the reason.
-    """
-    if not directory.is_dir():
-        raise MomeError(f"{directory} is not a folder: give the folder that the clips are in")
-    found = []
-    errors: list[OSError] = []
-    for parent, folders, files in os.walk(directory, onerror=errors.append):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        paths = (Path(parent, name) for name in files if not name.startswith("."))
-        found += [path for path in paths if path.suffix.lower() in MEDIA and path.is_file()]
-    failures += [(str(error.filename), f"{error.filename}: {error.strerror}") for error in errors]
-    if not found:
-        reason = f" ({failures[0][1]})" if failures else ""
-        raise MomeError(f"{directory} has no video or audio files in it{reason}")
-    return sorted(found)
-
-
-def _write_manifest(
-    directory: Path,
-    out: Path,
-    rows: Iterable[tuple[Path, str, str]],
-    left_out: Sequence[Path],
-    why: str,
-    failures: Sequence[tuple[str, str]],
-) -> None:
-    """Write clips, splits and texts; paths are relative to the manifest, so both can be moved together.
-
-    Args:
-        directory: the clips' names are relative to it.
-        out: the manifest.
-        rows: path, split and text of each clip.
-        left_out: other files.
-        why: they are left out.
-        failures: names and reasons of files that could not be read.
-    """
-    sheet = io.StringIO()
-    writer = csv.writer(sheet, lineterminator="\n")
-    writer.writerow(("id", "path", "split", "text"))
-    failures = list(failures)
-    taken: dict[str, Path] = {}
-    splits: Counter[str] = Counter()
-    for path, split, text in rows:
-        name = "_".join(path.relative_to(directory).with_suffix("").parts)
-        relative = Path(os.path.relpath(path.resolve(), out.parent.resolve())).as_posix()
-        if reason := _unlistable(relative) or _unlistable(name):
-            failures.append((str(path), reason))
-            continue
-        if name in taken:
-            raise MomeError(f"{taken[name]} and {path} would both be clip {name}: rename one of them")
-        taken[name] = path
-        splits[split] += 1
-        writer.writerow((name, relative, split, text))
-    skipped = f"{len(left_out)} files {why}: {listed(left_out)}" if left_out else ""
+    rows, unlisted = write_manifest(out, found.rows)
+    failures = found.failures + unlisted
+    skipped = f"{len(found.left_out)} files {why}: {listed(found.left_out)}" if found.left_out else ""
     lines = failure_lines(failures)
-    if not taken:
+    if not rows:
         reasons = "; ".join(filter(None, [skipped, *lines[:1]]))
         raise MomeError(f"no clip of {directory} can be listed, so {out} was not written: {reasons}")
-    write_text(out, sheet.getvalue())
+    splits = Counter(row.split for row in rows)
     counts = ", ".join(f"{split} {number}" for split, number in sorted(splits.items()))
-    note(f"wrote {out}: {len(taken)} clips ({counts})")
+    note(f"wrote {out}: {len(rows)} clips ({counts})")
     if skipped:
         note(f"left out {skipped}")
     if failures:
-        note(f"{len(failures)} of {len(taken) + len(left_out) + len(failures)} files could not be listed:")
+        note(f"{len(failures)} of {len(rows) + len(found.left_out) + len(failures)} files could not be listed:")
         for line in lines:
             note(line)
         raise typer.Exit(SOME_FAILED)
-
-
-def _unlistable(path: str) -> str:
-    """Why a path cannot stand in a manifest, a CSV file in UTF-8 whose fields are stripped; empty if it can."""
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return "the name is not in UTF-8: rename it"
-    if path != path.strip() or any(not character.isprintable() for character in path):
-        return "the name has a space at its end or a control character in it: rename it"
-    return ""

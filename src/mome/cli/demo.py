@@ -8,28 +8,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mome.checkpoints.bundled import BUNDLED_NAME
 from mome.cli.options import (
-    BUNDLED_NAME,
     Json,
     Model,
     Seed,
-    add_noise,
     load_model,
-    main_rates,
     read_config,
 )
 from mome.cli.output import gflops, note, quiet, result, table, to_json
 from mome.errors import MomeError
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from mome.media import Clip
     from mome.text.transcript import Transcript
 
 SHIPPED = Path(__file__).resolve().parents[1] / "demo"
-NOISE_SECONDS = 10
-_FRAME = 512
 
 
 def demo(
@@ -57,24 +51,25 @@ def demo(
     quiet()
     rate_set = read_config(model).rate_set
     transcriber = load_model(model)
-    rates = main_rates(rate_set)
+    rates = rate_set.main_rates()
     loaded = transcriber.load_clip(clip, rates)
     rows: list[tuple[float | None, Transcript]] = []
-    for level, heard in _sounds(loaded, snr, seed):
+    for level, noisy in _sounds(loaded, snr, seed):
         # The first pass in a process also sets up kernels and memory, which is not the clip's cost.
-        transcriber.transcribe_rates(heard, rates[-1:])
-        transcripts = transcriber.transcribe_rates(heard, rates)
-        rows += [(level, one) for one in {one.rates: one for one in transcripts}.values()]
-    errors = [None if text is None else _word_error_rate(text, one.text) for _, one in rows]
+        transcriber.transcribe_rates(noisy, rates[-1:])
+        done = {transcript.rates: transcript for transcript in transcriber.transcribe_rates(noisy, rates)}
+        rows += [(level, transcript) for transcript in done.values()]
+    errors = [None if text is None else _word_error_rate(text, transcript.text) for _, transcript in rows]
     if json:
         results = [
-            {"snr_db": level, "wer": error, **one.to_json()} for (level, one), error in zip(rows, errors, strict=True)
+            {"snr_db": level, "wer": error, **transcript.to_json()}
+            for (level, transcript), error in zip(rows, errors, strict=True)
         ]
         result(to_json({"model": model, "clip": str(clip), "text": text, "results": results}))
     else:
         said = "" if text is None else f'\nsaid:  "{text}"'
         result(f"model: {model}\nclip:  {clip} ({loaded.seconds:.1f} s){said}\n\n{_readable(rows, errors)}")
-    for line in dict.fromkeys(line for _, one in rows for line in one.warnings):
+    for line in dict.fromkeys(line for _, transcript in rows for line in transcript.warnings):
         note(f"warning: {line}")
     if transcriber.model.config.description:
         note(transcriber.model.config.description)
@@ -86,27 +81,10 @@ def _sounds(clip: Clip, snr: float, seed: int) -> list[tuple[float | None, Clip]
         return [(None, clip)]
     import numpy as np
 
+    from mome.media.noise import add_noise, speech_shaped_noise
+
     noise = speech_shaped_noise(clip.audio, np.random.default_rng(seed))
     return [(None, clip), (snr, add_noise(clip, noise, snr, seed))]
-
-
-def speech_shaped_noise(speech: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Steady noise with the long-term spectrum of ``speech``, both (samples,) float32 at 16 kHz.
-
-    White noise is filtered by the root of the mean power spectrum of the speech over windows of 32 ms.
-    """
-    import numpy as np
-    from numpy.lib.stride_tricks import sliding_window_view
-
-    from mome.media import SAMPLE_RATE
-
-    padded = np.pad(speech.astype(np.float64), _FRAME)
-    windows = sliding_window_view(padded, _FRAME)[:: _FRAME // 2] * np.hanning(_FRAME)
-    spectrum = np.sqrt(np.mean(np.abs(np.fft.rfft(windows)) ** 2, axis=0))
-    white = np.fft.rfft(rng.standard_normal(NOISE_SECONDS * SAMPLE_RATE))
-    places = np.linspace(0, _FRAME // 2, len(white))
-    shaped = np.fft.irfft(white * np.interp(places, np.arange(len(spectrum)), spectrum))
-    return (shaped / max(float(np.abs(shaped).max()), 1e-12)).astype(np.float32)
 
 
 def _word_error_rate(said: str, recognised: str) -> float:
@@ -120,13 +98,13 @@ def _readable(rows: Sequence[tuple[float | None, Transcript]], errors: Sequence[
     return table(header, [_cells(*row, error) for row, error in zip(rows, errors, strict=True)], left=2)
 
 
-def _cells(level: float | None, one: Transcript, error: float | None) -> tuple[Any, ...]:
+def _cells(level: float | None, transcript: Transcript, error: float | None) -> tuple[Any, ...]:
     return (
         "clean" if level is None else f"{level:g} dB",
-        str(one.rates),
-        str(one.tokens.total),
-        gflops(one.tflops),
-        f"{one.seconds.encode + one.seconds.decode:.2f}",
+        str(transcript.rates),
+        str(transcript.tokens.total),
+        gflops(transcript.tflops),
+        f"{transcript.seconds.encode + transcript.seconds.decode:.2f}",
         "-" if error is None else f"{100 * error:.0f}",
-        one.text,
+        transcript.text,
     )

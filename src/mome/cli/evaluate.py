@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mome.checkpoints.bundled import BUNDLED_NAME
 from mome.cli.options import (
-    BUNDLED_NAME,
     Beams,
     Compat,
     Data,
@@ -26,8 +26,6 @@ from mome.cli.options import (
     check_compat,
     check_noise,
     load_model,
-    main_rates,
-    parse_rates,
     read_config,
 )
 from mome.cli.output import (
@@ -37,9 +35,9 @@ from mome.cli.output import (
     progress,
     quiet,
     result,
+    results_table,
     to_json,
 )
-from mome.cli.results import readable
 from mome.errors import MomeError
 from mome.files import write_text
 from mome.rates import TASKS, Rates, RateSet, Task
@@ -108,7 +106,7 @@ def evaluate(
 
     Example: mome evaluate --data grid.csv --split test --snr clean --snr 0 --noise babble.flac
     """
-    given = parse_rates(rates or ())
+    given = list(dict.fromkeys(map(Rates.parse, rates or ())))
     tasks = [_task(text) for text in task or ()]
     levels = [_level(text) for text in snr or ["clean"]]
     check_noise(noise, levels)
@@ -121,9 +119,7 @@ def evaluate(
     from mome.data.manifests import read_manifest
     from mome.data.stores import ClipStore
     from mome.evaluation.evaluate import Evaluation
-    from mome.evaluation.report import results_document, write_json
-    from mome.evaluation.result import make_conditions
-    from mome.evaluation.transcripts import to_csv
+    from mome.evaluation.result import make_conditions, results_document, to_csv, write_json
     from mome.media.noise import load_noise
 
     rows = read_manifest(data, split, silence=True)[:limit]
@@ -132,7 +128,7 @@ def evaluate(
     conditions = make_conditions(_rates(config.rate_set, given, tasks), levels)
     sound = None if noise is None else load_noise(noise)
     transcriber = load_model(model, compat, dtype)
-    used = {one.task for one in conditions}
+    used = {condition.task for condition in conditions}
     store = None if cache is None else ClipStore(cache, audio=used != {"vsr"}, video=used != {"asr"})
     evaluation = Evaluation(
         transcriber,
@@ -163,7 +159,7 @@ def evaluate(
         interrupted=interruption is not None,
     )
     # Before the files: the figures took hours, and a disk may be full.
-    result(to_json(document) if json else readable(results))
+    result(to_json(document) if json else results_table(results))
     if out is not None:
         write_json(out, document)
     if transcripts is not None:
@@ -195,22 +191,22 @@ def _level(text: str) -> float | None:
 def _rates(rate_set: RateSet, given: Sequence[Rates], tasks: Sequence[Task]) -> list[Rates]:
     """The rates to evaluate, each of them in the model's rate set, each once."""
     if given and tasks:
-        chosen = [one.for_task(task) for task in tasks for one in given]
+        chosen = [rate.for_task(task) for task in tasks for rate in given]
     elif given:
         chosen = list(given)
     elif tasks:
         chosen = list(rate_set.rates(tasks))
     else:
-        chosen = main_rates(rate_set)
+        chosen = rate_set.main_rates()
     for task in tasks:
-        if not any(one.task == task for one in chosen):
+        if not any(rate.task == task for rate in chosen):
             raise MomeError(f"the model cannot do {task}: it has {rate_set}")
-    return [rate_set.check(one) for one in dict.fromkeys(chosen)]
+    return [rate_set.check(rate) for rate in dict.fromkeys(chosen)]
 
 
 def _report_failures(results: Sequence[Result]) -> int:
     """List the clips that failed, each reason once; returns the exit code."""
-    failures = list(dict.fromkeys(failure for one in results for failure in one.failures))
+    failures = list(dict.fromkeys(failure for outcome in results for failure in outcome.failures))
     if not failures:
         return 0
     clips = len({failure.id for failure in failures})
@@ -220,4 +216,4 @@ def _report_failures(results: Sequence[Result]) -> int:
         note(line)
     if len(lines) > _LISTED:
         note(f"and {len(lines) - _LISTED} more: the JSON document lists all")
-    return SOME_FAILED if any(one.clips for one in results) else ALL_FAILED
+    return SOME_FAILED if any(outcome.clips for outcome in results) else ALL_FAILED

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mome.cli.options import BUNDLED_NAME, Json, read_config
+from mome.checkpoints.bundled import BUNDLED_NAME
+from mome.cli.options import Json, read_config
 from mome.cli.output import gflops, quiet, result, table, to_json
 from mome.errors import MomeError
 from mome.rates import Rates

@@ -1,26 +1,24 @@
-"""Options that several commands share, and what they are checked for before any work."""
+"""Options that several commands share, and what all options are checked for before any work."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from stat import S_ISDIR, S_ISREG
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from typer.core import TyperCommand
 
 from mome.errors import MomeError
-from mome.rates import Rates, RateSet
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from mome.config import MomeConfig
     from mome.config.fields import Compatibility
     from mome.decoding import Transcriber
-    from mome.media import Clip
 
-BUNDLED_NAME = "mome-tiny"
-LARGEST_SNR = 100.0
+_LARGEST = 2**63 - 1
 
 Model = Annotated[
     str,
@@ -81,20 +79,74 @@ Normalize = Annotated[
 Seed = Annotated[int, typer.Option(min=0, help="Draws a file's stretch of noise, together with the file's name.")]
 
 
+class Command(TyperCommand):
+    """Refuses what no command can use, and names the option."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse, then check the values; lists of files are checked file by file, where one of many may be bad."""
+        if "" in args:
+            raise typer.BadParameter("an argument is empty", ctx=ctx)
+        rest = super().parse_args(ctx, args)
+        parameter: Any
+        for parameter in self.params:
+            value = ctx.params.get(parameter.name)
+            try:
+                if isinstance(value, Path):
+                    check_path(value)
+                elif isinstance(value, int | float):
+                    check_number(value)
+                else:
+                    check_text(value)
+            except MomeError as error:
+                raise typer.BadParameter(str(error), ctx=ctx, param=parameter) from None
+        return rest
+
+
+def check_path(path: Path) -> None:
+    """Refuse a path that no file can have, and what is there and neither a file nor a folder, such as a pipe.
+
+    Reading those may never end, and a result file would take the place of a device such as /dev/null.
+
+    Raises:
+        MomeError: it is such a path.
+    """
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise MomeError(f"{path} is not possible: {error.strerror}") from None
+    if not (S_ISREG(mode) or S_ISDIR(mode)):
+        raise MomeError(f"{path} is neither a file nor a folder: give one of them")
+
+
+def check_text(value: object) -> None:
+    """Refuse bytes that are no text, in a string or in a list of them.
+
+    Raises:
+        MomeError: there are such bytes.
+    """
+    try:
+        for text in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(text, str):
+                text.encode()
+    except UnicodeEncodeError:
+        raise MomeError(f"{value} is not text in UTF-8: rename it or leave it out") from None
+
+
+def check_number(value: float) -> None:
+    """Refuse what is not a number, endless, or larger than any machine counts.
+
+    Raises:
+        MomeError: it is such a number.
+    """
+    if not isfinite(value) or abs(value) > _LARGEST:
+        raise MomeError(f"{value} is not possible: give a number of reasonable size")
+
+
 def beam_search(beams: int | None) -> dict[str, int]:
     """Options of ``generate`` for a width of the beam search; none where the user gave none."""
     return {} if beams is None else {"num_beams": beams}
-
-
-def parse_rates(texts: Iterable[str]) -> list[Rates]:
-    """Rates as the user wrote them, each once."""
-    return list(dict.fromkeys(Rates.parse(text) for text in texts))
-
-
-def main_rates(rate_set: RateSet) -> list[Rates]:
-    """Every rate of the task that uses all that the model has: both modalities, or its only one."""
-    best = next(rate_set.rates()).task
-    return list(rate_set.rates([best]))
 
 
 def check_noise(noise: Path | None, snrs: Sequence[float | None]) -> None:
@@ -103,6 +155,8 @@ def check_noise(noise: Path | None, snrs: Sequence[float | None]) -> None:
     Raises:
         MomeError: one is given without the other, or a ratio is beyond what sound can hold.
     """
+    from mome.media.noise import LARGEST_SNR
+
     ratios = [snr for snr in snrs if snr is not None]
     for ratio in ratios:
         if not abs(ratio) <= LARGEST_SNR:
@@ -145,22 +199,3 @@ def load_model(model: str, compat: Compatibility | None = None, dtype: str = "fl
     from mome.decoding import load
 
     return load(model, compat=compat, dtype=dtype)
-
-
-def add_noise(clip: Clip, noise: np.ndarray, snr_db: float, seed: int) -> Clip:
-    """The clip with noise in its sound, the same for the same file name and seed; silent video stays so.
-
-    Raises:
-        MomeError: the clip's sound is silence, which has no ratio to noise.
-    """
-    from dataclasses import replace
-
-    from mome.media.noise import clip_rng, mix
-
-    if clip.audio is None:
-        return clip
-    name = clip.path.name if clip.path else ""
-    try:
-        return replace(clip, audio=mix(clip.audio, noise, snr_db, clip_rng(seed, name)))
-    except MomeError as error:
-        raise MomeError(f"{clip.path}: {error}") from error

@@ -9,10 +9,15 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mome.errors import MomeError, listed
+from mome.rates import TASKS
 
+if TYPE_CHECKING:
+    from mome.evaluation.result import Result
+
+_HEADER = ("task", "rates", "SNR dB", "WER %", "95 % interval", "words", "clips", "tokens", "GFLOPs", "RTF")
 _LONGEST = 1000
 """Characters of a line that is no result: a name or a field in it may be of any length."""
 
@@ -71,6 +76,37 @@ def gflops(tflops: float) -> str:
     """Operations for a table, in units of 10^9, to three figures."""
     value = 1000 * tflops
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def results_table(results: Sequence[Result]) -> str:
+    """One line per result, task by task, with the system's name if that is not the model evaluated."""
+    from mome.evaluation.result import Group
+
+    ranks = {task: rank for rank, task in enumerate((*TASKS, None))}
+    results = sorted(results, key=lambda outcome: ranks[outcome.condition.task])
+    systems = [outcome.condition.system for outcome in results if isinstance(outcome.condition, Group)]
+    rows = [_cells(outcome) for outcome in results]
+    if not systems:
+        return table(_HEADER, rows, left=2, last_left=False)
+    named = [(system, *row) for system, row in zip(systems, rows, strict=True)]
+    return table(("system", *_HEADER), named, left=3, last_left=False)
+
+
+def _cells(outcome: Result) -> tuple[str, ...]:
+    condition = outcome.condition
+    low, high = outcome.ci95 or (None, None)
+    return (
+        condition.task or "-",
+        "-" if condition.rates is None else str(condition.rates),
+        "clean" if condition.snr_db is None else f"{condition.snr_db:g}",
+        "-" if outcome.wer is None else f"{100 * outcome.wer:.1f}",
+        "-" if low is None or high is None else f"{100 * low:.1f} - {100 * high:.1f}",
+        str(outcome.errors.words),
+        str(outcome.clips),
+        "-" if outcome.tokens_mean is None else f"{outcome.tokens_mean:.1f}",
+        "-" if outcome.tflops_mean is None else gflops(outcome.tflops_mean),
+        "-" if outcome.rtf is None else f"{outcome.rtf:.3f}",
+    )
 
 
 def check_writable(path: Path, *others: Path | None) -> None:

@@ -10,8 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from mome.cli.options import Data, Json, Normalize, Out, Split
-from mome.cli.output import check_writable, note, result, to_json
-from mome.cli.results import readable
+from mome.cli.output import check_writable, note, result, results_table, to_json
 from mome.errors import listed
 
 
@@ -52,7 +51,7 @@ def score(
     """
     if out is not None:
         check_writable(out, transcripts, data)
-    from mome.evaluation.report import results_document, write_json
+    from mome.evaluation.result import results_document, write_json
     from mome.evaluation.score import score as measure
 
     results = measure(transcripts, data, split, task=task, missing=missing, normalize=normalize, seed=seed)
@@ -60,7 +59,7 @@ def score(
     document = results_document(results, command=command, model=None, data=str(data), seed=seed, normalize=normalize)
     if out is not None:
         write_json(out, document)
-    result(to_json(document) if json else readable(results))
-    left_out = list(dict.fromkeys(failure.id for one in results for failure in one.failures))
+    result(to_json(document) if json else results_table(results))
+    left_out = list(dict.fromkeys(failure.id for outcome in results for failure in outcome.failures))
     if left_out:
         note(f"left out {len(left_out)} clips without a transcript: {listed(left_out)}")

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from mome.cli.command import check_path
+from mome.checkpoints.bundled import BUNDLED_NAME
 from mome.cli.options import (
-    BUNDLED_NAME,
     Beams,
     Compat,
     Dtype,
@@ -20,12 +19,11 @@ from mome.cli.options import (
     Model,
     Noise,
     Seed,
-    add_noise,
     beam_search,
     check_compat,
     check_noise,
+    check_path,
     load_model,
-    parse_rates,
     read_config,
 )
 from mome.cli.output import failure_lines, note, quiet, result, to_json
@@ -101,7 +99,7 @@ def transcribe(
     Examples: mome transcribe clip.mp4 --rates 16,5 or mome transcribe *.mp4 --format srt -o subtitles
     """
     chosen_format: Format = "json" if json else format
-    wanted = parse_rates(rates or ())
+    wanted = list(dict.fromkeys(map(Rates.parse, rates or ())))
     check_noise(noise, [] if snr is None else [snr])
     if every and wanted:
         raise MomeError("--rates and --all-rates exclude each other: give one of them")
@@ -109,8 +107,8 @@ def transcribe(
     quiet()
     config = read_config(model)
     check_compat(compat, model, config)
-    for one in wanted:
-        config.rate_set.check(one)
+    for rate in wanted:
+        config.rate_set.check(rate)
     wanted = list(config.rate_set.rates()) if every else wanted
     alone = len(inputs) == 1 and len(wanted) <= 1
     if chosen_format in ("srt", "vtt") and output_dir is None and not alone:
@@ -122,9 +120,9 @@ def transcribe(
         if output_dir is not None:
             _write(targets[path], transcripts, chosen_format, len(wanted) > 1)
         elif chosen_format == "text" and not alone:
-            result("\n".join(f"{path}\t{one.rates}\t{one.text}" for one in transcripts))
+            result("\n".join(f"{path}\t{transcript.rates}\t{transcript.text}" for transcript in transcripts))
         elif chosen_format != "json":
-            print(_FORMATTERS[chosen_format](transcripts[0]), end="", flush=True)
+            print(_formatted(transcripts[0], chosen_format), end="", flush=True)
 
     interruption = None
     try:
@@ -177,7 +175,7 @@ class _Batch:
     def _noise(self) -> Callable[[Clip], Clip]:
         if self.noise is None or self.snr is None:
             return lambda clip: clip
-        from mome.media.noise import load_noise
+        from mome.media.noise import add_noise, load_noise
 
         sound, snr = load_noise(self.noise), self.snr
         return lambda clip: add_noise(clip, sound, snr, self.seed)
@@ -196,14 +194,14 @@ class _Batch:
         """The JSON document of the command."""
         return {
             "model": self.model,
-            "results": [one.to_json() for one in self.done],
+            "results": [transcript.to_json() for transcript in self.done],
             "failures": [{"file": str(path), "error": in_one_line(error)} for path, error in self.failures],
         }
 
     def finish(self) -> int:
         """List what failed, and tell the exit code."""
         if len(self.done) + len(self.failures) > 1 and self.failures:
-            total = len({one.file for one in self.done}) + len(self.failures)
+            total = len({transcript.file for transcript in self.done}) + len(self.failures)
             note(f"{len(self.failures)} of {total} files could not be transcribed:")
         for line in failure_lines((str(path), in_one_line(error)) for path, error in self.failures):
             note(line)
@@ -214,9 +212,9 @@ class _Batch:
 
 def _possible(clip: Clip, rates: Sequence[Rates]) -> Iterator[Rates]:
     """The rates without what the clip lacks, those left out that would have nothing."""
-    for one in rates:
-        audio = one.audio if clip.audio is not None else None
-        video = one.video if clip.mouth is not None else None
+    for rate in rates:
+        audio = rate.audio if clip.audio is not None else None
+        video = rate.video if clip.mouth is not None else None
         if audio is not None or video is not None:
             yield Rates(audio, video)
 
@@ -244,27 +242,17 @@ def _write(target: Path, transcripts: Sequence[Transcript], chosen: Format, seve
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise MomeError(f"--output-dir {target.parent} cannot be made: {error.strerror}") from error
-    for one in transcripts:
-        mark = "".join(f"{letter}{rate}" for letter, rate in (("a", one.rates.audio), ("v", one.rates.video)) if rate)
+    for transcript in transcripts:
+        sides = (("a", transcript.rates.audio), ("v", transcript.rates.video))
+        mark = "".join(f"{letter}{rate}" for letter, rate in sides if rate)
         path = target.with_name(f"{target.stem}.{mark}{target.suffix}") if several else target
-        write_text(path, _FORMATTERS[chosen](one))
+        write_text(path, _formatted(transcript, chosen))
         note(f"wrote {path}")
 
 
-def _as_text(transcript: Transcript) -> str:
-    return transcript.text + "\n"
+def _formatted(transcript: Transcript, chosen: Format) -> str:
+    from mome.text.transcript import to_srt, to_vtt
 
-
-def _as_srt(transcript: Transcript) -> str:
-    from mome.text.subtitles import to_srt
-
-    return to_srt(transcript.segments)
-
-
-def _as_vtt(transcript: Transcript) -> str:
-    from mome.text.subtitles import to_vtt
-
-    return to_vtt(transcript.segments)
-
-
-_FORMATTERS: dict[Format, Callable[[Transcript], str]] = {"text": _as_text, "srt": _as_srt, "vtt": _as_vtt}
+    if chosen == "text":
+        return transcript.text + "\n"
+    return (to_srt if chosen == "srt" else to_vtt)(transcript.segments)

@@ -1,4 +1,4 @@
-"""What training does to clips: noise at random SNRs, random crops, flips, adaptive time masks."""
+"""Augmentation of training clips: noise at random SNRs, random crops, flips, adaptive time masks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mome.media import FRAME_RATE, SAMPLE_RATE
+from mome.clip import FRAME_RATE, SAMPLE_RATE
 from mome.media.noise import mix
 
 MASK_EVERY = 1.0  # seconds of clip for each mask
@@ -17,17 +17,17 @@ CROP_RANGE = 9  # positions of the 88-pixel field in the 96-pixel crop, each way
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Changes for training clips; the random generator passed in decides all of them.
+    """Random changes to training clips; every draw comes from the generator that is passed in.
 
     The published recipe: a random field of the mouth crop for the whole clip, and adaptive time masks (one
     for every second, up to 0.4 s) on both streams, and noise at an SNR drawn from a list.
 
     Attributes:
-        noises: ``(samples,)`` float32 at 16 kHz each; none for no noise.
-        snrs: decibels to draw from; infinity leaves the clip clean.
-        crop: whether the field of the mouth crop moves.
-        flip: whether half of the clips are mirrored.
-        time_mask: whether spans are blanked.
+        noises: recordings ``(samples,)`` float32 at 16 kHz, one of which is drawn; empty for no noise.
+        snrs: signal-to-noise ratios in dB, one of which is drawn; infinity leaves the clip clean.
+        crop: draw the place of the 88-pixel field in the mouth crop.
+        flip: mirror half of the clips.
+        time_mask: blank random spans of time.
     """
 
     noises: tuple[np.ndarray, ...] = ()

@@ -16,21 +16,21 @@ from mome.data.manifests import ManifestRow
 from mome.data.sampling import Example
 from mome.data.stores import ClipStore, TokenStore, augmented_audio, augmented_video, pad_tokens
 from mome.model.processor import MomeProcessor
-from mome.text.normalize import normalize
+from mome.text.transcript import normalize
 
 
 @dataclass
 class SpeechDataset(Dataset[dict[str, Any]]):
-    """Clips with their transcripts, augmented anew in every epoch.
+    """Clips with their transcripts, augmented differently in every epoch.
 
     What augmentation does to a clip depends on the seed, the epoch and the clip alone, so that runs can be
     resumed and repeated exactly.
 
     Attributes:
         rows: the clips.
-        clips: where they are stored.
-        processor: makes inputs of them.
-        augmentation: what to do to them.
+        clips: the store that they are read from.
+        processor: turns clips into encoder inputs.
+        augmentation: the changes made to them.
         seed: of the augmentation.
         tokens: cached encoder tokens to use instead of the clips, or ``None``.
     """
@@ -81,8 +81,3 @@ class SpeechDataset(Dataset[dict[str, Any]]):
         if "video" in items[0]:
             batch |= self.processor.pad_video([item["video"] for item in items])
         return batch
-
-
-def step_rng(seed: int, step: int) -> np.random.Generator:
-    """Generator for the choices of one training step, the same after a resumption."""
-    return np.random.default_rng((seed, step, 1))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mome.data.tables import read_rows
+from mome.data.tables import read_rows, table_text
 from mome.errors import MomeError
+from mome.files import write_text
 
 COLUMNS = ("id", "path", "split", "text")
 
@@ -73,3 +76,63 @@ def _row(path: Path, line: int, values: dict[str, str], silence: bool) -> Manife
         if not values[name] and not (silence and name == "text"):
             raise MomeError(f"{path}, line {line}: the {name} is empty: fill it in or delete the line")
     return ManifestRow(values["id"], path.parent / values["path"], values["split"], values["text"])
+
+
+def read_references(path: Path, split: str | None = None) -> tuple[dict[str, str], set[str]]:
+    """What is said in the clips of a manifest, by id, and the ids of all its splits; the text may be empty.
+
+    Unlike for :func:`read_manifest`, the media files need not be there, nor the columns that are not needed.
+
+    Raises:
+        MomeError: the manifest cannot be read, is incomplete, repeats an id or does not know the split.
+    """
+    chosen: dict[str, str] = {}
+    splits: dict[str, str] = {}
+    for line, row in read_rows(path, ("id", "text") if split is None else ("id", "split", "text")):
+        name = row["id"]
+        if not name:
+            raise MomeError(f"{path}, line {line}: the id is empty: fill it in or delete the line")
+        if name in splits:
+            raise MomeError(f"{path}, line {line}: id '{name}' is there twice: give each clip its own")
+        splits[name] = row.get("split", "")
+        if split is None or splits[name] == split:
+            chosen[name] = row["text"]
+    if not chosen:
+        raise MomeError(f"{path} has no split '{split}': its splits are {', '.join(dict.fromkeys(splits.values()))}")
+    return chosen, set(splits)
+
+
+def write_manifest(path: Path, rows: Iterable[ManifestRow]) -> tuple[list[ManifestRow], list[tuple[str, str]]]:
+    """Write a manifest; media paths in it are relative to its folder, so that both can be moved together.
+
+    Returns:
+        The rows written, and of the others the media file and the reason. Where all are others, no file is written.
+
+    Raises:
+        MomeError: two rows have the same id, or the file cannot be written.
+    """
+    written: dict[str, ManifestRow] = {}
+    lines, failures = [], []
+    for row in rows:
+        relative = Path(os.path.relpath(row.path.resolve(), path.parent.resolve())).as_posix()
+        if reason := unlistable(relative) or unlistable(row.id):
+            failures.append((str(row.path), reason))
+            continue
+        if row.id in written:
+            raise MomeError(f"{written[row.id].path} and {row.path} would both be clip {row.id}: rename one of them")
+        written[row.id] = row
+        lines.append((row.id, relative, row.split, row.text))
+    if written:
+        write_text(path, table_text(COLUMNS, lines))
+    return list(written.values()), failures
+
+
+def unlistable(name: str) -> str:
+    """Why a name cannot stand in a manifest, whose fields are UTF-8 and are stripped; empty if it can."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return "the name is not in UTF-8: rename it"
+    if name != name.strip() or any(not character.isprintable() for character in name):
+        return "the name has a space at its end or a control character in it: rename it"
+    return ""

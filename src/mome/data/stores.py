@@ -22,11 +22,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mome.adapters.files import save_tensors
+from mome.clip import FRAME_RATE, MOUTH_SIZE, Clip, length
 from mome.data.augmentation import Augmentation
 from mome.data.manifests import ManifestRow
 from mome.errors import MomeError, shortened
 from mome.files import atomic_write, disk_errors
-from mome.media import FRAME_RATE, MOUTH_SIZE, SAMPLE_RATE, Clip, load_clip
+from mome.media import load_clip
 from mome.media.face import FaceDetector
 from mome.model.model import EncodedClips, MomeForSpeechRecognition
 from mome.model.processor import MomeProcessor
@@ -50,7 +51,7 @@ class ClipStore:
     Args:
         folder: where the files go; safe to delete, and shared by runs.
         audio, video: which modalities to keep; a clip that lacks one is refused.
-        longest, longest_video: refuse sound or video of more than so many seconds.
+        longest, longest_video: longest sound and video accepted, in seconds; ``None`` for no limit.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class ClipStore:
         return self.folder / f"{key}.npz"
 
     def prepare(self, rows: Sequence[ManifestRow], workers: int, progress: Progress) -> None:
-        """Load the clips that are not there yet; an interrupted call goes on where it stopped.
+        """Load and store the clips that are not stored yet; after an interruption, call it again.
 
         Raises:
             MomeError: a clip cannot be read or lacks a modality.
@@ -100,7 +101,7 @@ class ClipStore:
             yield from stored
 
     def load(self, row: ManifestRow) -> Clip:
-        """A clip stored before; a file that is gone or damaged is made anew.
+        """Read a stored clip; a file that is missing or damaged is written again.
 
         Raises:
             MomeError: the clip cannot be read again.
@@ -113,7 +114,7 @@ class ClipStore:
             _make(self.folder)
             _tell(_store_clip(self._job(row)))
             audio, mouth = self._read(file)
-        return Clip(audio, mouth, seconds(audio, mouth), row.path)
+        return Clip(audio, mouth, length(audio, mouth), row.path)
 
     def _read(self, file: Path) -> tuple[np.ndarray | None, np.ndarray | None]:
         with np.load(file, allow_pickle=False) as saved:
@@ -127,7 +128,7 @@ class ClipStore:
         return audio, mouth
 
     def get(self, row: ManifestRow) -> Clip:
-        """A clip, stored now if it was not before.
+        """Read a clip, and store it first if it is not stored yet.
 
         Raises:
             MomeError: the clip cannot be read or lacks a modality.
@@ -142,11 +143,6 @@ class ClipStore:
         """Length of a stored clip in video frames, 25 a second."""
         clip = self.load(row)
         return max(1, round(clip.seconds * FRAME_RATE))
-
-
-def seconds(audio: np.ndarray | None, mouth: np.ndarray | None) -> float:
-    """Length of the longer stream."""
-    return max(0 if audio is None else len(audio) / SAMPLE_RATE, 0 if mouth is None else len(mouth) / FRAME_RATE)
 
 
 @contextmanager
@@ -194,7 +190,7 @@ def _make(folder: Path) -> None:
 
 
 def fingerprint(*modules: nn.Module | None) -> str:
-    """Digest of the modules' weights, so that tokens of other encoders are never taken for theirs."""
+    """Digest of the modules' weights; it tells tokens of different encoders apart."""
     digest = hashlib.blake2b(digest_size=10)
     for module in modules:
         for name, value in () if module is None else module.state_dict().items():
@@ -208,8 +204,8 @@ class TokenStore:
 
     Args:
         folder: where the files go.
-        variants: how many augmented versions of each clip.
-        key: whatever else the tokens depend on (encoders, augmentation).
+        variants: number of augmented versions of each clip.
+        key: everything else that the tokens depend on (encoders, augmentation).
         seed: of the augmentation.
     """
 
@@ -229,7 +225,7 @@ class TokenStore:
         processor: MomeProcessor,
         progress: Progress,
     ) -> None:
-        """Encode the variants that are not there yet; a file that is damaged is made anew.
+        """Encode and store the variants that are not stored yet or whose file is damaged.
 
         Raises:
             MomeError: a clip cannot be read, or its tokens are too large for float16.
@@ -272,11 +268,11 @@ class TokenStore:
                 checksum = (saved.metadata() or {}).get(_CHECKSUM)
         except Exception:  # of whatever kind: a header that is damaged can ask for anything
             tensors, checksum = {}, None
-        whole = bool(tensors) and tensors.keys() <= {"audio", "video"} and all(map(self._is_made, tensors.values()))
-        whole = whole and checksum in (None, _checksum(tensors))
-        if not whole:
+        intact = bool(tensors) and tensors.keys() <= {"audio", "video"} and all(map(self._is_made, tensors.values()))
+        intact = intact and checksum in (None, _checksum(tensors))
+        if not intact:
             logger.warning("%s is damaged: made anew", file)
-        return whole
+        return intact
 
     def _is_made(self, tokens: Tensor) -> bool:
         shaped = tokens.dtype == torch.float16 and tokens.dim() == 3 and len(tokens) == self.variants
@@ -308,18 +304,16 @@ def _encode_variants(
 
 
 def augmented_audio(
-    audio: np.ndarray, augmentation: Augmentation | None, rng: np.random.Generator, processor: MomeProcessor
+    audio: np.ndarray, augmentation: Augmentation, rng: np.random.Generator, processor: MomeProcessor
 ) -> tuple[np.ndarray, int]:
-    """Log-mel frames of a waveform, augmented if asked for."""
-    return processor.audio(audio if augmentation is None else augmentation.audio(audio, rng))
+    """What the audio encoder reads of a waveform after augmentation, and how many frames of it count."""
+    return processor.audio(augmentation.audio(audio, rng))
 
 
 def augmented_video(
-    mouth: np.ndarray, augmentation: Augmentation | None, rng: np.random.Generator, processor: MomeProcessor
+    mouth: np.ndarray, augmentation: Augmentation, rng: np.random.Generator, processor: MomeProcessor
 ) -> np.ndarray:
-    """Normalised frames of a mouth crop, augmented if asked for."""
-    if augmentation is None:
-        return processor.video(mouth)
+    """Normalised frames of a mouth crop after augmentation."""
     offset, flip = augmentation.video_geometry(rng)
     return augmentation.mask_video(processor.video(mouth, offset, flip), rng)
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import difflib
+import io
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from mome.errors import MomeError
+from mome.errors import MomeError, shortened
 
 
 def read_rows(path: Path, needed: Sequence[str], what: str = "CSV file") -> Iterator[tuple[int, dict[str, str]]]:
@@ -71,6 +72,14 @@ def _check_header(path: Path, found: list[str], needed: Sequence[str]) -> None:
     for name in missing:
         near = difflib.get_close_matches(name, [other for other in found if other not in needed], n=1)
         hints += [f"is '{near[0]}' meant as {name}?"] if near else []
-    shown = ", ".join(found)
-    shown = shown if len(shown) <= 80 else f"{shown[:80]}…"
+    shown = shortened(", ".join(found))
     raise MomeError(f"{lacks}: its header, split at commas, has {shown}" + "".join(f"; {hint}" for hint in hints))
+
+
+def table_text(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """The text of a CSV file with a header, as :func:`read_rows` reads it."""
+    sheet = io.StringIO()
+    writer = csv.writer(sheet, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return sheet.getvalue()

@@ -1,16 +1,19 @@
-"""How much speech the language model can hold beside its prompt and the transcript."""
+"""How much speech the language model can hold beside its prompt and the transcript, in training and afterwards."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from functools import cache
 
+from mome.clip import FRAME_RATE
 from mome.config import MomeConfig
 from mome.errors import MomeError
-from mome.media import FRAME_RATE
 from mome.media.limits import LONGEST_SOUND
+from mome.model import MomeProcessor
 from mome.model.sequence import count_tokens, encoder_frames
 from mome.rates import Rates
+from mome.text.transcript import normalize
 
 
 def positions(config: MomeConfig) -> int | None:
@@ -60,10 +63,54 @@ def longest_seconds(config: MomeConfig, rates: Sequence[Rates], new_tokens: int)
 
 
 def check_room(name: object, config: MomeConfig, rates: Rates, audio: int, video: int, new_tokens: int) -> None:
-    """Raise :class:`MomeError` if a clip of so many encoder tokens is too long for the language model."""
+    """Raise :class:`MomeError` if a clip of ``audio`` and ``video`` encoder tokens is too long for the model."""
     space, fed = room(config, new_tokens), count_tokens(config, rates, audio, video).total
     if space is not None and fed > space:
         raise MomeError(
             f"{name} makes {fed} tokens at rates {rates}, more than the {space} that the language model can hold "
             f"beside {new_tokens} of a transcript: cut it into shorter clips or choose coarser rates"
         )
+
+
+def transcript_tokens(texts: Sequence[tuple[str, str]], config: MomeConfig, processor: MomeProcessor) -> list[int]:
+    """Tokens of transcripts to train on, the end of each included.
+
+    Args:
+        texts: id and transcript of each clip.
+        config: of the model.
+        processor: its processor.
+
+    Raises:
+        MomeError: one is longer than the language model can hold, whatever the clip.
+    """
+    lengths, held = [], positions(config)
+    for name, text in texts:
+        length = processor.labels([normalize(text)]).shape[1]
+        if held is not None and length >= held:
+            raise MomeError(
+                f"clip {name}: its text has {length} tokens, more than the {held} that the language model "
+                "can hold in all: cut it into shorter clips, or leave it out"
+            )
+        lengths.append(length)
+    return lengths
+
+
+def check_clips(clips: Sequence[tuple[str, int, int]], config: MomeConfig, rates: Sequence[Rates]) -> None:
+    """Look for a clip to train on that is too long for the language model together with its transcript.
+
+    Args:
+        clips: of each the id, the frames (25 a second) and the tokens of its transcript.
+        config: of the model.
+        rates: that the clips are read at; that which makes the most tokens counts.
+
+    Raises:
+        MomeError: naming such a clip.
+    """
+
+    @cache  # many clips are equally long
+    def finest(frames: int) -> tuple[Rates, int, int]:
+        audio, video = encoder_frames(config, frames / FRAME_RATE)
+        return max(rates, key=lambda rate: count_tokens(config, rate, audio, video).total), audio, video
+
+    for name, frames, tokens in clips:
+        check_room(f"clip {name}", config, *finest(frames), tokens)

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from transformers import HubertModel, PreTrainedConfig, Wav2Vec2FeatureExtractor, WavLMModel
 
+from mome.clip import SAMPLE_RATE
 from mome.encoders.base import AudioContext, AudioEncoder, z_normalize
 from mome.features import Features, length_mask
-from mome.media import SAMPLE_RATE
 from mome.operations import meta
 
 

@@ -12,10 +12,10 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel, WhisperConfig, WhisperFeatureExtractor, WhisperModel
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
+from mome.clip import SAMPLE_RATE
 from mome.encoders.base import AudioContext, AudioEncoder, Report, z_normalize
 from mome.errors import MomeError
 from mome.features import Features, length_mask
-from mome.media import SAMPLE_RATE
 from mome.operations import meta
 
 LOG_MEL_RATE = 100  # frames a second

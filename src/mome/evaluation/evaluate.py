@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,18 +13,18 @@ from mome.data.stores import ClipStore
 from mome.decoding.transcriber import Transcriber
 from mome.errors import MomeError, in_one_line
 from mome.evaluation.normalizers import Normalizer
-from mome.evaluation.result import Condition, Failure, Heard, Result
+from mome.evaluation.result import Condition, Failure, Hypothesis, Result
 from mome.media import Clip
-from mome.media.noise import clip_rng, mix
+from mome.media.noise import add_noise
 from mome.rates import Rates
 from mome.text.transcript import Transcript
 
 
 @dataclass
 class _Tally:
-    """What has been collected for one condition."""
+    """What has been collected under a condition."""
 
-    heard: list[Heard] = field(default_factory=list)
+    hypotheses: list[Hypothesis] = field(default_factory=list)
     transcripts: list[Transcript] = field(default_factory=list)
     media_seconds: float = 0.0
     failures: list[Failure] = field(default_factory=list)
@@ -36,7 +36,7 @@ class _Tally:
         if isinstance(outcome, Failure):
             self.failures.append(outcome)
             return
-        self.heard.append(Heard(row.id, row.text, outcome.text))
+        self.hypotheses.append(Hypothesis(row.id, row.text, outcome.text))
         self.transcripts.append(outcome)
         self.media_seconds += seconds
 
@@ -47,7 +47,7 @@ class _Tally:
         spent = sum(transcript.seconds.encode + transcript.seconds.decode for transcript in transcripts)
         return Result.of(
             condition,
-            self.heard,
+            self.hypotheses,
             seed,
             normalize=normalize,
             failures=self.failures,
@@ -63,7 +63,7 @@ _Outcome = tuple[ManifestRow, float, Condition, Transcript | Failure]
 
 
 class Evaluation:
-    """Transcribes clips under every condition and scores them; what is done can be had when it was interrupted.
+    """Transcribes clips under every condition and scores them; after an interruption, the batches done so far.
 
     Each file is read once and encoded once per noise level; all rates are decoded from that. A clip gets the
     same stretch of noise at every level, in every run and whatever it is batched with: it depends on the
@@ -118,10 +118,10 @@ class Evaluation:
             tried = [condition for condition in self.conditions if condition.snr_db == level]
             # Lips can be read all the same where no noise could be mixed into the sound.
             lips = [condition for condition in tried if condition.task == "vsr"]
-            noisy, unheard = _add_noise(clips, level, self.noise, self.seed)
-            for row, _, reason in unheard:
-                yield from ((row, 0.0, one, Failure(row.id, reason)) for one in tried if one not in lips)
-            for some, wanted in ((noisy, tried), ([(row, clip) for row, clip, _ in unheard], lips)):
+            noisy, unmixed = _noisy(clips, level, self.noise, self.seed)
+            for row, _, reason in unmixed:
+                yield from ((row, 0.0, other, Failure(row.id, reason)) for other in tried if other not in lips)
+            for some, wanted in ((noisy, tried), ([(row, clip) for row, clip, _ in unmixed], lips)):
                 rates = [condition.rates for condition in wanted]
                 outcomes = _transcribe(self.transcriber, some, rates, self.generation)
                 for (row, clip), per_rate in zip(some, outcomes, strict=True):
@@ -171,7 +171,7 @@ def evaluate(
     return evaluation.results()
 
 
-def _add_noise(
+def _noisy(
     clips: _Loaded, level: float | None, noise: np.ndarray | None, seed: int
 ) -> tuple[_Loaded, list[tuple[ManifestRow, Clip, str]]]:
     """The clips at one noise level, those without sound as they are; and those that took no noise, with the reason."""
@@ -180,10 +180,9 @@ def _add_noise(
     noisy, failed = [], []
     for row, clip in clips:
         try:
-            sound = None if clip.audio is None else mix(clip.audio, noise, level, clip_rng(seed, row.id))
-            noisy.append((row, replace(clip, audio=sound)))
+            noisy.append((row, add_noise(clip, noise, level, seed, row.id)))
         except Exception as error:
-            failed.append((row, clip, f"{row.path}: {in_one_line(error)}"))
+            failed.append((row, clip, in_one_line(error)))
     return noisy, failed
 
 

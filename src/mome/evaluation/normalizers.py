@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from mome.errors import MomeError, shortened
-from mome.text.normalize import normalize
+from mome.text.transcript import normalize
 
 Normalizer = Literal["lower", "whisper"]
 

@@ -1,12 +1,18 @@
-"""What is evaluated or scored, and what comes out."""
+"""Conditions of an evaluation, its results, and their files: JSON and CSV."""
 
 from __future__ import annotations
 
+import json
+import platform
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
+from mome.data.tables import table_text
 from mome.evaluation.normalizers import Normalizer, normalizer
+from mome.files import disk_errors, write_text
 from mome.rates import Rates, Task
 from mome.text.wer import WordErrors, bootstrap_interval, word_errors
 
@@ -67,8 +73,8 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Heard:
-    """What was said in a clip, and what was understood."""
+class Hypothesis:
+    """The transcript of a clip: its id, the reference, and the recognised text."""
 
     id: str
     reference: str
@@ -89,7 +95,7 @@ class Result:
         tflops_mean: 10^12 operations per clip.
         rtf: processing seconds (encoders and language model) per second of media.
         failures: clips left out of all of the above.
-        heard: the transcripts behind the figures; they stay out of :meth:`to_json`.
+        hypotheses: the transcripts behind the figures; they stay out of :meth:`to_json`.
     """
 
     condition: Condition | Group
@@ -101,13 +107,13 @@ class Result:
     tflops_mean: float | None
     rtf: float | None
     failures: tuple[Failure, ...]
-    heard: tuple[Heard, ...] = ()
+    hypotheses: tuple[Hypothesis, ...] = ()
 
     @classmethod
     def of(
         cls,
         condition: Condition | Group,
-        heard: Sequence[Heard],
+        hypotheses: Sequence[Hypothesis],
         seed: int,
         *,
         normalize: Normalizer = "lower",
@@ -117,13 +123,14 @@ class Result:
         rtf: float | None = None,
     ) -> Result:
         """Score transcripts in the form that ``normalize`` names; the seed is the interval's."""
-        counts = word_errors([one.reference for one in heard], [one.text for one in heard], normalizer(normalize))
+        references, texts = [item.reference for item in hypotheses], [item.text for item in hypotheses]
+        counts = word_errors(references, texts, normalizer(normalize))
         total = sum(counts, WordErrors())
         wer = ci95 = None
         if counts:
             wer, ci95 = total.wer, bootstrap_interval([c.errors for c in counts], [c.words for c in counts], seed)
         costs = (tokens_mean, tflops_mean, rtf)
-        return cls(condition, total, len(counts), wer, ci95, *costs, tuple(failures), tuple(heard))
+        return cls(condition, total, len(counts), wer, ci95, *costs, tuple(failures), tuple(hypotheses))
 
     def to_json(self) -> dict[str, Any]:
         """The result as plain dictionaries, lists, strings and numbers."""
@@ -141,3 +148,66 @@ class Result:
             "insertions": self.errors.insertions,
             "failures": [{"id": failure.id, "error": failure.error} for failure in self.failures],
         }
+
+
+def run_document(*, command: str, model: str | None, data: str, seed: int) -> dict[str, Any]:
+    """What is needed to repeat a run: the arguments, and the versions of what ran; see :func:`results_document`."""
+    versions = {name: version(name) for name in ("mome", "torch", "transformers")}
+    return {
+        "command": command,
+        "versions": {**versions, "python": platform.python_version()},
+        "model": model,
+        "data": data,
+        "seed": seed,
+    }
+
+
+def results_document(
+    results: Sequence[Result],
+    *,
+    command: str,
+    model: str | None,
+    data: str,
+    seed: int,
+    normalize: Normalizer = "lower",
+    interrupted: bool = False,
+) -> dict[str, Any]:
+    """The results with everything that is needed to repeat the run.
+
+    Args:
+        results: the outcomes.
+        command: the command line.
+        model: folder or hub id; ``None`` for transcripts made elsewhere.
+        data: the manifest.
+        seed: of noise and intervals.
+        normalize: the form in which transcripts were compared.
+        interrupted: whether clips are missing because the run was stopped.
+    """
+    return {
+        **run_document(command=command, model=model, data=data, seed=seed),
+        "normalize": normalize,
+        "interrupted": interrupted,
+        "results": [result.to_json() for result in results],
+    }
+
+
+def write_json(path: str | Path, document: dict[str, Any]) -> None:
+    """Write a document whole or not at all, its folder made if missing.
+
+    Raises:
+        MomeError: the file cannot be written.
+    """
+    path = Path(path)
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def to_csv(results: Sequence[Result]) -> str:
+    """The transcripts behind results, one line for each clip and condition; :mod:`mome.evaluation.score` reads it."""
+    rows = []
+    for result in results:
+        snr = "" if result.condition.snr_db is None else f"{result.condition.snr_db:g}"
+        where = (result.condition.task, str(result.condition.rates), snr)
+        rows += [(item.id, *where, item.reference, item.text) for item in result.hypotheses]
+    return table_text(("id", "task", "rates", "snr_db", "reference", "text"), rows)

@@ -1,16 +1,18 @@
-"""Word error rates of transcripts that any system made, counted as an evaluation counts its own."""
+"""Word error rates of transcripts in a CSV file that any system made, counted as an evaluation counts its own."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isfinite
 from pathlib import Path
 from typing import Literal
 
+from mome.data.manifests import read_references
+from mome.data.tables import read_rows
 from mome.errors import MomeError, listed
 from mome.evaluation.normalizers import Normalizer
-from mome.evaluation.result import Failure, Group, Heard, Result
-from mome.evaluation.transcripts import read_references, read_transcripts
-from mome.rates import Task
+from mome.evaluation.result import Failure, Group, Hypothesis, Result
+from mome.rates import TASKS, Rates, Task
 
 Missing = Literal["error", "empty", "skip"]
 
@@ -31,7 +33,7 @@ def score(
     of the split. Transcripts of other splits' clips are passed over.
 
     Args:
-        transcripts: see :func:`~mome.evaluation.transcripts.read_transcripts`.
+        transcripts: see :func:`read_transcripts`.
         data: the manifest.
         split: of the manifest; all its clips by default.
         task: of transcripts that say neither task nor rates.
@@ -70,11 +72,70 @@ def _result(
     normalize: Normalizer,
     seed: int,
 ) -> Result:
-    heard = [
-        Heard(name, said, texts.get(name, ""))
+    hypotheses = [
+        Hypothesis(name, said, texts.get(name, ""))
         for name, said in references.items()
         if name in texts or missing == "empty"
     ]
-    present = {one.id for one in heard}
+    present = {item.id for item in hypotheses}
     failures = [Failure(name, "no transcript") for name in references if name not in present]
-    return Result.of(group, heard, seed, normalize=normalize, failures=failures)
+    return Result.of(group, hypotheses, seed, normalize=normalize, failures=failures)
+
+
+def read_transcripts(path: Path, task: Task | None = None) -> dict[Group, dict[str, str]]:
+    """The transcripts of a CSV file by clip id, in groups of one system, task, rates and noise level.
+
+    Needed are the columns id and text, which may be empty. Of the others, system, task, rates and snr_db are
+    read where they are there; without a system's name, the file's stem is taken, without task and rates, ``task``.
+
+    Raises:
+        MomeError: the file cannot be read or has no rows, lacks a column, has a field that is not possible, or
+            transcribes a clip twice in a group.
+    """
+    groups: dict[Group, dict[str, str]] = {}
+    lines: dict[tuple[Group, str], int] = {}
+    for line, row in read_rows(path, ("id", "text")):
+        try:
+            group, name = _group(row, path.stem, task), row["id"]
+            if not name:
+                raise MomeError("the id is empty: fill it in or delete the line")
+        except MomeError as error:
+            raise MomeError(f"{path}, line {line}: {error}") from None
+        first = lines.setdefault((group, name), line)
+        if first != line:
+            raise MomeError(
+                f"{path}: clip '{name}' is in line {first} and in line {line}: keep one, or tell them apart by a "
+                "column system, task, rates or snr_db"
+            )
+        groups.setdefault(group, {})[name] = row["text"]
+    return groups
+
+
+def _group(row: dict[str, str], system: str, default: Task | None) -> Group:
+    rates = Rates.parse(row["rates"]) if row.get("rates") else None
+    task = _task(row["task"]) if row.get("task") else None if rates else default
+    if rates is not None and task not in (None, rates.task):
+        raise MomeError(f"rates '{rates}' are those of {rates.task}, not of {task}")
+    return Group(row.get("system") or system, rates.task if rates else task, rates, _level(row.get("snr_db", "")))
+
+
+def _task(text: str) -> Task:
+    for task in TASKS:
+        if text.lower() == task:
+            return task
+    raise MomeError(f"task '{text}' is unknown: write {', '.join(TASKS)} or nothing")
+
+
+def _level(text: str) -> float | None:
+    """A ratio in dB; ``None`` for clean speech."""
+    if text.lower() in ("", "clean"):
+        return None
+    try:
+        level = float(text)
+    except ValueError:
+        level = float("nan")
+    if not isfinite(level):
+        raise MomeError(
+            f"snr_db '{text}' is not a number of dB: write one such as 0 or -5, or nothing for clean speech"
+        )
+    return level

@@ -3,8 +3,7 @@
 ``load_clip(path)`` gives a :class:`Clip`; :mod:`mome.media.noise` mixes noise into its sound.
 """
 
-from mome.media.clip import Clip, load_clip
-from mome.media.decode import FRAME_RATE, SAMPLE_RATE
-from mome.media.mouth import MOUTH_SIZE
+from mome.clip import FRAME_RATE, MOUTH_SIZE, SAMPLE_RATE, Clip
+from mome.media.clip import load_clip
 
 __all__ = ["FRAME_RATE", "MOUTH_SIZE", "SAMPLE_RATE", "Clip", "load_clip"]

@@ -1,43 +1,27 @@
-"""One file to one clip: what the models hear and see."""
+"""A media file to a clip: sound and mouth crops."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import av
 import cv2
 import numpy as np
 
+from mome.clip import MOUTH_SIZE, Clip, length
 from mome.errors import MomeError
-from mome.media.decode import FRAME_RATE, SAMPLE_RATE, Damage, Media, naming, probe
+from mome.media.decode import Damage, Media, naming, probe
 from mome.media.face import DETECTION_SIZE, Face, FaceDetector, Speaker, choose, follow
-from mome.media.frames import check_video, read_frames
+from mome.media.frames import check_video, read_frames, upright, upright_size
 from mome.media.limits import picture_excess
-from mome.media.mouth import MOUTH_SIZE, crop, fill_gaps, smooth
+from mome.media.mouth import crop, fill_gaps, smooth
 from mome.media.sound import read_audio
 from mome.media.tracks import Track
-from mome.media.upright import upright, upright_size
 
 # Square videos up to this many pixels are taken for mouth crops made elsewhere.
 _LARGEST_CROP = 128
 _SILENCE = 1e-4  # of full scale: -80 dB
-
-
-@dataclass(frozen=True)
-class Clip:
-    """Sound and mouth of one file, both from t = 0 on; None where the file has none or it was not wanted."""
-
-    audio: np.ndarray | None
-    """(samples,) float32, 16 kHz mono in [-1, 1]."""
-    mouth: np.ndarray | None
-    """(frames, 96, 96) uint8 grey at 25 fps."""
-    seconds: float
-    """Length of the longer of the two."""
-    path: Path | None = None
-    warnings: tuple[str, ...] = ()
-    """One line each, for the user."""
 
 
 def load_clip(
@@ -59,8 +43,8 @@ def load_clip(
     Args:
         path: the file.
         audio, video: which streams are wanted.
-        longest: refuse sound of more than so many seconds, before the video is looked at.
-        longest_video: refuse video of more than so many seconds, before a face is looked for.
+        longest: longest sound accepted, in seconds; checked before the video is read.
+        longest_video: longest video accepted, in seconds; checked before faces are searched.
         audio_track: which of several tracks of sound, counted from 0; the file's default one otherwise.
         detector: of faces; give the same one for several clips, so that it is loaded once.
 
@@ -110,11 +94,10 @@ def _load(
         missing.insert(0, "its sound is silent throughout")
     if mouth is None and (sound is None or silent):
         raise MomeError(f"{path}: {' and '.join(missing)}, so {_what_is_left(media, audio, video)}")
-    seconds = max(0.0 if sound is None else len(sound) / SAMPLE_RATE, 0.0 if mouth is None else len(mouth) / FRAME_RATE)
     for lack in missing:
         rest = "lips" if sound is None else "sound"
         warnings.insert(0, f"{path}: {lack}, so only the {rest} can be used")
-    return Clip(sound, mouth, seconds, path, tuple(warnings))
+    return Clip(sound, mouth, length(sound, mouth), path, tuple(warnings))
 
 
 def _notes(track: Track | None, damage: Damage, path: Path, what: str) -> list[str]:

@@ -15,13 +15,11 @@ from av.container import InputContainer
 from av.error import FFmpegError
 from av.format import Flags
 
-from mome.errors import MomeError
+from mome.clip import FRAME_RATE
+from mome.errors import MomeError, reason
 from mome.media.clock import BROKEN_CLOCK, survey
 from mome.media.limits import MOST_PIXELS
 from mome.media.tracks import Track, declared_whole, sound_tracks, video_tracks
-
-SAMPLE_RATE = 16_000
-FRAME_RATE = 25
 
 # Kinds of file that only say where sound and pictures are: other files, or servers.
 _PLAYLISTS = frozenset(
@@ -103,7 +101,7 @@ def naming(path: Path) -> Iterator[None]:
         raise
     except Exception as error:
         raise MomeError(
-            f"{path} cannot be decoded ({_reason(error)}): convert it with ffmpeg or leave it out"
+            f"{path} cannot be decoded ({reason(error)}): convert it with ffmpeg or leave it out"
         ) from error
 
 
@@ -116,15 +114,10 @@ def _opened(path: Path) -> Iterator[InputContainer]:
     except (FFmpegError, OSError, ValueError) as error:
         raise MomeError(
             f"{path} cannot be opened as audio or video: it is damaged, incomplete or of another kind; "
-            f"check that it plays, or convert it with ffmpeg ({_reason(error)})"
+            f"check that it plays, or convert it with ffmpeg ({reason(error)})"
         ) from None
     with container:
         yield container
-
-
-def _reason(error: BaseException) -> str:
-    text = str(getattr(error, "strerror", None) or error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
 
 
 def probe(path: Path, audio_track: int | None = None) -> Media:
@@ -140,7 +133,7 @@ def probe(path: Path, audio_track: int | None = None) -> Media:
     try:
         status = path.stat()
     except (OSError, ValueError) as error:
-        raise MomeError(f"{path} cannot be read: check the path ({_reason(error)})") from None
+        raise MomeError(f"{path} cannot be read: check the path ({reason(error)})") from None
     if S_ISDIR(status.st_mode):
         raise MomeError(f"{path} is a folder: give a video or audio file")
     if not S_ISREG(status.st_mode):  # reading it might wait for ever

@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-MOUTH_SIZE = 96
+from mome.clip import MOUTH_SIZE
 
 # Where the five points (right eye, left eye, nose tip, right and left mouth corner; the person's own right)
 # lie in the 256 x 256 mean face that the published lip-reading models were trained with.

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
+from mome.clip import SAMPLE_RATE, Clip
 from mome.errors import MomeError
 from mome.media.decode import Damage, naming, probe
 from mome.media.sound import read_audio
@@ -14,8 +17,10 @@ from mome.media.sound import read_audio
 # A stretch of noise counts as silent below this part of the whole recording's mean power (-20 dB).
 _AUDIBLE = 0.01
 _DRAWS = 8
-# Beyond these, one of the two is below float32's resolution of the other.
-_LARGEST_SNR = 100.0
+# Noise in the spectrum of speech: samples of a window, and seconds in all.
+_WINDOW, _SHAPED_SECONDS = 512, 10
+LARGEST_SNR = 100.0
+"""Decibels; beyond this and its negative, one of the two is below float32's resolution of the other."""
 
 
 def load_noise(path: str | Path) -> np.ndarray:
@@ -54,7 +59,7 @@ def mix(speech: np.ndarray, noise: np.ndarray, snr_db: float, rng: np.random.Gen
     leave [-1, 1]. Raises :class:`MomeError` if speech or noise is silent or empty, or the ratio is not
     between -100 and 100 dB.
     """
-    if not abs(snr_db) <= _LARGEST_SNR:
+    if not abs(snr_db) <= LARGEST_SNR:
         raise MomeError(f"a signal-to-noise ratio of {snr_db} dB is not possible: give one from -100 to 100")
     for name, wave in (("speech", speech), ("noise", noise)):
         if not _power(wave):
@@ -62,6 +67,38 @@ def mix(speech: np.ndarray, noise: np.ndarray, snr_db: float, rng: np.random.Gen
     stretch = _stretch(noise, len(speech), rng)
     gain = np.sqrt(_power(speech) / _power(stretch)) * 10 ** (-snr_db / 20)
     return (speech.astype(np.float64) + gain * stretch).astype(np.float32)
+
+
+def add_noise(clip: Clip, noise: np.ndarray, snr_db: float, seed: int, name: str | None = None) -> Clip:
+    """The clip with ``noise`` in its sound, see :func:`mix`; a clip without sound as it is.
+
+    The stretch of noise depends on the seed and ``name`` alone, by default the clip's file name without its folder.
+
+    Raises:
+        MomeError: naming the file; its sound or the noise is silent, or the ratio is not possible.
+    """
+    if clip.audio is None:
+        return clip
+    if name is None:
+        name = clip.path.name if clip.path else ""
+    try:
+        return replace(clip, audio=mix(clip.audio, noise, snr_db, clip_rng(seed, name)))
+    except MomeError as error:
+        raise MomeError(f"{clip.path}: {error}") from error
+
+
+def speech_shaped_noise(speech: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Ten seconds of steady noise with the long-term spectrum of ``speech``, both (samples,) float32 at 16 kHz.
+
+    White noise is filtered by the root of the mean power spectrum of the speech over windows of 32 ms.
+    """
+    padded = np.pad(speech.astype(np.float64), _WINDOW)
+    windows = sliding_window_view(padded, _WINDOW)[:: _WINDOW // 2] * np.hanning(_WINDOW)
+    spectrum = np.sqrt(np.mean(np.abs(np.fft.rfft(windows)) ** 2, axis=0))
+    white = np.fft.rfft(rng.standard_normal(_SHAPED_SECONDS * SAMPLE_RATE))
+    places = np.linspace(0, _WINDOW // 2, len(white))
+    shaped = np.fft.irfft(white * np.interp(places, np.arange(len(spectrum)), spectrum))
+    return (shaped / max(float(np.abs(shaped).max()), 1e-12)).astype(np.float32)
 
 
 def _power(wave: np.ndarray) -> float:

@@ -11,8 +11,9 @@ import av
 import numpy as np
 from scipy.signal import resample_poly
 
+from mome.clip import SAMPLE_RATE
 from mome.errors import MomeError
-from mome.media.decode import SAMPLE_RATE, Damage, Media, packets
+from mome.media.decode import Damage, Media, packets
 from mome.media.levels import Levels, Remedy
 from mome.media.limits import LONGEST_SOUND
 

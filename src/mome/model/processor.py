@@ -18,13 +18,12 @@ from transformers import (
 )
 
 from mome.checkpoints.settings import blaming
+from mome.clip import MOUTH_SIZE, SAMPLE_RATE, Clip
 from mome.config import MomeConfig
 from mome.config.fields import Compatibility
 from mome.encoders import AudioContext, encoder_reading
 from mome.encoders.avhubert.pixels import mouth_pixels
 from mome.errors import MomeError
-from mome.media import MOUTH_SIZE, SAMPLE_RATE
-from mome.media.clip import Clip
 from mome.model.compat import official_audio_tokens, official_sound
 from mome.model.objective import IGNORED_LABEL
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from mome.clip import FRAME_RATE, SAMPLE_RATE
 from mome.config import MomeConfig
 from mome.connectors import Connected
-from mome.media import FRAME_RATE, SAMPLE_RATE
 from mome.rates import Rates
 from mome.text.transcript import Tokens
 

@@ -6,13 +6,14 @@ origin, y downwards) on a canvas of twice the resolution, and brought into the f
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 
-from mome.synthesis.talker import Face
+from mome.clip import FRAME_RATE, MOUTH_SIZE
 from mome.synthesis.visemes import CHANNELS
 
-SIZE = 96
 _SUPER = 2
 _CANVAS = 144 * _SUPER
 _CENTRE = _CANVAS / 2
@@ -25,7 +26,76 @@ _ROI = (
 )
 
 
-def draw_mouth(face: Face, track: np.ndarray, frame_rate: float = 25.0) -> np.ndarray:
+@dataclass(frozen=True)
+class Face:
+    """One talker's mouth and camera: lengths in face units (about a pixel), tones in grey levels 0..255."""
+
+    half_width: float
+    upper_lip: float
+    lower_lip: float
+    bow: float
+    corner: float
+    skin: float
+    lip: float
+    lip_shade: float
+    cavity: float
+    teeth: float
+    tongue: float
+    tooth_edge: float
+    scale: float
+    angle: float
+    offset: tuple[float, float]
+    sway: float
+    sway_rate: tuple[float, float, float]
+    sway_phase: tuple[float, float, float]
+    light: tuple[float, float]
+    contrast: float
+    stubble: float
+    nose: float
+    fold: float
+    chin: float
+    blur: float
+    noise: float
+    texture_seed: int
+
+
+def random_face(rng: np.random.Generator) -> Face:
+    """Draw a face, its place in the frame, its light and its camera."""
+    skin = float(rng.uniform(85, 200))
+    lip = skin * float(rng.uniform(0.58, 0.82))
+    rates, phases = rng.uniform(0.1, 0.45, 3), rng.uniform(0, 2 * np.pi, 3)
+    return Face(
+        half_width=float(rng.uniform(22.5, 25.5)),
+        upper_lip=float(rng.uniform(4.4, 7.4)),
+        lower_lip=float(rng.uniform(6.0, 9.6)),
+        bow=float(rng.uniform(0.6, 2.0)),
+        corner=float(rng.uniform(-1.2, 1.0)),
+        skin=skin,
+        lip=lip,
+        lip_shade=float(rng.uniform(0.78, 0.95)),
+        cavity=float(rng.uniform(12, 30)),
+        teeth=float(min(225.0, 55 + 0.72 * skin + rng.uniform(-20, 25))),
+        tongue=lip * float(rng.uniform(0.62, 0.85)),
+        tooth_edge=float(rng.uniform(0.3, 2.2)),
+        scale=float(rng.uniform(0.87, 1.14)),
+        angle=float(rng.uniform(-6, 6)),
+        offset=(float(rng.uniform(-3.5, 3.5)), float(rng.uniform(-3.5, 3.5))),
+        sway=float(rng.uniform(0.2, 1.3)),
+        sway_rate=(float(rates[0]), float(rates[1]), float(rates[2])),
+        sway_phase=(float(phases[0]), float(phases[1]), float(phases[2])),
+        light=(float(rng.uniform(-0.22, 0.22)), float(rng.uniform(-0.18, 0.08))),
+        contrast=float(rng.uniform(0.8, 1.1)),
+        stubble=float(rng.choice([0.0, 0.0, 1.0]) * rng.uniform(1, 6)),
+        nose=float(rng.uniform(27, 33)),
+        fold=float(rng.uniform(0.0, 0.12)),
+        chin=float(rng.uniform(31, 38)),
+        blur=float(rng.uniform(0.3, 0.9)),
+        noise=float(rng.uniform(0.6, 3.2)),
+        texture_seed=int(rng.integers(2**31)),
+    )
+
+
+def draw_mouth(face: Face, track: np.ndarray) -> np.ndarray:
     """Draw one frame for each row of ``track`` (float ``(frames, 7)``, columns as in ``visemes.CHANNELS``).
 
     Returns uint8 ``(frames, 96, 96)``, the mouth near the middle.
@@ -40,8 +110,8 @@ def draw_mouth(face: Face, track: np.ndarray, frame_rate: float = 25.0) -> np.nd
     )
     below = (below * below * (3 - 2 * below)).astype(np.float32)
     light = _light(face)
-    grain = (face.noise * rng.standard_normal((len(track), SIZE, SIZE), dtype=np.float32)).astype(np.float32)
-    frames = np.empty((len(track), SIZE, SIZE), dtype=np.uint8)
+    grain = face.noise * rng.standard_normal((len(track), MOUTH_SIZE, MOUTH_SIZE), dtype=np.float32)
+    frames = np.empty((len(track), MOUTH_SIZE, MOUTH_SIZE), dtype=np.uint8)
     for index, row in enumerate(track):
         shape = _Shape(face, row)
         map_rows = rows - np.float32(0.8 * shape.jaw * _SUPER) * below
@@ -50,8 +120,8 @@ def draw_mouth(face: Face, track: np.ndarray, frame_rate: float = 25.0) -> np.nd
         canvas = cv2.GaussianBlur(canvas, (0, 0), 0.8 + _SUPER * face.blur * 0.6)
         frame = cv2.warpAffine(
             canvas,
-            _placement(face, index / frame_rate),
-            (SIZE, SIZE),
+            _placement(face, index / FRAME_RATE),
+            (MOUTH_SIZE, MOUTH_SIZE),
             flags=cv2.INTER_LINEAR,
             borderMode=cv2.BORDER_REPLICATE,
         )
@@ -223,8 +293,9 @@ def _lip_texture(face: Face, rng: np.random.Generator) -> np.ndarray:
 
 def _light(face: Face) -> np.ndarray:
     """The light over the frame as a float32 factor ``(96, 96)``."""
-    y, x = np.mgrid[0:SIZE, 0:SIZE].astype(np.float32) / SIZE - 0.5
-    return (face.contrast * (1 + 2 * face.light[0] * x + 2 * face.light[1] * y)).astype(np.float32)
+    y, x = np.mgrid[0:MOUTH_SIZE, 0:MOUTH_SIZE].astype(np.float32) / MOUTH_SIZE - 0.5
+    light: np.ndarray = face.contrast * (1 + 2 * face.light[0] * x + 2 * face.light[1] * y)
+    return light.astype(np.float32)
 
 
 def _placement(face: Face, seconds: float) -> np.ndarray:
@@ -236,7 +307,7 @@ def _placement(face: Face, seconds: float) -> np.ndarray:
     scale = face.scale / _SUPER
     cosine, sine = scale * np.cos(angle), scale * np.sin(angle)
     turn = np.array([[cosine, -sine], [sine, cosine]])
-    centre = SIZE / 2 + np.array(face.offset) + face.sway * np.array([swing[0], swing[1]])
+    centre = MOUTH_SIZE / 2 + np.array(face.offset) + face.sway * np.array([swing[0], swing[1]])
     return np.column_stack([turn, centre - turn @ np.array([_CENTRE, _CENTRE])])
 
 

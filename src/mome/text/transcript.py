@@ -1,7 +1,8 @@
-"""What a recogniser returns for one clip at one pair of rates."""
+"""What a recogniser returns for one clip at one pair of rates, and its forms: JSON, subtitles, words to compare."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,3 +92,48 @@ class Transcript:
             "seconds": {"media": seconds.media, "encode": seconds.encode, "decode": seconds.decode},
             "warnings": list(self.warnings),
         }
+
+
+def normalize(text: str) -> str:
+    """Lower case with single spaces and none at the ends, as the published systems are scored.
+
+    Punctuation stays: the published references have none, and the recognisers learn to write none.
+    """
+    return " ".join(text.lower().split())
+
+
+def to_srt(segments: Iterable[Segment]) -> str:
+    """SubRip text; segments without words are left out."""
+    cues = [
+        f"{number}\n{_time(segment.start, ',')} --> {_time(segment.end, ',')}\n{text}\n"
+        for number, (segment, text) in enumerate(_spoken(segments), start=1)
+    ]
+    return "\n".join(cues)
+
+
+def to_vtt(segments: Iterable[Segment]) -> str:
+    """WebVTT text; segments without words are left out."""
+    cues = [
+        f"{_time(segment.start, '.')} --> {_time(segment.end, '.')}\n{_escape(text)}\n"
+        for segment, text in _spoken(segments)
+    ]
+    return "\n".join(["WEBVTT\n", *cues])
+
+
+def _spoken(segments: Iterable[Segment]) -> Iterable[tuple[Segment, str]]:
+    """Segments with their text on one line: an empty line would end the cue."""
+    for segment in segments:
+        if text := " ".join(segment.text.split()):
+            yield segment, text
+
+
+def _escape(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _time(seconds: float, point: str) -> str:
+    """``HH:MM:SS`` and milliseconds; hours go beyond 99 where needed."""
+    second, milliseconds = divmod(round(max(seconds, 0.0) * 1000), 1000)
+    minute, second = divmod(second, 60)
+    hour, minute = divmod(minute, 60)
+    return f"{hour:02d}:{minute:02d}:{second:02d}{point}{milliseconds:03d}"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import jiwer
 import numpy as np
 
-from mome.text.normalize import normalize
+from mome.text.transcript import normalize
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from mome.data.manifests import ManifestRow, read_manifest
 from mome.data.sampling import FrameBudgetSampler
 from mome.data.stores import ClipStore, TokenStore, fingerprint
 from mome.decoding import Transcriber
-from mome.decoding.capacity import longest_seconds
+from mome.decoding.capacity import check_clips, longest_seconds, transcript_tokens
 from mome.errors import MomeError
 from mome.files import disk_errors, write_text
 from mome.media.noise import load_noise
@@ -31,7 +31,6 @@ from mome.text.wer import WordErrors, word_errors
 from mome.training.build import build
 from mome.training.progress import Bars, StderrProgress
 from mome.training.recipe import load_recipe, model_config
-from mome.training.room import check_clips, transcript_tokens
 from mome.training.run_folder import RunFolder, save_processor
 from mome.training.schedule import RateSchedule
 from mome.training.schema import Recipe, ValidationRecipe
@@ -152,15 +151,16 @@ def _trainer(
         longest_video=video,
     )
     tokens = None
-    transcripts = transcript_tokens(plan.train_rows, model.config, processor)
+    transcripts = transcript_tokens([(row.id, row.text) for row in plan.train_rows], model.config, processor)
     with closing(Bars()) as bars:
         clips.prepare([*plan.train_rows, *plan.valid_rows], data.workers, bars)
         frames = [clips.frames(row) for row in plan.train_rows]
-        check_clips(plan.train_rows, frames, transcripts, model.config, schedule.bounds())
+        names = [row.id for row in plan.train_rows]
+        check_clips(list(zip(names, frames, transcripts, strict=True)), model.config, schedule.bounds())
         if data.cache == "tokens":
             encoders = fingerprint(model.audio_encoder, model.video_encoder)
-            heard = [hashlib.blake2b(noise.tobytes()).hexdigest() for noise in augmentation.noises]
-            key = (encoders, processor.to_dict(), heard, asdict(recipe.augment))
+            noises = [hashlib.blake2b(noise.tobytes()).hexdigest() for noise in augmentation.noises]
+            key = (encoders, processor.to_dict(), noises, asdict(recipe.augment))
             tokens = TokenStore(cache / "tokens", data.variants, key, optim.seed)
             tokens.prepare(plan.train_rows, clips, augmentation, model, processor, bars)
     dataset = SpeechDataset(plan.train_rows, clips, processor, augmentation, optim.seed, tokens)

@@ -1,4 +1,4 @@
-"""The folder of a training run: whose it is, what lies in it, and where a run goes on.
+"""The folder of a training run: the run it belongs to, its checkpoints, and the one to resume from.
 
 A run writes down which checkpoints it makes before it makes them. It deletes those alone, and starts in no folder
 where it would write over anything else.
@@ -33,6 +33,7 @@ LENGTHS = ("optim.steps", "optim.epochs")  # what may be another when a run is r
 # What a run and the parts of its model write. Anything else in the folder, such as a log, is none of its business.
 _TEXTS = ("*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt", RECIPE_FILE)
 _WRITTEN = (*_TEXTS, "*.safetensors", "tensorboard", "checkpoint-*", *BACKBONES)
+_KEPT = 2  # checkpoints
 _CHECKPOINT = re.compile(r"checkpoint-\d+")
 
 
@@ -93,12 +94,12 @@ class RunFolder:
         """Write down that a checkpoint is about to be made, and forget those that are no more."""
         self._record([path.name for path in _by_step(self.path, self._recorded() or [])] + [checkpoint])
 
-    def keep(self, best: str | None, most: int = 2) -> None:
-        """Delete the run's oldest checkpoints but so many, and neither the last nor the best."""
+    def keep(self, best: str | None) -> None:
+        """Delete the run's oldest checkpoints until two are left, but neither the last nor the best."""
         ours = _by_step(self.path, self._recorded() or [])
         kept = {ours[-1].name, Path(best or ours[-1]).name}
         surplus = [checkpoint for checkpoint in ours if checkpoint.name not in kept and not checkpoint.is_symlink()]
-        for checkpoint in surplus[: max(len(ours) - max(most, len(kept)), 0)]:
+        for checkpoint in surplus[: max(len(ours) - max(_KEPT, len(kept)), 0)]:
             shutil.rmtree(checkpoint)
 
     def last(self) -> Path | None:
@@ -175,11 +176,11 @@ def _state(checkpoint: Path) -> TrainerState | None:
     if not file.exists():
         return None
     try:
-        state = TrainerState.load_from_json(str(file))
-        whole = _is_state(state) and state.global_step == _step(checkpoint)
+        state: TrainerState = TrainerState.load_from_json(str(file))
+        intact = _is_state(state) and state.global_step == _step(checkpoint)
     except Exception as error:  # of whatever kind: the class takes what it is given
         raise damaged(file) from error
-    if not whole:
+    if not intact:
         raise damaged(file)
     return state
 
@@ -207,10 +208,10 @@ def _verify(checkpoint: Path) -> None:
         file = checkpoint / name
         try:
             with zipfile.ZipFile(file) as archive:
-                whole = archive.testzip() is None
+                intact = archive.testzip() is None
         except Exception:  # of whatever kind: a damaged archive can claim any compression, or encryption
-            whole = False
-        if not whole:
+            intact = False
+        if not intact:
             raise damaged(file)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mome.data.datasets import step_rng
+import numpy as np
+
 from mome.rates import Rates
 
 
@@ -32,16 +33,16 @@ class RateSchedule:
 
     def __call__(self, step: int) -> list[Rates]:
         """The rates of step ``step``, in the order of all rates."""
-        rng = step_rng(self.seed, step)
+        rng = np.random.default_rng((self.seed, step, 1))
         if self.up_to is not None:
             pair = Rates(*(1 / share for share in rng.uniform(1 / self.up_to, 1, 2)))
-            return [pair.for_task(task) for task in dict.fromkeys(one.task for one in self.rates)]
+            return [pair.for_task(task) for task in dict.fromkeys(rates.task for rates in self.rates)]
         if self.one_per_task:
             audio, video = (
                 values[int(rng.integers(len(values)))] if values else None
                 for values in (self._values("audio"), self._values("video"))
             )
-            return [one for one in self.rates if one.audio in (None, audio) and one.video in (None, video)]
+            return [rates for rates in self.rates if rates.audio in (None, audio) and rates.video in (None, video)]
         if self.count is None or self.count >= len(self.rates):
             return list(self.rates)
         return [self.rates[i] for i in sorted(rng.choice(len(self.rates), self.count, replace=False))]
@@ -50,7 +51,7 @@ class RateSchedule:
         """Rates among which are the finest that a step can have."""
         if self.up_to is None:
             return list(self.rates)
-        return [Rates(1, 1).for_task(task) for task in dict.fromkeys(one.task for one in self.rates)]
+        return [Rates(1, 1).for_task(task) for task in dict.fromkeys(rates.task for rates in self.rates)]
 
     def _values(self, modality: str) -> list[int]:
-        return sorted({value for one in self.rates if (value := getattr(one, modality)) is not None})
+        return sorted({value for rates in self.rates if (value := getattr(rates, modality)) is not None})

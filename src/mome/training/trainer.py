@@ -61,7 +61,6 @@ class MatryoshkaTrainer(Trainer):
         schedule: Callable[[int], list[Rates]],
         task_weights: Mapping[str, float] | None = None,
         validate: Validate | None = None,
-        **kwargs: Any,
     ):
         # Only the presence of an eval_dataset counts: evaluate() is ours.
         evaluated = dataset if validate is not None else None
@@ -71,14 +70,13 @@ class MatryoshkaTrainer(Trainer):
             train_dataset=dataset,
             eval_dataset=evaluated,
             data_collator=dataset.collate,
-            **kwargs,
         )
         self.dataset = dataset
         self.sampler = sampler
         self.schedule = schedule
         self.task_weights = dict(task_weights or {})
         self.validate = validate
-        self.listed = {str(one) for one in model.rate_set.rates()}
+        self.listed = {str(rates) for rates in model.rate_set.rates()}
         self.folder = RunFolder(Path(str(args.output_dir)))
         self.step_logs: dict[str, list[Tensor]] = {}
         self.step_clips: list[Tensor] = []  # of the batches since the last update

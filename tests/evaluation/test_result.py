@@ -6,8 +6,7 @@ import platform
 import pytest
 
 from mome.errors import MomeError
-from mome.evaluation.report import results_document, write_json
-from mome.evaluation.result import Condition, Result
+from mome.evaluation.result import Condition, Result, results_document, write_json
 from mome.rates import Rates
 from mome.text.wer import WordErrors
 
