@@ -10,10 +10,17 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import HubertConfig, HubertModel, Wav2Vec2FeatureExtractor, WavLMConfig, WavLMModel
+from transformers import (
+    HubertConfig,
+    HubertModel,
+    Wav2Vec2FeatureExtractor,
+    WavLMConfig,
+    WavLMModel,
+    WhisperFeatureExtractor,
+)
 
 import mome
-from mome import MomeError, MomeForSpeechRecognition, MomeProcessor
+from mome import MomeError, MomeForSpeechRecognition, MomeProcessor, Transcriber
 from mome.checkpoints.backbones import load_backbone
 from mome.encoders import AVHubertConfig
 from mome.encoders.audio import audio_tokens, audio_tokens_per_second, new_audio_encoder, wrap_audio_encoder
@@ -154,3 +161,20 @@ def test_wrapping_says_width_and_rate(name):
     encoder = wrap_audio_encoder(new_audio_encoder(CONFIGS[name]), "window")
     assert encoder.hidden_size == 24
     assert encoder.tokens_per_second == audio_tokens_per_second(CONFIGS[name])
+
+
+@pytest.mark.parametrize("samples", [1, 160, 399])
+@pytest.mark.parametrize("name", [*CONFIGS, "whisper, window", "whisper, clip"])
+def test_a_clip_without_a_token_is_refused_by_its_length(name, samples):
+    if name in CONFIGS:
+        model, processor = recogniser(name)
+    else:
+        model = MomeForSpeechRecognition(make_config(audio_context=name.split()[1]))
+        sizes = {"feature_size": model.config.audio_config.num_mel_bins}
+        sizes["chunk_length"] = model.config.audio_config.max_source_positions // 50
+        processor = MomeProcessor.for_config(model.config, tiny_tokenizer(), WhisperFeatureExtractor(**sizes))
+    for clips in ([clip(samples)], [clip(16000), clip(samples)]):
+        with pytest.raises(
+            MomeError, match=r"0\.0\d s of audio, too little for audio rate 4 \(it needs 0\.(08|16) s\)"
+        ):
+            Transcriber(model, processor).transcribe_batch(clips, [Rates(4, None)], max_new_tokens=2)

@@ -54,7 +54,7 @@ class WhisperAudioEncoder(nn.Module):
         return Features(tokens * length_mask(lengths, tokens.shape[1])[..., None], lengths)
 
     def _encode_needed_frames(self, frames: Tensor, frame_mask: Tensor, lengths: Tensor) -> Tensor:
-        encoder, size = self.encoder, int(lengths.max())
+        encoder, size = self.encoder, max(int(lengths.max()), 1)
         frame_mask = frame_mask[:, None].to(frames.dtype)
         # A padded batch must look like each clip's own zero padding; the second convolution's valid outputs
         # see no frame beyond the clip.

@@ -25,7 +25,7 @@ from mome.checkpoints.language_models import check_language_model
 from mome.checkpoints.vocabulary import extend_vocabulary
 from mome.config import MomeConfig
 from mome.config.fields import BACKBONES
-from mome.config.generation import check_decoding, refuse_code
+from mome.config.generation import NAMES, check_decoding, refuse_code
 from mome.connectors import Connected
 from mome.connectors.qformer import QFormerConnector
 from mome.encoders import AVHubertModel
@@ -148,7 +148,10 @@ class MomeForSpeechRecognition(SavedModel):
         return self
 
     def activation_checkpointing_enable(
-        self, activation_checkpointing_kwargs: dict | None = None, every_n_layers: int = 1, offload: bool = False
+        self,
+        activation_checkpointing_kwargs: dict[str, Any] | None = None,
+        every_n_layers: int = 1,
+        offload: bool = False,
     ) -> None:
         """Checkpoint the language model's layers (non-reentrant, which the router's loss needs)."""
         options = {**(activation_checkpointing_kwargs or {}), "use_reentrant": False}
@@ -185,7 +188,8 @@ class MomeForSpeechRecognition(SavedModel):
             return None
         trained = any(parameter.requires_grad for parameter in encoder.parameters())
         with torch.set_grad_enabled(torch.is_grad_enabled() and trained):
-            return encoder(inputs.to(self.dtype), mask)
+            features: Features = encoder(inputs.to(self.dtype), mask)
+            return features
 
     def connect(self, encoded: EncodedClips, rates: Sequence[Rates]) -> Connected:
         """Compress and project the encoder tokens of B clips, each clip at its own rates.
@@ -199,7 +203,8 @@ class MomeForSpeechRecognition(SavedModel):
         for modality, side in (("audio", encoded.audio), ("video", encoded.video)):
             if side is None and any(getattr(rate, modality) is not None for rate in rates):
                 raise ValueError(f"rates ask for {modality}, but no {modality} was given")
-        return self.connector(encoded.audio, encoded.video, rates)
+        connected: Connected = self.connector(encoded.audio, encoded.video, rates)
+        return connected
 
     def assemble(self, connected: Connected, rates: Sequence[Rates], labels: Tensor | None = None) -> LanguageInputs:
         """The language model's input: start, audio, video and prompt tokens, and those of the transcript.
@@ -278,7 +283,7 @@ class MomeForSpeechRecognition(SavedModel):
         for name, clip_rates in zip(names, passes, strict=True):
             connected = self.connect(encoded, clip_rates)
             inputs = self.assemble(connected, clip_rates, labels)
-            logits, context, decorrelation = self._logits(inputs, clip_rates, labels)
+            logits, context, decorrelation = self._logits(inputs, labels)
             objective.add_transcript(name, logits, labels, (task_weights or {}).get(clip_rates[0].task, 1.0))
             objective.add_adapters(context)
             objective.add_connector(connected)
@@ -289,13 +294,11 @@ class MomeForSpeechRecognition(SavedModel):
             objective.add("speech_rate", loss)
         return objective.output(logits)
 
-    def _logits(
-        self, inputs: LanguageInputs, rates: Sequence[Rates], labels: Tensor
-    ) -> tuple[Tensor, AdapterContext, Tensor | None]:
+    def _logits(self, inputs: LanguageInputs, labels: Tensor) -> tuple[Tensor, AdapterContext, Tensor | None]:
         """Logits ``(B, S, V)`` at the positions that predict ``labels`` (others get none), and what comes with them."""
         lengths = (labels != IGNORED_LABEL).sum(1)
         longest = int(lengths.max())
-        context = self.adapter_context(rates, inputs.mask)
+        context = self.adapter_context(inputs.rates, inputs.mask)
         output = self.language_model(
             inputs_embeds=inputs.embeddings,
             attention_mask=inputs.mask.long(),
@@ -317,20 +320,21 @@ class MomeForSpeechRecognition(SavedModel):
         return logits.gather(1, source[..., None].expand(-1, -1, logits.shape[-1])), context, decorrelation
 
     def generation_options(self, **given: Any) -> dict[str, Any]:
-        """What :meth:`generate` decodes with: no sampling, ``config.generation``, and ``given`` over both.
+        """What :meth:`generate` decodes with: ``given``, else ``config.generation``, else no sampling.
 
+        Of a ``generation_config`` in ``given``, what it sets counts as given; an option beside it goes before.
         Temperature and top-p of ``config.generation`` count where sampling is asked for.
 
         Raises:
             MomeError: an option names code to run, or its value is not possible.
         """
         refuse_code(given)
-        given = {name: value for name, value in given.items() if value is not None}
-        own, settings = {"do_sample": False, **(self.config.generation or {})}, given.get("generation_config")
-        options = {name: value for name, value in own.items() if getattr(settings, name, None) is None} | given
-        if not options.get("do_sample", getattr(settings, "do_sample", False)):
-            options = {name: value for name, value in options.items() if name not in SAMPLING or name in given}
-        return options
+        settings = {name: getattr(given.get("generation_config"), name, None) for name in NAMES}
+        asked = _not_none(settings) | _not_none(given)
+        own = {"do_sample": False} | _not_none(self.config.generation or {})
+        if not (own | asked)["do_sample"]:
+            own = {name: value for name, value in own.items() if name not in SAMPLING}
+        return own | asked
 
     @torch.no_grad()
     def generate(
@@ -350,31 +354,34 @@ class MomeForSpeechRecognition(SavedModel):
             input_features, input_features_mask, pixel_values_videos, pixel_values_videos_mask, encoded:
                 as in :meth:`forward`.
             rates: rates of all clips, or one per clip.
-            prepared: what :meth:`prepare` made of all that at the same rates, one per clip.
+            prepared: what :meth:`prepare` made of all that and the rates; nothing else is needed then.
             generation: options of ``GenerationMixin.generate`` (``max_new_tokens``, ``num_beams``, …) over the
                 model's own. Without a limit there, Transformers stops after few tokens.
 
         Returns:
             ``(B, S)`` int64 ids of the transcript alone, or what ``return_dict_in_generate`` asks for.
         """
-        if rates is None:
-            raise ValueError("generate needs rates")
         options = self.generation_options(**generation)
         if prepared is None:
+            if rates is None:
+                raise ValueError("generate needs rates")
             if encoded is None:
                 encoded = self.encode(
                     input_features, input_features_mask, pixel_values_videos, pixel_values_videos_mask
                 )
             given = encoded.audio if encoded.audio is not None else encoded.video
             size = 0 if given is None else len(given.tokens)
-            rates = [rates] * size if isinstance(rates, Rates) else rates
-            prepared = self.prepare(encoded, rates)
+            prepared = self.prepare(encoded, [rates] * size if isinstance(rates, Rates) else rates)
         options |= {"inputs_embeds": prepared.embeddings, "attention_mask": prepared.mask.long()}
         language_model = cast(Any, self.language_model)
         if not self.config.adapter_groups:
             return language_model.generate(**options)
-        with use_context(self.language_model, self.adapter_context(cast(Sequence[Rates], rates))):
+        with use_context(self.language_model, self.adapter_context(prepared.rates)):
             return language_model.generate(**options)
+
+
+def _not_none(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _forget_generation(language_model: PreTrainedModel) -> None:

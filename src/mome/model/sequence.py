@@ -21,6 +21,7 @@ class LanguageInputs:
         embeddings: ``(B, L, H)``.
         mask: ``(B, L)`` bool, true on real tokens.
         positions: ``(B, L)`` int64, counted from each sequence's first real token.
+        rates: of each clip.
         counts: tokens fed for each clip, transcript excluded.
         speech_rates: of each clip; 1.0 where the connector does not look at it.
     """
@@ -28,6 +29,7 @@ class LanguageInputs:
     embeddings: Tensor
     mask: Tensor
     positions: Tensor
+    rates: list[Rates]
     counts: list[Tokens]
     speech_rates: list[float]
 
@@ -74,4 +76,4 @@ def assemble(
     lengths = torch.tensor([len(row) for row in rows], device=device)
     offset = torch.arange(longest, device=device) - (longest - lengths[:, None])
     speech_rates = connected.speech_rates or [1.0] * len(rates)
-    return LanguageInputs(embeddings, offset >= 0, offset.clamp(min=0), counts, speech_rates)
+    return LanguageInputs(embeddings, offset >= 0, offset.clamp(min=0), rates, counts, speech_rates)
