@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from mome.adapters import (
     attach,
     attach_lora,
     count_adapter_parameters,
+    merge,
     use_context,
 )
 from mome.checkpoints.checkpoint import SavedModel
@@ -36,7 +37,7 @@ from mome.model.connector import build_connector, loss_weights
 from mome.model.decorrelation import decorrelation_loss
 from mome.model.objective import IGNORED_LABEL, Objective, SpeechOutput
 from mome.model.sequence import LanguageInputs, assemble
-from mome.rates import Rates
+from mome.rates import TASKS, Rates, RateSet
 
 SAMPLING = ("temperature", "top_p")
 
@@ -80,6 +81,7 @@ class MomeForSpeechRecognition(SavedModel):
         language_model: PreTrainedModel | None = None,
     ):
         super().__init__(config)
+        self.merged = frozenset()
         check_language_model(config.text_config)
         # A copy: the language model changes its own configuration when its vocabulary grows.
         self.language_model = language_model or AutoModelForCausalLM.from_config(
@@ -167,6 +169,63 @@ class MomeForSpeechRecognition(SavedModel):
         """The language model's token embedding."""
         return cast(nn.Embedding, self.language_model.get_input_embeddings())
 
+    @property
+    def rate_set(self) -> RateSet:
+        """The rates that the model can be used at: its configuration's."""
+        return self.config.rate_set
+
+    def merge(self, which: str | Rates | None = None, parts: Collection[str] | None = None) -> Self:
+        """Fold the LoRA into the weights of the backbones that have one: the same output, at no extra cost.
+
+        The configuration then has no such adapter, and ``only`` says what the merged update was for: rates of
+        another update are refused from then on. A checkpoint on the hub or on disk that the configuration names is
+        without the update, so :meth:`save_pretrained` needs ``self_contained=True``.
+
+        Args:
+            which: of the language model's specific updates, the one for a pair of rates (``"4,2"``) or a task
+                (``"asr"``); ``None`` where it has none.
+            parts: ``"language_model"``, ``"video_encoder"`` or both; by default all that have an adapter.
+
+        Returns:
+            The model itself.
+
+        Raises:
+            MomeError: there is no LoRA or there are experts, which cannot be merged; the rate set does not have the
+                rates; ``which`` is missing, unwanted or not what an update is for. The model is unchanged then.
+        """
+        options = {"language_model": "adapter", "video_encoder": "video_adapter"}
+        if parts is None:
+            parts = [part for part, option in options.items() if getattr(self.config, option) is not None]
+        lacking = [part for part in parts if getattr(self.config, options.get(part, ""), None) is None]
+        if lacking or not parts:
+            raise MomeError(f"there is no adapter to merge into the {' or the '.join(lacking or options)}")
+        if "language_model" in parts:
+            group = self._adapter_group(which)
+            merge(self.language_model, group)
+            if group is not None:
+                self.config.only = str(self.config.adapter_groups[group])
+        if self.video_encoder is not None and "video_encoder" in parts:
+            merge(self.video_encoder)
+        for part in parts:
+            setattr(self.config, options[part], None)
+        self.merged |= set(parts)
+        return self
+
+    def _adapter_group(self, which: str | Rates | None) -> int | None:
+        """The adapter's specific update for a pair of rates or a task; ``None`` where it has none."""
+        groups = [str(group) for group in self.config.adapter_groups]
+        if which is None and not groups:
+            return None
+        if which is not None and which not in TASKS:
+            which = str(self.rate_set.check(Rates.parse(which)))
+        if not groups:
+            raise MomeError(f"'{which}' cannot be chosen: the adapter is the same for all rates, merge without it")
+        if which not in groups:
+            raise MomeError(
+                f"the adapter has an update for each of {' '.join(groups)}: merge one of these, not {which!r}"
+            )
+        return groups.index(which)
+
     def encode(
         self,
         input_features: Tensor | None = None,
@@ -197,7 +256,7 @@ class MomeForSpeechRecognition(SavedModel):
         Raises:
             MomeError: the connector does not have a clip's rates, or merging the adapter has left others alone.
         """
-        if self.only is not None:
+        if self.config.only is not None:
             for rate in rates:
                 self.rate_set.check(rate)
         for modality, side in (("audio", encoded.audio), ("video", encoded.video)):
@@ -272,7 +331,7 @@ class MomeForSpeechRecognition(SavedModel):
             passes = [[rates] * size if isinstance(rates, Rates) else list(rates)]
             names = ["rates" if len(set(passes[0])) > 1 else str(passes[0][0])]
         else:
-            passes, names = [[one] * size for one in matryoshka], [str(one) for one in matryoshka]
+            passes, names = [[pair] * size for pair in matryoshka], [str(pair) for pair in matryoshka]
         objective = Objective(
             {
                 "load_balancing": self.config.balance_weight,
