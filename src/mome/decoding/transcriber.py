@@ -133,8 +133,9 @@ class Transcriber:
         # A transcript ends as it was taught: the language model's folder may name other tokens, such as a chat's.
         tokenizer = self.processor.tokenizer
         ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-        defaults = {"max_new_tokens": DEFAULT_NEW_TOKENS, **{name: id for name, id in ends.items() if id is not None}}
-        return {**defaults, **self.model.generation_options(**check_call(generation))}
+        known = {name: token for name, token in ends.items() if token is not None}
+        chosen = self.model.generation_options(**check_call(generation))
+        return {"max_new_tokens": DEFAULT_NEW_TOKENS, **known, **chosen}
 
     def _transcribe_batch(
         self, clips: Sequence[Clip], rates: Sequence[Rates], media_seconds: float, generation: dict[str, Any]
