@@ -15,7 +15,6 @@ from mome.adapters import (
     attach_lora,
     export_peft,
     merge,
-    merged_group,
 )
 from mome.errors import MomeError
 
@@ -35,9 +34,7 @@ def test_a_merged_model_is_a_plain_one_with_equal_logits(family, adapter, group)
     model, frozen, ids = tiny.model(family, adapter), tiny.model(family), tiny.ids(2, 6)
     expected = logits_of(model, group, ids)
     assert not torch.allclose(frozen(ids).logits, expected, atol=1e-2)
-    assert merged_group(model) is None
     assert merge(model, group) is model
-    assert merged_group(model) == group
     torch.testing.assert_close(model(ids).logits, expected, rtol=1e-5, atol=1e-5)
     assert model.state_dict().keys() == frozen.state_dict().keys()
     for ours, theirs in zip(model.modules(), frozen.modules(), strict=True):

@@ -10,10 +10,17 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import HubertConfig, HubertModel, Wav2Vec2FeatureExtractor, WavLMConfig, WavLMModel
+from transformers import (
+    HubertConfig,
+    HubertModel,
+    Wav2Vec2FeatureExtractor,
+    WavLMConfig,
+    WavLMModel,
+    WhisperFeatureExtractor,
+)
 
 import mome
-from mome import MomeError, MomeForSpeechRecognition, MomeProcessor
+from mome import MomeError, MomeForSpeechRecognition, MomeProcessor, Transcriber
 from mome.checkpoints.backbones import load_backbone
 from mome.encoders import audio_encoder
 from mome.encoders.avhubert import AVHubertConfig
@@ -165,3 +172,20 @@ def test_an_example_gives_the_tokens_it_is_for(name):
         assert example.is_meta
         with torch.no_grad():
             assert encoder(torch.randn(example.shape)).tokens.shape == (1, tokens, 24)
+
+
+@pytest.mark.parametrize("samples", [1, 160, 399])
+@pytest.mark.parametrize("name", [*CONFIGS, "whisper, window", "whisper, clip"])
+def test_a_clip_without_a_token_is_refused_by_its_length(name, samples):
+    if name in CONFIGS:
+        model, processor = recogniser(name)
+    else:
+        model = MomeForSpeechRecognition(make_config(audio_context=name.split()[1]))
+        sizes = {"feature_size": model.config.audio_config.num_mel_bins}
+        sizes["chunk_length"] = model.config.audio_config.max_source_positions // 50
+        processor = MomeProcessor.for_config(model.config, tiny_tokenizer(), WhisperFeatureExtractor(**sizes))
+    for clips in ([clip(samples)], [clip(16000), clip(samples)]):
+        with pytest.raises(
+            MomeError, match=r"0\.0\d s of audio, too little for audio rate 4 \(it needs 0\.(08|16) s\)"
+        ):
+            Transcriber(model, processor).transcribe_batch(clips, [Rates(4, None)], max_new_tokens=2)

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from mome import MomeProcessor, Transcriber
-from mome.adapters import merge
 from mome.errors import MomeError
 from mome.evaluation.evaluate import Evaluation, evaluate
 from mome.evaluation.result import Condition, Failure, make_conditions
@@ -259,7 +258,7 @@ def test_impossible_requests_fail_at_once(media):
 
 def test_rates_that_merging_took_away_fail_at_once(media):
     files, model = media(), make_model("llama", {"type": "lora", "bottleneck": 2, "specific": "tasks"})
-    merge(model.language_model, group=0)
+    model.merge("avsr")
     transcriber = Transcriber(model, MomeProcessor.for_config(model.config, tiny_tokenizer()))
     with pytest.raises(MomeError, match=r"rates \(4,-\) .* avsr only"):
         evaluate(transcriber, ROWS, [Condition(ASR)])

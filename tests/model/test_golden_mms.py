@@ -175,5 +175,5 @@ def test_golden_mms_llama_generation(golden, arranged):
     assert torch.equal(prepared.mask, attended)
     close(prepared.embeddings[attended], outputs["infer.inputs_embeds"][attended])
     theirs = outputs["infer.greedy_ids"]
-    ours = model.generate(prepared=prepared, rates=clips, max_new_tokens=theirs.shape[1], do_sample=False)
+    ours = model.generate(prepared=prepared, max_new_tokens=theirs.shape[1], do_sample=False)
     assert ours.tolist() == theirs.tolist()

@@ -1,13 +1,19 @@
 from __future__ import annotations
 
+import copy
+import json
+import pickle
+
 import numpy as np
 import pytest
 import torch
+from transformers import AutoProcessor
 
 from mome import MomeError, MomeProcessor
 from mome.config import MomeConfig
 from mome.media import Clip
 from mome.model.objective import IGNORED_LABEL
+from mome.model.processor import OfficialProcessor
 from tests.tiny import MEL_BINS, WINDOW_SECONDS, tiny_tokenizer
 
 RNG = np.random.default_rng(0)
@@ -92,3 +98,22 @@ def test_settings_survive_saving_and_come_from_the_model(tmp_path, tiny_model, p
 def test_unfit_clips_are_refused(processor, bad, options, message):
     with pytest.raises(MomeError, match=message):
         processor([clip(8000, 9), bad], **options)
+
+
+def test_files_of_the_official_arithmetic_name_the_class_that_loads_them(tmp_path, tiny_model, processor):
+    config = MomeConfig.from_pretrained(tiny_model)
+    config.audio_context, config.compat = "window", "official"
+    made = MomeProcessor.for_config(config, tiny_tokenizer(), processor.feature_extractor)
+    config.save_pretrained(tmp_path)
+    made.precision = torch.bfloat16
+    made.save_pretrained(tmp_path)
+    for name in ("processor_config.json", "tokenizer_config.json"):
+        assert json.loads((tmp_path / name).read_text())["processor_class"] == "MomeProcessor"
+    assert "precision" not in json.loads((tmp_path / "processor_config.json").read_text())
+    read = (MomeProcessor.from_pretrained(tmp_path), AutoProcessor.from_pretrained(tmp_path))
+    for same in (made, *read, copy.deepcopy(made), pickle.loads(pickle.dumps(made))):
+        assert type(same) is OfficialProcessor
+        assert same.compat == "official"
+    assert {same.precision for same in read} == {torch.float32}
+    plain = MomeProcessor.from_folder(tmp_path, MomeConfig.from_pretrained(tmp_path, compat=None))
+    assert (type(plain), plain.compat) == (MomeProcessor, None)

@@ -23,7 +23,7 @@ from mome.adapters.inventory import (
 )
 from mome.adapters.layers import decoder_layers
 from mome.adapters.lora import LoraAdapterConfig, ScaleLora, SpecificLora, attach_lora
-from mome.adapters.merge import merge, merged_group
+from mome.adapters.merge import merge
 from mome.routing import RouterStatistics, router_statistics
 
 __all__ = [
@@ -54,7 +54,6 @@ __all__ = [
     "load_adapter_state_dict",
     "load_balancing_loss",
     "merge",
-    "merged_group",
     "router_statistics",
     "set_top_k",
     "use_context",

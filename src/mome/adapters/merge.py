@@ -40,8 +40,7 @@ def merge(model: Model, group: int | None = None) -> Model:
     """Add the LoRA of one group to the frozen weights, in place, and remove the adapters and their hooks.
 
     What remains is a plain model that computes what the adapted one computed for that group, at no extra
-    cost; :func:`merged_group` tells which group that was. The sum is made in float32 (float64 for such
-    weights) and rounded once to the weights' dtype.
+    cost. The sum is made in float32 (float64 for such weights) and rounded once to the weights' dtype.
 
     Args:
         model: a model with a ``lora`` adapter and no ``mome`` adapter.
@@ -66,7 +65,6 @@ def merge(model: Model, group: int | None = None) -> Model:
         updates.append((weight.to(precision) + lora.scale * (up.to(precision) @ down.to(precision))).to(weight.dtype))
     for (_, linear, lora), merged in zip(modules, updates, strict=True):
         linear.weight.copy_(merged)
-        linear.merged_group = group  # type: ignore[assignment]
         if lora.hook is not None:
             lora.hook.remove()
         del linear.lora
@@ -76,9 +74,3 @@ def merge(model: Model, group: int | None = None) -> Model:
             slot.disconnect()
             del module.adapter_slot
     return model
-
-
-def merged_group(model: nn.Module) -> int | None:
-    """The group whose LoRA :func:`merge` put into the weights of ``model``; None where there was no such group."""
-    groups = (getattr(module, "merged_group", None) for module in model.modules())
-    return next((group for group in groups if group is not None), None)

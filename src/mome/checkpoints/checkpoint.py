@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from mome.adapters import adapter_modules, is_adapter_key, merged_group
+from mome.adapters import adapter_modules, is_adapter_key
 from mome.adapters.files import save_tensors
 from mome.checkpoints.backbones import load_backbone
 from mome.checkpoints.folder import INSIDE, WEIGHTS, checkpoint_folder, part_folder, read_config, read_weights
@@ -26,7 +26,6 @@ from mome.encoders import AudioEncoder
 from mome.encoders.avhubert import AVHubertModel
 from mome.errors import MomeError, listed
 from mome.files import open_as_usual
-from mome.rates import RateSet
 
 Model = TypeVar("Model", bound="SavedModel")
 
@@ -41,6 +40,8 @@ class SavedModel(PreTrainedModel):
     audio_encoder: AudioEncoder | None
     video_encoder: AVHubertModel | None
     language_model: PreTrainedModel
+    merged: frozenset[str]
+    """Backbones, of :data:`BACKBONES`, that have taken in their LoRA since they were loaded."""
 
     def trained_state_dict(self, state: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
         """What a checkpoint holds: everything that training changes, and what no backbone's own weights say.
@@ -98,7 +99,7 @@ class SavedModel(PreTrainedModel):
         """
         if not is_main_process:
             return
-        changes = self._merged(self_contained)
+        self._check_adapters(self_contained)
         if push_to_hub and not self_contained:
             self._refuse_local_backbones()
         folder = Path(save_directory)
@@ -106,8 +107,6 @@ class SavedModel(PreTrainedModel):
         trained = self.trained_state_dict(state_dict)
         config = type(self.config).from_dict(self.config.to_dict())
         config.architectures = [type(self).__name__]
-        for option, value in changes.items():
-            setattr(config, option, value)
         for kind, backbone in self._pretrained_parts().items():
             reference = getattr(config, kind)
             if self_contained or _is_nowhere_else(reference):
@@ -147,38 +146,23 @@ class SavedModel(PreTrainedModel):
             self.save_pretrained(folder, self_contained=self_contained)
             return _upload(Path(folder), repo_id, kwargs)
 
-    @property
-    def only(self) -> str | None:
-        """The rates or the task that the model can be used at alone: ``config.only``, or what merging has left."""
-        groups = self.config.adapter_groups
-        anew = any(adapter_modules(self.language_model))  # attached after the merging: its groups count
-        group = merged_group(self.language_model) if groups and not anew else None
-        return self.config.only if group is None else str(groups[group])
-
-    @property
-    def rate_set(self) -> RateSet:
-        """The rates that the model can be used at, those of its configuration or what merging has left."""
-        return self.config.rate_set if self.only is None else self.config.rate_set.only(self.only)
-
-    def _merged(self, self_contained: bool) -> dict[str, Any]:
-        """Changes to the configuration, where :func:`mome.adapters.merge` has made adapters part of the backbones.
-
-        Raises:
-            MomeError: a checkpoint would refer to that backbone as it was before.
-        """
+    def _check_adapters(self, self_contained: bool) -> None:
+        """Raise :class:`MomeError` where a checkpoint would be without the model's adapters or merged weights."""
         parts = self._pretrained_parts()
-        changes: dict[str, Any] = {"only": self.only}
         for kind, option in (("language_model", "adapter"), ("video_encoder", "video_adapter")):
-            if getattr(self.config, option) is None or any(adapter_modules(parts[kind])):
-                continue
-            reference = getattr(self.config, kind)
-            if not (self_contained or _is_nowhere_else(reference) or kind in self.config.unfrozen):
+            part, reference = kind.replace("_", " "), getattr(self.config, kind)
+            if kind in parts and any(adapter_modules(parts[kind])) != (getattr(self.config, option) is not None):
                 raise MomeError(
-                    f"the {option} was merged into the {kind.replace('_', ' ')}, and {reference} is without it: "
+                    f"config.{option} does not say what is attached to the {part}: merge by the recogniser's own "
+                    f"merge, and set config.{option} to what was attached afterwards"
+                )
+            if kind in self.merged and not (
+                self_contained or _is_nowhere_else(reference) or kind in self.config.unfrozen
+            ):
+                raise MomeError(
+                    f"the {option} was merged into the {part}, and {reference} is without it: "
                     "save with self_contained=True"
                 )
-            changes[option] = None
-        return changes
 
     def has_backbone(self, kind: str) -> bool:
         """Whether the model has this pre-trained part."""
@@ -248,7 +232,7 @@ class SavedModel(PreTrainedModel):
             attn_implementation: of the language model (``"sdpa"``, ``"flash_attention_2"``, …).
             quantization_config: of the language model, passed on to Transformers.
             compat: of the configuration, instead of the folder's. A processor must be made for it too
-                (``MomeProcessor.follow``), as :func:`mome.load` does.
+                (``MomeProcessor.from_folder``), as :func:`mome.load` does.
             kwargs: what the Auto classes add; nothing else is supported.
 
         Raises:
@@ -278,12 +262,12 @@ class SavedModel(PreTrainedModel):
                 where = part_folder(folder, reference, kind) if reference.startswith(INSIDE) else reference
                 revision, rounding = (getattr(config, f"{kind}_{of}") for of in ("revision", "rounding"))
                 chosen = {k: v for k, v in options.items() if v is not None}
-                whole = dtype == torch.float32 and not (kind == "language_model" and quantization_config)
-                first = dtype if rounding is None or whole else _dtype(rounding)  # all are made `dtype` below
+                exact = dtype == torch.float32 and not (kind == "language_model" and quantization_config)
+                first = dtype if rounding is None or exact else _dtype(rounding)  # all are made `dtype` below
                 parts[kind] = load_backbone(kind, where, revision, first, chosen, **hub)
                 if quantization_config is None:
                     plan.check_backbone(kind, parts[kind], folder)
-                if rounding is not None and whole:
+                if rounding is not None and exact:
                     _round(parts[kind], getattr(torch, rounding))
                 dtype = parts[kind].dtype if dtype == "auto" else dtype
         model = cls(config, **parts).to(dtype=dtype)  # type: ignore[call-arg]

@@ -188,7 +188,7 @@ class MomeConfig(PreTrainedConfig):
 
     @property
     def rate_set(self) -> RateSet:
-        """The rates that this configuration is for. Of a model ask its own ``rate_set``: merging leaves it fewer."""
+        """The rates that a model of this configuration can be used at."""
         any_rate = self.connector_config.any_rate
         rate_set = RateSet(tuple(self.audio_rates), tuple(self.video_rates), tuple(self.tasks), any_rate)
         return rate_set if self.only is None else rate_set.only(self.only)

@@ -48,15 +48,17 @@ class WaveformAudioEncoder(AudioEncoder, reads="waveform", types=("wavlm", "hube
             return Features(encoder.encoder(hidden).last_hidden_state, lengths)
         mask = length_mask(lengths, hidden.shape[1])
         tokens = encoder.encoder(hidden, attention_mask=mask).last_hidden_state
-        return Features(tokens * mask[..., None], lengths)
+        return Features(tokens.masked_fill(~mask[..., None], 0), lengths)
 
     def _windows(self, waves: Tensor, samples: list[int]) -> Tensor:
-        """``(B, M)`` samples → ``(B, T, C)``, the convolutions' outputs."""
+        """``(B, M)`` samples → ``(B, T, C)``, the convolutions' outputs; T is at least 1."""
         convolve = cast(WavLMModel | HubertModel, self.encoder).feature_extractor
+        least = self.example(1).shape[2]
+        waves = nn.functional.pad(waves, (0, max(least - waves.shape[1], 0)))
         if self.encoder.config.feat_extract_norm == "layer":
             return convolve(waves).transpose(1, 2)
         # The smaller models normalise over time, padding included, so each clip goes through by itself.
-        rows = [convolve(wave[None, :size])[0].T for wave, size in zip(waves, samples, strict=True)]
+        rows = [convolve(wave[None, : max(size, least)])[0].T for wave, size in zip(waves, samples, strict=True)]
         return nn.utils.rnn.pad_sequence(rows, batch_first=True)
 
     def example(self, tokens: int) -> Tensor:

@@ -55,7 +55,7 @@ class WhisperAudioEncoder(AudioEncoder, reads="log_mel", types=("whisper",)):
         return Features(tokens * length_mask(lengths, tokens.shape[1]).to(tokens.device)[..., None], lengths)
 
     def _encode_needed_frames(self, frames: Tensor, frame_mask: Tensor, lengths: Tensor) -> Tensor:
-        encoder, size = cast(WhisperEncoder, self.encoder), int(lengths.max())
+        encoder, size = cast(WhisperEncoder, self.encoder), max(int(lengths.max()), 1)
         frame_mask = frame_mask[:, None].to(frames)
         # A padded batch must look like each clip's own zero padding; the second convolution's valid outputs
         # see no frame beyond the clip.
@@ -144,8 +144,10 @@ def log_mel(waveform: np.ndarray, extractor: WhisperFeatureExtractor, context: A
             f"{len(waveform) / extractor.sampling_rate:.1f} s of audio exceed the audio encoder's window of "
             f"{extractor.n_samples / extractor.sampling_rate:g} s: cut the recording into shorter clips"
         )
+    # Less than half a window is no frame, but the extractor would fail.
+    padded = np.pad(waveform, (0, max(extractor.n_fft // 2 + 1 - len(waveform), 0)))
     features = extractor(
-        z_normalize(waveform),
+        z_normalize(padded),
         sampling_rate=extractor.sampling_rate,
         padding="max_length" if context == "window" else "do_not_pad",
         return_tensors="np",

@@ -50,6 +50,7 @@ def official_log_mel(waveform: np.ndarray, extractor: WhisperFeatureExtractor) -
     """
     normal = torch.nn.functional.layer_norm(torch.tensor(waveform), waveform.shape, eps=1e-8)
     rounded = normal.to(torch.bfloat16).float().numpy()
-    return extractor(
+    features: np.ndarray = extractor(
         rounded, sampling_rate=extractor.sampling_rate, padding="max_length", return_tensors="np"
     ).input_features[0]
+    return features

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from mome.adapters import (
     attach,
     attach_lora,
     count_adapter_parameters,
+    merge,
     use_context,
 )
 from mome.checkpoints.checkpoint import SavedModel
@@ -25,7 +26,7 @@ from mome.checkpoints.language_models import check_language_model
 from mome.checkpoints.vocabulary import extend_vocabulary
 from mome.config import MomeConfig
 from mome.config.fields import BACKBONES
-from mome.config.generation import check_decoding, refuse_code
+from mome.config.generation import NAMES, check_decoding, refuse_code
 from mome.connectors import Connected, build_connector
 from mome.encoders.avhubert import AVHubertModel
 from mome.errors import MomeError
@@ -33,7 +34,7 @@ from mome.features import Features
 from mome.model.decorrelation import decorrelation_loss
 from mome.model.objective import IGNORED_LABEL, Objective, SpeechOutput
 from mome.model.sequence import LanguageInputs, assemble
-from mome.rates import Rates
+from mome.rates import TASKS, Rates, RateSet
 
 SAMPLING = ("temperature", "top_p")
 
@@ -77,6 +78,7 @@ class MomeForSpeechRecognition(SavedModel):
         language_model: PreTrainedModel | None = None,
     ):
         super().__init__(config)
+        self.merged = frozenset()
         check_language_model(config.text_config)
         # A copy: the language model changes its own configuration when its vocabulary grows.
         self.language_model = language_model or AutoModelForCausalLM.from_config(
@@ -141,7 +143,10 @@ class MomeForSpeechRecognition(SavedModel):
         return self
 
     def activation_checkpointing_enable(
-        self, activation_checkpointing_kwargs: dict | None = None, every_n_layers: int = 1, offload: bool = False
+        self,
+        activation_checkpointing_kwargs: dict[str, Any] | None = None,
+        every_n_layers: int = 1,
+        offload: bool = False,
     ) -> None:
         """Checkpoint the language model's layers (non-reentrant, which the router's loss needs)."""
         options = {**(activation_checkpointing_kwargs or {}), "use_reentrant": False}
@@ -156,6 +161,63 @@ class MomeForSpeechRecognition(SavedModel):
     def get_input_embeddings(self) -> nn.Embedding:
         """The language model's token embedding."""
         return cast(nn.Embedding, self.language_model.get_input_embeddings())
+
+    @property
+    def rate_set(self) -> RateSet:
+        """The rates that the model can be used at: its configuration's."""
+        return self.config.rate_set
+
+    def merge(self, which: str | Rates | None = None, parts: Collection[str] | None = None) -> Self:
+        """Fold the LoRA into the weights of the backbones that have one: the same output, at no extra cost.
+
+        The configuration then has no such adapter, and ``only`` says what the merged update was for: rates of
+        another update are refused from then on. A checkpoint on the hub or on disk that the configuration names is
+        without the update, so :meth:`save_pretrained` needs ``self_contained=True``.
+
+        Args:
+            which: of the language model's specific updates, the one for a pair of rates (``"4,2"``) or a task
+                (``"asr"``); ``None`` where it has none.
+            parts: ``"language_model"``, ``"video_encoder"`` or both; by default all that have an adapter.
+
+        Returns:
+            The model itself.
+
+        Raises:
+            MomeError: there is no LoRA or there are experts, which cannot be merged; the rate set does not have the
+                rates; ``which`` is missing, unwanted or not what an update is for. The model is unchanged then.
+        """
+        options = {"language_model": "adapter", "video_encoder": "video_adapter"}
+        if parts is None:
+            parts = [part for part, option in options.items() if getattr(self.config, option) is not None]
+        lacking = [part for part in parts if getattr(self.config, options.get(part, ""), None) is None]
+        if lacking or not parts:
+            raise MomeError(f"there is no adapter to merge into the {' or the '.join(lacking or options)}")
+        if "language_model" in parts:
+            group = self._adapter_group(which)
+            merge(self.language_model, group)
+            if group is not None:
+                self.config.only = str(self.config.adapter_groups[group])
+        if self.video_encoder is not None and "video_encoder" in parts:
+            merge(self.video_encoder)
+        for part in parts:
+            setattr(self.config, options[part], None)
+        self.merged |= set(parts)
+        return self
+
+    def _adapter_group(self, which: str | Rates | None) -> int | None:
+        """The adapter's specific update for a pair of rates or a task; ``None`` where it has none."""
+        groups = [str(group) for group in self.config.adapter_groups]
+        if which is None and not groups:
+            return None
+        if which is not None and which not in TASKS:
+            which = str(self.rate_set.check(Rates.parse(which)))
+        if not groups:
+            raise MomeError(f"'{which}' cannot be chosen: the adapter is the same for all rates, merge without it")
+        if which not in groups:
+            raise MomeError(
+                f"the adapter has an update for each of {' '.join(groups)}: merge one of these, not {which!r}"
+            )
+        return groups.index(which)
 
     def encode(
         self,
@@ -178,7 +240,8 @@ class MomeForSpeechRecognition(SavedModel):
             return None
         trained = any(parameter.requires_grad for parameter in encoder.parameters())
         with torch.set_grad_enabled(torch.is_grad_enabled() and trained):
-            return encoder(inputs.to(self.dtype), mask)
+            features: Features = encoder(inputs.to(self.dtype), mask)
+            return features
 
     def connect(self, encoded: EncodedClips, rates: Sequence[Rates]) -> Connected:
         """Compress and project the encoder tokens of B clips, each clip at its own rates.
@@ -186,13 +249,14 @@ class MomeForSpeechRecognition(SavedModel):
         Raises:
             MomeError: the connector does not have a clip's rates, or merging the adapter has left others alone.
         """
-        if self.only is not None:
+        if self.config.only is not None:
             for rate in rates:
                 self.rate_set.check(rate)
         for modality, side in (("audio", encoded.audio), ("video", encoded.video)):
             if side is None and any(getattr(rate, modality) is not None for rate in rates):
                 raise ValueError(f"rates ask for {modality}, but no {modality} was given")
-        return self.connector(encoded.audio, encoded.video, rates)
+        connected: Connected = self.connector(encoded.audio, encoded.video, rates)
+        return connected
 
     def assemble(self, connected: Connected, rates: Sequence[Rates], labels: Tensor | None = None) -> LanguageInputs:
         """The language model's input: start, audio, video and prompt tokens, and those of the transcript.
@@ -260,7 +324,7 @@ class MomeForSpeechRecognition(SavedModel):
             passes = [[rates] * size if isinstance(rates, Rates) else list(rates)]
             names = ["rates" if len(set(passes[0])) > 1 else str(passes[0][0])]
         else:
-            passes, names = [[one] * size for one in matryoshka], [str(one) for one in matryoshka]
+            passes, names = [[pair] * size for pair in matryoshka], [str(pair) for pair in matryoshka]
         objective = Objective(
             {
                 "load_balancing": self.config.balance_weight,
@@ -271,7 +335,7 @@ class MomeForSpeechRecognition(SavedModel):
         for name, clip_rates in zip(names, passes, strict=True):
             connected = self.connect(encoded, clip_rates)
             inputs = self.assemble(connected, clip_rates, labels)
-            logits, context, decorrelation = self._logits(inputs, clip_rates, labels)
+            logits, context, decorrelation = self._logits(inputs, labels)
             objective.add_transcript(name, logits, labels, (task_weights or {}).get(clip_rates[0].task, 1.0))
             objective.add_adapters(context)
             objective.add_connector(connected)
@@ -282,13 +346,11 @@ class MomeForSpeechRecognition(SavedModel):
                 objective.add(name, loss)
         return objective.output(logits)
 
-    def _logits(
-        self, inputs: LanguageInputs, rates: Sequence[Rates], labels: Tensor
-    ) -> tuple[Tensor, AdapterContext, Tensor | None]:
+    def _logits(self, inputs: LanguageInputs, labels: Tensor) -> tuple[Tensor, AdapterContext, Tensor | None]:
         """Logits ``(B, S, V)`` at the positions that predict ``labels`` (others get none), and what comes with them."""
         lengths = (labels != IGNORED_LABEL).sum(1)
         longest = int(lengths.max())
-        context = self.adapter_context(rates, inputs.mask)
+        context = self.adapter_context(inputs.rates, inputs.mask)
         output = self.language_model(
             inputs_embeds=inputs.embeddings,
             attention_mask=inputs.mask.long(),
@@ -310,20 +372,21 @@ class MomeForSpeechRecognition(SavedModel):
         return logits.gather(1, source[..., None].expand(-1, -1, logits.shape[-1])), context, decorrelation
 
     def generation_options(self, **given: Any) -> dict[str, Any]:
-        """What :meth:`generate` decodes with: no sampling, ``config.generation``, and ``given`` over both.
+        """What :meth:`generate` decodes with: ``given``, else ``config.generation``, else no sampling.
 
+        Of a ``generation_config`` in ``given``, what it sets counts as given; an option beside it goes before.
         Temperature and top-p of ``config.generation`` count where sampling is asked for.
 
         Raises:
             MomeError: an option names code to run, or its value is not possible.
         """
         refuse_code(given)
-        given = {name: value for name, value in given.items() if value is not None}
-        own, settings = {"do_sample": False, **(self.config.generation or {})}, given.get("generation_config")
-        options = {name: value for name, value in own.items() if getattr(settings, name, None) is None} | given
-        if not options.get("do_sample", getattr(settings, "do_sample", False)):
-            options = {name: value for name, value in options.items() if name not in SAMPLING or name in given}
-        return options
+        settings = {name: getattr(given.get("generation_config"), name, None) for name in NAMES}
+        asked = _not_none(settings) | _not_none(given)
+        own = {"do_sample": False} | _not_none(self.config.generation or {})
+        if not (own | asked)["do_sample"]:
+            own = {name: value for name, value in own.items() if name not in SAMPLING}
+        return own | asked
 
     @torch.no_grad()
     def generate(
@@ -343,31 +406,34 @@ class MomeForSpeechRecognition(SavedModel):
             input_features, input_features_mask, pixel_values_videos, pixel_values_videos_mask, encoded:
                 as in :meth:`forward`.
             rates: rates of all clips, or one per clip.
-            prepared: what :meth:`prepare` made of all that at the same rates, one per clip.
+            prepared: what :meth:`prepare` made of all that and the rates; nothing else is needed then.
             generation: options of ``GenerationMixin.generate`` (``max_new_tokens``, ``num_beams``, …) over the
                 model's own. Without a limit there, Transformers stops after few tokens.
 
         Returns:
             ``(B, S)`` int64 ids of the transcript alone, or what ``return_dict_in_generate`` asks for.
         """
-        if rates is None:
-            raise ValueError("generate needs rates")
         options = self.generation_options(**generation)
         if prepared is None:
+            if rates is None:
+                raise ValueError("generate needs rates")
             if encoded is None:
                 encoded = self.encode(
                     input_features, input_features_mask, pixel_values_videos, pixel_values_videos_mask
                 )
             given = encoded.audio if encoded.audio is not None else encoded.video
             size = 0 if given is None else len(given.tokens)
-            rates = [rates] * size if isinstance(rates, Rates) else rates
-            prepared = self.prepare(encoded, rates)
+            prepared = self.prepare(encoded, [rates] * size if isinstance(rates, Rates) else rates)
         options |= {"inputs_embeds": prepared.embeddings, "attention_mask": prepared.mask.long()}
         language_model = cast(Any, self.language_model)
         if not self.config.adapter_groups:
             return language_model.generate(**options)
-        with use_context(self.language_model, self.adapter_context(cast(Sequence[Rates], rates))):
+        with use_context(self.language_model, self.adapter_context(prepared.rates)):
             return language_model.generate(**options)
+
+
+def _not_none(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _forget_generation(language_model: PreTrainedModel) -> None:

@@ -24,7 +24,8 @@ from mome.config.fields import Compatibility
 from mome.encoders import AudioContext, encoder_reading
 from mome.encoders.avhubert.pixels import mouth_pixels
 from mome.errors import MomeError
-from mome.model.compat import official_audio_tokens, official_sound
+from mome.features import length_mask
+from mome.model.compat import official_audio_tokens, official_log_mel, official_sound
 from mome.model.objective import IGNORED_LABEL
 
 IMAGE = ("image_size", "image_mean", "image_std")  # in the settings of the processor and of the video encoder
@@ -34,6 +35,8 @@ _TRIAL = SAMPLE_RATE // 10  # samples
 class MomeProcessor(ProcessorMixin):
     """The audio encoder's feature extractor, the mouth-pixel format and the language model's tokenizer in one.
 
+    With ``compat="official"``, here or in a file, an :class:`OfficialProcessor` is made.
+
     Args:
         feature_extractor: Whisper's, whose window must fit the encoder (30 s for the published ones), or that of
             another audio encoder.
@@ -41,10 +44,15 @@ class MomeProcessor(ProcessorMixin):
         audio_context: as in :class:`~mome.encoders.whisper.WhisperAudioEncoder`.
         image_size, image_mean, image_std: as in :class:`~mome.encoders.avhubert.AVHubertConfig`.
         audio_input: what the audio encoder reads.
-        compat: as in :class:`~mome.model.MomeConfig`.
-        video_multiple: videos are cut to a multiple of so many frames.
+        compat: as in :class:`~mome.config.MomeConfig`.
+        video_multiple: of the official arithmetic, which cuts videos to a multiple of so many frames.
         bos_taught: whether transcripts to teach begin with the tokenizer's start token.
+        precision: that the model computes in; the official arithmetic depends on it. It is not saved.
     """
+
+    def __new__(cls, *parts: Any, compat: Compatibility | None = None, **settings: Any) -> MomeProcessor:
+        """Choose the class by ``compat``, so that files name one class only."""
+        return super().__new__(OfficialProcessor if compat == "official" else cls)
 
     def __init__(
         self,
@@ -58,8 +66,9 @@ class MomeProcessor(ProcessorMixin):
         compat: Compatibility | None = None,
         video_multiple: int = 1,
         bos_taught: bool = False,
+        precision: torch.dtype = torch.float32,
     ):
-        super().__init__(feature_extractor, tokenizer)
+        ProcessorMixin.__init__(self, feature_extractor, tokenizer)
         self.audio_context: AudioContext = audio_context
         self.image_size = image_size
         self.image_mean = image_mean
@@ -68,6 +77,7 @@ class MomeProcessor(ProcessorMixin):
         self.compat: Compatibility | None = compat
         self.video_multiple = video_multiple
         self.bos_taught = bos_taught
+        self.precision = precision
 
     @classmethod
     def for_config(
@@ -80,30 +90,27 @@ class MomeProcessor(ProcessorMixin):
         encoder = config.audio_encoder_class or encoder_reading("log_mel")
         if feature_extractor is None:  # a processor has one, whether or not its encoder needs it
             feature_extractor = (encoder.extractor or Wav2Vec2FeatureExtractor)()
-        processor = cls(feature_extractor, tokenizer, config.audio_context, audio_input=encoder.reads)
-        video = config.video_config
-        if video is not None:
-            processor.image_size = video.image_size
-            processor.image_mean, processor.image_std = video.image_mean, video.image_std
-        return processor.follow(config)
-
-    def follow(self, config: MomeConfig) -> MomeProcessor:
-        """Prepare clips as the configuration's ``compat`` asks for; returns the processor itself."""
-        self.compat = config.compat
-        # The original stacks video frames without a remainder, so its data loader leaves one out.
-        stacked = self.compat is not None and config.compression == "stack" and len(config.video_rates) == 1
-        self.video_multiple = config.video_rates[0] if stacked else 1
-        return self
+        image = {} if config.video_config is None else {name: getattr(config.video_config, name) for name in IMAGE}
+        settings = {"audio_context": config.audio_context, "audio_input": encoder.reads, **image, **_official(config)}
+        return cls(feature_extractor, tokenizer, **settings)
 
     @classmethod
-    def from_folder(cls, folder: Path, config: MomeConfig) -> MomeProcessor:
+    def from_folder(cls, folder: Path, config: MomeConfig, precision: torch.dtype = torch.float32) -> MomeProcessor:
         """The processor of a model folder, tried on a short clip: its files may say anything.
 
+        Args:
+            folder: with the processor's files.
+            config: of the model; its ``compat`` counts, whatever the files say.
+            precision: that the model computes in.
+
         Raises:
-            MomeError: they are missing or damaged, or do not fit the model.
+            MomeError: the files are missing or damaged, or do not fit the model.
         """
         with blaming(f"the processor files of {folder}", "are missing or damaged"):
-            processor = cls.from_pretrained(folder, trust_remote_code=False).follow(config)
+            read = cls.from_pretrained(folder, trust_remote_code=False)
+            settings = {name: getattr(read, name) for name in ("audio_context", "audio_input", "bos_taught", *IMAGE)}
+            settings |= {**_official(config), "precision": precision}
+            processor = cls(read.feature_extractor, read.tokenizer, **settings)
             processor._check(config, folder)
             if config.audio_config is not None:
                 processor.pad_audio([processor.audio(np.zeros(_TRIAL, np.float32))])
@@ -136,7 +143,9 @@ class MomeProcessor(ProcessorMixin):
     def to_dict(self) -> dict[str, Any]:
         """What is written; later options only where they are used, so that files from before stay the same."""
         later = {"audio_input": "log_mel", "compat": None, "video_multiple": 1, "bos_taught": False}
-        return {key: value for key, value in super().to_dict().items() if key not in later or value != later[key]}
+        written = super().to_dict()
+        del written["precision"]
+        return {key: value for key, value in written.items() if key not in later or value != later[key]}
 
     @property
     def longest_audio(self) -> float | None:
@@ -154,21 +163,14 @@ class MomeProcessor(ProcessorMixin):
         C are Whisper's mel bins, one row of samples, or AV-HuBERT's filterbank features.
         """
         encoder = encoder_reading(self.audio_input)
-        features, frames = encoder.features(waveform, self.feature_extractor, self.audio_context)
-        if self.compat is not None and self.audio_input == "log_mel":
-            frames = min(2 * official_audio_tokens(len(waveform)), features.shape[1])
-        return features, frames
+        return encoder.features(waveform, self.feature_extractor, self.audio_context)
 
     def sound(self, clip: Clip, beside_video: bool) -> np.ndarray:
-        """The clip's waveform; beside its video, as long as that where ``compat`` asks for it."""
-        wave = self._need(clip.audio, clip, "sound")
-        if beside_video and self.compat is not None:
-            wave = official_sound(wave, len(self._need(clip.mouth, clip, "visible mouth")))
-        return wave
+        """The clip's waveform; ``beside_video`` says whether its video is read too."""
+        return self._need(clip.audio, clip, "sound")
 
     def video(self, mouth: np.ndarray, offset: tuple[int, int] | None = None, flip: bool = False) -> np.ndarray:
-        """``(T, 96, 96)`` uint8 → ``(T, image_size, image_size)`` float32, without a remainder that is not wanted."""
-        mouth = mouth[: len(mouth) // self.video_multiple * self.video_multiple or len(mouth)]
+        """``(T, 96, 96)`` uint8 → ``(T, image_size, image_size)`` float32."""
         return mouth_pixels(mouth, self, offset, flip)
 
     def __call__(
@@ -231,9 +233,8 @@ class MomeProcessor(ProcessorMixin):
         }
 
     def _mask(self, frames: Tensor, size: int) -> Tensor:
-        """``(B, size)`` bool, true on real frames; the original passes no masks, so its padding counts."""
-        real = frames if self.compat is None else frames.max().expand(len(frames))
-        return torch.arange(size) < real[:, None]
+        """``(B, size)`` bool, true on each clip's real frames."""
+        return length_mask(frames, size)
 
     def labels(self, text: Sequence[str]) -> Tensor:
         """``(B, S)`` int64 transcript ids, each with an end token, padded with -100."""
@@ -244,3 +245,40 @@ class MomeProcessor(ProcessorMixin):
     def decode_text(self, ids: Tensor) -> list[str]:
         """``(B, S)`` token ids → transcripts."""
         return [line.strip() for line in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+
+
+class OfficialProcessor(MomeProcessor):
+    """Prepares clips as the published systems' code does (docs/compat.md); made by ``compat="official"``."""
+
+    def sound(self, clip: Clip, beside_video: bool) -> np.ndarray:
+        """The clip's waveform; beside its video, as long as that."""
+        wave = super().sound(clip, beside_video)
+        return official_sound(wave, len(self._need(clip.mouth, clip, "visible mouth"))) if beside_video else wave
+
+    def audio(self, waveform: np.ndarray) -> tuple[np.ndarray, int]:
+        """Whisper's frames are counted in bfloat16, and made of a rounded waveform if the model is in bfloat16."""
+        features, frames = super().audio(waveform)
+        if self.audio_input == "log_mel":
+            frames = min(2 * official_audio_tokens(len(waveform)), features.shape[1])
+            if self.precision == torch.bfloat16:
+                features = official_log_mel(waveform, self.feature_extractor)
+        return features, frames
+
+    def video(self, mouth: np.ndarray, offset: tuple[int, int] | None = None, flip: bool = False) -> np.ndarray:
+        """Without the last frames that make no whole ``video_multiple``."""
+        kept = len(mouth) // self.video_multiple * self.video_multiple
+        return super().video(mouth[: kept or len(mouth)], offset, flip)
+
+    def _mask(self, frames: Tensor, size: int) -> Tensor:
+        """No masks are passed, so padding up to the longest clip's end counts."""
+        return super()._mask(frames.max().expand(len(frames)), size)
+
+
+OfficialProcessor.__name__ = MomeProcessor.__name__  # what saved files say: the class that loads them
+
+
+def _official(config: MomeConfig) -> dict[str, Any]:
+    """The processor's settings that follow the configuration's ``compat``."""
+    # The original stacks video frames without a remainder, so its data loader leaves that out.
+    stacked = config.compat == "official" and config.compression == "stack" and len(config.video_rates) == 1
+    return {"compat": config.compat, "video_multiple": config.video_rates[0] if stacked else 1}

@@ -22,12 +22,14 @@ class LanguageInputs:
         embeddings: ``(B, L, H)``.
         mask: ``(B, L)`` bool, true on real tokens.
         positions: ``(B, L)`` int64, counted from each sequence's first real token.
+        rates: of each clip.
         counts: tokens fed for each clip, transcript excluded.
     """
 
     embeddings: Tensor
     mask: Tensor
     positions: Tensor
+    rates: list[Rates]
     counts: list[Tokens]
 
 
@@ -72,7 +74,7 @@ def assemble(
     embeddings = torch.stack([nn.functional.pad(row, (0, 0, longest - len(row), 0)) for row in rows])
     lengths = torch.tensor([len(row) for row in rows], device=device)
     offset = torch.arange(longest, device=device) - (longest - lengths[:, None])
-    return LanguageInputs(embeddings, offset >= 0, offset.clamp(min=0), counts)
+    return LanguageInputs(embeddings, offset >= 0, offset.clamp(min=0), rates, counts)
 
 
 def encoder_frames(config: MomeConfig, seconds: float) -> tuple[int, int]:
