@@ -17,15 +17,7 @@ from safetensors.torch import load_file
 import mome
 from mome.errors import MomeError
 from mome.training.run import train
-from tests.training.toy import MOME, SENTENCES, toy_backbones, toy_corpus, toy_recipe
-
-
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("toy")
-    toy_corpus(folder / "data")
-    toy_backbones(folder / "backbones")
-    return folder
+from tests.training.toy import MOME, SENTENCES, toy_recipe
 
 
 def recipe(toy: Path, output: Path, cache: str = "clips", adapter: str = MOME) -> Path:

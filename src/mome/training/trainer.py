@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from mome.adapters import RouterStatistics
 from mome.checkpoints.folder import WEIGHTS, read_weights
@@ -82,7 +82,7 @@ class MatryoshkaTrainer(Trainer):
         self.folder = RunFolder(Path(str(args.output_dir)))
         self.step_logs: dict[str, list[Tensor]] = {}
         self.step_clips: list[Tensor] = []  # of the batches since the last update
-        self.add_callback(_AfterUpdate(self))
+        self.add_callback(_Callbacks(self))
 
     def get_train_dataloader(self) -> DataLoader:
         """Batches within the frame budget, shared out among the processes."""
@@ -135,8 +135,10 @@ class MatryoshkaTrainer(Trainer):
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add the means since the last log of the losses by rate and of the router's statistics."""
         if "loss" in logs:
-            means = {name: float(torch.stack(values).mean()) for name, values in self.step_logs.items()}
-            logs = {**logs, **means}
+            if self.step_logs:  # of the same names on every process: all go through the same rates
+                own = torch.stack([torch.stack(values).float().mean() for values in self.step_logs.values()])
+                means = self.accelerator.reduce(own, "mean").tolist()
+                logs = {**logs, **dict(zip(self.step_logs, means, strict=True))}
             self.step_logs = {}
         super().log(logs, *args, **kwargs)
 
@@ -236,11 +238,17 @@ class MatryoshkaTrainer(Trainer):
                 super()._load_rng_state(checkpoint)
 
 
-class _AfterUpdate(TrainerCallback):
-    """Looks at the weights right after they have changed, before any checkpoint."""
+class _Callbacks(TrainerCallback):
+    """Tells the sampler the epoch, and looks at the weights after each update, before any checkpoint."""
 
     def __init__(self, trainer: MatryoshkaTrainer):
         self.trainer = trainer
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        # The Trainer's own call does not reach the sampler where several processes resume amid an epoch.
+        self.trainer.sampler.set_epoch(int(state.epoch or 0))
 
     def on_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         self.trainer.check_update()
