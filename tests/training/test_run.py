@@ -29,6 +29,7 @@ def losses(output: Path) -> list[tuple[int, float]]:
     return [(entry["step"], entry["loss"]) for entry in history if "loss" in entry]
 
 
+@pytest.mark.slow
 def test_train_then_transcribe(toy: Path, tmp_path: Path):
     output = train(recipe(toy, tmp_path / "run", "tokens"), ["optim.epochs=50", "validation.every_steps=50"])
     trajectory = losses(output)
@@ -44,6 +45,7 @@ def test_train_then_transcribe(toy: Path, tmp_path: Path):
     assert "audio_encoder.encoder.conv1.weight" not in load_file(output / "model.safetensors")
 
 
+@pytest.mark.slow
 def test_clips_are_augmented_and_encoded_anew_without_the_token_cache(toy: Path, tmp_path: Path):
     output = train(recipe(toy, tmp_path / "run", "clips"), ["optim.epochs=10"])
     trajectory = losses(output)
@@ -51,6 +53,7 @@ def test_clips_are_augmented_and_encoded_anew_without_the_token_cache(toy: Path,
     assert not (tmp_path / "cache" / "tokens").exists()
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_weights(toy: Path, tmp_path: Path):
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()

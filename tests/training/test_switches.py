@@ -140,6 +140,7 @@ def files(output: Path) -> set[str]:
     return {re.sub(r"events.out.*", "events", str(file.relative_to(output))) for file in output.rglob("*")}
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_that_accumulates_their_batches(toy: Path, tmp_path: Path):
     # Four batches of two clips an epoch, two for each process: the third update is amid the second epoch.
     options = ["data.max_frames=56", "optim.steps=4", "validation.every_steps=3"]
@@ -157,6 +158,7 @@ def test_two_processes_train_as_one_that_accumulates_their_batches(toy: Path, tm
     assert all(torch.equal(value, straight[name]) for name, value in weights(output).items())
 
 
+@pytest.mark.slow
 def test_two_processes_train_the_adapters_of_all_groups(toy: Path, tmp_path: Path):
     options = ["optim.steps=2", "optim.rates_per_step=1"]  # a step has gradients for one of the three groups alone
     output = distributed(toy, tmp_path / "two", *options, adapter=GROUPED)

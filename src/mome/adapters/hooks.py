@@ -75,7 +75,8 @@ def add_lora(linear: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor
     """Hook of a linear layer: add the low-rank update."""
     lora = linear.lora
     assert isinstance(lora, ScaleLora)
-    return output + lora(args[0])
+    update: Tensor = lora(args[0])
+    return output + update
 
 
 def _layer_bank(layer: nn.Module, x: Tensor, context: AdapterContext | None) -> Tensor:
@@ -85,7 +86,8 @@ def _layer_bank(layer: nn.Module, x: Tensor, context: AdapterContext | None) -> 
         norm = layer.input_layernorm
         assert isinstance(norm, nn.Module)
         x = norm(x)
-    return bank(x)
+    added: Tensor = bank(x)
+    return added
 
 
 def _bank(module: nn.Module) -> ExpertBank:

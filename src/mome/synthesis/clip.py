@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mome.errors import MomeError
-from mome.media.clip import FRAME_RATE, SAMPLE_RATE
+from mome.media import FRAME_RATE, SAMPLE_RATE
 from mome.synthesis.espeak import VOICES, Phoneme, check_voice, speak
 from mome.synthesis.mouth import draw_mouth
 from mome.synthesis.room import record, resample

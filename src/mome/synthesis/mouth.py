@@ -224,7 +224,8 @@ def _lip_texture(face: Face, rng: np.random.Generator) -> np.ndarray:
 def _light(face: Face) -> np.ndarray:
     """The light over the frame as a float32 factor ``(96, 96)``."""
     y, x = np.mgrid[0:SIZE, 0:SIZE].astype(np.float32) / SIZE - 0.5
-    return (face.contrast * (1 + 2 * face.light[0] * x + 2 * face.light[1] * y)).astype(np.float32)
+    light: np.ndarray = face.contrast * (1 + 2 * face.light[0] * x + 2 * face.light[1] * y)
+    return light.astype(np.float32)
 
 
 def _placement(face: Face, seconds: float) -> np.ndarray:

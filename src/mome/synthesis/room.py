@@ -7,13 +7,16 @@ import math
 import numpy as np
 from scipy import signal
 
-SAMPLE_RATE = 16_000
+from mome.media import SAMPLE_RATE
 
 
 def resample(samples: np.ndarray, sample_rate: int) -> np.ndarray:
     """Bring float samples at ``sample_rate`` Hz to 16 kHz, float64."""
     common = math.gcd(SAMPLE_RATE, sample_rate)
-    return signal.resample_poly(samples.astype(np.float64), SAMPLE_RATE // common, sample_rate // common)
+    resampled: np.ndarray = signal.resample_poly(
+        samples.astype(np.float64), SAMPLE_RATE // common, sample_rate // common
+    )
+    return resampled
 
 
 def record(speech: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -40,4 +43,5 @@ def record(speech: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     share = rng.uniform(0.0, 1.0)
     floor = (1 - share) * hiss / np.std(hiss) + share * hum / np.std(hum)
     floor *= loudness * 10 ** (-rng.uniform(28.0, 50.0) / 20) / max(float(np.std(floor)), 1e-9)
-    return np.clip(sound + floor, -0.999, 0.999).astype(np.float32)
+    recorded: np.ndarray = np.clip(sound + floor, -0.999, 0.999).astype(np.float32)
+    return recorded

@@ -11,7 +11,7 @@ import numpy as np
 
 from mome.errors import MomeError
 from mome.files import atomic_write
-from mome.media.clip import FRAME_RATE, SAMPLE_RATE
+from mome.media import FRAME_RATE, SAMPLE_RATE
 from mome.synthesis.clip import SyntheticClip
 
 _AUDIO_BITS, _VIDEO_BITS = 96_000, 400_000

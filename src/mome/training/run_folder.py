@@ -175,7 +175,7 @@ def _state(checkpoint: Path) -> TrainerState | None:
     if not file.exists():
         return None
     try:
-        state = TrainerState.load_from_json(str(file))
+        state: TrainerState = TrainerState.load_from_json(str(file))
         whole = _is_state(state) and state.global_step == _step(checkpoint)
     except Exception as error:  # of whatever kind: the class takes what it is given
         raise damaged(file) from error

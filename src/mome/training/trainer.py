@@ -84,7 +84,7 @@ class MatryoshkaTrainer(Trainer):
         self.step_clips: list[Tensor] = []  # of the batches since the last update
         self.add_callback(_Callbacks(self))
 
-    def get_train_dataloader(self) -> DataLoader:
+    def get_train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Batches within the frame budget, shared out among the processes."""
         loader = DataLoader(
             self.dataset,
@@ -92,7 +92,8 @@ class MatryoshkaTrainer(Trainer):
             collate_fn=self.data_collator,
             num_workers=self.args.dataloader_num_workers,
         )
-        return self.accelerator.prepare(loader)
+        prepared: DataLoader[dict[str, Any]] = self.accelerator.prepare(loader)
+        return prepared
 
     def compute_loss(
         self,
@@ -146,7 +147,7 @@ class MatryoshkaTrainer(Trainer):
         """Word error rates on the validation split."""
         assert self.validate is not None
         training = self.model.training
-        metrics = {f"eval_{name}": value for name, value in self.validate(self.model.eval()).items()}
+        metrics = {f"eval_{name}": value for name, value in self.validate(self.model.train(False)).items()}
         self.model.train(training)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -167,7 +168,7 @@ class MatryoshkaTrainer(Trainer):
         )
 
     def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
-        norm = super()._get_grad_norm(model, grad_norm)
+        norm = cast(Any, super())._get_grad_norm(model, grad_norm)  # which has no annotations
         # The optimiser squares what clipping leaves: a weight whose square is infinite would never move again.
         power = 1 if self.args.max_grad_norm > 0 else 2
         self._refuse_unless_finite("gradient's norm", torch.as_tensor(norm).float() ** power)
@@ -178,7 +179,7 @@ class MatryoshkaTrainer(Trainer):
         self._refuse_unless_finite("largest weight after the update", _largest(self.model.parameters()))
         self.step_clips = []
 
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """A checkpoint is a model folder: with the processor beside the weights."""
         super()._save(output_dir, state_dict)
         if self.args.should_save:
