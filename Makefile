@@ -58,7 +58,7 @@ fuzz: $(INSTALLED)  ## Search for files, folders, settings and arguments that en
 	@for part in $(FUZZ); do $(BIN)/python -m scripts.fuzz.run $$part --out results/fuzz/$${part%%=*}.json $(ARGS) || exit; done
 
 clean:  ## Delete caches and build left-overs, not .venv, build/mome-tiny and runs
-	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build/lib build/bdist.*
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage dist build/lib build/bdist.*
 	rm -rf src/mome.egg-info scripts/golden_option/*.egg-info
 	find src tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
 

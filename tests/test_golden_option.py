@@ -27,6 +27,7 @@ def collected(folder: Path, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_folder_alone_on_the_command_line(tmp_path):
     if not any(plugin.name == "golden_option" for plugin in entry_points(group="pytest11")):
         pytest.skip("make install has not installed scripts/golden_option")
@@ -35,6 +36,7 @@ def test_the_folder_alone_on_the_command_line(tmp_path):
     assert "[omni-avsr-none]" not in found
 
 
+@pytest.mark.slow
 def test_the_folder_as_part_of_the_option(tmp_path):
     assert "[llama-mtsk-ms-other" in collected(tmp_path, f"--golden={tmp_path}", "-v")
 

@@ -28,6 +28,7 @@ def commands() -> list[list[str]]:
 
 
 @pytest.mark.parametrize(("language", "code"), TESTED)
+@pytest.mark.slow
 def test_marked_examples_run(language: str, code: str, tmp_path: Path):
     if "synthesize" in code:
         pytest.importorskip("espeakng_loader")

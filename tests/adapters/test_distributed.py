@@ -6,6 +6,7 @@ import datetime
 import os
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch import multiprocessing
@@ -44,6 +45,7 @@ def work(rank: int, folder: Path) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_ranks_in_different_groups_get_the_gradients_of_one_process(tmp_path) -> None:
     multiprocessing.spawn(work, (tmp_path,), nprocs=2)
     ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]

@@ -38,6 +38,7 @@ def run(model, kind: int) -> tuple[torch.Tensor, dict[int, list[float]]]:
 
 
 @everything
+@pytest.mark.slow
 def test_every_pass_has_its_own_groups_and_statistics(adapter) -> None:
     model = tiny.model("llama", adapter)
     alone = [run(model, kind) for kind in range(3)]

@@ -322,6 +322,7 @@ def test_weights_have_ordinary_permissions(tmp_path):
     assert load_file(tmp_path / "model" / "model.safetensors")
 
 
+@pytest.mark.slow
 def test_the_environment_is_heeded(tiny_model, tmp_path):
     """``HF_ENDPOINT`` and ``HF_HUB_OFFLINE`` are read when the program starts, so a program is started."""
     environment = {

@@ -141,6 +141,7 @@ def test_one_bad_file_of_many_is_its_own_failure(run, folder, tiny_model):
     assert "4 of 5 files" in result.stderr
 
 
+@pytest.mark.slow
 def test_a_name_that_is_not_text_is_printed_all_the_same(tmp_path):
     code = "from mome.cli import main; main()"
     path = os.fsencode(tmp_path) + b"/\xff\n\x1b[2J.mp4"

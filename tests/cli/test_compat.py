@@ -51,6 +51,7 @@ def without_seconds(document: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("options", "compat", "tokens"), [([], None, 56 // 4), (OFFICIAL, "official", 55 // 4)])
+@pytest.mark.slow
 def test_transcribe_prepares_a_clip_as_python_does(run, published, talks, options, compat, tokens):
     rates = ("4,2", "4,-")
     result = run(

@@ -103,6 +103,7 @@ def test_bottlenecks_follow_the_width():
     assert load_config("llama-mtsk-ms-8b-lrs3").adapter["bottleneck"] == 64
 
 
+@pytest.mark.slow
 def test_whisper_medium_only_where_the_published_systems_need_it():
     medium = {name for name in RECIPES if load_recipe(name).model.audio_encoder == "openai/whisper-medium.en"}
     expected = {"llama-smop-lrs2", "llama-smop-lrs3", "llama-smop-jedr-lrs2", "llama-smop-jedr-lrs3"}

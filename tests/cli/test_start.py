@@ -128,6 +128,7 @@ def test_interrupted_before_anything_is_imported():
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.slow
 def test_a_signal_ends_a_command_in_one_line(clips, tmp_path, how):
     """What is finished is printed; the other files take long."""
     long = write(tmp_path / "long.wav", wave=np.random.default_rng(0).standard_normal(16_000 * 9).astype(np.float32))

@@ -38,6 +38,7 @@ print(1024 * (getrusage(RUSAGE_SELF).ru_maxrss - before) / os.path.getsize(check
 """
 
 
+@pytest.mark.slow
 def test_memory_is_at_most_that_of_the_checkpoint(tmp_path):
     case = random_case("llama-avsr", "audio")
     case.config["llm"]["intermediate_size"] = 400_000  # 2 layers of 77 MB
@@ -55,6 +56,7 @@ def test_memory_is_at_most_that_of_the_checkpoint(tmp_path):
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells the memory that no file backs")
+@pytest.mark.slow
 def test_a_file_of_8b_is_streamed(tmp_path):
     """In memory there is never more than a few tensors of the file's 17 GB."""
     (tmp_path / "hole").open("wb").truncate(2**26)

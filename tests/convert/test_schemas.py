@@ -138,6 +138,7 @@ def test_avhubert_large_is_our_default(shared):
     ["llama-avsr-AVSR-8B-stack-A4-V2", "llama-avsr-VSR-3B-avg5-ln-lora", "llama-smop-1B", "omni-avsr-ST-1B"],
 )
 @torch.no_grad()
+@pytest.mark.slow
 def test_a_pass_at_real_width_with_few_layers(shared, tmp_path, name):
     config, _ = described(name, schema(shared, name)["keys"], tmp_path)
     config.text_config.num_hidden_layers, config.text_config.vocab_size = 1, 200

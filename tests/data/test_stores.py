@@ -137,6 +137,7 @@ def test_workers_leave_an_interruption_to_the_process_that_started_them():
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.slow
 def test_one_modality_and_workers(media, tmp_path):
     heard = ClipStore(tmp_path, audio=True, video=False)
     heard.prepare(media, 2, quiet)
@@ -329,6 +330,7 @@ def case_sensitive(processor):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.slow
 def test_what_a_clip_warns_of_is_logged(media, tmp_path, caplog, workers):
     path = write(tmp_path / "dull.mkv", [np.zeros((96, 96), np.uint8)] * 20, wave=np.zeros(12_800))
     ClipStore(tmp_path / "clips", audio=True, video=True).prepare(

@@ -45,6 +45,7 @@ def result(out: Transcript) -> tuple[Any, ...]:
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.slow
 def test_threads_write_what_one_writes(files: list[Path], system: str) -> None:
     torch.manual_seed(2)
     tokenizer = tiny_tokenizer()

@@ -123,6 +123,18 @@ def test_a_clip_does_not_depend_on_its_batch():
     assert (together.tokens[0, 9:] == 0).all()
 
 
+def test_new_weights_are_drawn_as_transformers_does():
+    torch.manual_seed(0)
+    model = AVHubertModel(AVHubertConfig(hidden_size=64, num_hidden_layers=1, num_attention_heads=2, resnet_width=4))
+    linear, positions = model.encoder.layers[0].fc1, model.encoder.pos_conv[0]
+    assert linear.weight.std().item() == pytest.approx(model.config.initializer_range, rel=0.05)
+    assert not linear.bias.any()
+    assert not positions.bias.any()
+    norms = positions.weight_v.square().sum(dim=(0, 1), keepdim=True).sqrt()
+    assert positions.weight_g.shape == norms.shape
+    torch.testing.assert_close(positions.weight_g, norms, rtol=0.2, atol=0)
+
+
 def test_needs_a_modality():
     model = AVHubertModel(AVHubertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, resnet_width=2))
     with pytest.raises(ValueError, match="video frames, audio features or both"):

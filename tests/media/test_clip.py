@@ -412,6 +412,7 @@ def test_failures_inside_the_libraries_name_the_file(tmp_path, monkeypatch, erro
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
+@pytest.mark.slow
 def test_a_process_forked_after_reading_a_file_can_read_one_too(tmp_path):
     path = write(tmp_path / "a.mkv", [np.full((96, 96), 50, np.uint8)] * 5)
     code = f"""

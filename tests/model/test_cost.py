@@ -115,6 +115,7 @@ def test_frozen_language_model(family, rates):
 
 @pytest.mark.parametrize("window", [16, 40])  # passed while reading, and while writing
 @pytest.mark.parametrize("family", [Gemma3TextConfig, MistralConfig])
+@pytest.mark.slow
 def test_layers_with_a_sliding_window_forget(family, window):
     sizes = {"vocab_size": build.VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 6}
     sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}

@@ -21,6 +21,7 @@ COMMANDS = [shlex.split(line)[1:] for line in re.findall(r"^mome .*|(?<=`)mome [
 TRAINED = [words[1:] for words in COMMANDS if words[0] == "train" and len(words) > 1]
 
 
+@pytest.mark.slow
 def test_the_table_is_what_the_formula_gives(capsys):
     (code,) = (code for code in re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL) if "RECIPES" in code)
     exec(compile(code, "models.md", "exec"), {})

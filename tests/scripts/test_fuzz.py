@@ -64,6 +64,7 @@ def test_changed_values_leave_the_original_alone():
     assert sum(one != values for one in changed) > 15
 
 
+@pytest.mark.slow
 def test_half_a_minute_of_the_search_finds_nothing(tmp_path):
     wanted = [f"{kind}={count}" for kind, count in PARTS.items()]
     command = [sys.executable, "-m", "scripts.fuzz.run", *wanted, "--seed", "7", "--keep", str(tmp_path)]

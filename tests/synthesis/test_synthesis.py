@@ -85,6 +85,7 @@ def test_same_arguments_same_clip(clip: SyntheticClip):
     assert digest(synthesize(SENTENCE, "en-gb+f2", seed=5)) == digest(clip)
 
 
+@pytest.mark.slow
 def test_same_clip_in_another_process(clip: SyntheticClip):
     code = (
         "from tests.synthesis.test_synthesis import digest, synthesize, SENTENCE;"
@@ -113,6 +114,7 @@ def test_seed_draws_a_voice():
     assert digest(again) == digest(drawn[2])
 
 
+@pytest.mark.slow
 def test_every_word_is_spoken():
     need_espeak()
     for index in range(25):
@@ -137,6 +139,7 @@ def test_letters_are_spoken_by_name(accent: str):
     assert names["b"] == ("b", "i:")
 
 
+@pytest.mark.slow
 def test_every_voice_speaks():
     need_espeak()
     plain = {accent: speak(["bin"], accent).samples for accent in ACCENTS}

@@ -17,15 +17,7 @@ from safetensors.torch import load_file
 import mome
 from mome.errors import MomeError
 from mome.training.run import train
-from tests.training.toy import MOME, SENTENCES, toy_backbones, toy_corpus, toy_recipe
-
-
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("toy")
-    toy_corpus(folder / "data")
-    toy_backbones(folder / "backbones")
-    return folder
+from tests.training.toy import MOME, SENTENCES, toy_recipe
 
 
 def recipe(toy: Path, output: Path, cache: str = "clips", adapter: str = MOME) -> Path:
@@ -37,6 +29,7 @@ def losses(output: Path) -> list[tuple[int, float]]:
     return [(entry["step"], entry["loss"]) for entry in history if "loss" in entry]
 
 
+@pytest.mark.slow
 def test_train_then_transcribe(toy: Path, tmp_path: Path):
     output = train(recipe(toy, tmp_path / "run", "tokens"), ["optim.epochs=50", "validation.every_steps=50"])
     trajectory = losses(output)
@@ -52,6 +45,7 @@ def test_train_then_transcribe(toy: Path, tmp_path: Path):
     assert "audio_encoder.encoder.conv1.weight" not in load_file(output / "model.safetensors")
 
 
+@pytest.mark.slow
 def test_clips_are_augmented_and_encoded_anew_without_the_token_cache(toy: Path, tmp_path: Path):
     output = train(recipe(toy, tmp_path / "run", "clips"), ["optim.epochs=10"])
     trajectory = losses(output)
@@ -59,6 +53,7 @@ def test_clips_are_augmented_and_encoded_anew_without_the_token_cache(toy: Path,
     assert not (tmp_path / "cache" / "tokens").exists()
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_weights(toy: Path, tmp_path: Path):
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import math
 import os
+from inspect import getsource, signature
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import TrainerState, TrainingArguments
+from transformers import Trainer, TrainerState, TrainingArguments
 
 from mome import MomeError, MomeForSpeechRecognition, Rates, Transcriber
 from mome.adapters import RouterStatistics
@@ -99,6 +100,24 @@ def test_validation_leaves_training_as_it_was(tmp_path):
     assert training.model.training
     assert not training.model.video_encoder.training
     assert training.state.log_history[-1]["eval_wer/4,2"] == 0.25
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "_get_grad_norm",
+        "_load_best_model",
+        "_load_from_checkpoint",
+        "_load_optimizer_and_scheduler",
+        "_load_rng_state",
+        "_save",
+        "_save_checkpoint",
+    ],
+)
+def test_the_trainers_own_methods_that_are_replaced_are_still_called_so(name):
+    ours, theirs = (list(signature(getattr(kind, name)).parameters) for kind in (MatryoshkaTrainer, Trainer))
+    assert ours == theirs
+    assert f"self.{name}(" in getsource(Trainer)
 
 
 def test_routing_summary():

@@ -285,7 +285,8 @@ def _layer_bank(layer: nn.Module, x: Tensor, context: AdapterContext | None) -> 
         norm = layer.input_layernorm
         assert isinstance(norm, nn.Module)
         x = norm(x)
-    return bank(x)
+    added: Tensor = bank(x)
+    return added
 
 
 def _bank(module: nn.Module) -> ExpertBank:

@@ -77,9 +77,8 @@ def check_context_arrives(model: nn.Module, width: int, below: bool) -> None:
 
 def hidden_states(args: tuple[Any, ...], kwargs: dict[str, Any], *names: str) -> Tensor:
     """A layer's or its part's input, whether it was passed by position or by name."""
-    if args:
-        return args[0]
-    return next(kwargs[name] for name in ("hidden_states", *names) if name in kwargs)
+    found: Tensor = args[0] if args else next(kwargs[name] for name in ("hidden_states", *names) if name in kwargs)
+    return found
 
 
 def submodule(layer: nn.Module, name: str, hint: str = "") -> nn.Module:

@@ -334,4 +334,5 @@ def add_lora(linear: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor
     """Hook of a linear layer: add the low-rank update."""
     lora = linear.lora
     assert isinstance(lora, ScaleLora)
-    return output + lora(args[0])
+    update: Tensor = lora(args[0])
+    return output + update

@@ -56,14 +56,16 @@ def train(name: str | Path, overrides: Sequence[str] = (), resume: bool = False)
             raise MomeError(f"training needs {package}: pip install 'mome[train]'")
     recipe = load_recipe(name, list(overrides))
     plan = _plan(recipe)
+    arguments = _arguments(recipe, plan)  # several processes meet here
     folder = RunFolder(Path(recipe.output))
-    checkpoint = folder.claim(recipe, resume)
+    with arguments.main_process_first(local=False):
+        checkpoint = folder.claim(recipe, resume)
     set_seed(recipe.optim.seed)
     model, processor = build(recipe)
     if recipe.optim.gradient_checkpointing:
         model.activation_checkpointing_enable()
     with disk_errors(folder.path), closing(StderrProgress()) as progress:
-        trainer = _trainer(recipe, plan, model, processor, folder.path)
+        trainer = _trainer(recipe, plan, arguments, model, processor)
         trainer.add_callback(progress)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if trainer.is_world_process_zero():
@@ -137,7 +139,11 @@ def _some(rows: list[ManifestRow], limit: int | None) -> list[ManifestRow]:
 
 
 def _trainer(
-    recipe: Recipe, plan: Plan, model: MomeForSpeechRecognition, processor: MomeProcessor, out: Path
+    recipe: Recipe,
+    plan: Plan,
+    arguments: TrainingArguments,
+    model: MomeForSpeechRecognition,
+    processor: MomeProcessor,
 ) -> MatryoshkaTrainer:
     optim, data = recipe.optim, recipe.data
     cache, augmentation = Path(data.cache_folder), plan.augmentation
@@ -168,9 +174,7 @@ def _trainer(
     validate = None
     if plan.validated:
         validate = Validation(plan.validated, recipe.validation.batch, processor, clips, plan.valid_rows)
-    trainer = MatryoshkaTrainer(
-        model, _arguments(recipe, out, validate), dataset, sampler, schedule, optim.task_weights, validate
-    )
+    trainer = MatryoshkaTrainer(model, arguments, dataset, sampler, schedule, optim.task_weights, validate)
     trainer.remove_callback(ProgressCallback)
     return trainer
 
@@ -196,11 +200,6 @@ class Validation:
         self.rates, self.batch = rates, batch
         self.processor, self.clips, self.rows = processor, clips, rows
 
-    @property
-    def metric(self) -> str:
-        """Name of the error rate that chooses the best checkpoint."""
-        return f"wer/{self.rates[0]}"
-
     def __call__(self, model: MomeForSpeechRecognition) -> dict[str, float]:
         """``{"wer/4,2": 0.03, …}``."""
         transcriber = Transcriber(model, self.processor)
@@ -217,12 +216,12 @@ class Validation:
         }
 
 
-def _arguments(recipe: Recipe, out: Path, validation: Validation | None) -> TrainingArguments:
-    optim = recipe.optim
-    os.environ["TENSORBOARD_LOGGING_DIR"] = str(out / "tensorboard")
+def _arguments(recipe: Recipe, plan: Plan) -> TrainingArguments:
+    optim, validated = recipe.optim, plan.validated
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(Path(recipe.output) / "tensorboard")
     every = recipe.validation.every_steps
     return TrainingArguments(
-        output_dir=str(out),
+        output_dir=recipe.output,
         num_train_epochs=optim.epochs,
         max_steps=-1 if optim.steps is None else optim.steps,
         learning_rate=optim.learning_rate,
@@ -239,7 +238,7 @@ def _arguments(recipe: Recipe, out: Path, validation: Validation | None) -> Trai
         seed=optim.seed,
         logging_steps=optim.log_steps,
         logging_first_step=True,  # a short run tells something too
-        eval_strategy="steps" if validation else "no",
+        eval_strategy="steps" if validated else "no",
         eval_steps=every,
         save_strategy="steps",
         save_steps=every,
@@ -250,6 +249,6 @@ def _arguments(recipe: Recipe, out: Path, validation: Validation | None) -> Trai
         dataloader_num_workers=recipe.data.workers,
         ddp_find_unused_parameters=True,
         report_to=["tensorboard"],
-        load_best_model_at_end=validation is not None,
-        metric_for_best_model=None if validation is None else f"eval_{validation.metric}",
+        load_best_model_at_end=bool(validated),
+        metric_for_best_model=f"eval_wer/{validated[0]}" if validated else None,  # that chooses the best checkpoint
     )

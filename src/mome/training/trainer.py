@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from mome.adapters import RouterStatistics
 from mome.checkpoints.folder import WEIGHTS, read_weights
@@ -80,9 +80,9 @@ class MatryoshkaTrainer(Trainer):
         self.folder = RunFolder(Path(str(args.output_dir)))
         self.step_logs: dict[str, list[Tensor]] = {}
         self.step_clips: list[Tensor] = []  # of the batches since the last update
-        self.add_callback(_AfterUpdate(self))
+        self.add_callback(_Callbacks(self))
 
-    def get_train_dataloader(self) -> DataLoader:
+    def get_train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Batches within the frame budget, shared out among the processes."""
         loader = DataLoader(
             self.dataset,
@@ -90,7 +90,8 @@ class MatryoshkaTrainer(Trainer):
             collate_fn=self.data_collator,
             num_workers=self.args.dataloader_num_workers,
         )
-        return self.accelerator.prepare(loader)
+        prepared: DataLoader[dict[str, Any]] = self.accelerator.prepare(loader)
+        return prepared
 
     def compute_loss(
         self,
@@ -133,8 +134,10 @@ class MatryoshkaTrainer(Trainer):
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add the means since the last log of the losses by rate and of the router's statistics."""
         if "loss" in logs:
-            means = {name: float(torch.stack(values).mean()) for name, values in self.step_logs.items()}
-            logs = {**logs, **means}
+            if self.step_logs:  # of the same names on every process: all go through the same rates
+                own = torch.stack([torch.stack(values).float().mean() for values in self.step_logs.values()])
+                means = self.accelerator.reduce(own, "mean").tolist()
+                logs = {**logs, **dict(zip(self.step_logs, means, strict=True))}
             self.step_logs = {}
         super().log(logs, *args, **kwargs)
 
@@ -142,7 +145,7 @@ class MatryoshkaTrainer(Trainer):
         """Word error rates on the validation split."""
         assert self.validate is not None
         training = self.model.training
-        metrics = {f"eval_{name}": value for name, value in self.validate(self.model.eval()).items()}
+        metrics = {f"eval_{name}": value for name, value in self.validate(self.model.train(False)).items()}
         self.model.train(training)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -163,7 +166,7 @@ class MatryoshkaTrainer(Trainer):
         )
 
     def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
-        norm = super()._get_grad_norm(model, grad_norm)
+        norm = cast(Any, super())._get_grad_norm(model, grad_norm)  # which has no annotations
         # The optimiser squares what clipping leaves: a weight whose square is infinite would never move again.
         power = 1 if self.args.max_grad_norm > 0 else 2
         self._refuse_unless_finite("gradient's norm", torch.as_tensor(norm).float() ** power)
@@ -174,7 +177,7 @@ class MatryoshkaTrainer(Trainer):
         self._refuse_unless_finite("largest weight after the update", _largest(self.model.parameters()))
         self.step_clips = []
 
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """A checkpoint is a model folder: with the processor beside the weights."""
         super()._save(output_dir, state_dict)
         if self.args.should_save:
@@ -234,11 +237,17 @@ class MatryoshkaTrainer(Trainer):
                 super()._load_rng_state(checkpoint)
 
 
-class _AfterUpdate(TrainerCallback):
-    """Looks at the weights right after they have changed, before any checkpoint."""
+class _Callbacks(TrainerCallback):
+    """Tells the sampler the epoch, and looks at the weights after each update, before any checkpoint."""
 
     def __init__(self, trainer: MatryoshkaTrainer):
         self.trainer = trainer
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        # The Trainer's own call does not reach the sampler where several processes resume amid an epoch.
+        self.trainer.sampler.set_epoch(int(state.epoch or 0))
 
     def on_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         self.trainer.check_update()

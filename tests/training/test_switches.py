@@ -1,0 +1,165 @@
+"""What recipes for large models switch on: precision, checkpointing, accumulation, workers, several processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from mome.data.datasets import SpeechDataset
+from mome.training.run import train
+from tests.training.test_run import recipe
+from tests.training.toy import MOME
+
+# Two batches of four clips an epoch, each clip with three rates an update.
+OPTIONS = ["data.limit=8", "data.max_frames=108", "validation.rates=[]", "optim.log_steps=1", "optim.epochs=2"]
+LORA = "{type: lora, bottleneck: 16}"
+GROUPED = "{type: lora, bottleneck: 16, shared: true, specific: tasks}"
+
+
+def written(toy: Path, folder: Path, adapter: str) -> tuple[Path, list[str]]:
+    """The recipe and its overrides."""
+    folder.mkdir(exist_ok=True)
+    return recipe(toy, folder / "run", adapter=adapter), [*OPTIONS, f"data.cache_folder={toy}/cache"]
+
+
+def run(toy: Path, folder: Path, *options: str, adapter: str = MOME, resume: bool = False) -> Path:
+    path, overrides = written(toy, folder, adapter)
+    return train(path, [*overrides, *options], resume=resume)
+
+
+def logged(output: Path) -> list[dict[str, Any]]:
+    """What was logged at each update, but for how long it took."""
+    history = json.loads((output / "history.json").read_text())
+    return [entry for entry in history if "loss" in entry]
+
+
+def losses(output: Path) -> Tensor:
+    return torch.tensor([entry["loss"] for entry in logged(output)], dtype=torch.float64)
+
+
+def weights(output: Path) -> dict[str, Tensor]:
+    return load_file(output / "model.safetensors")
+
+
+def assert_as_trained(output: Path, expected: Path, tolerance: float) -> None:
+    """The same logs, router's and loss's, and the same weights."""
+    ours, theirs = logged(output), logged(expected)
+    assert len(ours) == len(theirs) > 1
+    for one, other in zip(ours, theirs, strict=True):
+        assert one == pytest.approx(other, rel=tolerance, abs=tolerance)
+    torch.testing.assert_close(weights(output), weights(expected), rtol=tolerance, atol=tolerance)
+
+
+@pytest.fixture(scope="module")
+def plain(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four updates with none of the switches."""
+    return run(toy, tmp_path_factory.mktemp("plain"))
+
+
+def test_bf16_trains_near_fp32_and_keeps_the_weights_in_fp32(toy: Path, tmp_path: Path, plain: Path):
+    output = run(toy, tmp_path, "optim.precision=bf16")
+    assert not torch.equal(losses(output), losses(plain)), "it was not switched on"
+    torch.testing.assert_close(losses(output), losses(plain), rtol=0.03, atol=0)
+    saved = [*weights(output).values()]
+    saved += [*load_file(output / "checkpoint-4" / "model.safetensors").values()]
+    assert {value.dtype for value in saved} == {torch.float32}
+
+
+def test_gradient_checkpointing_changes_nothing(toy: Path, tmp_path: Path, plain: Path):
+    output = run(toy, tmp_path, "optim.gradient_checkpointing=true")
+    assert all(entry["router/balance_loss"] > 0 for entry in logged(output))
+    assert_as_trained(output, plain, 1e-5)
+
+
+def test_workers_load_the_same_batches(toy: Path, tmp_path: Path, plain: Path, monkeypatch: pytest.MonkeyPatch):
+    def load(self: SpeechDataset, example: tuple[int, int]) -> dict[str, Any]:
+        assert torch.utils.data.get_worker_info() is not None
+        return original(self, example)
+
+    original = SpeechDataset.__getitem__
+    monkeypatch.setattr(SpeechDataset, "__getitem__", load)
+    output = run(toy, tmp_path, "data.workers=2")
+    assert torch.equal(losses(output), losses(plain))
+    assert all(torch.equal(value, weights(plain)[name]) for name, value in weights(output).items())
+
+
+def test_two_accumulated_halves_are_the_batch(toy: Path, tmp_path: Path):
+    # Without the balance loss, which is not a mean over clips. All transcripts have as many tokens.
+    halves = run(toy, tmp_path / "halves", "optim.epochs=4", "optim.accumulate=2", adapter=LORA)
+    batch = run(toy, tmp_path / "batch", "optim.epochs=4", "data.max_frames=216", adapter=LORA)
+    assert_as_trained(halves, batch, 1e-4)
+
+
+def cut_off(output: Path, step: int) -> None:
+    """Make of a run one that was killed while it wrote its last checkpoint."""
+    for name in (f"checkpoint-{step}/trainer_state.json", "history.json", "config.json", "model.safetensors"):
+        (output / name).unlink()
+
+
+@pytest.mark.parametrize(
+    "switch", ["optim.precision=bf16", "optim.gradient_checkpointing=true", "data.workers=2", "optim.accumulate=2"]
+)
+def test_a_run_with_a_switch_resumes_to_the_same_weights(toy: Path, tmp_path: Path, switch: str):
+    # Three batches an epoch, or two updates where two are accumulated: the checkpoint is amid the second epoch.
+    options = ["data.limit=null", "optim.steps=6", "validation.every_steps=4", switch]
+    output = run(toy, tmp_path, *options)
+    straight, history = weights(output), logged(output)
+    cut_off(output, 6)
+    run(toy, tmp_path, *options, resume=True)
+    assert logged(output) == history
+    assert all(torch.equal(value, straight[name]) for name, value in weights(output).items())
+
+
+def distributed(toy: Path, folder: Path, *options: str, adapter: str = MOME, resume: bool = False) -> Path:
+    """Train in two processes, as torchrun starts them."""
+    path, overrides = written(toy, folder, adapter)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "mome"]
+    finished = subprocess.run(
+        [*command, "train", str(path), *overrides, *options, *["--resume"] * resume],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert finished.returncode == 0, finished.stderr
+    return folder / "run"
+
+
+def files(output: Path) -> set[str]:
+    """What a run has written, without the names of hosts and processes."""
+    return {re.sub(r"events.out.*", "events", str(file.relative_to(output))) for file in output.rglob("*")}
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_that_accumulates_their_batches(toy: Path, tmp_path: Path):
+    # Four batches of two clips an epoch, two for each process: the third update is amid the second epoch.
+    options = ["data.max_frames=56", "optim.steps=4", "validation.every_steps=3"]
+    output = distributed(toy, tmp_path / "two", *options)
+    single = run(toy, tmp_path / "single", *options, "optim.accumulate=2")
+    assert_as_trained(output, single, 1e-4)
+    states = {f"checkpoint-{step}/rng_state_{rank}.pth" for step in (3, 4) for rank in (0, 1)}
+    assert files(output) - states == files(single) - {f"checkpoint-{step}/rng_state.pth" for step in (3, 4)}
+    assert len([*(output / "tensorboard").iterdir()]) == 1, "only the first process writes it"
+
+    straight, history = weights(output), logged(output)
+    cut_off(output, 4)
+    distributed(toy, tmp_path / "two", *options, resume=True)
+    assert logged(output) == history
+    assert all(torch.equal(value, straight[name]) for name, value in weights(output).items())
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_adapters_of_all_groups(toy: Path, tmp_path: Path):
+    options = ["optim.steps=2", "optim.rates_per_step=1"]  # a step has gradients for one of the three groups alone
+    output = distributed(toy, tmp_path / "two", *options, adapter=GROUPED)
+    assert_as_trained(output, run(toy, tmp_path / "single", *options, "optim.accumulate=2", adapter=GROUPED), 1e-4)
