@@ -27,7 +27,9 @@ _FILES = (
     *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
 )
 _TABLES = ("special_tokens_map.json", "added_tokens.json")  # their keys are tokens, not settings
-INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+INDICES = {name: f"{name}.index.json" for name in ("model.safetensors", "pytorch_model.bin")}
+"""Files of a backbone's weights, and the lists of those that are split, in Transformers' order of preference."""
+
 _FOREIGN = ("adapter_config.json", "audio_tokenizer_config.json")  # they lead to another model, wherever that is
 _CODE = ("custom_generate", "trust_remote_code", "use_kernels", "kernel_config")
 _ELSEWHERE = ("audio_tokenizer", "configuration_files", "fast_tokenizer_files", "gguf_file")
@@ -84,7 +86,7 @@ def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is no number of JSON")
 
 
-def is_folder(name: str | os.PathLike) -> bool:
+def is_folder(name: str | os.PathLike[str]) -> bool:
     """Whether there is a folder of this name; one that cannot be a name is none."""
     try:
         return Path(name).is_dir()
@@ -117,7 +119,7 @@ def check_settings(folder: Path) -> None:
     for name in _FOREIGN:
         if (folder / name).exists():
             raise MomeError(f"{folder / name} leads to another model: merge the two with their own tools first")
-    for name in INDICES:
+    for name in INDICES.values():
         if (folder / name).exists():
             shards(folder / name)
     for name in _FILES:

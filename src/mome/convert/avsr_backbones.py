@@ -3,7 +3,6 @@ backbone's own, which is then referred to instead of stored."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import (
@@ -23,8 +21,9 @@ from transformers import (
 )
 
 from mome.checkpoints.backbones import backbone_config
-from mome.checkpoints.bundled import bundled_part
 from mome.checkpoints.folder import INSIDE, WEIGHTS
+from mome.checkpoints.settings import INDICES, blaming, read_settings
+from mome.checkpoints.source import Source
 from mome.config import MomeConfig
 from mome.config.fields import Rounding
 from mome.convert.avhubert import HEAD_WIDTH, encoder_config
@@ -113,40 +112,36 @@ class LocalWeights:
     def read(self, name: str) -> Tensor:
         """One tensor; its file is mapped for it alone, so that no more of it stays in memory."""
         with safe_open(self.files[name], framework="pt") as file:
-            return file.get_tensor(name)
+            tensor: Tensor = file.get_tensor(name)
+        return tensor
 
 
 def find_weights(name: str) -> LocalWeights | str:
     """A backbone's own weights in a folder or in the hub's cache; or why there is nothing to compare with."""
-    folder, revision, reference = Path(bundled_part(name)), None, name
-    if folder.is_dir():
-        reference = name if str(folder) != name else str(folder.resolve())
-    else:
-        try:
-            folder = Path(snapshot_download(name, local_files_only=True))
-        except (OSError, ValueError):
-            return f"the weights of {name} are not on this machine to compare with"
-        revision = folder.name
+    elsewhere = f"the weights of {name} are not on this machine to compare with"
+    source = Source(name, name, hub={"local_files_only": True})
     try:
-        index = folder / f"{WEIGHTS}.index.json"
-        if index.is_file():
-            places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-            files = {key: folder / file for key, file in places.items()}
+        folder = source.weights(source.settings())
+    except MomeError:
+        return elsewhere
+    with blaming(f"the weights in {folder}", "are damaged"):
+        if (folder / INDICES[WEIGHTS]).is_file():
+            files = {key: folder / file for key, file in read_settings(folder / INDICES[WEIGHTS])["weight_map"].items()}
         elif (folder / WEIGHTS).is_file():
             with safe_open(folder / WEIGHTS, framework="pt") as file:
                 files = dict.fromkeys(file.keys(), folder / WEIGHTS)
         elif others := sorted(path.name for path in folder.glob("pytorch_model*.bin")):
             return f"{name} has its weights in {others[0]}, and only those in {WEIGHTS} are compared"
-        elif revision is None:
+        elif source.folder is not None:
             return f"the folder {name} has no {WEIGHTS} to compare with"
         else:
-            return f"the weights of {name} are not on this machine to compare with"
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise MomeError(f"the weights in {folder} are damaged: copy or download them again") from error
+            return elsewhere
     missing = sorted({path.name for path in files.values() if not path.is_file()})
     if missing:
         return f"of the weights of {name}, {listed(missing)} are not on this machine to compare with"
-    return LocalWeights(reference, revision, files)
+    if source.folder is None:
+        return LocalWeights(name, folder.name, files)
+    return LocalWeights(name if str(folder) != name else str(folder.resolve()), None, files)
 
 
 def precision(part: Mapping[str, Tensor]) -> str:
