@@ -44,14 +44,14 @@ class SavedModel(PreTrainedModel):
     language_model: PreTrainedModel
 
     def trained_state_dict(self, state: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
-        """What a checkpoint holds: everything that training changes, and what no backbone's own weights say.
+        """The tensors of a checkpoint: what training changes, and what the backbones' own files do not hold.
 
-        Connector, adapters and unfrozen backbones; the rows that were added to the language model's vocabulary
-        (``added_embeddings`` and, if the head is not tied, ``added_head``); the video encoder's batch-norm
+        These are the connector, the adapters and the unfrozen backbones; the rows added to the language model's
+        vocabulary (``added_embeddings`` and, if the head is not tied, ``added_head``); the video encoder's batch-norm
         statistics if the configuration asks for them.
 
         Args:
-            state: the model's whole state dict, if it is not to be its present one.
+            state: a complete state dict to take them from, instead of the model's present one.
         """
         names: dict[int, str] = {}  # of tied weights the first
         for key, value in self.state_dict(keep_vars=True).items():
@@ -85,9 +85,9 @@ class SavedModel(PreTrainedModel):
 
         Args:
             save_directory: a folder, made if missing.
-            self_contained: copy all backbones into sub-folders. Those that are nowhere else always are: of a
-                model loaded from a self-contained checkpoint, or initialised at random. A model whose LoRA was
-                merged into a backbone is saved without that LoRA, and needs this.
+            self_contained: copy all backbones into sub-folders. A backbone without a place of its own (loaded from a
+                self-contained checkpoint, or initialised at random) is always copied. A model whose LoRA was merged
+                into a backbone is saved without that LoRA, and needs this.
             is_main_process: other processes of a distributed run write nothing.
             state_dict: weights to take instead of the model's own.
             push_to_hub: upload the model's files afterwards, those that others saved to the folder too.

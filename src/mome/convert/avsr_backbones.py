@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 from transformers import (
     GenerationConfig,
@@ -40,7 +40,7 @@ from mome.errors import MomeError, listed
 # Names of a backbone's own files begin so, the checkpoint's part without it.
 _PREFIXES = {"audio_encoder": ("model.encoder.", "encoder.", ""), "video_encoder": ("",), "language_model": ("",)}
 _VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")
-PADDING = "<pad>"
+_PADDING = "<pad>"
 _DRIFTING = (".running_mean", ".running_var", ".num_batches_tracked")  # of batch norms that were left in training
 
 
@@ -115,8 +115,12 @@ class LocalWeights:
     files: Mapping[str, Path]
 
     def read(self, name: str) -> Tensor:
-        """One tensor; its file is mapped for it alone, so that no more of it stays in memory."""
-        with safe_open(self.files[name], framework="pt") as file:
+        """One tensor; its file is mapped for it alone, so that no more of it stays in memory.
+
+        Raises:
+            MomeError: the file is damaged.
+        """
+        with blaming(self.files[name], "is damaged"), safe_open(self.files[name], framework="pt") as file:
             tensor: Tensor = file.get_tensor(name)
         return tensor
 
@@ -172,10 +176,7 @@ def difference(kind: str, part: Mapping[str, Tensor], weights: LocalWeights, rou
         name = next((prefix + key for prefix in _PREFIXES[kind] if prefix + key in weights.files), None)
         if name is None:
             return key
-        try:
-            own = weights.read(name)
-        except (OSError, SafetensorError) as error:
-            raise MomeError(f"{weights.files[name]} is damaged: copy or download it again") from error
+        own = weights.read(name)
         if key in _VOCABULARY:
             mine = mine[: len(own)]
         if not same(own if rounding is None else own.to(getattr(torch, rounding)), mine):
@@ -242,7 +243,7 @@ def add_tokens(tokenizer: PreTrainedTokenizerBase, rows: int, name: str, source:
     markers = [token for pair in MARKERS.values() for token in pair]
     before = len(tokenizer)
     if rows - before == len(markers) + 1:
-        tokenizer.add_special_tokens({"pad_token": PADDING})
+        tokenizer.add_special_tokens({"pad_token": _PADDING})
     tokenizer.add_tokens(markers, special_tokens=True)
     if len(tokenizer) != rows or rows == before:
         raise MomeError(
