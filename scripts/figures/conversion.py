@@ -25,7 +25,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from mome.convert import avhubert, avsr
-from mome.convert.account import Account
+from mome.convert.writing import Account
 from mome.encoders.avhubert import AVHubertConfig, AVHubertModel
 from mome.evaluation.result import run_document, write_json
 from mome.training.recipe import load_recipe, model_config

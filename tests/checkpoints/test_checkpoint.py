@@ -19,7 +19,7 @@ from transformers import (
 
 import mome
 from mome import MomeConfig, MomeError, MomeForSpeechRecognition, MomeProcessor
-from mome.checkpoints import checkpoint, hub
+from mome.checkpoints import checkpoint, source
 from mome.checkpoints.folder import read_config
 from mome.config.fields import BACKBONES
 from mome.rates import Rates
@@ -164,7 +164,7 @@ def test_what_the_hub_is_told_reaches_every_download(saved, tiny_model, monkeypa
         feature_size=config.audio_config.num_mel_bins, chunk_length=config.audio_config.max_source_positions // 50
     )
     MomeProcessor.for_config(config, mome.load(tiny_model).processor.tokenizer, extractor).save_pretrained(saved)
-    monkeypatch.setattr(hub, "snapshot_download", download)
+    monkeypatch.setattr(source, "snapshot_download", download)
     monkeypatch.setattr(checkpoint, "load_backbone", load_backbone)
     load("someone/something", revision="v2", **told)
     assert asked[0] == ("someone/something", {"revision": "v2", **told})

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 import mome
 from mome import MomeError, MomeForSpeechRecognition, MomeProcessor
 from mome.checkpoints.backbones import load_backbone
-from mome.checkpoints.folder import checkpoint_folder
+from mome.checkpoints.folder import model_folder
 from mome.checkpoints.hub import SITE
 from mome.config.fields import BACKBONES
 from tests.checkpoints.fake_hub import running, use
@@ -30,7 +30,7 @@ LLAMA, WHISPER = "meta-llama/Llama-3.2-1B", "openai/whisper-small"
 def refused(name: str = "me/model", revision: str | None = None, **options) -> str:
     """The one line that a model is refused with."""
     with pytest.raises(MomeError) as caught:
-        checkpoint_folder(name, revision, **options)
+        model_folder(name, revision, **options)
     return one_line(caught)
 
 
@@ -83,8 +83,8 @@ def test_a_revision_is_a_branch_or_a_commit(hub, tiny_model):
     old = hub.add("me/model", tiny_model)
     hub.add("me/model", {"README.md": b"new"})
     hub.add("me/model", {"config.json": b"{}"}, branch="other")
-    assert not (checkpoint_folder("me/model", old) / "README.md").exists()
-    assert (checkpoint_folder("me/model") / "README.md").read_text() == "new"
+    assert not (model_folder("me/model", old) / "README.md").exists()
+    assert (model_folder("me/model") / "README.md").read_text() == "new"
     assert "is of type None" in refused(revision="other")
 
 
@@ -124,7 +124,7 @@ def test_weights_in_several_files_or_in_pytorchs_format(hub, tmp_path):
 def test_a_backbone_of_the_wrong_kind_is_refused_before_its_weights_are_downloaded(hub, parts):
     hub.add(LLAMA, parts / "language_model")
     message = backbone_refused("audio_encoder", LLAMA)
-    assert "is of type llama, not one of whisper" in message
+    assert "is of type llama, not one of avhubert" in message
     assert "type llama, not a speech recogniser" in refused(LLAMA)
     assert "model.safetensors" not in hub.downloads()
 

@@ -19,8 +19,7 @@ import yaml
 from torch import Tensor
 from transformers import AutoConfig, LlamaForCausalLM, PreTrainedConfig, PreTrainedModel, WhisperModel
 
-from mome.convert import avsr, avsr_backbones
-from mome.convert import folder as folders
+from mome.convert import avsr, avsr_backbones, writing
 from mome.convert.avsr_names import EMBEDDING, HEAD
 from mome.encoders.avhubert import AVHubertConfig, AVHubertModel
 from mome.training.recipe import SHIPPED
@@ -143,7 +142,7 @@ def main(folder: Path) -> None:
 
     avsr_backbones.torch.equal = same_start
     avsr.card = lambda *arguments: ""  # which reads all of the file
-    folders.save_file = read_start
+    writing.save_file = read_start
     kinds = ("language_model", "audio_encoder", "video_encoder")
     sources = avsr.Sources(*(str(folder / kind) for kind in kinds))
     with watched() as peak:

@@ -9,9 +9,8 @@ from safetensors.torch import load_file
 from transformers import AutoConfig
 
 from mome.checkpoints.backbones import load_backbone
-from mome.convert import folder as folders
-from mome.convert.avhubert import convert, describe, encoder_settings, read_encoder
-from mome.convert.avhubert_card import NOTICE
+from mome.convert import writing
+from mome.convert.avhubert import NOTICE, convert, describe, encoder_settings, read_encoder
 from mome.convert.unpickle import read_checkpoint
 from mome.encoders.avhubert import AVHubertConfig, AVHubertModel, stacked_log_filterbank
 from mome.errors import MomeError
@@ -292,7 +291,7 @@ def test_a_failed_write_leaves_nothing_behind(checkpoint, tmp_path, monkeypatch)
         raise OSError(28, "No space left on device")
 
     path = checkpoint(tiny_state())
-    monkeypatch.setattr(folders, "save_file", full)
+    monkeypatch.setattr(writing, "save_file", full)
     with pytest.raises(MomeError, match="out cannot be written: No space left on device"):
         convert(path, tmp_path / "out")
     assert [one.name for one in tmp_path.iterdir()] == ["large.pt"]

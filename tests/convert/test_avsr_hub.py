@@ -12,8 +12,10 @@ from typer.testing import CliRunner
 
 import mome
 from mome.checkpoints.hub import LOGIN, SITE
+from mome.checkpoints.source import Source
 from mome.cli import app
 from mome.convert.avsr import Sources, convert
+from mome.convert.avsr_backbones import LocalWeights, find_weights
 from mome.errors import MomeError
 from tests.checkpoints.fake_hub import Hub
 from tests.convert.published import backbones, published, random_case
@@ -155,3 +157,18 @@ def test_a_hub_in_trouble_gives_one_line_and_nothing_of_the_retries(hub, checkpo
         "mome: the audio encoder them/whisper cannot be downloaded: the hub is out of order (503): try again later\n"
     )
     assert "".join(capfd.readouterr()) == ""
+
+
+def test_weights_that_others_are_beside_are_found_in_the_cache(hub, tiny_model):
+    """Only what a model needs is downloaded, so a repository is never complete."""
+    hub.add("them/model", tiny_model / "language_model")
+    commit = hub.add("them/model", {"original/consolidated.00.pth": b"x", "LICENSE": b"x"})
+    assert find_weights("them/model") == "the weights of them/model are not on this machine to compare with"
+    source = Source("them/model", "the language model")
+    folder = source.weights(source.settings())
+    hub.asked = []
+    found = find_weights("them/model")
+    assert isinstance(found, LocalWeights)
+    assert (found.reference, found.revision) == ("them/model", commit)
+    assert set(found.files.values()) == {folder / "model.safetensors"}
+    assert hub.asked == []

@@ -13,8 +13,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from mome.convert.folder import save_weights
 from mome.convert.unpickle import read_checkpoint
+from mome.convert.writing import save_weights
 from tests.convert import large
 from tests.convert.published import backbones, published, random_case
 

@@ -8,7 +8,7 @@ import pytest
 
 import mome
 from mome.convert import avhubert
-from mome.convert.avhubert_card import NOTICE
+from mome.convert.avhubert import NOTICE
 from mome.convert.avsr import convert
 from mome.encoders.avhubert import AVHubertModel
 from tests.convert.fairseq import SETTINGS, save, tiny_state

@@ -112,7 +112,7 @@ def test_without_a_trained_encoder_tokens_have_no_history():
         ({"video_adapter": VIDEO_LORA, "video_config": None, "video_rates": ()}, "no video encoder"),
         ({"unfrozen": ["encoder"]}, "unfrozen holds 'encoder'"),
         ({"unfrozen": ["video_encoder"], "video_config": None, "video_rates": ()}, "the model has none"),
-        ({"audio_config": GPT2Config()}, "audio_config is of type gpt2, not one of whisper"),
+        ({"audio_config": GPT2Config()}, "audio_config is of type gpt2, not one of avhubert"),
         ({"audio_config": AVHubertConfig(), "connector": {"type": "qformer"}}, "fuses 50 audio tokens a second"),
         ({"added_tokens": -1}, "added_tokens=-1"),
         ({"compat": "unofficial"}, "choose official"),

@@ -173,7 +173,7 @@ output: x
         ("model.adapter.bottleneck=small", "=small is not possible: give a whole number, or a part of"),
         ("model.adapter.top_n=1", "did you mean top_k?"),
         ("model.video_encoder=null", "neither model.audio_encoder nor model.video_encoder"),
-        (f"model.audio_encoder={tiny_model}/language_model", "is of type llama, not one of whisper"),
+        (f"model.audio_encoder={tiny_model}/language_model", "is of type llama, not one of avhubert"),
         (f"model.language_model={tmp_path}", "has no config.json: give a model"),
     ):
         with pytest.raises(MomeError, match=message):

@@ -165,7 +165,7 @@ def test_a_recipes_model(tmp_path):
     with pytest.raises(MomeError, match=r"the tokenizer of .*language_model cannot be loaded"):
         build(Recipe(recipe))
     recipe.audio_encoder = recipe.language_model
-    with pytest.raises(MomeError, match="of type llama, not one of whisper"):
+    with pytest.raises(MomeError, match="of type llama, not one of avhubert"):
         build(Recipe(recipe))
 
 

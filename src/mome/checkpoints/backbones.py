@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from transformers import (
@@ -19,10 +19,10 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from mome.checkpoints.bundled import bundled_part
-from mome.checkpoints.hub import TOKENIZER, Repository, could_be_id
+from mome.checkpoints.hub import TOKENIZER_FILES
 from mome.checkpoints.language_models import check_language_model
-from mome.checkpoints.settings import blaming, check_settings, is_folder
+from mome.checkpoints.settings import blaming, check_settings
+from mome.checkpoints.source import Source
 from mome.encoders import audio_encoder
 from mome.errors import MomeError, listed
 
@@ -41,19 +41,25 @@ def backbone_config(kind: str, reference: str, revision: str | None = None) -> P
         revision: of the hub.
 
     Raises:
-        MomeError: it is not to be had, or damaged.
+        MomeError: it cannot be found, or is damaged.
     """
-    what = f"the {kind.replace('_', ' ')} {reference}"
-    folder = find_folder(what, reference, revision, Repository.backbone_settings, _remedy(kind, reference))
-    if not (folder / "config.json").is_file():
-        raise MomeError(f"{what} has no config.json: give a model that Transformers or 'mome' wrote")
-    return _read_config(kind, folder, what)
+    source = _source(kind, reference, revision)
+    return _read_config(kind, source.settings(), source.what)
+
+
+def _source(kind: str, reference: str, revision: str | None, **hub: Any) -> Source:
+    # The hub has no AV-HuBERT.
+    made = kind == "video_encoder" or "av-hubert" in reference
+    remedy = f"make it with 'mome convert av-hubert CKPT {reference}'" if made else None
+    return Source(reference, f"the {kind.replace('_', ' ')} {reference}", revision, remedy, hub)
 
 
 def _read_config(kind: str, folder: Path, what: str) -> PreTrainedConfig:
+    if not (folder / "config.json").is_file():
+        raise MomeError(f"{what} has no config.json: give a model that Transformers or 'mome' wrote")
     check_settings(folder)
     with blaming(what, remedy="give a model of a type that Transformers has, or copy or download it again"):
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        config: PreTrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     if kind == "language_model":
         check_language_model(config, what)
     if kind == "audio_encoder":
@@ -65,50 +71,29 @@ def load_tokenizer(reference: str, revision: str | None = None) -> PreTrainedTok
     """The tokenizer of a language model at a hub id or in a folder.
 
     Raises:
-        MomeError: it is not to be had, or damaged.
+        MomeError: it cannot be found, or is damaged.
     """
-    return _preprocessing(AutoTokenizer, f"the tokenizer of {reference}", reference, revision, TOKENIZER)
+    source = Source(reference, f"the tokenizer of {reference}", revision)
+    tokenizer: PreTrainedTokenizerBase = _load_preprocessing(AutoTokenizer, source, TOKENIZER_FILES)
+    return tokenizer
 
 
 def load_extractor(kind: type[Extractor], reference: str, revision: str | None = None) -> Extractor:
     """The feature extractor of an audio encoder at a hub id or in a folder.
 
     Raises:
-        MomeError: it is not to be had, or damaged.
+        MomeError: it cannot be found, or is damaged.
     """
-    what = f"the feature extractor of {reference}"
-    return _preprocessing(kind, what, reference, revision, ("preprocessor_config.json", "processor_config.json"))
+    source = Source(reference, f"the feature extractor of {reference}", revision)
+    extractor: Extractor = _load_preprocessing(kind, source, ("preprocessor_config.json", "processor_config.json"))
+    return extractor
 
 
-def _preprocessing(kind: Any, what: str, reference: str, revision: str | None, files: tuple[str, ...]) -> Any:
-    folder = find_folder(what, reference, revision, lambda repository: repository.preprocessing(files))
+def _load_preprocessing(kind: Any, source: Source, files: tuple[str, ...]) -> Any:
+    folder = source.preprocessing(files)
     check_settings(folder)
-    with blaming(what, remedy=f"its files in {folder} are missing or damaged"):
+    with blaming(source.what, remedy=f"its files in {folder} are missing or damaged"):
         return kind.from_pretrained(folder, trust_remote_code=False)
-
-
-def find_folder(
-    what: str, reference: str, revision: str | None, fetch: Callable[[Repository], Path], remedy: str | None = None
-) -> Path:
-    """The folder of this name, or that of what is fetched from the hub's repository of this name.
-
-    Raises:
-        MomeError: there is neither.
-    """
-    found = _locate(what, reference, revision, {}, remedy)
-    return found if isinstance(found, Path) else fetch(found)
-
-
-def _locate(
-    what: str, reference: str, revision: str | None, hub: dict[str, Any], remedy: str | None
-) -> Path | Repository:
-    folder = Path(bundled_part(reference))
-    if is_folder(folder):
-        return folder
-    if reference.count("/") != 1 or not could_be_id(reference):
-        remedy = remedy or "correct it"
-        raise MomeError(f"{what} is neither a folder here nor a hub id such as owner/name: {remedy}")
-    return Repository(reference, what, revision, hub, remedy)
 
 
 def load_backbone(
@@ -116,7 +101,7 @@ def load_backbone(
     reference: str,
     revision: str | None,
     dtype: torch.dtype | str,
-    options: dict,
+    options: Mapping[str, Any],
     **hub: Any,
 ) -> PreTrainedModel:
     """Load one frozen backbone from a hub id or folder.
@@ -125,24 +110,24 @@ def load_backbone(
         kind, reference, revision: as for :func:`backbone_config`.
         dtype: of the weights.
         options: of a language model's loading.
-        hub: as for :func:`mome.checkpoints.folder.checkpoint_folder`.
+        hub: as for :func:`mome.checkpoints.folder.model_folder`.
 
     Raises:
         MomeError: it is missing, damaged or of another kind.
     """
-    what = f"the {kind.replace('_', ' ')} {reference}"
-    found = _locate(what, reference, revision, hub, _remedy(kind, reference))
-    settings = found if isinstance(found, Path) else found.backbone_settings()
-    config = _read_config(kind, settings, what)
-    folder = found if isinstance(found, Path) else found.backbone()
-    _check_size(kind, config, folder, what)
-    with blaming(what):
+    source = _source(kind, reference, revision, **hub)
+    settings = source.settings()
+    config = _read_config(kind, settings, source.what)
+    folder = source.weights(settings)
+    _check_size(kind, config, folder, source.what)
+    with blaming(source.what):
         backbone, report = _load_folder(kind, config, folder, dtype, options)
     # Transformers would go on with random numbers in their place.
     lacking = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
     if lacking:
-        raise MomeError(f"{what} has not all of its weights: {listed(lacking, 3)} missing or of another size")
-    if isinstance(found, Repository):
+        names = listed(lacking, 3)
+        raise MomeError(f"{source.what} has not all of its weights: {names} missing or of another size")
+    if source.folder is None:
         backbone.name_or_path = backbone.config.name_or_path = reference  # the hub's name, not its cache's
     return backbone
 
@@ -165,30 +150,28 @@ def _check_size(kind: str, config: PreTrainedConfig, folder: Path, what: str) ->
 
 def _new(kind: str, config: PreTrainedConfig) -> PreTrainedModel:
     if kind == "language_model":
-        return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        model: PreTrainedModel = cast(Any, AutoModelForCausalLM).from_config(config, trust_remote_code=False)
+        return model
     if kind == "audio_encoder":
         return audio_encoder(config).new(config)
-    return AutoModel.from_config(config, trust_remote_code=False)
+    video: PreTrainedModel = cast(Any, AutoModel).from_config(config, trust_remote_code=False)
+    return video
 
 
 def _load_folder(
-    kind: str, config: PreTrainedConfig, folder: Path, dtype: torch.dtype | str, options: dict
+    kind: str, config: PreTrainedConfig, folder: Path, dtype: torch.dtype | str, options: Mapping[str, Any]
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     """The backbone, and what Transformers reports of its weights."""
 
-    def load(cls: Any, **more: Any) -> Any:
-        # What quantises a model renames its weights, so they are not compared.
-        told = {"output_loading_info": True} if "quantization_config" not in more else {}
-        loaded = cls.from_pretrained(folder, trust_remote_code=False, dtype=dtype, **told, **more)
-        return loaded if told else (loaded, {"missing_keys": (), "mismatched_keys": ()})
+    def load(cls: Any, **more: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
+        if "quantization_config" in more:  # quantising renames the weights, so they are not compared
+            model = cls.from_pretrained(folder, trust_remote_code=False, dtype=dtype, **more)
+            return model, {"missing_keys": (), "mismatched_keys": ()}
+        model, report = cls.from_pretrained(
+            folder, trust_remote_code=False, dtype=dtype, output_loading_info=True, **more
+        )
+        return model, report
 
     if kind == "language_model":
         return load(AutoModelForCausalLM, **options)
     return audio_encoder(config).load(config, load) if kind == "audio_encoder" else load(AutoModel)
-
-
-def _remedy(kind: str, reference: str) -> str | None:
-    """How to come by an AV-HuBERT, of which the hub has none; ``None`` of the other backbones."""
-    if kind != "video_encoder" and "av-hubert" not in reference:
-        return None
-    return f"make it with 'mome convert av-hubert CKPT {reference}'"

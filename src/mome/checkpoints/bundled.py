@@ -19,9 +19,3 @@ def bundled_folder() -> Path:
     if not (BUNDLED / "config.json").exists():
         raise MomeError(f"the bundled model is not at {BUNDLED}: reinstall the package, or give a model folder")
     return BUNDLED
-
-
-def bundled_part(reference: str) -> str:
-    """The folder of a backbone named as part of the bundled model, ``mome-tiny/audio_encoder``; others as they are."""
-    name, _, part = reference.partition("/")
-    return str(bundled_folder() / part) if name == BUNDLED_NAME and Path(part).name == part else reference

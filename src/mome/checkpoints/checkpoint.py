@@ -16,9 +16,10 @@ from transformers import PreTrainedModel
 from mome.adapters import adapter_modules, is_adapter_key
 from mome.adapters.files import save_tensors
 from mome.checkpoints.backbones import load_backbone
-from mome.checkpoints.folder import INSIDE, WEIGHTS, checkpoint_folder, part_folder, read_config, read_weights
-from mome.checkpoints.hub import could_be_id, upload
-from mome.checkpoints.settings import blaming, is_folder
+from mome.checkpoints.folder import INSIDE, WEIGHTS, model_folder, part_folder, read_config, read_weights
+from mome.checkpoints.hub import upload
+from mome.checkpoints.settings import blaming
+from mome.checkpoints.source import is_hub_id
 from mome.checkpoints.vocabulary import added_rows, vocabulary_weights
 from mome.config import MomeConfig
 from mome.config.fields import BACKBONES, Compatibility
@@ -44,14 +45,14 @@ class SavedModel(PreTrainedModel):
     """Backbones, of :data:`BACKBONES`, that have taken in their LoRA since they were loaded."""
 
     def trained_state_dict(self, state: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
-        """What a checkpoint holds: everything that training changes, and what no backbone's own weights say.
+        """The tensors of a checkpoint: what training changes, and what the backbones' own files do not hold.
 
-        Connector, adapters and unfrozen backbones; the rows that were added to the language model's vocabulary
-        (``added_embeddings`` and, if the head is not tied, ``added_head``); the video encoder's batch-norm
+        These are the connector, the adapters and the unfrozen backbones; the rows added to the language model's
+        vocabulary (``added_embeddings`` and, if the head is not tied, ``added_head``); the video encoder's batch-norm
         statistics if the configuration asks for them.
 
         Args:
-            state: the model's whole state dict, if it is not to be its present one.
+            state: a complete state dict to take them from, instead of the model's present one.
         """
         names: dict[int, str] = {}  # of tied weights the first
         for key, value in self.state_dict(keep_vars=True).items():
@@ -73,7 +74,7 @@ class SavedModel(PreTrainedModel):
 
     def save_pretrained(  # type: ignore[override]
         self,
-        save_directory: str | os.PathLike,
+        save_directory: str | os.PathLike[str],
         *,
         self_contained: bool = False,
         is_main_process: bool = True,
@@ -85,9 +86,9 @@ class SavedModel(PreTrainedModel):
 
         Args:
             save_directory: a folder, made if missing.
-            self_contained: copy all backbones into sub-folders. Those that are nowhere else always are: of a
-                model loaded from a self-contained checkpoint, or initialised at random. A model whose LoRA was
-                merged into a backbone is saved without that LoRA, and needs this.
+            self_contained: copy all backbones into sub-folders. A backbone without a place of its own (loaded from a
+                self-contained checkpoint, or initialised at random) is always copied. A model whose LoRA was merged
+                into a backbone is saved without that LoRA, and needs this.
             is_main_process: other processes of a distributed run write nothing.
             state_dict: weights to take instead of the model's own.
             push_to_hub: upload the model's files afterwards, those that others saved to the folder too.
@@ -123,7 +124,7 @@ class SavedModel(PreTrainedModel):
         save_tensors(trained, folder / WEIGHTS, {"format": "pt"})
         config.save_pretrained(folder)
         if push_to_hub:
-            _upload(folder, kwargs.pop("repo_id", None) or folder.name, kwargs)
+            upload(folder, kwargs.pop("repo_id", None) or folder.name, **kwargs)
 
     def push_to_hub(self, repo_id: str, *, self_contained: bool = False, **kwargs: Any) -> str:  # type: ignore[override]
         """Upload ``config.json``, the trained weights and, if asked to, the backbones; returns the commit's address.
@@ -144,7 +145,7 @@ class SavedModel(PreTrainedModel):
             if not self_contained:
                 self._refuse_local_backbones()
             self.save_pretrained(folder, self_contained=self_contained)
-            return _upload(Path(folder), repo_id, kwargs)
+            return upload(Path(folder), repo_id, **kwargs)
 
     def _check_adapters(self, self_contained: bool) -> None:
         """Raise :class:`MomeError` where a checkpoint would be without the model's adapters or merged weights."""
@@ -187,7 +188,7 @@ class SavedModel(PreTrainedModel):
         """A reference to a folder of this machine would be of no use to others."""
         for kind in self._pretrained_parts():
             reference = getattr(self.config, kind) or INSIDE
-            if not reference.startswith(INSIDE) and (is_folder(reference) or not could_be_id(reference)):
+            if not reference.startswith(INSIDE) and not is_hub_id(reference):
                 raise MomeError(
                     f"the {kind.replace('_', ' ')} is in {reference}, which others do not have: upload with "
                     "self_contained=True, or refer to a model on the hub"
@@ -204,12 +205,12 @@ class SavedModel(PreTrainedModel):
     @classmethod
     def from_pretrained(  # type: ignore[override]
         cls,
-        pretrained_model_name_or_path: str | os.PathLike,
+        pretrained_model_name_or_path: str | os.PathLike[str],
         *,
         config: MomeConfig | None = None,
         revision: str | None = None,
         token: str | bool | None = None,
-        cache_dir: str | os.PathLike | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
         local_files_only: bool = False,
         dtype: torch.dtype | str = torch.float32,
         device_map: str | int | torch.device | None = None,
@@ -242,7 +243,7 @@ class SavedModel(PreTrainedModel):
         _refuse_unknown(kwargs)
         dtype, device = _dtype(dtype), _device(device_map)
         hub = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
-        folder = checkpoint_folder(pretrained_model_name_or_path, revision, **hub)
+        folder = model_folder(pretrained_model_name_or_path, revision, **hub)
         config = config or read_config(folder)
         if compat is not None:
             config.compat = compat
@@ -250,29 +251,15 @@ class SavedModel(PreTrainedModel):
         weights = read_weights(folder)
         plan = _planned(cls, config, folder)
         _check_fit(plan.trained_state_dict(), weights, folder)
-        options = {"attn_implementation": attn_implementation, "quantization_config": quantization_config}
-        parts = {}
-        for kind in reversed(BACKBONES):  # the language model first: its dtype may be everyone's
-            reference = getattr(config, kind)
-            if reference is None and plan.has_backbone(kind) and kind not in config.unfrozen:
-                raise MomeError(
-                    f"{folder}/config.json does not say where the {kind} is: add {kind}, a folder or hub id"
-                )
-            if reference is not None:
-                where = part_folder(folder, reference, kind) if reference.startswith(INSIDE) else reference
-                revision, rounding = (getattr(config, f"{kind}_{of}") for of in ("revision", "rounding"))
-                chosen = {k: v for k, v in options.items() if v is not None}
-                exact = dtype == torch.float32 and not (kind == "language_model" and quantization_config)
-                first = dtype if rounding is None or exact else _dtype(rounding)  # all are made `dtype` below
-                parts[kind] = load_backbone(kind, where, revision, first, chosen, **hub)
-                if quantization_config is None:
-                    plan.check_backbone(kind, parts[kind], folder)
-                if rounding is not None and exact:
-                    _round(parts[kind], getattr(torch, rounding))
-                dtype = parts[kind].dtype if dtype == "auto" else dtype
+        chosen = {"attn_implementation": attn_implementation, "quantization_config": quantization_config}
+        options = {name: value for name, value in chosen.items() if value is not None}
+        parts = _load_backbones(plan, config, folder, dtype, options, hub)
+        if dtype == "auto":
+            dtype = next(iter(parts.values())).dtype if parts else torch.get_default_dtype()
         model = cls(config, **parts).to(dtype=dtype)  # type: ignore[call-arg]
         model.load_trained(weights, folder)
-        return model.to(device=device).eval()
+        loaded: Self = model.to(device=device).eval()
+        return loaded
 
     def load_trained(self, state: dict[str, Tensor], source: object) -> None:
         """Load what :meth:`trained_state_dict` gives.
@@ -293,6 +280,50 @@ def _planned(kind: type[Model], config: MomeConfig, folder: Path) -> Model:
         return kind(copy.deepcopy(config))
 
 
+def _load_backbones(
+    plan: SavedModel,
+    config: MomeConfig,
+    folder: Path,
+    dtype: torch.dtype | str,
+    options: Mapping[str, Any],
+    hub: Mapping[str, Any],
+) -> dict[str, PreTrainedModel]:
+    """The backbones that a checkpoint refers to; with ``dtype="auto"``, all in the one of the first.
+
+    Args:
+        plan: the model without weights.
+        config: the checkpoint's configuration.
+        folder: the checkpoint.
+        dtype: of the weights; where they must be rounded first, they may come in a coarser one.
+        options: of the language model's loading.
+        hub: as for :func:`model_folder`.
+
+    Raises:
+        MomeError: one of them is missing, damaged or not of the planned sizes.
+    """
+    parts: dict[str, PreTrainedModel] = {}
+    for kind in reversed(BACKBONES):  # the language model first: its dtype may be everyone's
+        reference = getattr(config, kind)
+        if reference is None:
+            if plan.has_backbone(kind) and kind not in config.unfrozen:
+                raise MomeError(
+                    f"{folder}/config.json does not say where the {kind} is: add {kind}, a folder or hub id"
+                )
+            continue
+        where = part_folder(folder, reference, kind) if reference.startswith(INSIDE) else reference
+        revision, rounding = (getattr(config, f"{kind}_{of}") for of in ("revision", "rounding"))
+        quantized = "quantization_config" in options
+        exact = dtype == torch.float32 and not (kind == "language_model" and quantized)  # loaded exactly, then rounded
+        first = dtype if rounding is None or exact else _dtype(rounding)
+        parts[kind] = load_backbone(kind, where, revision, first, options, **hub)
+        if not quantized:
+            plan.check_backbone(kind, parts[kind], folder)
+        if rounding is not None and exact:
+            _round(parts[kind], getattr(torch, rounding))
+        dtype = parts[kind].dtype if dtype == "auto" else dtype
+    return parts
+
+
 def _check_fit(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], source: object) -> None:
     problems = [f"missing {key}" for key in expected if key not in state]
     problems += [f"unknown {key}" for key in state if key not in expected]
@@ -306,19 +337,6 @@ def _check_fit(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], sour
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise MomeError(f"the weights in {source} do not fit config.json: {'; '.join(problems[:3])}{more}")
-
-
-def _upload(folder: Path, repo: str, options: dict[str, Any]) -> str:
-    """Upload a folder; what Transformers' methods take and an upload does not need is left out."""
-    chosen = {name: options.get(name) for name in ("token", "private", "revision")}
-    return upload(
-        folder,
-        repo,
-        message=options.get("commit_message") or "Upload a MoME speech recogniser",
-        description=options.get("commit_description"),
-        create_pr=bool(options.get("create_pr")),
-        **chosen,
-    )
 
 
 def _refuse_unknown(keywords: dict[str, Any]) -> None:

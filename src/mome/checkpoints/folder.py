@@ -1,4 +1,4 @@
-"""The folder of a checkpoint: where it is, and what lies in it."""
+"""The folder of a recogniser: where it is, and what lies in it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mome.checkpoints.bundled import BUNDLED_NAME, bundled_folder
-from mome.checkpoints.hub import Repository, could_be_id
+from mome.checkpoints.bundled import BUNDLED_NAME
+from mome.checkpoints.hub import CHECKPOINT_FILES
 from mome.checkpoints.settings import blaming, check_settings, is_folder, read_settings
+from mome.checkpoints.source import Source, is_hub_id
 from mome.config import MomeConfig
 from mome.errors import MomeError, shortened
 
@@ -19,47 +20,38 @@ WEIGHTS = "model.safetensors"
 INSIDE = "./"  # a reference that starts so is a sub-folder of the checkpoint
 
 
-def model_folder(name: str | os.PathLike | None = None, revision: str | None = None, **hub: Any) -> Path:
-    """The local folder of a model: the bundled one by default, else a folder or a hub repository.
+def model_folder(name: str | os.PathLike[str] | None = None, revision: str | None = None, **hub: Any) -> Path:
+    """The local folder of a recogniser, downloaded from the hub if ``name`` is an id there.
 
-    ``hub`` is as for :func:`checkpoint_folder`.
-
-    Raises:
-        MomeError: there is no such model.
-    """
-    if name is None or str(name) == BUNDLED_NAME:
-        return bundled_folder()
-    return checkpoint_folder(name, revision, **hub)
-
-
-def checkpoint_folder(name: str | os.PathLike, revision: str | None = None, **hub: Any) -> Path:
-    """The local folder of a checkpoint, downloaded from the hub if ``name`` is an id there.
-
-    ``hub`` is ``token``, ``cache_dir`` and ``local_files_only`` of the hub's own functions.
+    Args:
+        name: a folder or hub id; without it, the bundled model.
+        revision: of the hub repository.
+        hub: ``token``, ``cache_dir`` and ``local_files_only`` of the hub's own functions.
 
     Raises:
-        MomeError: there is no such folder, or the hub has no such model or cannot be reached.
+        MomeError: there is no such folder, the hub has no such model or cannot be reached, or it is of another kind.
     """
-    path = Path(name)
-    if is_folder(path):
-        if not (path / "config.json").exists():
-            raise MomeError(f"{path} is not a model folder: it has no config.json")
-        return path
-    if len(path.parts) != 2 or not could_be_id(str(name)):
+    name = BUNDLED_NAME if name is None else str(name)
+    source = Source(name, f"model {name}", revision, hub=hub)
+    if source.folder is None and not is_hub_id(name):
         raise MomeError(f"no model at {shortened(name, 120)}: give a model folder or a hub id such as owner/name")
-    return Repository(str(name), f"model {name}", revision, hub).checkpoint()
+    folder = source.settings(["config.json"])
+    if not (folder / "config.json").exists():
+        is_none = "is not a speech recogniser of this package" if source.folder is None else "is not a model folder"
+        raise MomeError(f"{source.folder or source.what} {is_none}: it has no config.json")
+    kind = read_settings(folder / "config.json").get("model_type")
+    if kind != MomeConfig.model_type:
+        raise MomeError(f"{source.what} is of type {kind!s:.60}, not a speech recogniser of this package")
+    return source.complete(folder, CHECKPOINT_FILES)
 
 
 def read_config(folder: Path) -> MomeConfig:
-    """A checkpoint's configuration.
+    """The configuration in a folder that :func:`model_folder` gave.
 
     Raises:
-        MomeError: it is unreadable, of another kind of model, describes none that can be built, or asks for what a
-            model folder may not ask for.
+        MomeError: it is unreadable, describes no model that can be built, or asks for what a model folder may not ask
+            for.
     """
-    kind = read_settings(folder / "config.json").get("model_type")
-    if kind != MomeConfig.model_type:
-        raise MomeError(f"{folder} is a model of type {kind!s:.60}, not a speech recogniser of this package")
     check_settings(folder)
     with blaming(folder / "config.json", "is not a readable model configuration"):
         return MomeConfig.from_pretrained(folder, trust_remote_code=False)

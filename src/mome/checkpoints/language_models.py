@@ -17,8 +17,8 @@ LANGUAGE_MODELS = frozenset({
     "smollm3", "stablelm", "starcoder2", "vaultgemma", "xglm",
 })
 # fmt: on
-"""Types of Transformers' dense causal language models that are known to read embeddings in padded batches as they read
-them alone, and to cost what :mod:`mome.model.cost` says."""
+"""Types of Transformers' dense causal language models whose output is known not to depend on padding, and whose costs
+are known to be those of :mod:`mome.model.cost`."""
 
 
 def check_language_model(config: PreTrainedConfig, what: str = "the language model") -> None:

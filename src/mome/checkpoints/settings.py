@@ -1,8 +1,8 @@
-"""The settings files of a model folder: read as data from a stranger, before a library follows what they say.
+"""The settings files of a model folder, checked before a library acts on them.
 
-Transformers does what such files ask for: code of the folder or of the hub, files at other places. Whatever is one of
-that is refused here by name. ``auto_map`` is not: every loading call says ``trust_remote_code=False``, and many
-published models of built-in types carry one.
+A folder may come from a stranger, and Transformers does what its files ask for: run code of the folder or of the hub,
+read files elsewhere. Such settings are refused by name. ``auto_map`` is accepted, because every loading call passes
+``trust_remote_code=False`` and many published models of built-in types have one.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ _FILES = (
     *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
 )
 _TABLES = ("special_tokens_map.json", "added_tokens.json")  # their keys are tokens, not settings
-INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+INDICES = {name: f"{name}.index.json" for name in ("model.safetensors", "pytorch_model.bin")}
+"""Files of a backbone's weights, and the lists of those that are split, in Transformers' order of preference."""
+
 _FOREIGN = ("adapter_config.json", "audio_tokenizer_config.json")  # they lead to another model, wherever that is
 _CODE = ("custom_generate", "trust_remote_code", "use_kernels", "kernel_config")
 _ELSEWHERE = ("audio_tokenizer", "configuration_files", "fast_tokenizer_files", "gguf_file")
@@ -40,9 +42,12 @@ _IMPLEMENTATIONS = ("attn_implementation", "experts_implementation")
 def blaming(
     what: object, complaint: str = "cannot be loaded", remedy: str = "copy or download it again"
 ) -> Iterator[None]:
-    """Say in one line that a library could not make anything of ``what``.
+    """Turn any exception of a library that reads ``what`` into one line.
 
-    Libraries answer damaged files with exceptions of any type, so all of them count.
+    Libraries answer damaged files with exceptions of any type, so all are caught.
+
+    Raises:
+        MomeError: ``{what} {complaint} (reason): {remedy}``; one that the block raised passes unchanged.
     """
     try:
         yield
@@ -58,10 +63,10 @@ def blaming(
 
 
 def read_settings(file: Path) -> dict[str, Any]:
-    """A JSON file of settings.
+    """Read a JSON object.
 
     Raises:
-        MomeError: it is no file, too large, no JSON, or holds something else than settings.
+        MomeError: the file is missing, larger than 100 MB, not JSON, or not an object.
     """
     if not file.is_file():
         raise MomeError(f"{file} is not a file: the model folder is incomplete, copy or download it again")
@@ -84,8 +89,8 @@ def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is no number of JSON")
 
 
-def is_folder(name: str | os.PathLike) -> bool:
-    """Whether there is a folder of this name; one that cannot be a name is none."""
+def is_folder(name: str | os.PathLike[str]) -> bool:
+    """Whether this is a folder; ``False`` also for what no path can be."""
     try:
         return Path(name).is_dir()
     except (OSError, ValueError):
@@ -93,10 +98,10 @@ def is_folder(name: str | os.PathLike) -> bool:
 
 
 def shards(index: Path) -> list[str]:
-    """The files of weights that an index names, each beside it.
+    """The names of the weight files in an index; all lie in the index's folder.
 
     Raises:
-        MomeError: it is not readable, or names a file elsewhere.
+        MomeError: the index is not readable, or names a file elsewhere.
     """
     try:
         files = sorted(set(read_settings(index)["weight_map"].values()))
@@ -117,7 +122,7 @@ def check_settings(folder: Path) -> None:
     for name in _FOREIGN:
         if (folder / name).exists():
             raise MomeError(f"{folder / name} leads to another model: merge the two with their own tools first")
-    for name in INDICES:
+    for name in INDICES.values():
         if (folder / name).exists():
             shards(folder / name)
     for name in _FILES:

@@ -12,7 +12,7 @@ from mome.cli.output import quiet, result, to_json
 from mome.errors import MomeError
 
 if TYPE_CHECKING:
-    from mome.convert.account import Account
+    from mome.convert.writing import Account
 
 System = Literal["llama-avsr", "llama-mtsk", "omni-avsr", "llama-smop"]
 Kind = Literal["av-hubert", System]

@@ -21,14 +21,56 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mome.convert.account import Account, Unused
-from mome.convert.avhubert_card import LICENSE, NOTICE, card
-from mome.convert.fitting import checked, count, dtype_name, told
-from mome.convert.folder import check_free, new_folder, save_weights
+from mome.convert.fitting import checked, count, told
 from mome.convert.unpickle import plain, read_checkpoint
+from mome.convert.writing import Account, Unused, check_free, fill_card, new_folder, save_weights
 from mome.encoders.avhubert import AVHubertConfig, AVHubertModel
 from mome.encoders.avhubert.pixels import FIELD
 from mome.errors import MomeError, listed
+
+SOURCE = "https://github.com/facebookresearch/av_hubert"
+LICENSE_LINK = f"{SOURCE}/blob/main/LICENSE"
+LICENSE = f"Meta's AV-HuBERT licence, non-commercial research only ({LICENSE_LINK})"
+NOTICE = f"""Checkpoints of AV-HuBERT that Meta published come under Meta's [AV-HuBERT licence]({LICENSE_LINK}).
+It allows non-commercial research only, and forbids, among other things, military use, surveillance and biometric
+processing. Whoever passes these weights on must add a copy of that licence and keep this notice:
+
+> AV-HuBERT is licensed under the AV-HuBERT license, Copyright (c) Meta Platforms, Inc. All Rights Reserved.
+"""
+
+_CARD = """---
+license: other
+license_name: av-hubert-license
+license_link: {license_link}
+tags: [av-hubert, lip-reading, audio-visual-speech-recognition]
+---
+# {title} encoder
+
+The encoder of `{file}`, an AV-HuBERT checkpoint of fairseq, converted by `mome convert av-hubert`. It makes 25 tokens a
+second of mouth crops, of sound, or of both.
+
+{account}
+
+## Use
+
+```python
+from mome.encoders.avhubert import AVHubertModel
+
+model = AVHubertModel.from_pretrained("this-folder").eval()  # float32; dtype="float16" for half the memory
+```
+
+or, in a recipe of `mome train`, `model.video_encoder: this-folder`.
+
+## Source
+
+- File: `{file}`, SHA-256 `{digest}`
+- Published at <{source}>
+- Shi, Hsu, Lakhotia and Mohamed, "Learning Audio-Visual Speech Representation by Masked Multimodal Cluster
+  Prediction", ICLR 2022
+
+## Licence
+
+{notice}"""
 
 PRETRAINING = ("mask_emb", "label_embs_concat", "final_proj", "target_glu")
 """What the encoder has for pre-training alone: a tensor's name, or a module's."""
@@ -92,19 +134,14 @@ def convert(checkpoint: Path, out: Path) -> Account:
     except RecursionError as error:
         raise MomeError(f"{checkpoint}: its settings are nested without end") from error
     encoder = read_encoder(state, settings, str(checkpoint))
-    account = Account(
-        model=describe(encoder.config),
-        used=len(encoder.state),
-        parameters=sum(tensor.numel() for tensor in encoder.state.values() if tensor.is_floating_point()),
-        dtypes=sorted({dtype_name(tensor) for tensor in encoder.state.values() if tensor.is_floating_point()}),
-        unused=encoder.unused,
-        notes=encoder.notes,
-        license=LICENSE,
+    account = Account.of(
+        describe(encoder.config), encoder.state.values(), encoder.unused, encoder.notes, license=LICENSE
     )
+    card = fill_card(_CARD, checkpoint, account, source=SOURCE, license_link=LICENSE_LINK, notice=NOTICE)
     with new_folder(out) as folder:
         encoder.config.save_pretrained(folder)
         save_weights(encoder.state, folder)
-        (folder / "README.md").write_text(card(checkpoint, account), encoding="utf-8")
+        (folder / "README.md").write_text(card, encoding="utf-8")
     return account
 
 

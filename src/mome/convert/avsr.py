@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,46 +21,87 @@ from transformers import PreTrainedTokenizerBase, Wav2Vec2FeatureExtractor, Whis
 from mome.checkpoints.backbones import load_tokenizer
 from mome.checkpoints.folder import INSIDE
 from mome.config import MomeConfig
-from mome.convert.account import Account
-from mome.convert.avhubert_card import NOTICE
+from mome.convert.avhubert import NOTICE
 from mome.convert.avsr_backbones import (
+    add_tokens,
     audio_config,
     avhubert_config,
+    check_prompts,
+    misshaped_prompts,
     named_config,
     refer,
     save_part,
+    set_tokens,
 )
-from mome.convert.avsr_card import account_of, card
-from mome.convert.avsr_file import state_dict
+from mome.convert.avsr_file import TITLES, System, choose_rates, state_dict
 from mome.convert.avsr_names import (
     EMBEDDING,
     HEAD,
+    PARTS,
+    PROMPTS,
     Lora,
     audio_type,
+    pretraining_only,
     published_name,
     read_lora,
     read_projectors,
     renamed,
 )
-from mome.convert.avsr_rates import choose_rates
-from mome.convert.avsr_tokens import add_tokens, check_prompts, misshaped_prompts, set_tokens
 from mome.convert.fitting import checked, told
-from mome.convert.folder import check_free, new_folder, save_weights
 from mome.convert.unpickle import read_checkpoint
+from mome.convert.writing import Account, Unused, check_free, fill_card, new_folder, save_weights
 from mome.encoders.whisper import TOKENS_PER_SECOND
 from mome.errors import MomeError
 from mome.model.model import MomeForSpeechRecognition
 from mome.model.processor import MomeProcessor
 from mome.rates import TASKS, Task
 
-System = Literal["llama-avsr", "llama-mtsk", "omni-avsr", "llama-smop"]
 LORA_SCALE = 0.125  # ALPHA / RANK of all published ones: 8 / 64 and 4 / 32
 TOP_K = 2  # of Llama-SMoP's published one
 BEAMS = 15
 _VOCABULARY = "|".join(map(re.escape, (EMBEDDING, HEAD)))
 _SPECIFIC = (".lora.specific.down", ".lora.specific.up")  # ends of our names that are of all tasks together
-_PREFIXES = {"audio_encoder": "audio_encoder.encoder.", "video_encoder": "video_encoder."}
-_PREFIXES |= {"language_model": "language_model."}
+
+LICENSE = (
+    "that of the checkpoint and of its backbones; AV-HuBERT's weights are for non-commercial research only, "
+    "Llama's come under Meta's community licence"
+)
+
+SOURCES: dict[System, str] = {
+    "llama-avsr": "https://github.com/umbertocappellazzo/Llama-AVSR",
+    "llama-mtsk": "https://github.com/umbertocappellazzo/Omni-AVSR",
+    "omni-avsr": "https://github.com/umbertocappellazzo/Omni-AVSR",
+    "llama-smop": "https://github.com/umbertocappellazzo/Dr-SHAP-AV",
+}
+"""Where the systems' code was published."""
+
+_CARD = """---
+license: other
+tags: [audio-visual-speech-recognition, lip-reading, mome]
+---
+# {title}
+
+Converted from `{file}`, a checkpoint of the published code, by `mome convert {kind}`.
+
+{account}
+
+## Use
+
+```bash
+mome transcribe clip.mp4 --model this-folder
+```
+
+## Source
+
+- File: `{file}`, SHA-256 `{digest}`
+- Code of the system: <{source}>
+
+## Licence
+
+This folder holds weights of other people's models or refers to them, and each keeps its own terms: see the licence of
+the checkpoint, of the language model and of the encoders. AV-HuBERT's allows non-commercial research only. Read them
+before you use this folder or pass it on.
+"""
 
 
 @dataclass(frozen=True)
@@ -113,9 +154,13 @@ def convert(system: System, checkpoint: Path, out: Path, sources: Sources) -> Ac
     if tied and HEAD in state and not torch.equal(state[HEAD], state[EMBEDDING]):
         raise MomeError(f"{checkpoint} has a head of its own, which {sources.language_model} ties to its embedding")
     parts = {}
-    for kind, prefix in _PREFIXES.items():
-        part = {key.removeprefix(prefix): weights[key] for key in weights if key.startswith(prefix)}
-        part = {key: value for key, value in part.items() if ".lora." not in key}
+    for module in PARTS.values():
+        kind, prefix = module.partition(".")[0], f"{module}."
+        part = {
+            key.removeprefix(prefix): value
+            for key, value in weights.items()
+            if key.startswith(prefix) and ".lora." not in key
+        }
         if kind == "language_model" and tied:
             part.pop("lm_head.weight", None)
         if part:
@@ -230,7 +275,7 @@ def fit(
     expected: dict[str, Tensor] = {}
     for key, value in model.state_dict().items():
         of_tasks = zip(config.tasks, value, strict=True) if key.endswith(_SPECIFIC) else ()
-        expected |= {f"{key}.{task}": one for task, one in of_tasks} or {key: value}
+        expected |= {f"{key}.{task}": update for task, update in of_tasks} or {key: value}
     what = f"{source} does not fit the model that it and its backbones describe"
     fitting = checked(weights, expected, what, lambda key: names.get(key) or published_name(key, state), more)
     return model, _stacked(fitting, config.tasks)
@@ -243,7 +288,7 @@ def _stacked(weights: Mapping[str, Tensor], tasks: Sequence[Task]) -> dict[str, 
     for key, value in weights.items():
         name, _, task = key.rpartition(".")
         if key.endswith(ends):
-            made[name] = torch.stack([weights[f"{name}.{one}"] for one in tasks])
+            made[name] = torch.stack([weights[f"{name}.{every}"] for every in tasks])
         elif not (task in tasks and name.endswith(_SPECIFIC)):
             made[key] = value
     return made
@@ -273,3 +318,42 @@ def _write(
     elif audio is not None:
         extractor = Wav2Vec2FeatureExtractor(do_normalize=False)  # the processor normalises, as the published code does
     MomeProcessor.for_config(config, tokenizer, extractor).save_pretrained(folder)
+
+
+def card(system: System, checkpoint: Path, account: Account) -> str:
+    """The text of README.md for a recogniser made from ``checkpoint``."""
+    return fill_card(_CARD, checkpoint, account, kind=system, source=SOURCES[system])
+
+
+def account_of(system: System, config: MomeConfig, state: Mapping[str, Tensor], notes: list[str]) -> Account:
+    """What became of every tensor of ``state`` in a folder with this configuration."""
+    kept = dict(state)
+    unused: list[Unused] = []
+
+    def leave_out(name: str, keys: list[str], reason: str) -> None:
+        if keys:
+            unused.append(Unused(name, len(keys), reason))
+            for key in keys:
+                del kept[key]
+
+    leave_out("prompt_*", [key for key in kept if key in PROMPTS], "the embeddings of the prompts' tokens")
+    leave_out("video_encoder.*", [key for key in kept if pretraining_only(key)], "for pre-training only")
+    if config.text_config.tie_word_embeddings:
+        leave_out(HEAD, [key for key in kept if key == HEAD], "the same as the embedding")
+    for prefix, module in PARTS.items():
+        reference = getattr(config, module.partition(".")[0])
+        if reference is not None and not reference.startswith(INSIDE):
+            stored = (".running_mean", ".running_var")
+            frozen = [k for k in kept if k.startswith(f"{prefix}.") and ".lora_" not in k and not k.endswith(stored)]
+            leave_out(f"{prefix}.*", frozen, f"in {reference}")
+    rates = " and ".join(
+        f"{side} rates {', '.join(map(str, getattr(config, f'{side}_rates')))}"
+        for side in ("audio", "video")
+        if getattr(config, f"{side}_rates")
+    )
+    text = config.text_config
+    model = (
+        f"{TITLES[system]}: {', '.join(config.tasks)} at {rates}, language model of {text.num_hidden_layers} layers of "
+        f"width {text.hidden_size}"
+    )
+    return Account.of(model, kept.values(), unused, notes, LICENSE)

@@ -1,9 +1,11 @@
-"""The frozen backbones of a published recogniser: their configurations, and whether the checkpoint's copy is the
-backbone's own, which is then referred to instead of stored."""
+"""The frozen backbones of a published recogniser.
+
+Their configurations; whether the checkpoint's copy is the backbone's own, which is then referred to instead of stored;
+and the tokens that a system adds to its language model's vocabulary.
+"""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,8 +13,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from huggingface_hub import snapshot_download
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 from transformers import (
     GenerationConfig,
@@ -23,20 +24,23 @@ from transformers import (
 )
 
 from mome.checkpoints.backbones import backbone_config
-from mome.checkpoints.bundled import bundled_part
 from mome.checkpoints.folder import INSIDE, WEIGHTS
+from mome.checkpoints.settings import INDICES, blaming, read_settings
+from mome.checkpoints.source import Source
+from mome.checkpoints.vocabulary import MARKERS
 from mome.config import MomeConfig
 from mome.config.fields import Rounding
 from mome.convert.avhubert import HEAD_WIDTH, encoder_config
-from mome.convert.avsr_names import audio_type
-from mome.convert.fitting import count, dtype_name, same, told
-from mome.convert.folder import save_weights
+from mome.convert.avsr_names import EMBEDDING, PROMPTS, audio_type
+from mome.convert.fitting import count, dtype_name, misfit, same, same_rounded, told
+from mome.convert.writing import save_weights
 from mome.encoders.avhubert import AVHubertConfig
 from mome.errors import MomeError, listed
 
 # Names of a backbone's own files begin so, the checkpoint's part without it.
 _PREFIXES = {"audio_encoder": ("model.encoder.", "encoder.", ""), "video_encoder": ("",), "language_model": ("",)}
 _VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")
+_PADDING = "<pad>"
 _DRIFTING = (".running_mean", ".running_var", ".num_batches_tracked")  # of batch norms that were left in training
 
 
@@ -44,7 +48,7 @@ def named_config(kind: str, name: str, model_type: str | None = None) -> PreTrai
     """The configuration of a backbone at a hub id or in a folder.
 
     Raises:
-        MomeError: it is not to be had, or not of ``model_type``.
+        MomeError: it cannot be found, or is not of ``model_type``.
     """
     config = backbone_config(kind, name)
     if model_type is not None and config.model_type != model_type:
@@ -111,42 +115,42 @@ class LocalWeights:
     files: Mapping[str, Path]
 
     def read(self, name: str) -> Tensor:
-        """One tensor; its file is mapped for it alone, so that no more of it stays in memory."""
-        with safe_open(self.files[name], framework="pt") as file:
-            return file.get_tensor(name)
+        """One tensor; its file is mapped for it alone, so that no more of it stays in memory.
+
+        Raises:
+            MomeError: the file is damaged.
+        """
+        with blaming(self.files[name], "is damaged"), safe_open(self.files[name], framework="pt") as file:
+            tensor: Tensor = file.get_tensor(name)
+        return tensor
 
 
 def find_weights(name: str) -> LocalWeights | str:
     """A backbone's own weights in a folder or in the hub's cache; or why there is nothing to compare with."""
-    folder, revision, reference = Path(bundled_part(name)), None, name
-    if folder.is_dir():
-        reference = name if str(folder) != name else str(folder.resolve())
-    else:
-        try:
-            folder = Path(snapshot_download(name, local_files_only=True))
-        except (OSError, ValueError):
-            return f"the weights of {name} are not on this machine to compare with"
-        revision = folder.name
+    elsewhere = f"the weights of {name} are not on this machine to compare with"
+    source = Source(name, name, hub={"local_files_only": True})
     try:
-        index = folder / f"{WEIGHTS}.index.json"
-        if index.is_file():
-            places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-            files = {key: folder / file for key, file in places.items()}
+        folder = source.weights(source.settings())
+    except MomeError:
+        return elsewhere
+    with blaming(f"the weights in {folder}", "are damaged"):
+        if (folder / INDICES[WEIGHTS]).is_file():
+            files = {key: folder / file for key, file in read_settings(folder / INDICES[WEIGHTS])["weight_map"].items()}
         elif (folder / WEIGHTS).is_file():
             with safe_open(folder / WEIGHTS, framework="pt") as file:
                 files = dict.fromkeys(file.keys(), folder / WEIGHTS)
         elif others := sorted(path.name for path in folder.glob("pytorch_model*.bin")):
             return f"{name} has its weights in {others[0]}, and only those in {WEIGHTS} are compared"
-        elif revision is None:
+        elif source.folder is not None:
             return f"the folder {name} has no {WEIGHTS} to compare with"
         else:
-            return f"the weights of {name} are not on this machine to compare with"
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise MomeError(f"the weights in {folder} are damaged: copy or download them again") from error
+            return elsewhere
     missing = sorted({path.name for path in files.values() if not path.is_file()})
     if missing:
         return f"of the weights of {name}, {listed(missing)} are not on this machine to compare with"
-    return LocalWeights(reference, revision, files)
+    if source.folder is None:
+        return LocalWeights(name, folder.name, files)
+    return LocalWeights(name if str(folder) != name else str(folder.resolve()), None, files)
 
 
 def precision(part: Mapping[str, Tensor]) -> str:
@@ -172,10 +176,7 @@ def difference(kind: str, part: Mapping[str, Tensor], weights: LocalWeights, rou
         name = next((prefix + key for prefix in _PREFIXES[kind] if prefix + key in weights.files), None)
         if name is None:
             return key
-        try:
-            own = weights.read(name)
-        except (OSError, SafetensorError) as error:
-            raise MomeError(f"{weights.files[name]} is damaged: copy or download it again") from error
+        own = weights.read(name)
         if key in _VOCABULARY:
             mine = mine[: len(own)]
         if not same(own if rounding is None else own.to(getattr(torch, rounding)), mine):
@@ -220,3 +221,76 @@ def save_part(
     if tokenizer is not None:
         ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
         GenerationConfig(**ids).save_pretrained(folder)
+
+
+def add_tokens(tokenizer: PreTrainedTokenizerBase, rows: int, name: str, source: str) -> int:
+    """Add the published tokens in the published order.
+
+    The checkpoint's rows say which: Llama gets padding and the four markers, Qwen, which has padding, the markers.
+
+    Args:
+        tokenizer: the language model's own.
+        rows: of the checkpoint's embedding.
+        name: of the language model, for messages.
+        source: what messages call the checkpoint.
+
+    Returns:
+        How many were added.
+
+    Raises:
+        MomeError: the tokenizer does not fit the checkpoint.
+    """
+    markers = [token for pair in MARKERS.values() for token in pair]
+    before = len(tokenizer)
+    if rows - before == len(markers) + 1:
+        tokenizer.add_special_tokens({"pad_token": _PADDING})
+    tokenizer.add_tokens(markers, special_tokens=True)
+    if len(tokenizer) != rows or rows == before:
+        raise MomeError(
+            f"the vocabulary of {source} has {rows} rows, which is not that of {name} ({before} tokens) with "
+            f"{len(markers)} or {len(markers) + 1} added: give the language model that it was trained on"
+        )
+    if tokenizer.eos_token_id is None:
+        raise MomeError(f"the tokenizer of {name} has no end token: give the language model that it was trained on")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "right"
+    return rows - before
+
+
+def set_tokens(config: MomeConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Write the ids of start token, markers and prompts into the configuration."""
+    config.start_ids = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    config.audio_markers, config.video_markers = (
+        tokenizer.convert_tokens_to_ids(list(pair)) for pair in MARKERS.values()
+    )
+    config.prompt_ids = {
+        task: tokenizer(text, add_special_tokens=False).input_ids for task, text in config.prompts.items()
+    }
+
+
+def misshaped_prompts(state: Mapping[str, Tensor], width: int) -> list[str]:
+    """What is wrong with a system's embedded prompts, which are ``(1, tokens, width)`` for any number of tokens."""
+    problems = []
+    for key in PROMPTS:
+        found = state.get(key)
+        tokens = found.shape[1] if found is not None and found.dim() > 1 else 1
+        why = "missing" if found is None else misfit(found, torch.empty(1, tokens, width, device="meta"))
+        problems += [f"{key} is {why}"] if why else []
+    return problems
+
+
+def check_prompts(state: Mapping[str, Tensor], config: MomeConfig, source: str) -> None:
+    """Compare the checkpoint's embedded prompts, where it has any, with those that the tokenizer gives.
+
+    Raises:
+        MomeError: they differ, so the tokenizer is not the one that the model was trained with.
+    """
+    for key, task in PROMPTS.items():
+        if key in state:
+            ours = state[EMBEDDING][torch.tensor(config.text_ids(task))]
+            if not same_rounded(state[key][0], ours):
+                raise MomeError(
+                    f"{key} of {source} is not '{config.prompts[task]}' by the tokenizer of --language-model: "
+                    "give the language model that it was trained on"
+                )

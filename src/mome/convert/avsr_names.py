@@ -23,7 +23,7 @@ MODALITIES: dict[str, Task] = {"audiovisual": "avsr", "audio": "asr", "video": "
 PROMPTS = {f"prompt_{modality}": task for modality, task in MODALITIES.items()}
 """Embedded prompts that Omni-AVSR keeps beside its weights."""
 
-_PARTS = {"audio_encoder": "audio_encoder.encoder", "video_encoder": "video_encoder", "llm": "language_model"}
+PARTS = {"audio_encoder": "audio_encoder.encoder", "video_encoder": "video_encoder", "llm": "language_model"}
 _AUDIO = {
     "whisper": re.compile(r"audio_encoder\.(conv1|conv2|embed_positions)\..*"),
     "wavlm": re.compile(r"audio_encoder\.feature_projection\..*"),
@@ -175,18 +175,18 @@ def renamed(state: Mapping[str, Tensor], rates: Mapping[str, list[int]]) -> Rena
             name, number, inside = projector.groups()
             for i in [number] if number else range(len(rates[name])):
                 put(f"connector.{name}.{i}.{inside}", value, key)
-        elif lora is not None and part in _PARTS:
+        elif lora is not None and part in PARTS:
             module, direction, side, group = lora.groups()
-            module = module.replace(part, _PARTS[part], 1) + f".{side.lower()}_proj.lora"
+            module = module.replace(part, PARTS[part], 1) + f".{side.lower()}_proj.lora"
             if group is None or group == "_shared":
                 put(f"{module}.{direction}.weight", value, key)
             else:
                 put(f"{module}.specific.{direction}.{MODALITIES[group.removeprefix('.')]}", value, key)
         elif part in _OURS or _OUR_LORA.fullmatch(key):
             clashes.append(f"{key} is no name of the published code")
-        elif part in _PARTS:
+        elif part in PARTS:
             rest = _NORMALISED.sub(lambda found: f"parametrizations.weight.original{'gv'.index(found[1])}", rest)
-            put(f"{_PARTS[part]}.{rest}", value, key)
+            put(f"{PARTS[part]}.{rest}", value, key)
         elif part == "audiovisual_proj":
             put(f"connector.audiovisual.{rest}", value, key)
         else:
@@ -196,7 +196,7 @@ def renamed(state: Mapping[str, Tensor], rates: Mapping[str, list[int]]) -> Rena
 
 def published_name(name: str, state: Mapping[str, Any]) -> str:
     """What the published code would call the tensor with this name of ours, in a file with the names of ``state``."""
-    for theirs, ours in _PARTS.items():
+    for theirs, ours in PARTS.items():
         if name.startswith(f"{ours}."):
             name = f"{theirs}.{name.removeprefix(f'{ours}.')}"
             lora = _OUR_LORA.fullmatch(name)

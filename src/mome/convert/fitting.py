@@ -82,14 +82,14 @@ def misfit(found: object, model: Tensor) -> str | None:
     return None
 
 
-def same(one: Tensor, other: Tensor) -> bool:
+def same(tensor: Tensor, other: Tensor) -> bool:
     """Whether two tensors hold the same numbers, be they of different precision."""
-    return torch.equal(one.to(other.dtype), other) and torch.equal(one, other.to(one.dtype))
+    return torch.equal(tensor.to(other.dtype), other) and torch.equal(tensor, other.to(tensor.dtype))
 
 
-def same_rounded(one: Tensor, other: Tensor) -> bool:
+def same_rounded(tensor: Tensor, other: Tensor) -> bool:
     """Whether two tensors hold the same numbers once the finer is rounded as the other is."""
-    return torch.equal(one.to(other.dtype), other) or torch.equal(one, other.to(one.dtype))
+    return torch.equal(tensor.to(other.dtype), other) or torch.equal(tensor, other.to(tensor.dtype))
 
 
 def dtype_name(tensor: Tensor) -> str:

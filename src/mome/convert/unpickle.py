@@ -140,20 +140,20 @@ def _strip(content: object) -> None:
     """
     left, seen = [content], set()
     while left:
-        one = left.pop()
-        if id(one) in seen:
+        value = left.pop()
+        if id(value) in seen:
             continue
-        seen.add(id(one))
-        if isinstance(one, Tensor) or (isinstance(one, dict) and type(one) is not dict):
-            vars(one).clear()
-        if isinstance(one, Tensor) and one.is_nested:
+        seen.add(id(value))
+        if isinstance(value, Tensor) or (isinstance(value, dict) and type(value) is not dict):
+            vars(value).clear()
+        if isinstance(value, Tensor) and value.is_nested:
             raise ValueError("a nested tensor")
-        if isinstance(one, dict):
-            left.extend(one.values())
-        elif isinstance(one, list | tuple):
-            left.extend(one)
-        elif isinstance(one, StandIn):
-            left.extend(vars(one).values())
+        if isinstance(value, dict):
+            left.extend(value.values())
+        elif isinstance(value, list | tuple):
+            left.extend(value)
+        elif isinstance(value, StandIn):
+            left.extend(vars(value).values())
 
 
 def _other_format(path: Path, zipped: bool) -> str | None:
@@ -221,7 +221,7 @@ def plain(value: object) -> Any:
                 return plain(inside[key])
         return plain(inside)
     if isinstance(value, Mapping):
-        return {key: plain(one) for key, one in value.items()}
+        return {key: plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(one) for one in value]
+        return [plain(inner) for inner in value]
     return value

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from transformers import PreTrainedTokenizerBase
 
 from mome.checkpoints.backbones import load_tokenizer
-from mome.checkpoints.bundled import bundled_part
-from mome.checkpoints.hub import TOKENIZER
+from mome.checkpoints.hub import TOKENIZER_FILES
 from mome.checkpoints.settings import blaming, check_settings
+from mome.checkpoints.source import local_folder
 from mome.config import MomeConfig
 from mome.config.fields import MOST_TOKENS
 from mome.errors import MomeError
@@ -89,14 +89,14 @@ def local_tokenizer(language_model: str) -> PreTrainedTokenizerBase | None:
     Raises:
         MomeError: it is damaged.
     """
-    folder = Path(bundled_part(language_model))
-    own = any((folder / name).is_file() for name in TOKENIZER)
+    folder = local_folder(language_model)
+    own = folder is not None and any((folder / name).is_file() for name in TOKENIZER_FILES)
     return find_tokenizer(language_model) if own or processor_around(language_model) is not None else None
 
 
 def processor_around(name: str) -> MomeProcessor | None:
     """The processor of the self-contained checkpoint that a backbone is a part of; ``None`` if it is by itself."""
-    whole = Path(bundled_part(name)).parent
+    whole = (local_folder(name) or Path(name)).parent
     if not (whole / "processor_config.json").is_file():
         return None
     check_settings(whole)
