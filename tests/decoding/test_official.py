@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mome.encoders.logmel import log_mel
 from torch import Tensor
 
 import mome
+from mome.encoders.whisper import log_mel
 from mome.errors import MomeError
 from mome.media import Clip
 from mome.model.compat import official_log_mel, official_sound
