@@ -217,7 +217,9 @@ def _run(model: Any, tokens: int, cache: DynamicCache, **options: Any) -> int:
 def _meta_language_model(settings: str) -> tuple[PreTrainedConfig, Any]:
     config = _config(settings)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.get_default_dtype(), trust_remote_code=False)
+        # Other attentions look whether a mask hides anything, which on the meta device cannot be seen.
+        options = {"dtype": torch.get_default_dtype(), "attn_implementation": "eager"}
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False, **options)
     return config, model.eval()
 
 
