@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mome.training.recipe import SHIPPED, Recipe
+from mome.training.layers import SHIPPED
+from mome.training.recipe import Recipe
 from scripts.fuzz.folders import CLIP
 from scripts.fuzz.mutate import ODD, Random, damage, pick
 from scripts.fuzz.sandbox import command

@@ -23,7 +23,7 @@ from mome.convert import avsr, avsr_backbones
 from mome.convert import folder as folders
 from mome.convert.avsr_names import EMBEDDING, HEAD
 from mome.encoders import AVHubertConfig, AVHubertModel
-from mome.training.recipe import SHIPPED
+from mome.training.layers import SHIPPED
 from tests.conftest import Golden
 from tests.convert.published import ADDED, PROMPT_IDS, tokenizer_of
 

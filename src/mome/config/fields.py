@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from math import inf
 from typing import Any, Literal, get_args
@@ -17,7 +18,7 @@ BACKBONES = ("audio_encoder", "video_encoder", "language_model")
 
 MOST_TOKENS = 1000  # of a prompt, or of what stands before everything else
 _MOST_RATES, _COARSEST = 64, 1000
-_LONGEST_NAME = 4096  # of a path, in Linux
+_LONGEST_PATH, _LONGEST_NAME = 4096, 255  # bytes, in Linux
 
 
 def _is_text(value: Any) -> bool:
@@ -29,7 +30,10 @@ def _is_line(value: Any) -> bool:
 
 
 def _is_reference(value: Any) -> bool:
-    return value is None or (_is_line(value) and 0 < len(value) <= _LONGEST_NAME)
+    if value is None or not _is_line(value):
+        return value is None
+    name = os.fsencode(value)
+    return bool(value.strip()) and len(name) <= _LONGEST_PATH and max(map(len, name.split(b"/"))) <= _LONGEST_NAME
 
 
 def _is_flag(value: Any) -> bool:
@@ -86,13 +90,30 @@ _WANTED: list[tuple[tuple[str, ...], Callable[[Any], bool], str]] = [
 ]
 
 
+_OPTIONS = {name: (fits, wanted) for names, fits, wanted in _WANTED for name in names}
+
+
+def check_option(name: str, value: Any, prefix: str = "") -> None:
+    """Hold the value of one option against its type and range.
+
+    Args:
+        name: of the option.
+        value: of any type.
+        prefix: what a message puts before the name, such as ``model.``.
+
+    Raises:
+        MomeError: the value does not fit.
+    """
+    fits, wanted = _OPTIONS[name]
+    if not fits(value):
+        raise MomeError(f"{prefix}{name}={value!r:.80} is not possible: give {wanted}")
+
+
 def check_fields(config: Any) -> None:
     """Hold a configuration's options against their types and ranges; those with checks of their own are left out.
 
     Raises:
         MomeError: names the first that does not fit.
     """
-    for names, fits, wanted in _WANTED:
-        for name in names:
-            if not fits(getattr(config, name)):
-                raise MomeError(f"{name}={getattr(config, name)!r:.80} is not possible: give {wanted}")
+    for name in _OPTIONS:
+        check_option(name, getattr(config, name))
