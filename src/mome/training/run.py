@@ -105,7 +105,7 @@ def _plan(recipe: Recipe) -> Plan:
     """Read what the recipe names; :class:`MomeError` where it is not there or does not go together."""
     data, augment = recipe.data, recipe.augment
     if not data.manifests:
-        raise MomeError(f"data.manifests is missing: give data.manifests=[FILE], a list of {data.source}")
+        raise MomeError(f"data.manifests is missing: give data.manifests=[FILE], a manifest of {data.source}")
     if augment.noise is None:
         raise MomeError(
             "augment.noise is missing: give augment.noise=[FILE], such as babble, which the published systems were "
