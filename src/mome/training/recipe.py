@@ -191,7 +191,7 @@ class DataRecipe:
     """Where clips come from; ``cache`` is ``tokens`` (encoders run once per variant) or ``clips``."""
 
     manifests: list[str] = field(default_factory=list)  # named by the user
-    source: str = "your clips, written by `mome data folder DIR -o FILE`"  # what to name, in the message that asks for it
+    source: str = "your clips, written by `mome data folder DIR -o FILE`"  # what a message asks for
     train_split: str = "train"
     valid_split: str = "valid"
     cache: str = "clips"
