@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import math
 from pathlib import Path
 
@@ -57,6 +58,42 @@ def test_shipped_recipes_can_be_named():
         assert recipe.output == f"runs/{name}"
         assert (recipe.data.manifests, recipe.augment.noise) == ([], None), "the user names them"
         assert recipe.data.source
+
+
+def facts(name: str) -> dict[str, str]:
+    """What tells a recipe from the others, as recipes.csv has it."""
+    recipe = load_recipe(name)
+    model, optim = recipe.model, recipe.optim
+    connector, adapter = model.connector or {"type": "projectors"}, model.adapter
+    flags = {"projector_norm": model.projector_norm, "bos": model.bos, "stack": model.compression == "stack"}
+    flags["video_adapter"] = model.video_adapter is not None
+    told = [
+        connector["type"],
+        *(f"{key}={connector[key]}" for key in connector if key in ("queries", "sharing", "hidden")),
+    ]
+    more = [f"{key}={adapter[key]}" for key in ("placement", "shared", "specific", "dropout") if key in adapter]
+    parts = {part: getattr(model, part) for part in ("language_model", "audio_encoder", "video_encoder")}
+    return {
+        "name": name,
+        **{part: "-" if path is None else path.rpartition("/")[2] for part, path in parts.items()},
+        "audio_rates": " ".join(map(str, model.audio_rates)),
+        "video_rates": " ".join(map(str, model.video_rates)),
+        "tasks": " ".join(optim.tasks),
+        "connector": " ".join(told),
+        "adapter": " ".join([adapter["type"], str(adapter["bottleneck"]), *more]),
+        "flags": " ".join(flag for flag, there in flags.items() if there),
+        "learning_rate": f"{optim.learning_rate:g}",
+        "length": f"{optim.epochs:g} epochs" if optim.steps is None else f"{optim.steps} steps",
+        "max_frames": str(recipe.data.max_frames),
+    }
+
+
+def test_shipped_recipes_are_those_of_the_table():
+    with open(Path(__file__).parent / "recipes.csv", newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [row["name"] for row in table] == recipe_names()
+    for row in table:
+        assert facts(row["name"]) == row
 
 
 def test_every_shipped_file_is_part_of_a_recipe():
