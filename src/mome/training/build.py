@@ -65,7 +65,7 @@ def model_config(recipe: Recipe, download: bool = True) -> MomeConfig:
     if audio is None and video is None:
         raise MomeError("the recipe has neither model.audio_encoder nor model.video_encoder: give one or both")
     values = {name: getattr(model, name) for name in MODEL_OPTIONS}
-    values["adapter"] = _whole_bottleneck(model.adapter, text.hidden_size)
+    values["adapter"] = _bottleneck(model.adapter, text.hidden_size)
     try:
         config = MomeConfig(
             audio_config=audio.to_dict() if audio else None,
@@ -91,7 +91,7 @@ def outline(config: MomeConfig) -> MomeForSpeechRecognition:
         return MomeForSpeechRecognition(config)
 
 
-def _whole_bottleneck(adapter: dict[str, Any] | None, width: int) -> dict[str, Any] | None:
+def _bottleneck(adapter: dict[str, Any] | None, width: int) -> dict[str, Any] | None:
     """The adapter's options with a bottleneck such as ``width/32`` as the number that it is, rounded down."""
     value = (adapter or {}).get("bottleneck")
     if adapter is None or not isinstance(value, str):
@@ -173,8 +173,8 @@ def find_tokenizer(language_model: str, revision: str | None = None) -> PreTrain
     Raises:
         MomeError: it is not to be had, or damaged.
     """
-    whole = processor_around(language_model)
-    return whole.tokenizer if whole is not None else load_tokenizer(language_model, revision)
+    processor = processor_around(language_model)
+    return load_tokenizer(language_model, revision) if processor is None else processor.tokenizer
 
 
 def local_tokenizer(language_model: str) -> PreTrainedTokenizerBase | None:
@@ -190,12 +190,12 @@ def local_tokenizer(language_model: str) -> PreTrainedTokenizerBase | None:
 
 def processor_around(name: str) -> MomeProcessor | None:
     """The processor of the self-contained checkpoint that a backbone is a part of; ``None`` if it is by itself."""
-    whole = Path(bundled_part(name)).parent
-    if not (whole / "processor_config.json").is_file():
+    checkpoint = Path(bundled_part(name)).parent
+    if not (checkpoint / "processor_config.json").is_file():
         return None
-    check_settings(whole)
-    with blaming(f"the processor files of {whole}", "are missing or damaged"):
-        return MomeProcessor.from_pretrained(whole, trust_remote_code=False)
+    check_settings(checkpoint)
+    with blaming(f"the processor files of {checkpoint}", "are missing or damaged"):
+        return MomeProcessor.from_pretrained(checkpoint, trust_remote_code=False)
 
 
 def build(recipe: Recipe, dtype: torch.dtype = torch.float32) -> tuple[MomeForSpeechRecognition, MomeProcessor]:
@@ -254,9 +254,9 @@ def _memory() -> int:
 
 
 def _extractor(model_type: str, name: str, revision: str | None) -> Any:
-    whole = processor_around(name)
-    if whole is not None:
-        return whole.feature_extractor
+    processor = processor_around(name)
+    if processor is not None:
+        return processor.feature_extractor
     kind = WhisperFeatureExtractor if AUDIO_INPUTS[model_type] == "log_mel" else Wav2Vec2FeatureExtractor
     return load_extractor(kind, name, revision)
 

@@ -54,8 +54,8 @@ def _shipped(folder: str) -> dict[str, Path]:
     return {file.stem: file for file in sorted((SHIPPED / folder).glob("*.yaml"))}
 
 
-def _said(file: Path, key: str, unsaid: Iterable[str]) -> Iterable[str]:
-    return yaml.safe_load(file.read_text(encoding="utf-8")).get(key, unsaid)
+def _said(file: Path, key: str, unsaid: Iterable[str]) -> list[str]:
+    return list(yaml.safe_load(file.read_text(encoding="utf-8")).get(key, unsaid))
 
 
 def recipe_names() -> list[str]:
@@ -133,7 +133,7 @@ def _read_into(layers: list[Layer], path: Path, seen: tuple[Path, ...]) -> None:
         raise MomeError(f"recipe {path} is based on itself")
     if len(layers) + len(seen) >= MOST_LAYERS:
         raise MomeError(f"recipe {path} is one of more than {MOST_LAYERS} on each other: join some of them")
-    content = cast(dict, OmegaConf.to_container(read_mapping(path)))
+    content = cast(dict[str, Any], OmegaConf.to_container(read_mapping(path)))
     bases = content.pop("base", None)
     bases = [] if bases is None else [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):

@@ -34,7 +34,7 @@ def _refuse(key: str, value: object, remedy: str) -> MomeError:
     return MomeError(f"{key}={shortened(value)} is not possible: {remedy}")
 
 
-def _whole(least: int, most: int = MOST) -> Check:
+def _integer(least: int, most: int = MOST) -> Check:
     def check(key: str, value: int) -> None:
         if not least <= value <= most:
             raise _refuse(key, value, f"give {least} or more" if value < least else f"give {most} or less")
@@ -212,10 +212,10 @@ class DataRecipe:
             valid_split=_filled,
             cache=_one_of(("clips", "tokens")),
             cache_folder=_path,
-            limit=_whole(1),
-            variants=_whole(1, 1000),
-            max_frames=_whole(1),
-            workers=_whole(0, 256),
+            limit=_integer(1),
+            variants=_integer(1, 1000),
+            max_frames=_integer(1),
+            workers=_integer(0, 256),
         )
 
 
@@ -279,19 +279,19 @@ class OptimRecipe:
             tasks=_some_tasks,
             task_weights=_task_weights,
             rates=_each(_rates, empty=False),
-            rates_per_step=_whole(1),
-            rates_up_to=_whole(1),
+            rates_per_step=_integer(1),
+            rates_up_to=_integer(1),
             epochs=_epochs,
-            steps=_whole(1),
+            steps=_integer(1),
             learning_rate=_positive,
             weight_decay=_number,
             betas=_betas,
-            warmup_steps=_whole(0),
+            warmup_steps=_integer(0),
             clip_norm=_number,
-            accumulate=_whole(1),
+            accumulate=_integer(1),
             precision=_one_of(("fp32", "bf16")),
-            log_steps=_whole(1),
-            seed=_whole(0, 2**32 - 1),
+            log_steps=_integer(1),
+            seed=_integer(0, 2**32 - 1),
         )
         drawn = [name for name in ("rates_per_step", "one_rate_per_task", "rates_up_to") if getattr(self, name)]
         if len(drawn) > 1:
@@ -332,9 +332,9 @@ class ValidationRecipe:
             self,
             "validation.",
             rates=_each(_rates),
-            every_steps=_whole(1),
-            limit=_whole(1),
-            batch=_whole(1),
+            every_steps=_integer(1),
+            limit=_integer(1),
+            batch=_integer(1),
         )
 
     def rates_of(self, rate_set: RateSet) -> list[Rates]:
@@ -425,15 +425,8 @@ def load_recipe(name: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
     missing = sorted(OmegaConf.missing_keys(merged))
     if missing:
         raise MomeError(f"{name} lacks {', '.join(missing)}: add it to the recipe or give {missing[0]}=VALUE")
-    recipe = to_recipe(merged)
+    recipe = cast(Recipe, OmegaConf.to_object(merged))
     recipe.output = recipe.output or f"runs/{Path(name).stem}"
-    return recipe
-
-
-def to_recipe(merged: DictConfig) -> Recipe:
-    """The recipe that merged layers make; :class:`MomeError` where a value is not possible."""
-    recipe = OmegaConf.to_object(merged)
-    assert isinstance(recipe, Recipe)
     return recipe
 
 
