@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from math import inf
 from typing import Any, Literal, get_args
@@ -18,7 +17,7 @@ BACKBONES = ("audio_encoder", "video_encoder", "language_model")
 
 MOST_TOKENS = 1000  # of a prompt, or of what stands before everything else
 _MOST_RATES, _COARSEST = 64, 1000
-_LONGEST_PATH, _LONGEST_NAME = 4096, 255  # bytes, in Linux
+_LONGEST_NAME = 4096  # of a path, in Linux
 
 
 def _is_text(value: Any) -> bool:
@@ -30,10 +29,7 @@ def _is_line(value: Any) -> bool:
 
 
 def _is_reference(value: Any) -> bool:
-    if value is None or not _is_line(value):
-        return value is None
-    name = os.fsencode(value)
-    return bool(value.strip()) and len(name) <= _LONGEST_PATH and max(map(len, name.split(b"/"))) <= _LONGEST_NAME
+    return value is None or (_is_line(value) and 0 < len(value) <= _LONGEST_NAME)
 
 
 def _is_flag(value: Any) -> bool:

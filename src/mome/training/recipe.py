@@ -181,6 +181,7 @@ class ModelRecipe:
 
     def __post_init__(self) -> None:
         """Raise :class:`MomeError` naming the key whose value is not possible."""
+        _check(self, "model.", **{name: _path for name in MODEL_OPTIONS if name.startswith(BACKBONES)})
         for name in MODEL_OPTIONS:
             check_option(name, getattr(self, name), "model.")
         _tasks("model.prompts", list(self.prompts))
