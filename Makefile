@@ -64,11 +64,11 @@ clean:  ## Delete caches and build left-overs, not .venv, build/mome-tiny and ru
 
 # --- the bundled model -----------------------------------------------------------------------------------------
 
-# Data to rebuild mome-tiny from: GRID clips with manifest.csv and s1.align.json, recordings of noise, and
-# WikiText-2's valid.txt and test.txt.
-GRID ?= ../shared/grid
-NOISE ?= ../shared/noise/babble.flac ../shared/noise/musan_noise-sound-bible-0014.flac
-WIKITEXT ?= ../shared/text/wikitext-2
+# Data that is named by the caller: make mome-tiny GRID=data/grid NOISE="babble.flac birds.flac" WIKITEXT=data/wikitext-2
+GRID ?= $(error give GRID=DIR: clips of the GRID corpus (https://zenodo.org/records/3625687), their manifest.csv (mome data \
+	grid DIR -o DIR/manifest.csv) and, for mome-tiny, the word times in s1.align.json)
+NOISE ?= $(error give NOISE="FILE FILE": recordings of noise, babble first)
+WIKITEXT ?= $(error give WIKITEXT=DIR: valid.txt and test.txt of WikiText-2)
 TINY := build/mome-tiny
 SCRIPTS := scripts/mome_tiny
 empty :=
@@ -78,7 +78,7 @@ space := $(empty) $(empty)
 AUDIO = $(BIN)/python $(SCRIPTS)/pretrain_encoder.py audio $(TINY)/clips $(NOISE:%=--noise %)
 VIDEO = $(BIN)/python $(SCRIPTS)/pretrain_encoder.py video $(TINY)/clips
 
-PARTS := audio_encoder video_encoder language_model synthetic
+PARTS := language_model audio_encoder video_encoder synthetic
 
 mome-tiny: $(PARTS:%=$(TINY)/%.done)  ## Rebuild the bundled model into runs/mome-tiny (hours; goes on where it stopped)
 	$(BIN)/mome train mome-tiny --resume \
@@ -99,14 +99,14 @@ results-tiny: $(INSTALLED) $(TINY)/synthetic.done  ## Measure the bundled model;
 
 results-comparison: $(INSTALLED)  ## Train all systems on GRID; writes results/comparison/ and the tables of docs/results.md
 	$(BIN)/python scripts/comparison/run.py $(GRID)/manifest.csv --noise $(firstword $(NOISE))
-	$(BIN)/python scripts/comparison/seconds.py $(GRID)/manifest.csv
+	$(BIN)/python scripts/comparison/seconds.py $(GRID)/manifest.csv --noise $(firstword $(NOISE))
 	@mkdir -p build results/outside
 	$(EVALUATE) --data $(GRID)/manifest.csv --split test $(NOISY) --snr 7.5 --snr 2.5 --transcripts build/mome-tiny.csv
 	$(BIN)/mome score build/mome-tiny.csv --data $(GRID)/manifest.csv --split test --out results/outside/mome-tiny.json
 	$(BIN)/python scripts/comparison/tables.py
 
 # Outputs of the official code, with the weights and inputs that they come from.
-GOLDEN ?= ../shared/golden
+GOLDEN ?= $(error give GOLDEN=DIR: outputs of the official code, see docs/compat.md)
 
 results-pages: export PYTHONPATH := .
 results-pages: $(INSTALLED)  ## Measure the figures of docs/compat.md, models.md and media.md; writes results/compat.json, conversion.json, media.json

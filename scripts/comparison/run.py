@@ -1,6 +1,6 @@
 """Train every system on a small part of GRID and evaluate it, clean and in noise.
 
-    python scripts/comparison/run.py ../shared/grid/manifest.csv --noise ../shared/noise/babble.flac
+    python scripts/comparison/run.py grid.csv --noise babble.flac
 
 The results are one JSON file for each training in results/comparison, of which tables.py makes docs/results.md. What
 was trained and measured here is not done again; delete a run's folder in runs/comparison where its recipe has changed.
@@ -42,7 +42,8 @@ def run(one: Run, args: argparse.Namespace) -> str:
     torch.set_num_threads(1)
     folder = args.runs / one.name
     folder.mkdir(parents=True, exist_ok=True)
-    overrides = [*one.overrides, *args.set, f"optim.seed={one.seed}", f"output={folder}"]
+    named = [f"data.manifests=[{args.manifest}]", f"augment.noise=[{args.noise}]"]
+    overrides = [*named, *one.overrides, *args.set, f"optim.seed={one.seed}", f"output={folder}"]
     with (folder / "log.txt").open("a") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
         if not (folder / "config.json").exists():
             train(one.recipe, overrides, resume=True)
@@ -87,7 +88,7 @@ def is_done(one: Run, args: argparse.Namespace) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("manifest", type=Path)
-    parser.add_argument("--noise", type=Path, required=True, help="babble for the noisy conditions")
+    parser.add_argument("--noise", type=Path, required=True, help="babble, in training and for the noisy conditions")
     parser.add_argument("--split", default="test")
     parser.add_argument("--runs", type=Path, default=Path("runs/comparison"))
     parser.add_argument("--results", type=Path, default=Path("results/comparison"))

@@ -1,6 +1,6 @@
 """Measure what the compared systems take in time, one after the other on one thread of an idle machine.
 
-    python scripts/comparison/seconds.py ../shared/grid/manifest.csv
+    python scripts/comparison/seconds.py grid.csv --noise babble.flac
 
 Transcribing is timed with the trained models of run.py, training by an epoch of the same recipes.
 """
@@ -53,10 +53,11 @@ def _summary(values: list[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "least": min(values), "most": max(values)}
 
 
-def training(one: Run) -> dict[str, Any]:
+def training(one: Run, args: argparse.Namespace) -> dict[str, Any]:
     """Seconds for a step, whose clips are encoded beforehand; the optimiser's first steps count."""
     with tempfile.TemporaryDirectory() as folder:
-        overrides = [*one.overrides, f"optim.seed={one.seed}", f"optim.epochs={EPOCHS}", f"output={folder}/run"]
+        named = [f"data.manifests=[{args.manifest}]", f"augment.noise=[{args.noise}]", f"output={folder}/run"]
+        overrides = [*named, *one.overrides, f"optim.seed={one.seed}", f"optim.epochs={EPOCHS}"]
         train(one.recipe, [text for text in overrides if text != "optim.epochs=100"])
         last = json.loads((Path(folder) / "run" / "history.json").read_text())[-1]
     return {"system": one.system, "seconds_per_step": last["train_runtime"] / last["step"], "steps": last["step"]}
@@ -65,6 +66,7 @@ def training(one: Run) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("manifest", type=Path)
+    parser.add_argument("--noise", type=Path, required=True, help="babble, in training")
     parser.add_argument("--split", default="test")
     parser.add_argument("--runs", type=Path, default=Path("runs/comparison"))
     parser.add_argument("--out", type=Path, default=Path("results/comparison-seconds.json"))
@@ -80,7 +82,7 @@ def main() -> None:
     )
     document |= {"clips": CLIPS, "repeats": REPEATS, "threads": 1}
     document["transcribing"] = [row for one in tqdm(runs, "transcribing") for row in transcribing(one, args)]
-    document["training"] = [training(one) for one in tqdm(first.values(), "training")]
+    document["training"] = [training(one, args) for one in tqdm(first.values(), "training")]
     write_json(args.out, document)
 
 

@@ -1,6 +1,6 @@
 """Measure what docs/compat.md says of the official arithmetic: where it differs from ours, and by how much.
 
-    PYTHONPATH=. python scripts/figures/compat.py ../shared/golden
+    PYTHONPATH=. python scripts/figures/compat.py GOLDEN
 
 The tests' helpers, hence the path, make models of the golden cases. What is made of a clip before the encoders is
 measured on the package's own. "Relative" is the norm of the difference divided by the norm of the default.

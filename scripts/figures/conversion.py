@@ -28,7 +28,7 @@ from mome.convert import avhubert, avsr
 from mome.convert.writing import Account
 from mome.encoders.avhubert import AVHubertConfig, AVHubertModel
 from mome.evaluation.result import run_document, write_json
-from mome.training.recipe import load_recipe, model_config
+from mome.training import load_recipe, model_config
 from tests.convert import fairseq, large
 
 LANGUAGE_MODELS = ("Llama-3.2-1B", "Llama-3.2-3B", "Llama-3.1-8B")

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mome.training.recipe import SHIPPED, Recipe
+from mome.training.layers import SHIPPED
+from mome.training.recipe import Recipe
 from scripts.fuzz.folders import CLIP
 from scripts.fuzz.mutate import ODD, Random, damage, pick
 from scripts.fuzz.sandbox import command
@@ -98,7 +99,12 @@ def _override(rng: Random, folder: Path) -> list[str]:
     name = pick(rng, ("mome-layer-grid", "llama-mtsk-mss-grid", "mms-llama-grid", "mqt-grid"))
     if rng.random() < 0.5:
         return ["inspect", name, *changes]
-    nowhere = ["data.manifests=[nowhere.csv]", f"output={folder / 'run'}", f"data.cache_folder={folder / 'cache'}"]
+    nowhere = [
+        "data.manifests=[nowhere.csv]",
+        "augment.noise=[]",
+        f"output={folder / 'run'}",
+        f"data.cache_folder={folder / 'cache'}",
+    ]
     return ["train", name, *nowhere, *changes]
 
 

@@ -42,6 +42,22 @@ def test_synthesize(run, refused, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
 
 
+def test_synthesize_a_corpus(run, refused, tmp_path):
+    pytest.importorskip("espeakng_loader")
+    done = run("data", "synthesize", "--count", "11", "-o", tmp_path / "clips", "--seed", "3")
+    assert (done.exit_code, done.stdout) == (0, "")
+    manifest = tmp_path / "clips" / "manifest.csv"
+    assert done.stderr == f"wrote {manifest}\n"
+    rows = read_manifest(manifest)
+    assert [row.split for row in rows] == [*["train"] * 8, "valid", "test", "train"]
+    assert len({row.text for row in rows}) == 11
+    assert all(load_clip(row.path).seconds >= 2 for row in rows[::5])
+    assert len(list((tmp_path / "clips").iterdir())) == 12
+    for words in (("bin blue at f two now", "-o", tmp_path / "more"), ()):
+        assert "mome data synthesize --count 24 -o FOLDER" in refused("data", "synthesize", "--count", "2", *words)
+    assert "voice" in refused("data", "synthesize", "--count", "2", "-o", tmp_path / "more", "--voice", "en-uss")
+
+
 def test_synthesize_without_what_it_needs(refused, tmp_path):
     assert "sentence" in refused("data", "synthesize", "-o", tmp_path / "clip.mp4")
     assert "sentence" in refused("data", "synthesize", "bin blue at f two now")

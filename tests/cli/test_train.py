@@ -51,3 +51,23 @@ def test_other_mistakes(refused, recipe, monkeypatch):
 
     monkeypatch.setattr(mome.training.run, "train", train)
     assert refused("train", recipe) == "mome: the disk is full"
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "told"),
+    [
+        (
+            "mome-layer-grid",
+            (),
+            ("data.manifests is missing: give data.manifests=[FILE]", "zenodo.org/records/3625687"),
+        ),
+        ("mqt-lrs2", ("augment.noise=[]",), ("data.manifests is missing", "mome data folder DIR -o FILE")),
+        ("mome-layer-grid", ("data.manifests=[x.csv]",), ("augment.noise=[FILE]", "or augment.noise=[] for none")),
+        ("mome-layer-grid", ("data.manifests=[x.csv]", "augment.noise=[]"), ("x.csv",)),
+    ],
+)
+def test_corpus_and_noise_are_named_by_the_user(refused, tmp_path, monkeypatch, name, given, told):
+    monkeypatch.chdir(tmp_path)
+    line = refused("train", name, *given)
+    assert all(part in line for part in told)
+    assert not list(tmp_path.iterdir())

@@ -277,16 +277,14 @@ def test_tokens_overwritten_in_place_are_made_anew(media, tmp_path, transcriber,
     assert same(tokens.load(clip, 2), whole)
 
 
-def test_tokens_without_a_checksum_are_read(media, tmp_path, transcriber, caplog):
-    clips, tokens = prepared(tmp_path / "clips", media[:1]), TokenStore(tmp_path / "tokens", 3, "key", 5)
-    made = (media[:1], clips, AUGMENT, transcriber.model, transcriber.processor, quiet)
-    tokens.prepare(*made)
-    file = tokens.file(clips.file(media[0]))
-    save_file(load_file(file), file)
+def test_tokens_without_a_checksum_are_made_anew(media, tmp_path, transcriber, caplog):
+    tokens, made, clip = one_clip(media, tmp_path, transcriber)
+    file = tokens.file(clip)
     content = file.read_bytes()
+    save_file(load_file(file), file)
     tokens.prepare(*made)
     assert file.read_bytes() == content
-    assert not caplog.records
+    assert f"{file} is damaged: made anew" in caplog.text
 
 
 def test_samples_that_are_no_numbers_are_read_anew(media, tmp_path, caplog):

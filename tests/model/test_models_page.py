@@ -11,7 +11,7 @@ from typer.main import get_command
 
 from mome.cli import app
 from mome.model.cost import parameter_counts
-from mome.training.recipe import load_recipe, model_config
+from mome.training import load_recipe, model_config
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
 (PUBLISHED,) = re.findall(r'^published="(.*)"$', PAGE, flags=re.MULTILINE)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import math
 from pathlib import Path
 
@@ -7,7 +8,8 @@ import pytest
 
 from mome.errors import MomeError
 from mome.rates import Rates
-from mome.training.recipe import SHIPPED, load_config, load_recipe
+from mome.training import load_config, load_recipe, recipe_names
+from mome.training.layers import SHIPPED, read_layers
 
 BASE = """
 model: {language_model: llm, audio_encoder: whisper, audio_rates: [4, 16]}
@@ -47,12 +49,87 @@ def test_defaults_are_the_published_ones(tmp_path):
 
 
 def test_shipped_recipes_can_be_named():
-    names = sorted(path.stem for path in SHIPPED.glob("*.yaml"))
+    names = recipe_names()
     assert "mome-tiny" in names
+    assert len(names) == 109
     for name in names:
         recipe = load_recipe(name)
         assert recipe.optim.tasks
         assert recipe.output == f"runs/{name}"
+        assert (recipe.data.manifests, recipe.augment.noise) == ([], None), "the user names them"
+        assert recipe.data.source
+
+
+def facts(name: str) -> dict[str, str]:
+    """What tells a recipe from the others, as recipes.csv has it."""
+    recipe = load_recipe(name)
+    model, optim = recipe.model, recipe.optim
+    connector, adapter = model.connector or {"type": "projectors"}, model.adapter
+    flags = {"projector_norm": model.projector_norm, "bos": model.bos, "stack": model.compression == "stack"}
+    flags["video_adapter"] = model.video_adapter is not None
+    told = [
+        connector["type"],
+        *(f"{key}={connector[key]}" for key in connector if key in ("queries", "sharing", "hidden")),
+    ]
+    more = [f"{key}={adapter[key]}" for key in ("placement", "shared", "specific", "dropout") if key in adapter]
+    parts = {part: getattr(model, part) for part in ("language_model", "audio_encoder", "video_encoder")}
+    return {
+        "name": name,
+        **{part: "-" if path is None else path.rpartition("/")[2] for part, path in parts.items()},
+        "audio_rates": " ".join(map(str, model.audio_rates)),
+        "video_rates": " ".join(map(str, model.video_rates)),
+        "tasks": " ".join(optim.tasks),
+        "connector": " ".join(told),
+        "adapter": " ".join([adapter["type"], str(adapter["bottleneck"]), *more]),
+        "flags": " ".join(flag for flag, there in flags.items() if there),
+        "learning_rate": f"{optim.learning_rate:g}",
+        "length": f"{optim.epochs:g} epochs" if optim.steps is None else f"{optim.steps} steps",
+        "max_frames": str(recipe.data.max_frames),
+    }
+
+
+def test_shipped_recipes_are_those_of_the_table():
+    with open(Path(__file__).parent / "recipes.csv", newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [row["name"] for row in table] == recipe_names()
+    for row in table:
+        assert facts(row["name"]) == row
+
+
+def test_every_shipped_file_is_part_of_a_recipe():
+    used = {file for name in recipe_names() for file, _ in read_layers(name)}
+    files = {str(path) for path in SHIPPED.rglob("*.yaml")}
+    assert files - used == {str(SHIPPED / "base" / f"{name}.yaml") for name in ("asr-fine", "backbones")}
+
+
+@pytest.mark.parametrize(
+    ("name", "bases"),
+    [
+        ("mome-layer-grid", "[corpora/grid, systems/mome-layer]"),
+        ("llama-avsr-asr-lrs2", "[corpora/lrs2, systems/llama-avsr-asr]"),
+        ("mome-ffn-vsr-lrs3", "[corpora/lrs3, systems/mome-ffn, variants/vsr]"),
+        ("llama-mtsk-ss-8b-lrs3", "[corpora/lrs3, systems/llama-mtsk-ss, variants/8b]"),
+        ("llama-avsr-asr-8b-lrs3", "[corpora/lrs3, systems/llama-avsr-asr, variants/8b]"),
+    ],
+)
+def test_a_name_stands_for_corpus_system_and_variant(tmp_path, name, bases):
+    assert load_recipe(write(tmp_path, f"base: {bases}\n", name)) == load_recipe(name)
+
+
+def test_what_a_layer_says_where_another_is_there():
+    """Which the files of systems and variants say; a user's file has no such key."""
+    norms = {corpus: load_recipe(f"llama-mtsk-ms-{corpus}").model.projector_norm for corpus in ("grid", "lrs2", "lrs3")}
+    assert norms == {"grid": False, "lrs2": True, "lrs3": True}
+    assert load_recipe("mome-layer-vsr-lrs3").optim.learning_rate == 5e-4
+    assert load_recipe("mome-layer-vsr-grid").optim.learning_rate == 2e-3
+    assert load_recipe("llama-avsr-vsr-lrs2").model.video_rates == [5], "the more special one comes later"
+
+
+def test_only_shipped_files_have_such_conditions(tmp_path):
+    for key in ("where", "variants", "corpora"):
+        path = write(tmp_path, f"base: mome-tiny\noptim: {{epochs: 3}}\n{key}: {{grid: {{optim: {{epochs: 4}}}}}}\n")
+        with pytest.raises(MomeError, match=f"unknown key {key}"):
+            load_recipe(path)
 
 
 def test_mms_llama_as_published():
@@ -85,8 +162,8 @@ def test_a_base_may_be_a_shipped_recipe(tmp_path):
         (BASE + "optim: 3", "optim holds keys of its own, such as optim.tasks=VALUE"),
         (BASE + "optim:\n", "optim holds keys of its own"),
         (
-            "model: {language_model: llm}\noutput: x",
-            "lacks data.manifests: add it to the recipe or give data.manifests=",
+            "data: {manifests: [a.csv]}\noutput: x",
+            "lacks model.language_model: add it to the recipe or give model.language_model=",
         ),
         ("- a\n- b\n", "is not a mapping of keys to values"),
         ("optim: {epochs: [\n", "is not readable YAML"),
@@ -141,8 +218,11 @@ def test_the_finer_audio_rates(tmp_path):
 def test_unknown_recipes():
     with pytest.raises(MomeError, match="no recipe at mome-tyni: did you mean mome-tiny"):
         load_recipe("mome-tyni")
-    with pytest.raises(MomeError, match=r"no recipe at gone\.yaml: shipped recipes are .* and \d+ more"):
+    with pytest.raises(MomeError, match="no recipe at mome-layer-asr-8b-lrs3: did you mean mome-layer-asr-lrs3"):
+        load_recipe("mome-layer-asr-8b-lrs3")
+    with pytest.raises(MomeError, match=r"no recipe at gone\.yaml: shipped recipes are mome-tiny, SYSTEM-C") as told:
         load_recipe("gone.yaml")
+    assert all(path.stem in str(told.value) for kind in ("systems", "corpora") for path in (SHIPPED / kind).iterdir())
 
 
 def test_a_model_from_a_recipe_needs_no_weights(tmp_path, tiny_model):
@@ -155,7 +235,7 @@ model:
   video_rates: [2, 5]
   projector_hidden: 12
   adapter: {{type: mome, bottleneck: 2, routed_experts: 4, top_k: 2}}
-data: {{manifests: [m.csv]}}
+optim: {{tasks: [vsr]}}
 output: x
 """,
     )
@@ -175,6 +255,10 @@ output: x
         ("model.video_encoder=null", "neither model.audio_encoder nor model.video_encoder"),
         (f"model.audio_encoder={tiny_model}/language_model", "is of type llama, not one of avhubert"),
         (f"model.language_model={tmp_path}", "has no config.json: give a model"),
+        ("optim.tasks=[avsr]", "the model has no rates for avsr: set model.audio_rates and video_rates"),
+        ("optim.rates=['-,4']", r"rates \(-,4\) are not in this model's rate set"),
+        ("optim.rates_up_to=8", "optim.rates_up_to draws any rates: it needs model.connector.type=resampler"),
+        ("validation.rates=['-,4']", r"rates \(-,4\) are not in this model's rate set"),
     ):
         with pytest.raises(MomeError, match=message):
             load_config(path, [override])

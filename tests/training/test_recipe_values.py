@@ -12,9 +12,9 @@ import pytest
 import yaml
 
 from mome.errors import MomeError
+from mome.training import load_config, load_recipe
 from mome.training.layers import LARGEST
-from mome.training.recipe import load_config, load_recipe
-from mome.training.schema import AugmentRecipe, DataRecipe, ModelRecipe, OptimRecipe, ValidationRecipe
+from mome.training.recipe import AugmentRecipe, DataRecipe, ModelRecipe, OptimRecipe, ValidationRecipe
 from tests.tiny import tiny_tokenizer
 
 PARTS = {
@@ -124,13 +124,19 @@ def test_options_of_adapters_and_connectors_too(recipe, options):
         ("optim.task_weights={avsr: 0}", "leaves every task without weight"),
         ("optim.rates=[4]", "optim.rates: rates '4' are not readable"),
         ("validation.rates=['4;2']", "validation.rates: rates '4;2' are not readable"),
-        ("data.manifests=[]", "data.manifests is empty"),
+        ("data.manifests=['']", "data.manifests is empty: name a file or folder"),
         ("data.workers=100000", "data.workers=100000 is not possible: give 256 or less"),
         ("data.max_frames=0", "data.max_frames=0 is not possible: give 1 or more"),
         (f"output={'x' * 300}", "is longer than the name of a file can be"),
         ("augment.snr=[101]", "augment.snr holds 101.0"),
-        ("model.audio_rates=[0]", "model.audio_rates=0 is not possible: give 1 or more"),
-        ("model.compression=sum", "model.compression=sum is unknown: choose average or stack"),
+        (
+            "model.audio_rates=[0]",
+            "model.audio_rates=[0] is not possible: give a list of at most 64 whole numbers",
+        ),
+        ("model.compression=sum", "model.compression='sum' is not possible: give average or stack"),
+        (f"model.video_encoder={'x' * 300}", "is longer than the name of a file can be"),
+        ("model.prompts={lips: read}", "model.prompts: unknown task 'lips'"),
+        ("model.compat=official", "unknown key model.compat"),
         ("output=${oc.env:HOME}", "references such as ${name} are not read"),
     ],
 )
@@ -168,7 +174,7 @@ def test_what_cannot_be_built_is_refused_from_the_configuration(recipe, override
         ("model", "generation", "[1]", "options by name, such as {NAME: VALUE}, or null"),
         ("model", "language_model", "null", "one text"),
         ("model", "self_contained", "maybe", "true or false"),
-        ("model", "prompts", "{avsr: null}", "a text for each task, such as {avsr: TEXT}, or null"),
+        ("model", "prompts", "{avsr: null}", "a text for each task, such as {avsr: TEXT}"),
     ],
 )
 def test_a_value_of_another_type_is_told_with_its_key(recipe, tmp_path, part, name, value, wanted):

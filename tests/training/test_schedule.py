@@ -14,7 +14,6 @@ from mome.connectors.resampler import resampled_length
 from mome.errors import MomeError
 from mome.rates import Rates, RateSet
 from mome.training.recipe import ValidationRecipe
-from mome.training.run import validation_rates
 from mome.training.schedule import RateSchedule
 
 GRID = RateSet((4, 8, 16), (2, 5))
@@ -119,13 +118,13 @@ def test_a_process_own_randomness_has_no_part(options):
     ],
 )
 def test_validation_is_at_the_finest_and_the_coarsest_of_each_task(grid, expected):
-    assert [str(one) for one in validation_rates(ValidationRecipe(), grid)] == expected
+    assert [str(one) for one in ValidationRecipe().rates_of(grid)] == expected
 
 
 def test_validation_rates_that_are_given():
-    assert validation_rates(ValidationRecipe(rates=[]), GRID) == []
-    assert validation_rates(ValidationRecipe(rates=["8,5", "-,2"]), GRID) == [Rates(8, 5), Rates(None, 2)]
+    assert ValidationRecipe(rates=[]).rates_of(GRID) == []
+    assert ValidationRecipe(rates=["8,5", "-,2"]).rates_of(GRID) == [Rates(8, 5), Rates(None, 2)]
     with pytest.raises(MomeError, match=r"\(4,3\) are not in this model's rate set"):
-        validation_rates(ValidationRecipe(rates=["4,3"]), GRID)
+        ValidationRecipe(rates=["4,3"]).rates_of(GRID)
     with pytest.raises(MomeError, match="ask for vsr, which this model was not made for"):
-        validation_rates(ValidationRecipe(rates=["-,2"]), RateSet((4,), (2,), ("avsr", "asr")))
+        ValidationRecipe(rates=["-,2"]).rates_of(RateSet((4,), (2,), ("avsr", "asr")))

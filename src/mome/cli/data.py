@@ -34,7 +34,13 @@ def synthesize(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", metavar="MP4", help="The file to write.", show_default=False),
+        typer.Option("--out", "-o", metavar="MP4", help="The file to write; a folder for --count.", show_default=False),
+    ] = None,
+    count: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Make so many clips of random sentences, with a manifest, instead of one.", show_default=False
+        ),
     ] = None,
     voice: Annotated[
         str | None, typer.Option(help="Who speaks; the seed draws one by default.", show_default=False)
@@ -50,9 +56,15 @@ def synthesize(
     """
     from mome.synthesis import VOICES, write_clip
     from mome.synthesis import synthesize as make
+    from mome.synthesis.corpus import synthesize_corpus
 
     if voices:
         result("\n".join(VOICES))
+        return
+    if count is not None:
+        if text is not None or out is None:
+            raise MomeError("--count draws the sentences: mome data synthesize --count 24 -o FOLDER")
+        note(f"wrote {synthesize_corpus(out, count, voice, seed)}")
         return
     if text is None or out is None:
         raise MomeError('synthesize needs a sentence and a file: mome data synthesize "SENTENCE" -o clip.mp4')

@@ -73,7 +73,7 @@ def _config(subject: str, overrides: list[str]) -> MomeConfig:
                 f"{subject} is a model, and {overrides[0]} would change a recipe: name a recipe or leave it out"
             )
         return read_config(subject)
-    from mome.training.recipe import load_config
+    from mome.training import load_config
 
     return load_config(subject, overrides)
 

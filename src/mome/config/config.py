@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, get_args
 
 from transformers import AutoConfig, PreTrainedConfig
@@ -102,15 +102,15 @@ class MomeConfig(PreTrainedConfig):
     video_encoder_rounding: Rounding | None = None
     language_model_rounding: Rounding | None = None
     audio_context: AudioContext = "window"
-    audio_rates: Any = ()
-    video_rates: Any = ()
+    audio_rates: list[int] = field(default_factory=list)
+    video_rates: list[int] = field(default_factory=list)
     compression: CompressionMethod = "average"
     projector_hidden: int = 2048
     projector_norm: bool = False
-    connector: Any = None
-    adapter: Any = None
-    video_adapter: Any = None
-    unfrozen: Any = ()
+    connector: dict[str, Any] | None = None
+    adapter: dict[str, Any] | None = None
+    video_adapter: dict[str, Any] | None = None
+    unfrozen: list[str] = field(default_factory=list)
     added_tokens: int = 0
     video_statistics: bool = False
     compat: Compatibility | None = None
@@ -118,12 +118,12 @@ class MomeConfig(PreTrainedConfig):
     only: str | None = None
     balance_weight: float = 0.01
     decorrelation_weight: float = 0.0
-    prompts: Any = None
+    prompts: dict[str, str] = field(default_factory=dict)
     prompt_ids: Any = None
     start_ids: Any = ()
     audio_markers: Any = None
     video_markers: Any = None
-    generation: Any = None
+    generation: dict[str, Any] | None = None
     description: str | None = None
     initializer_range: float = 0.02
 
@@ -221,7 +221,7 @@ class MomeConfig(PreTrainedConfig):
         """
         self.rate_set.check(rates)
         groups: list[Any] = self.adapter_groups
-        return groups.index(rates.task if self.adapter["specific"] == "tasks" else rates)
+        return groups.index(rates.task if (self.adapter or {})["specific"] == "tasks" else rates)
 
     @property
     def video_adapter_config(self) -> LoraAdapterConfig | None:

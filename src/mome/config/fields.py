@@ -86,13 +86,30 @@ _WANTED: list[tuple[tuple[str, ...], Callable[[Any], bool], str]] = [
 ]
 
 
+_OPTIONS = {name: (fits, wanted) for names, fits, wanted in _WANTED for name in names}
+
+
+def check_option(name: str, value: Any, prefix: str = "") -> None:
+    """Hold the value of one option against its type and range.
+
+    Args:
+        name: of the option.
+        value: of any type.
+        prefix: what a message puts before the name, such as ``model.``.
+
+    Raises:
+        MomeError: the value does not fit.
+    """
+    fits, wanted = _OPTIONS[name]
+    if not fits(value):
+        raise MomeError(f"{prefix}{name}={value!r:.80} is not possible: give {wanted}")
+
+
 def check_fields(config: Any) -> None:
     """Hold a configuration's options against their types and ranges; those with checks of their own are left out.
 
     Raises:
         MomeError: names the first that does not fit.
     """
-    for names, fits, wanted in _WANTED:
-        for name in names:
-            if not fits(getattr(config, name)):
-                raise MomeError(f"{name}={getattr(config, name)!r:.80} is not possible: give {wanted}")
+    for name in _OPTIONS:
+        check_option(name, getattr(config, name))

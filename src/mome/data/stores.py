@@ -259,7 +259,7 @@ class TokenStore:
             raise MomeError(f"{file} is missing or damaged: resume the run, which will make it anew") from error
 
     def _is_whole(self, file: Path) -> bool:
-        """Whether a file is there and holds what was written; files of older versions lack the checksum."""
+        """Whether a file is there and holds what was written."""
         if not file.exists():
             return False
         try:
@@ -269,7 +269,7 @@ class TokenStore:
         except Exception:  # of whatever kind: a header that is damaged can ask for anything
             tensors, checksum = {}, None
         intact = bool(tensors) and tensors.keys() <= {"audio", "video"} and all(map(self._is_made, tensors.values()))
-        intact = intact and checksum in (None, _checksum(tensors))
+        intact = intact and checksum == _checksum(tensors)
         if not intact:
             logger.warning("%s is damaged: made anew", file)
         return intact

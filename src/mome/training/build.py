@@ -1,24 +1,200 @@
-"""The model that a recipe describes, with its pre-trained backbones."""
+"""The model that a recipe describes: its configuration, and itself with its pre-trained backbones."""
 
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase
+import yaml
+from transformers import AutoConfig, PreTrainedTokenizerBase
 
-from mome.checkpoints.backbones import load_backbone, load_extractor
+from mome.checkpoints.backbones import backbone_config, load_backbone, load_extractor, load_tokenizer
+from mome.checkpoints.hub import TOKENIZER_FILES
+from mome.checkpoints.settings import blaming, check_settings
+from mome.checkpoints.source import local_folder
 from mome.checkpoints.vocabulary import MARKERS
 from mome.config import MomeConfig
-from mome.config.fields import BACKBONES
-from mome.errors import MomeError
+from mome.config.fields import BACKBONES, MOST_TOKENS
+from mome.encoders import audio_encoder
+from mome.errors import MomeError, shortened
 from mome.model import MomeForSpeechRecognition, MomeProcessor
-from mome.training.recipe import model_config, outline
-from mome.training.schema import Recipe
-from mome.training.texts import find_tokenizer, processor_around, write_texts
+from mome.training.layers import SHIPPED
+from mome.training.recipe import MODEL_OPTIONS, ModelRecipe, Recipe, load_recipe
+
+
+def load_config(name: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> MomeConfig:
+    """The model configuration of a recipe, without downloading anything where its backbones are well known.
+
+    See :func:`load_recipe` and :func:`model_config`.
+    """
+    recipe = load_recipe(name, overrides)
+    config = model_config(recipe, download=False)
+    if recipe.model.markers:  # their number is known, their ids the builder will say
+        config.audio_markers, config.video_markers = (list(pair) for pair in MARKERS.values())
+    tokenizer = local_tokenizer(recipe.model.language_model)
+    if tokenizer is not None:
+        write_texts(config, recipe.model, tokenizer)
+    else:
+        guess_texts(config, recipe.model)
+    return config
+
+
+def model_config(recipe: Recipe, download: bool = True) -> MomeConfig:
+    """The configuration of the model that a recipe describes, without any weights.
+
+    Args:
+        recipe: the recipe.
+        download: ask the hub for the backbones' configurations; otherwise the package's own notes of published
+            backbones come first.
+
+    Raises:
+        MomeError: a backbone's configuration cannot be had, an option of adapter or connector is wrong, or the recipe
+            asks for rates that the model does not have.
+    """
+    model = recipe.model
+    audio = _backbone_config("audio_encoder", model.audio_encoder, model.audio_encoder_revision, download)
+    video = _backbone_config("video_encoder", model.video_encoder, model.video_encoder_revision, download)
+    text = _backbone_config("language_model", model.language_model, model.language_model_revision, download)
+    if audio is not None:
+        audio_encoder(audio, f"the audio encoder {model.audio_encoder}")
+    if audio is None and video is None:
+        raise MomeError("the recipe has neither model.audio_encoder nor model.video_encoder: give one or both")
+    values = {name: getattr(model, name) for name in MODEL_OPTIONS}
+    values["adapter"] = _bottleneck(model.adapter, text.hidden_size)
+    try:
+        config = MomeConfig(
+            audio_config=audio.to_dict() if audio else None,
+            video_config=video.to_dict() if video else None,
+            text_config=text.to_dict() if text else None,
+            tasks=recipe.optim.tasks,
+            **values,
+        )
+        outline(config)  # wrong options are refused before anything is loaded
+    except MomeError:
+        raise
+    except Exception as error:  # of whatever kind: heads that do not divide a width, a size that is no number
+        reason = shortened(str(error) or type(error).__name__, 200)
+        raise MomeError(f"no model can be built from the options under 'model': {reason}") from error
+    recipe.optim.rates_of(config.rate_set)
+    recipe.validation.rates_of(config.rate_set)
+    return config
+
+
+def outline(config: MomeConfig) -> MomeForSpeechRecognition:
+    """The model that ``config`` describes, without memory for its weights."""
+    with torch.device("meta"):
+        return MomeForSpeechRecognition(config)
+
+
+def _bottleneck(adapter: dict[str, Any] | None, width: int) -> dict[str, Any] | None:
+    """The adapter's options with a bottleneck such as ``width/32`` as the number that it is, rounded down."""
+    value = (adapter or {}).get("bottleneck")
+    if adapter is None or not isinstance(value, str):
+        return adapter
+    part = re.fullmatch(r"width/([1-9][0-9]*)", value)
+    if part is None:
+        raise MomeError(
+            f"model.adapter.bottleneck={value} is not possible: give a whole number, or a part of the language "
+            "model's width such as width/32"
+        )
+    return {**adapter, "bottleneck": max(width // int(part[1]), 1)}
+
+
+def _backbone_config(kind: str, name: str | None, revision: str | None, download: bool) -> Any:
+    if name is None:
+        return None
+    if not download and not Path(name).is_dir():
+        known = yaml.safe_load((SHIPPED / "base" / "backbones.yaml").read_text())
+        if name in known:
+            return AutoConfig.for_model(**known[name])
+    return backbone_config(kind, name, revision)
+
+
+def write_texts(config: MomeConfig, model: ModelRecipe, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Write the token ids of the start and of the prompts into the configuration.
+
+    Raises:
+        MomeError: the recipe asks for a start token that the tokenizer does not have, or a text is too long.
+    """
+    for option in ("bos", "bos_taught"):
+        if getattr(model, option) and tokenizer.bos_token_id is None:
+            raise MomeError(f"the tokenizer of {model.language_model} has no start token: leave out model.{option}")
+
+    def ids(text: str) -> list[int]:
+        return tokenizer(text, add_special_tokens=False).input_ids if text else []
+
+    config.start_ids = [tokenizer.bos_token_id] * model.bos + ids(model.instruction)
+    config.prompt_ids = {task: ids(text) for task, text in config.prompts.items()}
+    _check_lengths(config)
+
+
+def guess_texts(config: MomeConfig, model: ModelRecipe) -> None:
+    """Write as many tokens as the texts have words and marks, where the tokenizer is not at hand.
+
+    Those are mostly tokens of their own in the language models there are.
+
+    Raises:
+        MomeError: a text is too long.
+    """
+
+    def words(text: str) -> list[str]:
+        return re.findall(r"\w+|[^\w\s]", text)
+
+    config.start_ids = ["BOS"] * model.bos + words(model.instruction)
+    config.prompt_ids = {task: words(text) for task, text in config.prompts.items()}
+    _check_lengths(config)
+
+
+def _check_lengths(config: MomeConfig) -> None:
+    """Refuse what could be trained, but neither saved nor used: the configuration was made before its tokens."""
+    texts = {"model.instruction": config.start_ids}
+    texts |= {f"model.prompts.{task}": ids for task, ids in config.prompt_ids.items()}
+    positions = getattr(config.text_config, "max_position_embeddings", None)
+    for key, ids in texts.items():
+        if len(ids) > MOST_TOKENS:
+            raise MomeError(f"{key} has {len(ids)} tokens, more than the {MOST_TOKENS} possible: shorten it")
+        fed = len(ids) if ids is config.start_ids else len(config.start_ids) + len(ids)
+        if positions is not None and fed >= positions:
+            with_start = "" if fed == len(ids) else " with model.instruction"
+            raise MomeError(
+                f"{key}{with_start} has {fed} tokens, and the language model holds {positions} in all, "
+                "the clip and its transcript included: shorten it"
+            )
+
+
+def find_tokenizer(language_model: str, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a language model by itself, or of the checkpoint that it is a part of.
+
+    Raises:
+        MomeError: it is not to be had, or damaged.
+    """
+    processor = processor_around(language_model)
+    return load_tokenizer(language_model, revision) if processor is None else processor.tokenizer
+
+
+def local_tokenizer(language_model: str) -> PreTrainedTokenizerBase | None:
+    """The same where the language model is a folder that has one; ``None`` otherwise, and the hub is not asked.
+
+    Raises:
+        MomeError: it is damaged.
+    """
+    folder = local_folder(language_model)
+    own = folder is not None and any((folder / name).is_file() for name in TOKENIZER_FILES)
+    return find_tokenizer(language_model) if own or processor_around(language_model) is not None else None
+
+
+def processor_around(name: str) -> MomeProcessor | None:
+    """The processor of the self-contained checkpoint that a backbone is a part of; ``None`` if it is by itself."""
+    checkpoint = (local_folder(name) or Path(name)).parent
+    if not (checkpoint / "processor_config.json").is_file():
+        return None
+    check_settings(checkpoint)
+    with blaming(f"the processor files of {checkpoint}", "are missing or damaged"):
+        return MomeProcessor.from_pretrained(checkpoint, trust_remote_code=False)
 
 
 def build(recipe: Recipe, dtype: torch.dtype = torch.float32) -> tuple[MomeForSpeechRecognition, MomeProcessor]:
@@ -78,8 +254,8 @@ def _memory() -> int:
 
 
 def _extractor(kind: type, name: str, revision: str | None) -> Any:
-    whole = processor_around(name)
-    return load_extractor(kind, name, revision) if whole is None else whole.feature_extractor
+    processor = processor_around(name)
+    return load_extractor(kind, name, revision) if processor is None else processor.feature_extractor
 
 
 def _add_markers(config: MomeConfig, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -1,4 +1,4 @@
-"""The YAML of recipes: a file with the files that it is based on, and ``key=value``s, in the order they apply.
+"""The YAML of recipes: a name or file with the files that it is based on, and ``key=value``s, in the order they apply.
 
 A recipe is data. Nothing in it is executed, no variable of the environment is read, and a file that turns out to be
 no recipe is named in a message but not quoted.
@@ -9,71 +9,144 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from mome.errors import MomeError, listed, shortened
+from mome.errors import MomeError, shortened
 
 SHIPPED = Path(__file__).resolve().parent.parent / "recipes"
 SUFFIXES = (".yaml", ".yml")
 LARGEST = 2**20  # bytes
 MOST_VALUES, DEEPEST, MOST_LAYERS = 10_000, 20, 100  # aliases count as what they stand for
 
+_NAMES = ("variants", "corpora")  # keys of shipped files that say which recipes there are
 _KEY = re.compile(r"\w+(\.\w+){0,4}")
 _TAGS = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "timestamp", "seq", "map")}
 _KEY_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("str", "merge")}
 
 
-def recipe_path(name: str | Path) -> Path:
-    """A recipe file, or the shipped recipe of that name.
+@cache
+def shipped_recipes() -> dict[str, tuple[Path, ...]]:
+    """The recipes that come with the package: by name, the files that each one joins.
+
+    A name is that of a file, or ``SYSTEM-CORPUS`` or ``SYSTEM-VARIANT-CORPUS`` of the folders ``systems``,
+    ``variants`` and ``corpora``. A system's file names its ``variants``; a variant's may name its ``corpora``.
+    """
+    corpora, variants = _shipped("corpora"), _shipped("variants")
+    recipes: dict[str, tuple[Path, ...]] = {name: (file,) for name, file in _shipped("").items()}
+    for system, file in _shipped("systems").items():
+        for corpus in corpora:
+            recipes[f"{system}-{corpus}"] = (corpora[corpus], file)
+        for variant in _said(file, "variants", ()):
+            for corpus in _said(variants[variant], "corpora", corpora):
+                recipes[f"{system}-{variant}-{corpus}"] = (corpora[corpus], file, variants[variant])
+    return dict(sorted(recipes.items()))
+
+
+def _shipped(folder: str) -> dict[str, Path]:
+    return {file.stem: file for file in sorted((SHIPPED / folder).glob("*.yaml"))}
+
+
+def _said(file: Path, key: str, unsaid: Iterable[str]) -> list[str]:
+    return list(yaml.safe_load(file.read_text(encoding="utf-8")).get(key, unsaid))
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with the package."""
+    return list(shipped_recipes())
+
+
+def recipe_files(name: str | Path) -> tuple[Path, ...]:
+    """A recipe file, or the files that the shipped recipe of that name joins, or one of those by ``FOLDER/NAME``.
 
     Raises:
-        MomeError: there is neither; names the nearest shipped recipe.
+        MomeError: there is nothing of that name; suggests the nearest recipe, or lists all.
     """
     path = Path(name)
     if path.suffix in SUFFIXES:
         if os.path.isfile(path):
-            return path
+            return (path,)
     elif os.path.isfile(shipped := SHIPPED / f"{name}.yaml"):
-        return shipped
+        return (shipped,)
+    elif str(name) in shipped_recipes():
+        return shipped_recipes()[str(name)]
     elif os.path.exists(path):
         raise MomeError(f"no recipe at {name}: a recipe is a file with the ending {' or '.join(SUFFIXES)}")
-    names = sorted(file.stem for file in SHIPPED.glob("*.yaml"))
-    near = difflib.get_close_matches(path.stem[:80], names, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"shipped recipes are {listed(names)}"
+    near = difflib.get_close_matches(path.stem[:80], recipe_names(), n=1)
+    hint = f"did you mean {near[0]}?" if near else _overview()
     raise MomeError(f"no recipe at {shortened(name, 200)}: {hint}")
 
 
-def read_layers(path: Path) -> list[tuple[Path, DictConfig]]:
-    """What a recipe is based on, first, and what it says itself; each without its ``base``.
+def _overview() -> str:
+    alone, systems, variants, corpora = (", ".join(_shipped(kind)) for kind in ("", "systems", "variants", "corpora"))
+    return (
+        f"shipped recipes are {alone}, SYSTEM-CORPUS and, for some, SYSTEM-VARIANT-CORPUS, with the systems {systems}, "
+        f"the variants {variants} and the corpora {corpora}"
+    )
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What one file says.
+
+    Attributes:
+        file: the file.
+        name: of a shipped file.
+        values: its keys but for those about layers and recipes' names.
+        where: by the name of another shipped layer, further values for recipes that have that layer too.
+    """
+
+    file: Path
+    name: str | None
+    values: dict[str, Any]
+    where: dict[str, dict[str, Any]]
+
+
+def read_layers(name: str | Path) -> list[tuple[str, DictConfig]]:
+    """What a recipe is based on, first, and what it says itself: where it is said, and the values.
 
     Raises:
-        MomeError: a file is no recipe, or is based on itself.
+        MomeError: there is no such recipe, a file is no recipe, or is based on itself.
     """
-    layers: list[tuple[Path, DictConfig]] = []
-    _read_into(layers, path, ())
-    return layers
+    layers: list[Layer] = []
+    for file in recipe_files(name):
+        _read_into(layers, file, ())
+    there = {layer.name for layer in layers}
+    said: list[tuple[str, DictConfig]] = []
+    for layer in layers:
+        said.append((str(layer.file), OmegaConf.create(layer.values)))
+        for other, values in layer.where.items():
+            if other in there:
+                said.append((f"{layer.file}, where {other}", OmegaConf.create(values)))
+    return said
 
 
-def _read_into(layers: list[tuple[Path, DictConfig]], path: Path, seen: tuple[Path, ...]) -> None:
+def _read_into(layers: list[Layer], path: Path, seen: tuple[Path, ...]) -> None:
     if path.resolve() in seen:
         raise MomeError(f"recipe {path} is based on itself")
     if len(layers) + len(seen) >= MOST_LAYERS:
         raise MomeError(f"recipe {path} is one of more than {MOST_LAYERS} on each other: join some of them")
-    content = cast(dict, OmegaConf.to_container(read_mapping(path)))
+    content = cast(dict[str, Any], OmegaConf.to_container(read_mapping(path)))
     bases = content.pop("base", None)
     bases = [] if bases is None else [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
         raise MomeError(f"recipe {path}: base is not the name of a recipe, nor a list of names")
     for base in bases:
         beside = path.parent / f"{base}.yaml"
-        _read_into(layers, beside if os.path.isfile(beside) else recipe_path(base), (*seen, path.resolve()))
-    layers.append((path, OmegaConf.create(content)))
+        for file in (beside,) if os.path.isfile(beside) else recipe_files(base):
+            _read_into(layers, file, (*seen, path.resolve()))
+    name, where = None, {}
+    if path.resolve().is_relative_to(SHIPPED):
+        name, where = path.stem, content.pop("where", {})
+        content = {key: value for key, value in content.items() if key not in _NAMES}
+    layers.append(Layer(path, name, content, where))
 
 
 def read_mapping(path: Path) -> DictConfig:

@@ -26,14 +26,13 @@ from mome.errors import MomeError
 from mome.files import disk_errors, write_text
 from mome.media.noise import load_noise
 from mome.model import MomeForSpeechRecognition, MomeProcessor
-from mome.rates import TASKS, Rates, RateSet
+from mome.rates import Rates
 from mome.text.wer import WordErrors, word_errors
-from mome.training.build import build
+from mome.training.build import build, model_config
 from mome.training.progress import Bars, StderrProgress
-from mome.training.recipe import load_recipe, model_config
+from mome.training.recipe import Recipe, load_recipe
 from mome.training.run_folder import RunFolder, save_processor
 from mome.training.schedule import RateSchedule
-from mome.training.schema import Recipe, ValidationRecipe
 from mome.training.trainer import MatryoshkaTrainer
 
 
@@ -105,22 +104,21 @@ class Plan:
 
 def _plan(recipe: Recipe) -> Plan:
     """Read what the recipe names; :class:`MomeError` where it is not there or does not go together."""
-    optim, augment = recipe.optim, recipe.augment
+    data, augment = recipe.data, recipe.augment
+    if not data.manifests:
+        raise MomeError(f"data.manifests is missing: give data.manifests=[FILE], a manifest of {data.source}")
+    if augment.noise is None:
+        raise MomeError(
+            "augment.noise is missing: give augment.noise=[FILE], such as babble, which the published systems were "
+            "trained in, or augment.noise=[] for none"
+        )
     rate_set = model_config(recipe).rate_set
-    rates = list(rate_set.rates())
-    if not rates:
-        tasks = ", ".join(task for task in TASKS if task in optim.tasks)
-        raise MomeError(f"the model has no rates for {tasks}: set model.audio_rates and video_rates")
-    if optim.rates is not None:
-        rates = [rate_set.check(Rates.parse(text)) for text in optim.rates]
-    if optim.rates_up_to is not None and not rate_set.open:
-        raise MomeError("optim.rates_up_to draws any rates: it needs model.connector.type=resampler")
-    validated = validation_rates(recipe.validation, rate_set)
-    train_rows = _some(_rows(recipe, recipe.data.train_split), recipe.data.limit)
-    valid_rows = _some(_rows(recipe, recipe.data.valid_split), recipe.validation.limit) if validated else []
+    validated = recipe.validation.rates_of(rate_set)
+    train_rows = _some(_rows(recipe, data.train_split), data.limit)
+    valid_rows = _some(_rows(recipe, data.valid_split), recipe.validation.limit) if validated else []
     noises = tuple(load_noise(Path(path)) for path in augment.noise)
     augmentation = Augmentation(noises, tuple(augment.snr), augment.crop, augment.flip, augment.time_mask)
-    return Plan(rates, validated, train_rows, valid_rows, augmentation)
+    return Plan(recipe.optim.rates_of(rate_set), validated, train_rows, valid_rows, augmentation)
 
 
 def _rows(recipe: Recipe, split: str) -> list[ManifestRow]:
@@ -177,18 +175,6 @@ def _trainer(
     trainer = MatryoshkaTrainer(model, arguments, dataset, sampler, schedule, optim.task_weights, validate)
     trainer.remove_callback(ProgressCallback)
     return trainer
-
-
-def validation_rates(validation: ValidationRecipe, rate_set: RateSet) -> list[Rates]:
-    """The rates to validate at.
-
-    Raises:
-        MomeError: the rate set does not have them.
-    """
-    if validation.rates is not None:
-        return [rate_set.check(Rates.parse(text)) for text in validation.rates]
-    ends = [(every[0], every[-1]) for task in rate_set.tasks if (every := list(rate_set.rates([task])))]
-    return list(dict.fromkeys(rates for pair in ends for rates in pair))
 
 
 class Validation:

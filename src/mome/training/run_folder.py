@@ -22,8 +22,7 @@ from transformers import ProcessorMixin, TrainerState
 from mome.config.fields import BACKBONES
 from mome.errors import MomeError, shortened
 from mome.files import disk_errors, write_text
-from mome.training.recipe import load_recipe
-from mome.training.schema import Recipe
+from mome.training.recipe import Recipe, load_recipe
 
 logger = logging.getLogger(__name__)
 
