@@ -474,6 +474,3 @@ def _check_keys(layer: DictConfig, source: str) -> None:
             for name in layer[key]:
                 if name not in parts[str(key)]:
                     raise unknown(name, parts[str(key)], f"{key}.")
-
-
-from mome.config.fields import BACKBONES
