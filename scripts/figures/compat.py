@@ -46,7 +46,7 @@ CLIP = SHIPPED / "clip.mp4"
 FAMILIES = ("llama-avsr-*", "llama-mtsk-*", "omni-avsr-*")
 SPANS = ((1, 24), (1, 2), (12, 24), (1, 4), (1, 16))  # seconds
 GREY = (0.2989, 0.587, 0.114)  # of red, green and blue, as torchvision weighs them
-TOKENS = WhisperAudioEncoder.tokens_per_second
+TOKENS = WhisperAudioEncoder.frames_per_second
 
 
 def pair(official: Any, default: Any) -> dict[str, Any]:
@@ -112,13 +112,13 @@ def padding(path: Path) -> dict[str, Any]:
     theirs, ours, alone = seen(model, official), seen(model, default), batch(golden.inputs, "t.")
     real = int(ours.lengths[0])
     whole = torch.ones(alone["pixel_values_videos"].shape[:2], dtype=torch.bool)
-    masked = seen(model, {**alone, "pixel_values_videos_mask": whole}).tokens
+    masked = seen(model, {**alone, "pixel_values_videos_mask": whole}).frames
     return {
         "case": path.stem,
         "audio_tokens": pair(*((inputs["input_features_mask"].sum(1) // 2).tolist() for inputs in (official, default))),
         "video_tokens": pair(theirs.lengths.tolist(), ours.lengths.tolist()),
-        "video_tokens_relative": relative(theirs.tokens[0, :real], ours.tokens[0, :real]),
-        "mask_without_padding_most": float((masked - seen(model, alone).tokens).abs().max()),
+        "video_tokens_relative": relative(theirs.frames[0, :real], ours.frames[0, :real]),
+        "mask_without_padding_most": float((masked - seen(model, alone).frames).abs().max()),
         "passes": rows,
     }
 
@@ -127,7 +127,7 @@ def stacking(folder: Path) -> dict[str, Any]:
     """Tokens of the longer clip without the remainder of its frames, and with it."""
     golden, other = (read(folder / f"llama-avsr-{name}.safetensors") for name in ("stack", "audiovisual"))
     model = recogniser(golden)
-    theirs, ours = (seen(model, batch(case.inputs)).tokens[1] for case in (golden, other))
+    theirs, ours = (seen(model, batch(case.inputs)).frames[1] for case in (golden, other))
     kept = len(theirs)
     found = {"tokens_relative": relative(theirs, ours[:kept]), "last_relative": relative(theirs[-1], ours[kept - 1])}
     return {"frames": pair(kept, len(ours)), **found}

@@ -64,7 +64,7 @@ class Pretraining(nn.Module):
     def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         with torch.autocast("cpu", dtype=torch.bfloat16):
             features = self.encoder(batch["inputs"], batch["mask"])
-        tokens, lengths = features.tokens.float(), features.lengths
+        tokens, lengths = features.frames.float(), features.lengths
         log_probabilities = self.ctc(tokens).log_softmax(-1)
         loss = F.ctc_loss(
             log_probabilities.transpose(0, 1),

@@ -16,17 +16,17 @@ class Features:
     """One modality's encoder features of a right-padded batch.
 
     Attributes:
-        tokens: ``(B, T, D)`` float. An encoder's are zero at and beyond a clip's length.
+        frames: ``(B, T, D)`` float. An encoder's are zero at and beyond a clip's length.
         lengths: ``(B,)`` int64, valid frames of each clip; 0 for a clip that lacks the modality.
     """
 
-    tokens: Tensor
+    frames: Tensor
     lengths: Tensor
 
     @property
     def mask(self) -> Tensor:
         """``(B, T)`` bool, true on valid frames."""
-        return length_mask(self.lengths, self.tokens.shape[1])
+        return length_mask(self.lengths, self.frames.shape[1])
 
 
 def length_mask(lengths: Tensor, size: int) -> Tensor:

@@ -17,7 +17,7 @@ def test_fit_cuts_pads_and_clears_padding(size) -> None:
     given = stream([7, 4], 3)
     fitted = fit(given, size)
     assert fitted.shape == (2, size, 3)
-    for row, tokens, length in zip(fitted, given.tokens, given.lengths.tolist(), strict=True):
+    for row, tokens, length in zip(fitted, given.frames, given.lengths.tolist(), strict=True):
         kept = min(length, size)
         assert torch.equal(row[:kept], tokens[:kept])
         assert not row[kept:].any()
@@ -44,12 +44,12 @@ def test_fusion_concatenates_halved_audio_and_video() -> None:
     fusion = EarlyFusion(3, 5)
     audio, video = stream([16, 12], 3), stream([8, 6], 5)
     fused = fusion(audio, video)
-    assert fused.tokens.shape == (2, 8, fusion.out_features)
+    assert fused.frames.shape == (2, 8, fusion.out_features)
     assert fused.lengths.tolist() == [8, 6]
-    pairs = audio.tokens[1, :12].reshape(6, 2, 3)
+    pairs = audio.frames[1, :12].reshape(6, 2, 3)
     weight, bias = fusion.downsample.weight, fusion.downsample.bias
-    torch.testing.assert_close(fused.tokens[1, :6, :3], torch.einsum("tki,oik->to", pairs, weight) + bias)
-    assert torch.equal(fused.tokens[1, :6, 3:], video.tokens[1, :6])
+    torch.testing.assert_close(fused.frames[1, :6, :3], torch.einsum("tki,oik->to", pairs, weight) + bias)
+    assert torch.equal(fused.frames[1, :6, 3:], video.frames[1, :6])
 
 
 def test_a_clip_is_as_long_as_its_video() -> None:
@@ -57,27 +57,27 @@ def test_a_clip_is_as_long_as_its_video() -> None:
     audio, video = stream([20, 7], 3), stream([6, 8], 5)
     fused = fusion(audio, video)
     assert fused.lengths.tolist() == [6, 8]
-    cut = fusion(Features(audio.tokens[:1, :12], torch.tensor([12])), Features(video.tokens[:1, :6], torch.tensor([6])))
-    torch.testing.assert_close(fused.tokens[0, :6], cut.tokens[0])
-    assert fused.tokens[1, 3, :3].any()  # half a pair is heard, the other half is silence
-    assert not fused.tokens[1, 4:, :3].any()
+    cut = fusion(Features(audio.frames[:1, :12], torch.tensor([12])), Features(video.frames[:1, :6], torch.tensor([6])))
+    torch.testing.assert_close(fused.frames[0, :6], cut.frames[0])
+    assert fused.frames[1, 3, :3].any()  # half a pair is heard, the other half is silence
+    assert not fused.frames[1, 4:, :3].any()
 
 
 def test_a_missing_modality_is_zero() -> None:
     fusion = EarlyFusion(3, 5)
     audio, video = stream([9, 9, 0], 3), stream([4, 4, 4], 5)
-    video = Features(video.tokens, torch.tensor([4, 0, 4]))
+    video = Features(video.frames, torch.tensor([4, 0, 4]))
     fused = fusion(audio, video)
     assert fused.lengths.tolist() == [4, 4, 4]
-    assert not fused.tokens[1, :, 3:].any()
-    assert not fused.tokens[2, :, :3].any()
-    assert fused.tokens[1, :, :3].any()
-    assert fused.tokens[2, :, 3:].any()
+    assert not fused.frames[1, :, 3:].any()
+    assert not fused.frames[2, :, :3].any()
+    assert fused.frames[1, :, :3].any()
+    assert fused.frames[2, :, 3:].any()
 
 
 def test_no_frame_at_all() -> None:
     nothing = Features(torch.zeros(1, 0, 3), torch.tensor([0])), Features(torch.zeros(1, 0, 5), torch.tensor([0]))
     fused = EarlyFusion(3, 5)(*nothing)
     assert fused.lengths.tolist() == [0]
-    assert fused.tokens.shape == (1, 1, 8)
-    assert not fused.tokens.any()
+    assert fused.frames.shape == (1, 1, 8)
+    assert not fused.frames.any()

@@ -90,7 +90,7 @@ def test_clips_do_not_depend_on_their_batch(sharing, method) -> None:
     together = module(audio, video, wanted)
     for i, rates in enumerate(wanted):
         alone = module(
-            *(Features(s.tokens[i : i + 1, : s.lengths[i]], s.lengths[i : i + 1]) for s in (audio, video)), [rates]
+            *(Features(s.frames[i : i + 1, : s.lengths[i]], s.lengths[i : i + 1]) for s in (audio, video)), [rates]
         )
         for ours, theirs, rate, side in (
             (together.audio[i], alone.audio[0], rates.audio, audio),
@@ -119,7 +119,7 @@ def test_what_is_shared(sharing) -> None:
     audio, video = stream([8, 6]), stream([5, 3])
     connected = module(audio, video, [Rates(2, 1), Rates(4, 3)])
     inputs = [
-        torch.cat([average_pool(side.tokens[i : i + 1, : side.lengths[i]], rate)[0] for i, rate in enumerate(rates)])
+        torch.cat([average_pool(side.frames[i : i + 1, : side.lengths[i]], rate)[0] for i, rate in enumerate(rates)])
         for side, rates in ((audio, (2, 4)), (video, (1, 3)))
     ]
     logits = []
@@ -167,10 +167,10 @@ def test_experts_nobody_chose_have_zero_gradients() -> None:
 def test_bfloat16_and_autocast() -> None:
     module = connector().float()
     audio = stream([40])
-    expected = module(Features(audio.tokens.float(), audio.lengths), None, [Rates(2, None)])
+    expected = module(Features(audio.frames.float(), audio.lengths), None, [Rates(2, None)])
     with torch.autocast("cpu", torch.bfloat16):
-        cast = module(Features(audio.tokens.float(), audio.lengths), None, [Rates(2, None)])
-    half = module.bfloat16()(Features(audio.tokens.bfloat16(), audio.lengths), None, [Rates(2, None)])
+        cast = module(Features(audio.frames.float(), audio.lengths), None, [Rates(2, None)])
+    half = module.bfloat16()(Features(audio.frames.bfloat16(), audio.lengths), None, [Rates(2, None)])
     assert half.audio[0].dtype == torch.bfloat16
     for other in (cast, half):
         assert other.losses["z"].dtype == torch.float32

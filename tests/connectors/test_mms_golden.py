@@ -87,8 +87,8 @@ class Case:
 
     def official_rates(self) -> torch.Tensor:
         """Speech rates as the original predicts them: for as many frames as the longest clip has."""
-        frames = 2 * self.video.tokens.shape[1]
-        return self.connector.predictor(self.audio.tokens[:, :frames], torch.full_like(self.video.lengths, frames))
+        frames = 2 * self.video.frames.shape[1]
+        return self.connector.predictor(self.audio.frames[:, :frames], torch.full_like(self.video.lengths, frames))
 
 
 @pytest.fixture
@@ -109,12 +109,12 @@ def test_golden_speech_rate_and_query_count(case):
 @torch.no_grad()
 def test_golden_fusion_and_qformer(case):
     fused = case.connector.fusion(case.audio, case.video)
-    halved = fused.tokens[..., : case.audio.tokens.shape[-1]]
+    halved = fused.frames[..., : case.audio.frames.shape[-1]]
     theirs = case.outputs["afeat_1d_conv_BDT"]
     steps = min(halved.shape[1], theirs.shape[-1])
     close(halved.transpose(1, 2)[..., :steps], theirs[..., :steps])
     sizes, counts = (case.outputs[name].sum(1).tolist() for name in ("resized_av_mask", "query_attn_mask"))
-    features = resize(fused.tokens, fused.lengths.tolist(), sizes)
+    features = resize(fused.frames, fused.lengths.tolist(), sizes)
     close(features, case.outputs["resized_av_feat"])
     read = case.connector.read(features, sizes, counts)
     projected = case.connector.projector(read)

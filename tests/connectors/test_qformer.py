@@ -32,7 +32,7 @@ def streams(audio: list[int], video: list[int]) -> tuple[Features, Features]:
 
 def alone(stream: Features, clip: int) -> Features:
     lengths = stream.lengths[clip : clip + 1]
-    return Features(stream.tokens[clip : clip + 1, : int(lengths)], lengths)
+    return Features(stream.frames[clip : clip + 1, : int(lengths)], lengths)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_padding_is_not_read() -> None:
     audio, video = streams([60, 30], [30, 16])
     before = module(audio, video, [AVSR] * 2).fused
     for stream in (audio, video):
-        for row, length in zip(stream.tokens, stream.lengths.tolist(), strict=True):
+        for row, length in zip(stream.frames, stream.lengths.tolist(), strict=True):
             row[length:] = torch.inf
     for ours, theirs in zip(module(audio, video, [AVSR] * 2).fused, before, strict=True):
         assert torch.equal(ours, theirs)
@@ -128,16 +128,16 @@ def test_gradients_reach_all_but_the_predictor_and_stay_finite() -> None:
 def test_speech_rate_loss_trains_the_predictor_alone() -> None:
     module = connector().train()
     audio, _ = streams([100, 150, 0], [1, 1, 1])
-    audio.tokens.requires_grad_()
+    audio.frames.requires_grad_()
     loss = module.losses(audio, None, torch.tensor([4, 9, 0]))["speech_rate"]
-    rates = module.predictor(audio.tokens[:2], audio.lengths[:2])
+    rates = module.predictor(audio.frames[:2], audio.lengths[:2])
     targets = torch.tensor([4 / 2, 9 / 3]) / OPTIONS.words_per_second
     torch.testing.assert_close(loss, (rates - targets).square().mean())
     loss.backward()
     reached = {name.split(".")[0] for name, parameter in module.named_parameters() if parameter.grad is not None}
     assert reached == {"predictor"}
-    assert audio.tokens.grad is None
-    silent = Features(audio.tokens[2:], audio.lengths[2:])
+    assert audio.frames.grad is None
+    silent = Features(audio.frames[2:], audio.lengths[2:])
     assert module.losses(silent, None, torch.tensor([0]))["speech_rate"] == 0
 
 

@@ -50,7 +50,7 @@ def check_same(ours: AVHubertModel, theirs: AVHubertModel) -> None:
     ):
         for chosen in (None, mask):
             found, wanted = (model.eval()(**inputs, pixel_values_videos_mask=chosen) for model in (ours, theirs))
-            close(found.tokens, wanted.tokens)
+            close(found.frames, wanted.frames)
             assert found.lengths.tolist() == ([12, 12] if chosen is None else [7, 12])
 
 
@@ -73,13 +73,13 @@ def test_golden_outputs_through_a_converted_folder(golden, checkpoint, tmp_path)
     assert (account.used, account.tensors) == (len(state) - 4, len(state))
     model = AVHubertModel.from_pretrained(tmp_path / "out").eval()
     for clip in ("clip_a", "clip_b"):
-        close(model(inputs[clip][:, 0]).tokens, outputs[f"{clip}.encoder_out"])
+        close(model(inputs[clip][:, 0]).frames, outputs[f"{clip}.encoder_out"])
     batch, padding = inputs["batch"][:, 0], inputs["padding_mask"]
-    close(model(batch).tokens, outputs["batch_unmasked.encoder_out"])
-    close(model(batch, ~padding).tokens[~padding], outputs["batch_masked.encoder_out"][~padding])
+    close(model(batch).frames, outputs["batch_unmasked.encoder_out"])
+    close(model(batch, ~padding).frames[~padding], outputs["batch_masked.encoder_out"][~padding])
     sound = inputs["audio_b"].transpose(1, 2)
-    close(model(input_features=sound).tokens, outputs["audio_only.encoder_out"])
-    close(model(inputs["clip_b"][:, 0], input_features=sound).tokens, outputs["audiovisual.encoder_out"])
+    close(model(input_features=sound).frames, outputs["audio_only.encoder_out"])
+    close(model(inputs["clip_b"][:, 0], input_features=sound).frames, outputs["audiovisual.encoder_out"])
 
 
 def test_every_tensor_of_large_is_accounted_for(shared):

@@ -70,7 +70,7 @@ def test_its_tokens_are_those_of_the_published_code(tmp_path, wavlm, weights, ol
     theirs = wavlm(normal[None]).last_hidden_state
     ours = loaded.model.encode(**loaded.processor([clip])).audio
     assert ours.lengths.tolist() == [theirs.shape[1]] == [49]
-    torch.testing.assert_close(ours.tokens, theirs, rtol=0, atol=1e-5)
+    torch.testing.assert_close(ours.frames, theirs, rtol=0, atol=1e-5)
     written = loaded.transcribe(clip, "3,3", max_new_tokens=2, num_beams=1)
     assert written.tokens.audio == 49 // 3
 

@@ -82,13 +82,13 @@ def test_tokens_do_not_depend_on_the_batch(name):
     clips = [clip(9000, 1), clip(16000, 2), clip(4321, 3)]
     together = model.encode(**processor(clips, video=False)).audio
     assert together.lengths.tolist() == [
-        audio_encoder(CONFIGS[name]).tokens(CONFIGS[name], len(one.audio)) for one in clips
+        audio_encoder(CONFIGS[name]).frames(CONFIGS[name], len(one.audio)) for one in clips
     ]
     for row, one in enumerate(clips):
         alone, length = model.encode(**processor([one], video=False)).audio, int(together.lengths[row])
-        torch.testing.assert_close(together.tokens[row, :length], alone.tokens[0], rtol=0, atol=2e-5)
-        assert alone.tokens.std() > 0.05
-        assert not together.tokens[row, length:].any()
+        torch.testing.assert_close(together.frames[row, :length], alone.frames[0], rtol=0, atol=2e-5)
+        assert alone.frames.std() > 0.05
+        assert not together.frames[row, length:].any()
 
 
 @pytest.mark.parametrize("name", WAVEFORM)
@@ -99,7 +99,7 @@ def test_a_clip_by_itself_is_the_plain_model(name):
     wave = torch.from_numpy(clip(8000).audio)[None]
     with torch.no_grad():
         theirs = plain(wave).last_hidden_state
-    ours = model.encode(wave[:, None], torch.ones_like(wave, dtype=torch.bool)).audio.tokens
+    ours = model.encode(wave[:, None], torch.ones_like(wave, dtype=torch.bool)).audio.frames
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
 
 
@@ -112,9 +112,9 @@ def test_waveforms_are_normalised_and_counted():
     torch.testing.assert_close(batch["input_features"][0], batch["input_features"][1], rtol=0, atol=2e-3)
     assert abs(float(batch["input_features"].mean())) < 1e-3
     for samples, tokens in SECONDS.items():
-        assert audio_encoder(CONFIGS["wavlm-base"]).tokens(CONFIGS["wavlm-base"], samples) == tokens
-    assert audio_encoder(CONFIGS["wavlm-base"]).tokens(CONFIGS["wavlm-base"], 399) == 0
-    assert [audio_encoder(CONFIGS[name]).tokens_per_second(CONFIGS[name]) for name in ("hubert-large", "avhubert")] == [
+        assert audio_encoder(CONFIGS["wavlm-base"]).frames(CONFIGS["wavlm-base"], samples) == tokens
+    assert audio_encoder(CONFIGS["wavlm-base"]).frames(CONFIGS["wavlm-base"], 399) == 0
+    assert [audio_encoder(CONFIGS[name]).frames_per_second(CONFIGS[name]) for name in ("hubert-large", "avhubert")] == [
         50,
         25,
     ]
@@ -138,11 +138,11 @@ def test_from_folder_to_transcript(tmp_path: Path, name):
     processor.save_pretrained(tmp_path)
     loaded = mome.load(tmp_path)
     batch = processor([clip(9000)], video=False)
-    assert torch.equal(loaded.model.encode(**batch).audio.tokens, model.encode(**batch).audio.tokens)
+    assert torch.equal(loaded.model.encode(**batch).audio.frames, model.encode(**batch).audio.frames)
     assert loaded.processor.audio_input == processor.audio_input
     assert loaded.processor.longest_audio is None
     out = loaded.transcribe(clip(16000), rates="4,-", max_new_tokens=3)
-    assert out.tokens.audio == audio_encoder(CONFIGS[name]).tokens(CONFIGS[name], 16000) // 4
+    assert out.tokens.audio == audio_encoder(CONFIGS[name]).frames(CONFIGS[name], 16000) // 4
     assert out.tflops > 0
     with pytest.raises(MomeError, match="too little for audio rate 16"):
         loaded.transcribe(clip(320 * 16 if name != "avhubert" else 9000), rates="16,-")
@@ -171,7 +171,7 @@ def test_an_example_gives_the_tokens_it_is_for(name):
         example = encoder.example(tokens)
         assert example.is_meta
         with torch.no_grad():
-            assert encoder(torch.randn(example.shape)).tokens.shape == (1, tokens, 24)
+            assert encoder(torch.randn(example.shape)).frames.shape == (1, tokens, 24)
 
 
 @pytest.mark.parametrize("samples", [1, 160, 399])

@@ -52,14 +52,14 @@ def add_lora(model: AVHubertModel, state: dict, scale: float) -> None:
 def tokens_of(model: AVHubertModel, inputs: dict, name: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Our tokens for an output's name, and which of them count."""
     if name == "audio_only":
-        tokens = model(input_features=inputs["audio_b"].transpose(1, 2)).tokens
+        tokens = model(input_features=inputs["audio_b"].transpose(1, 2)).frames
     elif name == "audiovisual":
-        tokens = model(inputs["clip_b"][:, 0], input_features=inputs["audio_b"].transpose(1, 2)).tokens
+        tokens = model(inputs["clip_b"][:, 0], input_features=inputs["audio_b"].transpose(1, 2)).frames
     elif name == "batch_masked":
         valid = ~inputs["padding_mask"]
-        return model(inputs["batch"][:, 0], valid).tokens, valid
+        return model(inputs["batch"][:, 0], valid).frames, valid
     else:
-        tokens = model(inputs[name.removesuffix("_unmasked")][:, 0]).tokens
+        tokens = model(inputs[name.removesuffix("_unmasked")][:, 0]).frames
     return tokens, torch.ones(tokens.shape[:2], dtype=torch.bool)
 
 
@@ -117,10 +117,10 @@ def test_a_clip_does_not_depend_on_its_batch():
     mask = torch.arange(21)[None] < torch.tensor([[9], [21]])
     with torch.no_grad():
         together = model(batch, mask)
-        torch.testing.assert_close(together.tokens[:1, :9], model(short).tokens, atol=1e-5, rtol=0)
-        torch.testing.assert_close(together.tokens[1:], model(long).tokens, atol=1e-5, rtol=0)
+        torch.testing.assert_close(together.frames[:1, :9], model(short).frames, atol=1e-5, rtol=0)
+        torch.testing.assert_close(together.frames[1:], model(long).frames, atol=1e-5, rtol=0)
     assert together.lengths.tolist() == [9, 21]
-    assert (together.tokens[0, 9:] == 0).all()
+    assert (together.frames[0, 9:] == 0).all()
 
 
 def test_new_weights_are_drawn_as_transformers_does():

@@ -48,8 +48,8 @@ def test_window_context_is_the_plain_encoder_trimmed(encoder):
         ours = WhisperAudioEncoder(encoder, "window")(frames, mask)
     assert ours.lengths.tolist() == [WINDOW, 15, 1]
     for row, length in enumerate(ours.lengths.tolist()):
-        assert torch.equal(ours.tokens[row, :length], plain[row, :length])
-        assert not ours.tokens[row, length:].any()
+        assert torch.equal(ours.frames[row, :length], plain[row, :length])
+        assert not ours.frames[row, length:].any()
 
 
 def test_clip_context_is_the_plain_encoder_on_a_clip_that_fills_the_window(encoder):
@@ -57,7 +57,7 @@ def test_clip_context_is_the_plain_encoder_on_a_clip_that_fills_the_window(encod
     with torch.no_grad():
         plain = encoder(frames).last_hidden_state
         ours = WhisperAudioEncoder(encoder, "clip")(frames, mask)
-    torch.testing.assert_close(ours.tokens, plain, atol=1e-5, rtol=0)
+    torch.testing.assert_close(ours.frames, plain, atol=1e-5, rtol=0)
 
 
 def test_clip_context_does_not_see_the_rest_of_the_window(encoder):
@@ -66,8 +66,8 @@ def test_clip_context_does_not_see_the_rest_of_the_window(encoder):
         window = WhisperAudioEncoder(encoder, "window")(frames, mask)
         clip = WhisperAudioEncoder(encoder, "clip")
         padded, bare = clip(frames, mask), clip(frames[..., :30], mask[:, :30])
-    torch.testing.assert_close(padded.tokens, bare.tokens, atol=1e-6, rtol=0)
-    assert (padded.tokens - window.tokens).abs().max() > 1e-2
+    torch.testing.assert_close(padded.frames, bare.frames, atol=1e-6, rtol=0)
+    assert (padded.frames - window.frames).abs().max() > 1e-2
 
 
 @settings(deadline=None, max_examples=20)
@@ -80,9 +80,9 @@ def test_clip_context_does_not_depend_on_the_batch(encoder, lengths):
         assert together.lengths.tolist() == [length // 2 for length in lengths]
         for row, length in enumerate(lengths):
             alone = model(frames[row : row + 1, :, :length], mask[row : row + 1, :length])
-            ours = together.tokens[row, : length // 2]
-            torch.testing.assert_close(ours, alone.tokens[0], atol=1e-5, rtol=0)
-            assert not together.tokens[row, length // 2 :].any()
+            ours = together.frames[row, : length // 2]
+            torch.testing.assert_close(ours, alone.frames[0], atol=1e-5, rtol=0)
+            assert not together.frames[row, length // 2 :].any()
 
 
 def test_golden_whisper_trim(request, encoder):

@@ -224,7 +224,7 @@ def test_shared_projectors_by_hand(connector):
         for name in ("audio", "video"):
             weights = below(model, f"connector.{name}.projector.")
             assert ("3.weight" in weights) == norm
-            projected = projector_by_hand(weights, getattr(encoded, name).tokens[0], norm)
+            projected = projector_by_hand(weights, getattr(encoded, name).frames[0], norm)
             close(getattr(connected, name)[0], averages(projected, getattr(rates, name)))
 
 
@@ -239,7 +239,7 @@ def mixture_by_hand(model: MomeForSpeechRecognition, encoded: EncodedClips, rate
         pool = f"connector.{'audiovisual' if shared else name}.experts."
         experts = [below(model, f"{pool}{expert}.") for expert in range(4)]
         for index, length in enumerate(side.lengths.tolist()):
-            for token in averages(side.tokens[index, :length], getattr(rates, name)):
+            for token in averages(side.frames[index, :length], getattr(rates, name)):
                 logits = gate @ token
                 routed.setdefault("all" if joint else name, []).append(logits)
                 if index == 0:
@@ -282,8 +282,8 @@ def test_the_speech_rates_part_of_the_loss_by_hand():
     errors = []
     for index, words in enumerate(WORDS.tolist()):
         heard = model.encode(**one_clip(inputs, index)).audio
-        predicted = model.connector.predictor(heard.tokens, heard.lengths)
-        seconds = heard.tokens.shape[1] / 50
+        predicted = model.connector.predictor(heard.frames, heard.lengths)
+        seconds = heard.frames.shape[1] / 50
         errors.append((predicted - words / seconds / QFORMER["words_per_second"]).square())
     expected = torch.cat(errors).mean()
     close(output.connector_losses["speech_rate"], expected)

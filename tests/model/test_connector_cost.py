@@ -71,7 +71,7 @@ def test_operations_at_a_speech_rate(monkeypatch, speech_rate, audio, video):
     assert expected == pytest.approx(flops(lambda: model.connect(clips, [rates])), rel=0.01)
     assert (expected > normal) == (tokens.fused > count_tokens(model.config, rates, audio, video).fused)
     # The predictor hides what depends on the rate, which is known to one query only.
-    known, lengths = clips.audio.tokens[:, : 2 * video], clips.audio.lengths.clamp(max=2 * video)
+    known, lengths = clips.audio.frames[:, : 2 * video], clips.audio.lengths.clamp(max=2 * video)
     aside = flops(lambda: predictor(known, lengths))
     counted = flops(lambda: model.connect(clips, [rates])) - aside
     config = copy.deepcopy(model.config)

@@ -216,8 +216,8 @@ def test_whisper_of_any_size_by_configuration(tmp_path: Path, size: str):
     batch = processor.pad_audio([(mel, frames)])
     assert batch["input_features"].shape == (1, bins, 3000)
     encoded = model.encode(**batch)
-    assert encoded.audio.tokens.shape == (1, 50, width)
+    assert encoded.audio.frames.shape == (1, 50, width)
     model.save_pretrained(tmp_path)
     again = MomeForSpeechRecognition.from_pretrained(tmp_path)
-    assert torch.equal(again.encode(**batch).audio.tokens, encoded.audio.tokens)
+    assert torch.equal(again.encode(**batch).audio.frames, encoded.audio.frames)
     assert again.generate(encoded=encoded, rates=Rates(4, None), max_new_tokens=3).shape[0] == 1

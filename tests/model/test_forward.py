@@ -60,11 +60,11 @@ def sequence_by_hand(model: MomeForSpeechRecognition, clip: dict[str, Tensor], r
     embed, config = model.get_input_embeddings(), model.config
     parts = [embed(torch.tensor(config.start_ids))]
     if rates.audio is not None:
-        audio = model.audio_encoder(clip["input_features"], clip["input_features_mask"]).tokens[0]
+        audio = model.audio_encoder(clip["input_features"], clip["input_features_mask"]).frames[0]
         marks = embed(torch.tensor(config.audio_markers))
         parts += [marks[:1], tokens_by_hand(model, "audio", audio, rates.audio), marks[1:]]
     if rates.video is not None:
-        video = model.video_encoder(clip["pixel_values_videos"]).tokens[0]
+        video = model.video_encoder(clip["pixel_values_videos"]).frames[0]
         parts.append(tokens_by_hand(model, "video", video, rates.video))
     return torch.cat([*parts, embed(torch.tensor(config.prompt_ids[rates.task]))])
 

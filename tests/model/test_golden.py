@@ -33,8 +33,8 @@ def check_encoders(golden: Golden, encoded: EncodedClips) -> None:
     for side, name in (("audio", "whisper_enc"), ("video", "avhubert_enc")):
         features, theirs = getattr(encoded, side), golden.outputs.get(name)
         if features is not None and theirs is not None:
-            size = min(features.tokens.shape[1], theirs.shape[1])
-            close(features.tokens[:, :size], theirs[:, :size])
+            size = min(features.frames.shape[1], theirs.shape[1])
+            close(features.frames[:, :size], theirs[:, :size])
 
 
 def check_projectors(golden: Golden, model: MomeForSpeechRecognition, encoded: EncodedClips) -> None:
@@ -45,9 +45,9 @@ def check_projectors(golden: Golden, model: MomeForSpeechRecognition, encoded: E
         side, rate = match[1], int(match[2] or grid_of(golden.config, match[1])[0])
         features = getattr(encoded, side)
         if rate > 1:  # at rate 1 the original skips the compression
-            pooled, _ = compress(features.tokens, features.lengths, rate, model.config.compression)
+            pooled, _ = compress(features.frames, features.lengths, rate, model.config.compression)
             close(pooled, golden.outputs[match[0].replace("projected", "compressed")])
-        projected, _ = getattr(model.connector, side)(features.tokens, features.lengths, rate)
+        projected, _ = getattr(model.connector, side)(features.frames, features.lengths, rate)
         close(projected, golden.outputs[match[0]])
 
 

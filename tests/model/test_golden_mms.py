@@ -101,9 +101,9 @@ def encode(golden: Golden, model: MomeForSpeechRecognition) -> EncodedClips:
 
 
 def use_official_speech_rates(golden: Golden, model: MomeForSpeechRecognition, encoded: EncodedClips, patch) -> None:
-    frames = 2 * encoded.video.tokens.shape[1]
+    frames = 2 * encoded.video.frames.shape[1]
     lengths = torch.full_like(encoded.audio.lengths, frames)
-    rates = model.connector.predictor(encoded.audio.tokens[:, :frames], lengths)
+    rates = model.connector.predictor(encoded.audio.frames[:, :frames], lengths)
     close(rates[:, None], golden.outputs["sr_prediction"])
     patch.setattr(model.connector.predictor, "forward", lambda tokens, lengths: rates)
 
@@ -136,8 +136,8 @@ def test_golden_mms_llama_taught_the_start_token(golden, arranged):
     outputs, labels, rates = golden.outputs, padded(targets(golden)), Rates(1, 1)
     clips, valid = [rates] * len(labels), ~golden.inputs["padding_mask"]
     known = outputs["whisper_enc"].shape[1]
-    close(encoded.audio.tokens[:, :known], outputs["whisper_enc"])
-    close(encoded.video.tokens[valid], outputs["avhubert_enc"][valid])
+    close(encoded.audio.frames[:, :known], outputs["whisper_enc"])
+    close(encoded.video.frames[valid], outputs["avhubert_enc"][valid])
     connected = model.connect(encoded, clips)
     assert [len(tokens) for tokens in connected.fused] == outputs["len_queries"].tolist()
     for tokens, theirs in zip(connected.fused, outputs["projected"], strict=True):
@@ -169,7 +169,7 @@ def test_golden_mms_llama_given_the_start_token(golden, arranged):
 @torch.no_grad()
 def test_golden_mms_llama_generation(golden, arranged):
     model, encoded = arranged([])
-    outputs, clips = golden.outputs, [Rates(1, 1)] * len(encoded.video.tokens)
+    outputs, clips = golden.outputs, [Rates(1, 1)] * len(encoded.video.frames)
     prepared = model.prepare(encoded, clips)
     attended = outputs["infer.attention_mask"].bool()
     assert torch.equal(prepared.mask, attended)

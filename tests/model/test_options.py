@@ -96,12 +96,12 @@ def test_a_video_adapter_is_trained_stored_and_loaded(tmp_path):
 
 
 def test_without_a_trained_encoder_tokens_have_no_history():
-    assert not make_model().train().encode(**raw_inputs(CLIPS)).video.tokens.requires_grad
+    assert not make_model().train().encode(**raw_inputs(CLIPS)).video.frames.requires_grad
     encoded = options_model(video_adapter=VIDEO_LORA).encode(**raw_inputs(CLIPS))
-    assert encoded.video.tokens.requires_grad
-    assert not encoded.audio.tokens.requires_grad
+    assert encoded.video.frames.requires_grad
+    assert not encoded.audio.frames.requires_grad
     with torch.no_grad():
-        assert not options_model(video_adapter=VIDEO_LORA).encode(**raw_inputs(CLIPS)).video.tokens.requires_grad
+        assert not options_model(video_adapter=VIDEO_LORA).encode(**raw_inputs(CLIPS)).video.frames.requires_grad
 
 
 @pytest.mark.parametrize(

@@ -152,8 +152,8 @@ class MomeConfig(PreTrainedConfig):
     def check_options(self) -> None:
         """Raise :class:`MomeError` where an option is not possible or two do not go together."""
         encoder, connector = self.audio_encoder_class, self.connector_config
-        needed = connector.audio_tokens_per_second
-        if encoder is not None and needed not in (None, encoder.tokens_per_second(self.audio_config)):
+        needed = connector.audio_frames_per_second
+        if encoder is not None and needed not in (None, encoder.frames_per_second(self.audio_config)):
             raise MomeError(f"the connector {connector.kind} needs {needed} audio tokens a second: choose whisper")
         if self.rate_set.open and (self.adapter or {}).get("specific") == "rates":
             raise MomeError("adapter specific=rates has an update for each listed rate, a resampler takes any rate")

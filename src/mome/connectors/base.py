@@ -131,14 +131,14 @@ class ConnectorConfig(ABC):
         any_rate: whether any rate will do, whole or not, and not only the listed ones.
         stacks: whether frames can be stacked instead of averaged.
         fuses: whether audio and video become tokens together.
-        audio_tokens_per_second: that its audio encoder must give; ``None``: any number.
+        audio_frames_per_second: that its audio encoder must give; ``None``: any number.
     """
 
     kind: ClassVar[str]
     any_rate: ClassVar[bool] = False
     stacks: ClassVar[bool] = False
     fuses: ClassVar[bool] = False
-    audio_tokens_per_second: ClassVar[int | None] = None
+    audio_frames_per_second: ClassVar[int | None] = None
 
     def __init_subclass__(cls, kind: str, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -216,7 +216,7 @@ def by_rate(features: Features | None, rates: Sequence[float | None], compress: 
         if features is None:
             raise ValueError(f"a clip asks for rate {rate} of a modality that was not given")
         chosen = [index for index, other in enumerate(rates) if other == rate]
-        made, lengths = compress(features.tokens[chosen], features.lengths[chosen], rate)
+        made, lengths = compress(features.frames[chosen], features.lengths[chosen], rate)
         for index, row, length in zip(chosen, made, lengths.tolist(), strict=True):
             tokens[index] = row[:length]
     return tokens

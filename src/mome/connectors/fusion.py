@@ -27,7 +27,7 @@ def fit(stream: Features, size: int) -> Tensor:
     Returns:
         ``(B, size, D)`` in the dtype of the tokens.
     """
-    tokens = F.pad(stream.tokens, (0, 0, 0, size - stream.tokens.shape[1]))  # a negative pad cuts
+    tokens = F.pad(stream.frames, (0, 0, 0, size - stream.frames.shape[1]))  # a negative pad cuts
     return tokens.masked_fill(~length_mask(stream.lengths, size).unsqueeze(-1), 0)
 
 

@@ -46,7 +46,7 @@ class QFormerConfig(ConnectorConfig, kind="qformer"):
     """
 
     fuses = True
-    audio_tokens_per_second = 2 * FRAMES_PER_SECOND
+    audio_frames_per_second = 2 * FRAMES_PER_SECOND
 
     queries_per_second: int = 3
     longest: int = 20
@@ -173,7 +173,7 @@ class QFormerConnector(Connector):
         counts = [query_count(self.config, *clip) for clip in zip(frames, speech_rates, strict=True)]
         # A clip without a frame is read as one frame of zeros, for attention to nothing is not a number.
         sizes = [max(int(length * rate), 1) for length, rate in zip(frames, speech_rates, strict=True)]
-        features = resize(fused.tokens, [max(length, 1) for length in frames], sizes)
+        features = resize(fused.frames, [max(length, 1) for length in frames], sizes)
         tokens = self.projector(self.read(features, sizes, counts))
         none: list[Tensor | None] = [None] * len(rates)
         made: list[Tensor | None] = [row[:count] for row, count in zip(tokens, counts, strict=True)]
@@ -186,7 +186,7 @@ class QFormerConnector(Connector):
                 raise ValueError("a clip's rates name a modality that was not given")
             absent = self.queries.new_zeros(len(named), 0, features)
             stream = Features(absent, self.queries.new_zeros(len(named), dtype=torch.long))
-        return Features(stream.tokens, stream.lengths * torch.tensor(named, device=stream.lengths.device))
+        return Features(stream.frames, stream.lengths * torch.tensor(named, device=stream.lengths.device))
 
     @torch.no_grad()
     def speech_rates(self, audio: Features, frames: Tensor) -> Tensor:
@@ -203,7 +203,7 @@ class QFormerConnector(Connector):
         lengths = torch.minimum(audio.lengths, 2 * frames)
         known = lengths > 0
         if self.predictor is not None and known.any():
-            tokens, lengths = audio.tokens[known], lengths[known]
+            tokens, lengths = audio.frames[known], lengths[known]
             factors[known] = self.predictor(tokens[:, : int(lengths.max())], lengths).float().clamp(SLOWEST, FASTEST)
         return factors
 
@@ -217,7 +217,7 @@ class QFormerConnector(Connector):
         counted = audio.lengths > 0
         seconds = audio.lengths.clamp(min=1) / (2 * FRAMES_PER_SECOND)
         target = words / seconds / self.config.words_per_second
-        errors = self.predictor(audio.tokens.detach(), audio.lengths).float() - target
+        errors = self.predictor(audio.frames.detach(), audio.lengths).float() - target
         return {"speech_rate": (errors.square() * counted).sum() / counted.sum().clamp(min=1)}
 
     def operations(
@@ -227,7 +227,7 @@ class QFormerConnector(Connector):
         given = video if video is not None else audio
         if given is None:
             return 0
-        frames = given.tokens.shape[1] // (1 if video is not None else 2)
+        frames = given.frames.shape[1] // (1 if video is not None else 2)
         per_second = self.config.queries_per_second
         queries = query_count(self.config, frames) if tokens is None else tokens.fused
         speech_rate = SLOWEST

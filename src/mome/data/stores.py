@@ -300,7 +300,7 @@ def _encode_variants(
         inputs |= processor.pad_video([augmented_video(clip.mouth, augmentation, rng, processor) for rng in rngs])
     encoded: EncodedClips = model.encode(**{k: v.to(model.device) for k, v in inputs.items()})
     sides = {"audio": encoded.audio, "video": encoded.video}
-    return {name: side.tokens.cpu() for name, side in sides.items() if side is not None}
+    return {name: side.frames.cpu() for name, side in sides.items() if side is not None}
 
 
 def augmented_audio(

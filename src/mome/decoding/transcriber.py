@@ -204,7 +204,7 @@ class Transcriber:
         """Raise :class:`MomeError` where a clip of so many encoder tokens, audio and video, has none at its rates."""
         config, per_second = self.model.config, {"video": FRAME_RATE}
         if (encoder := config.audio_encoder_class) is not None:
-            per_second["audio"] = encoder.tokens_per_second(config.audio_config)
+            per_second["audio"] = encoder.frames_per_second(config.audio_config)
         for modality, count in zip(("audio", "video"), tokens, strict=True):
             for rate in (getattr(each, modality) for each in rates):
                 if rate is not None and count < rate:

@@ -77,12 +77,12 @@ class AudioEncoder(nn.Module, ABC):
 
     @staticmethod
     @abstractmethod
-    def tokens(config: PreTrainedConfig, samples: int) -> int:
+    def frames(config: PreTrainedConfig, samples: int) -> int:
         """Tokens that a clip of so many samples at 16 kHz gives."""
 
     @staticmethod
     @abstractmethod
-    def tokens_per_second(config: PreTrainedConfig) -> int:
+    def frames_per_second(config: PreTrainedConfig) -> int:
         """Tokens a second."""
 
     @staticmethod

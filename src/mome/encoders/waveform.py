@@ -38,7 +38,7 @@ class WaveformAudioEncoder(AudioEncoder, reads="waveform", types=("wavlm", "hube
         """
         encoder, size = cast(WavLMModel | HubertModel, self.encoder), input_features.shape[2]
         samples = [size] * len(input_features) if input_features_mask is None else input_features_mask.sum(1).tolist()
-        counts = [self.tokens(encoder.config, number) for number in samples]
+        counts = [self.frames(encoder.config, number) for number in samples]
         lengths = torch.tensor(counts, device=None if input_features_mask is None else input_features_mask.device)
         if not any(counts):
             return Features(input_features.new_zeros(len(samples), 0, self.hidden_size), lengths)
@@ -68,14 +68,14 @@ class WaveformAudioEncoder(AudioEncoder, reads="waveform", types=("wavlm", "hube
         return meta(1, 1, tokens)
 
     @staticmethod
-    def tokens(config: PreTrainedConfig, samples: int) -> int:
+    def frames(config: PreTrainedConfig, samples: int) -> int:
         """As many as there are full windows."""
         for kernel, stride in WaveformAudioEncoder._convolutions(config):
             samples = max((samples - kernel) // stride + 1, 0)
         return samples
 
     @staticmethod
-    def tokens_per_second(config: PreTrainedConfig) -> int:
+    def frames_per_second(config: PreTrainedConfig) -> int:
         """50 with the published strides; a clip has one less than that, for want of a last full window."""
         return SAMPLE_RATE // prod(config.conv_stride)
 

@@ -77,12 +77,12 @@ class WhisperAudioEncoder(AudioEncoder, reads="log_mel", types=("whisper",)):
         return meta(1, config.num_mel_bins, 2 * (config.max_source_positions if self.context == "window" else tokens))
 
     @staticmethod
-    def tokens(config: PreTrainedConfig, samples: int) -> int:
+    def frames(config: PreTrainedConfig, samples: int) -> int:
         """50 a second."""
         return samples * TOKENS_PER_SECOND // SAMPLE_RATE
 
     @staticmethod
-    def tokens_per_second(config: PreTrainedConfig) -> int:
+    def frames_per_second(config: PreTrainedConfig) -> int:
         """50."""
         return TOKENS_PER_SECOND
 

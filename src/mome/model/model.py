@@ -422,7 +422,7 @@ class MomeForSpeechRecognition(SavedModel):
                     input_features, input_features_mask, pixel_values_videos, pixel_values_videos_mask
                 )
             given = encoded.audio if encoded.audio is not None else encoded.video
-            size = 0 if given is None else len(given.tokens)
+            size = 0 if given is None else len(given.frames)
             prepared = self.prepare(encoded, [rates] * size if isinstance(rates, Rates) else rates)
         options |= {"inputs_embeds": prepared.embeddings, "attention_mask": prepared.mask.long()}
         language_model = cast(Any, self.language_model)

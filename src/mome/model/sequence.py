@@ -82,7 +82,7 @@ def encoder_frames(config: MomeConfig, seconds: float) -> tuple[int, int]:
     slack = 1e-6  # binary fractions: 1.16 * 25 is a little less than 29
     encoder, video = config.audio_encoder_class, config.video_config
     return (
-        0 if encoder is None else encoder.tokens(config.audio_config, int(seconds * SAMPLE_RATE + slack)),
+        0 if encoder is None else encoder.frames(config.audio_config, int(seconds * SAMPLE_RATE + slack)),
         0 if video is None else int(seconds * FRAME_RATE + slack),
     )
 

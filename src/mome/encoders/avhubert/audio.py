@@ -35,14 +35,14 @@ class AVHubertAudioEncoder(AudioEncoder, reads="filterbank", types=("avhubert",)
         return meta(1, self.encoder.config.audio_feature_size, tokens)
 
     @staticmethod
-    def tokens(config: PreTrainedConfig, samples: int) -> int:
+    def frames(config: PreTrainedConfig, samples: int) -> int:
         """One for every four windows of the filterbank."""
         return stacked_frames(samples)
 
     @staticmethod
-    def tokens_per_second(config: PreTrainedConfig) -> int:
+    def frames_per_second(config: PreTrainedConfig) -> int:
         """As many as there are video frames."""
-        return AVHubertModel.tokens_per_second
+        return AVHubertModel.frames_per_second
 
     @staticmethod
     def features(waveform: np.ndarray, extractor: None, context: AudioContext) -> tuple[np.ndarray, int]:

@@ -128,7 +128,7 @@ class AVHubertModel(PreTrainedModel):
     config_class = AVHubertConfig
     base_model_prefix = "avhubert"
     main_input_name = "pixel_values_videos"
-    tokens_per_second = 25
+    frames_per_second = 25
 
     def __init__(self, config: AVHubertConfig):
         super().__init__(config)
