@@ -147,7 +147,7 @@ def test_one_backbone_is_merged_and_the_other_keeps_its_adapter(tmp_path: Path) 
     [
         ("none", None, "there is no adapter to merge"),
         ("lora", "4,2", "'4,2' cannot be chosen: the adapter is the same for all rates"),
-        ("layer", None, "experts are chosen token by token"),
+        ("layer", None, "mome adapter makes no low-rank update"),
         (RATES, None, "an update for each of 4,2 4,5 .*: merge one of these, not None"),
         (RATES, "asr", "an update for each of 4,2 4,5 .*: merge one of these, not 'asr'"),
         (RATES, "8,2", r"rates \(8,2\) are not in this model's rate set"),

@@ -145,7 +145,7 @@ def test_quantisation_is_for_the_language_model_alone(tmp_path, monkeypatch, ada
 
     spy(AutoModelForCausalLM, "language_model")
     spy(AVHubertModel, "video_encoder")
-    spy(backbones.WhisperEncoder, "audio_encoder")
+    spy(WhisperEncoder, "audio_encoder")
     quantised = {"load_in_8bit": True}
     loaded = MomeForSpeechRecognition.from_pretrained(tmp_path, dtype=dtype, quantization_config=quantised)
     linear = loaded.language_model.model.layers[0].self_attn.q_proj

@@ -154,7 +154,9 @@ def test_golden_omni_avsr(golden):
 def test_golden_llama_smop(golden):
     config, outputs = golden.config, golden.outputs
     options = {"experts": config["experts"], "top_k": config["top_k"], "sharing": "joint"}
-    factors = {"balance_weight": config["load_balancing_coeff"], "z_weight": config["router_z_coeff"]}
+    # The original's coefficient belongs to a loss that is top_k at balance, the option to one that is 1.
+    balance_weight = config["load_balancing_coeff"] * config["top_k"]
+    factors = {"balance_weight": balance_weight, "z_weight": config["router_z_coeff"]}
     model = recogniser(golden, connector={"type": "mixture", **options, **factors})
     encoded = model.encode(**batch(golden.inputs))
     check_encoders(golden, encoded)

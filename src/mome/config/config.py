@@ -154,7 +154,7 @@ class MomeConfig(PreTrainedConfig):
         encoder, connector = self.audio_encoder_class, self.connector_config
         needed = connector.audio_frames_per_second
         if encoder is not None and needed not in (None, encoder.frames_per_second(self.audio_config)):
-            raise MomeError(f"the connector {connector.kind} needs {needed} audio tokens a second: choose whisper")
+            raise MomeError(f"the connector {connector.kind} needs {needed} audio frames a second: choose whisper")
         if self.rate_set.open and (self.adapter or {}).get("specific") == "rates":
             raise MomeError("adapter specific=rates has an update for each listed rate, a resampler takes any rate")
         for name in self.unfrozen:
