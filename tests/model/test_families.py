@@ -24,6 +24,7 @@ from transformers import (
     WhisperConfig,
     WhisperFeatureExtractor,
 )
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from mome import MomeForSpeechRecognition, MomeProcessor
 from mome.checkpoints import backbones
