@@ -154,7 +154,7 @@ AUGMENT = Augmentation((np.random.default_rng(9).standard_normal(9000).astype(np
 
 def test_features_are_those_of_the_augmented_clips(media, tmp_path, transcriber):
     model, processor = transcriber.model, transcriber.processor
-    clips, features = prepared(tmp_path / "clips", media), FeatureStore(tmp_path / "tokens", 3, "key", 5)
+    clips, features = prepared(tmp_path / "clips", media), FeatureStore(tmp_path / "features", 3, "key", 5)
     features.prepare(media, clips, AUGMENT, model, processor, quiet)
     for row in media:
         clip, variants = clips.load(row), [features.load(clips.file(row), variant) for variant in range(3)]
@@ -175,7 +175,7 @@ def test_features_are_made_once(media, tmp_path, transcriber, monkeypatch):
     monkeypatch.setattr(transcriber.model, "encode", lambda **inputs: calls.append(1) or encode(**inputs))
 
     def prepare(rows, variants=2, key: object = "key", seed=0) -> FeatureStore:
-        features = FeatureStore(tmp_path / "tokens", variants, key, seed)
+        features = FeatureStore(tmp_path / "features", variants, key, seed)
         features.prepare(rows, clips, AUGMENT, transcriber.model, transcriber.processor, quiet)
         return features
 
@@ -197,7 +197,7 @@ def same(first: dict, second: dict) -> bool:
 def test_examples_depend_on_seed_epoch_and_clip_alone(media, tmp_path, transcriber, cached):
     clips, features = prepared(tmp_path / "clips", media), None
     if cached:
-        features = FeatureStore(tmp_path / "tokens", 4, "key", 5)
+        features = FeatureStore(tmp_path / "features", 4, "key", 5)
         features.prepare(media, clips, AUGMENT, transcriber.model, transcriber.processor, quiet)
     dataset = SpeechDataset(media, clips, transcriber.processor, AUGMENT, 1, features)
     other = SpeechDataset(media, clips, transcriber.processor, AUGMENT, 2, features)
@@ -238,7 +238,7 @@ def test_a_damaged_clip_is_made_anew(media, tmp_path, damage, caplog, reads):
 
 def one_clip(media, folder: Path, transcriber) -> tuple[FeatureStore, tuple, Path]:
     """Features of one clip, what they are made of, and the clip's file."""
-    clips, features = prepared(folder / "clips", media[:1]), FeatureStore(folder / "tokens", 3, "key", 5)
+    clips, features = prepared(folder / "clips", media[:1]), FeatureStore(folder / "features", 3, "key", 5)
     made = (media[:1], clips, AUGMENT, transcriber.model, transcriber.processor, quiet)
     features.prepare(*made)
     return features, made, clips.file(media[0])

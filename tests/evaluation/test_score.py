@@ -7,7 +7,7 @@ import pytest
 
 from mome.data.manifests import read_references
 from mome.errors import MomeError, listed
-from mome.evaluation.result import Condition, Group, Hypothesis, Result, to_csv
+from mome.evaluation.result import Condition, ExternalCondition, Hypothesis, Result, to_csv
 from mome.evaluation.score import read_transcripts, score
 from mome.rates import Rates
 from mome.text.wer import bootstrap_interval
@@ -20,15 +20,17 @@ def test_what_is_written_is_read(tmp_path):
     conditions = [Condition(Rates(4, 2)), Condition(Rates(4, 2), -2.5), Condition(Rates(None, 5), 0.0)]
     path = tmp_path / "ours.csv"
     path.write_text(to_csv([Result.of(condition, heard, 0) for condition in conditions]), encoding="utf-8")
-    assert read_transcripts(path) == {Group("ours", one.task, one.rates, one.snr_db): texts for one in conditions}
+    assert read_transcripts(path) == {
+        ExternalCondition("ours", one.task, one.rates, one.snr_db): texts for one in conditions
+    }
 
 
 def test_spreadsheets_and_other_ways_to_write_the_same(tmp_path):
     path = tmp_path / "theirs.csv"
     path.write_bytes("\ufeffid, text ,snr_db,note\r\na, bin blue,clean,x\r\n\r\nb,red,,y\r\na,bin,0,\r\n".encode())
     assert read_transcripts(path) == {
-        Group("theirs"): {"a": "bin blue", "b": "red"},
-        Group("theirs", snr_db=0.0): {"a": "bin"},
+        ExternalCondition("theirs"): {"a": "bin blue", "b": "red"},
+        ExternalCondition("theirs", snr_db=0.0): {"a": "bin"},
     }
 
 
