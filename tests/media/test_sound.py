@@ -171,8 +171,8 @@ def test_sound_resampled_in_blocks_is_the_same_to_the_bit(rate):
         stretch.append(wave[start : start + 100_000])
         pieces += stretch.ready()
     assert len(pieces) == 2
-    whole = resample_poly(wave, SAMPLE_RATE, rate).astype(np.float32)
-    np.testing.assert_array_equal(np.concatenate([*pieces, *stretch.rest()]), whole)
+    expected = resample_poly(wave, SAMPLE_RATE, rate).astype(np.float32)
+    np.testing.assert_array_equal(np.concatenate([*pieces, *stretch.rest()]), expected)
 
 
 def test_no_sound_is_longer_than_the_limit(tmp_path, monkeypatch):
