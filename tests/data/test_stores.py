@@ -256,7 +256,7 @@ def test_damaged_features_are_made_anew(media, tmp_path, transcriber, damage, ca
         file.write_bytes(file.read_bytes()[:-10] if damage is None else damage)
     features.prepare(*made)
     assert same(features.load(clip, 2), before)
-    assert f"{file} is damaged: made anew" in caplog.text
+    assert f"{file} is damaged: encoding the clip again" in caplog.text
     file.write_bytes(b"")
     with pytest.raises(MomeError, match=rf"{file} is missing or damaged: resume the run"):
         features.load(clip, 0)
@@ -272,7 +272,7 @@ def test_features_overwritten_in_place_are_made_anew(media, tmp_path, transcribe
         with pytest.raises(MomeError, match=rf"{file} is missing or damaged: resume the run"):
             features.load(clip, 2)
     features.prepare(*made)
-    assert caplog.text.count(f"{file} is damaged: made anew") == 1
+    assert caplog.text.count(f"{file} is damaged: encoding the clip again") == 1
     assert file.read_bytes() == content
     assert same(features.load(clip, 2), before)
 
@@ -284,7 +284,7 @@ def test_features_without_a_checksum_are_made_anew(media, tmp_path, transcriber,
     save_file(load_file(file), file)
     features.prepare(*made)
     assert file.read_bytes() == content
-    assert f"{file} is damaged: made anew" in caplog.text
+    assert f"{file} is damaged: encoding the clip again" in caplog.text
 
 
 def test_samples_that_are_no_numbers_are_read_anew(media, tmp_path, caplog):

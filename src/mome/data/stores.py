@@ -125,7 +125,7 @@ class ClipStore:
         try:
             audio, mouth = self._read(file)
         except Exception as error:  # of any kind: NumPy and zipfile have many for a damaged file
-            logger.warning("%s is missing or damaged (%s): made anew", file, shortened(error))
+            logger.warning("%s is missing or damaged (%s): reading the clip again", file, shortened(error))
             self._store(row)
             audio, mouth = self._read(file)
         return Clip(audio, mouth, length(audio, mouth), row.path)
@@ -138,7 +138,7 @@ class ClipStore:
             if array is not None and (array.dtype != dtype or array.shape[1:] != sizes or not array.size):
                 raise ValueError("another shape or type")
         if audio is not None and not np.isfinite(audio).all():
-            raise ValueError("samples that are no numbers")
+            raise ValueError("samples that are not finite")
         return audio, mouth
 
     def get(self, row: ManifestRow) -> Clip:
@@ -158,7 +158,7 @@ class ClipStore:
 
 @contextmanager
 def _ignored_by_children(number: signal.Signals) -> Iterator[None]:
-    """Make processes started here ignore a signal, such as Ctrl-C, which goes to all: this process ends them."""
+    """Let processes that start here ignore a signal such as Ctrl-C, which all receive: this process ends them."""
     if threading.current_thread() is not threading.main_thread():  # other threads must not set signal handlers
         yield
         return
@@ -266,7 +266,7 @@ class FeatureStore:
                 raise ValueError("frames that are not finite")
             return loaded
         except (SafetensorError, OSError, ValueError) as error:
-            raise MomeError(f"{file} is missing or damaged: resume the run, which will make it anew") from error
+            raise MomeError(f"{file} is missing or damaged: resume the run, which encodes the clip again") from error
 
     def _is_intact(self, file: Path) -> bool:
         """Whether a file exists and holds what was written."""
@@ -281,7 +281,7 @@ class FeatureStore:
         intact = bool(tensors) and tensors.keys() <= {"audio", "video"} and all(map(self._is_valid, tensors.values()))
         intact = intact and checksum == _checksum(tensors)
         if not intact:
-            logger.warning("%s is damaged: made anew", file)
+            logger.warning("%s is damaged: encoding the clip again", file)
         return intact
 
     def _is_valid(self, frames: Tensor) -> bool:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from mome.errors import MomeError, shortened
+from mome.errors import MomeError, reason, shortened
 
 
 def read_rows(path: Path, needed: Sequence[str], what: str = "CSV file") -> Iterator[tuple[int, dict[str, str]]]:
@@ -50,7 +50,7 @@ def read_rows(path: Path, needed: Sequence[str], what: str = "CSV file") -> Iter
     except FileNotFoundError:
         raise MomeError(f"{path} does not exist: {advice}") from None
     except OSError as error:
-        raise MomeError(f"{path} cannot be read: {error.strerror}") from None
+        raise MomeError(f"{path} cannot be read: {reason(error)}") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise MomeError(f"{path} is not a CSV file in UTF-8: {error}") from None
     if empty:

@@ -56,7 +56,7 @@ class ExternalCondition:
 def make_conditions(rates: Iterable[Rates], snrs: Iterable[float | None] = (None,)) -> list[Condition]:
     """Combine all rates with all signal-to-noise ratios in dB, each combination once, in the order given.
 
-    Noise does not affect VSR, which is listed at every ratio all the same, so that tables are complete.
+    Noise does not affect VSR, which is listed at every ratio nevertheless, so that tables are complete.
     """
     ratios = list(snrs)
     pairs = ((rate, snr) for rate in rates for snr in ratios)
@@ -207,6 +207,6 @@ def to_csv(results: Sequence[Result]) -> str:
     rows = []
     for result in results:
         snr = "" if result.condition.snr_db is None else f"{result.condition.snr_db:g}"
-        where = (result.condition.task, str(result.condition.rates), snr)
-        rows += [(item.id, *where, item.reference, item.text) for item in result.hypotheses]
+        condition = (result.condition.task, str(result.condition.rates), snr)
+        rows += [(item.id, *condition, item.reference, item.text) for item in result.hypotheses]
     return table_text(("id", "task", "rates", "snr_db", "reference", "text"), rows)

@@ -128,7 +128,7 @@ class Levels:
         notes = []
         if self.removed:
             what = "sample is" if self.removed == 1 else "samples are"
-            notes.append(f"{self.removed} {what} no number or far louder than all else, taken as silence")
+            notes.append(f"{self.removed} {what} not finite or far louder than the rest, and set to silence")
         if self.remedy.channel is not None:
             notes.append(f"the channels of the sound cancel each other, so only channel {self.remedy.channel} is used")
         return notes

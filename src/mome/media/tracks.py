@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TypeVar
 
 import av
-from av import AudioStream, VideoStream
+from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.stream import Disposition, Stream
+from av.video.stream import VideoStream
 
 from mome.errors import MomeError
 from mome.media.clock import Clock

@@ -7,7 +7,7 @@ import json
 import re
 from pathlib import Path
 
-from mome.errors import MomeError
+from mome.errors import MomeError, reason
 
 _LARGEST = 1 << 20
 """Bytes; the annotation of an hour of speech is smaller."""
@@ -98,7 +98,7 @@ def _read(path: Path) -> str:
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise MomeError(f"{path} cannot be read: {error.strerror}") from None
+        raise MomeError(f"{path} cannot be read: {reason(error)}") from None
     if len(data) > _LARGEST:
         raise MomeError(f"{path} is larger than 1 MB: {advice}")
     try:
