@@ -13,7 +13,7 @@ LENGTHS = [75, 75, 75, 75, 50, 60, 60, 75, 30, 31, 75, 75]
 def batches(sampler: FrameBudgetSampler, epoch: int) -> list[list[int]]:
     sampler.set_epoch(epoch)
     drawn = list(sampler)
-    assert {told for batch in drawn for _, told in batch} == {epoch}
+    assert {number for batch in drawn for _, number in batch} == {epoch}
     return [[index for index, _ in batch] for batch in drawn]
 
 

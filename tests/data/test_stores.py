@@ -21,7 +21,7 @@ from mome.data import stores as store
 from mome.data.augmentation import Augmentation
 from mome.data.datasets import SpeechDataset
 from mome.data.manifests import ManifestRow
-from mome.data.stores import ClipStore, TokenStore, _left_to_us, augmented_audio, augmented_video
+from mome.data.stores import ClipStore, FeatureStore, _ignored_by_children, augmented_audio, augmented_video
 from mome.media import load_clip
 from tests.media.builders import write
 
@@ -56,16 +56,16 @@ def transcriber(tiny_model) -> Transcriber:
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the media files read, in order; the one that the environment calls broken cannot be."""
-    seen: list[str] = []
+    names: list[str] = []
 
     def load(path: Path, **options):
-        seen.append(path.stem)
+        names.append(path.stem)
         if os.environ.get("BROKEN") == path.stem:
             raise MomeError(f"{path} is broken")
         return load_clip(path, **options)
 
     monkeypatch.setattr(store, "load_clip", load)
-    return seen
+    return names
 
 
 def quiet(what: str, done: int, total: int) -> None:
@@ -79,17 +79,17 @@ def prepared(folder: Path, rows: list[ManifestRow]) -> ClipStore:
 
 
 def test_clips_are_read_once(media, tmp_path, reads):
-    told = []
+    reports = []
     clips = ClipStore(tmp_path, audio=True, video=True)
-    clips.prepare(media, 0, lambda *news: told.append(news))
-    assert told == [("reading clips", done, 3) for done in (1, 2, 3)]
+    clips.prepare(media, 0, lambda *report: reports.append(report))
+    assert reports == [("reading clips", done, 3) for done in (1, 2, 3)]
     prepared(tmp_path, media)
     assert reads == list(NAMES)
     for number, row in enumerate(media):
-        ours, theirs = clips.load(row), load_clip(row.path)
-        assert np.array_equal(ours.audio, theirs.audio)
-        assert np.array_equal(ours.mouth, theirs.mouth)
-        assert (ours.seconds, ours.path) == (theirs.seconds, row.path)
+        stored, clip = clips.load(row), load_clip(row.path)
+        assert np.array_equal(stored.audio, clip.audio)
+        assert np.array_equal(stored.mouth, clip.mouth)
+        assert (stored.seconds, stored.path) == (clip.seconds, row.path)
         assert clips.frames(row) == 20 + 4 * number
 
 
@@ -103,7 +103,7 @@ def test_an_interrupted_call_goes_on_where_it_stopped(media, tmp_path, reads, mo
     assert {path.name for path in tmp_path.iterdir()} == {clips.file(row).name for row in media}
 
 
-def test_a_file_half_written_is_not_taken_for_whole(media, tmp_path, monkeypatch):
+def test_a_file_half_written_is_not_taken_for_complete(media, tmp_path, monkeypatch):
     def die(*paths):
         raise KeyboardInterrupt
 
@@ -131,7 +131,7 @@ def test_a_changed_file_is_read_anew(media, tmp_path, reads):
 
 def test_workers_leave_an_interruption_to_the_process_that_started_them():
     code = "import signal; print(signal.getsignal(signal.SIGINT) is signal.SIG_IGN)"
-    with _left_to_us(signal.SIGINT):
+    with _ignored_by_children(signal.SIGINT):
         inside = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert inside.stdout == "True\n"
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -139,9 +139,9 @@ def test_workers_leave_an_interruption_to_the_process_that_started_them():
 
 @pytest.mark.slow
 def test_one_modality_and_workers(media, tmp_path):
-    heard = ClipStore(tmp_path, audio=True, video=False)
-    heard.prepare(media, 2, quiet)
-    clip = heard.load(media[2])
+    clips = ClipStore(tmp_path, audio=True, video=False)
+    clips.prepare(media, 2, quiet)
+    clip = clips.load(media[2])
     assert clip.mouth is None
     assert len(clip.audio) == 28 * 640
     sound = write(tmp_path / "sound.wav", wave=np.ones(9000, np.float32) / 2)
@@ -152,39 +152,39 @@ def test_one_modality_and_workers(media, tmp_path):
 AUGMENT = Augmentation((np.random.default_rng(9).standard_normal(9000).astype(np.float32),), (0.0, 10.0))
 
 
-def test_tokens_are_those_of_the_augmented_clips(media, tmp_path, transcriber):
+def test_features_are_those_of_the_augmented_clips(media, tmp_path, transcriber):
     model, processor = transcriber.model, transcriber.processor
-    clips, tokens = prepared(tmp_path / "clips", media), TokenStore(tmp_path / "tokens", 3, "key", 5)
-    tokens.prepare(media, clips, AUGMENT, model, processor, quiet)
+    clips, features = prepared(tmp_path / "clips", media), FeatureStore(tmp_path / "features", 3, "key", 5)
+    features.prepare(media, clips, AUGMENT, model, processor, quiet)
     for row in media:
-        clip, variants = clips.load(row), [tokens.load(clips.file(row), variant) for variant in range(3)]
-        for variant, ours in enumerate(variants):
+        clip, variants = clips.load(row), [features.load(clips.file(row), variant) for variant in range(3)]
+        for variant, stored in enumerate(variants):
             rng = np.random.default_rng((5, variant, *row.id.encode()))
             sound = processor.pad_audio([augmented_audio(clip.audio, AUGMENT, rng, processor)])
             mouth = processor.pad_video([augmented_video(clip.mouth, AUGMENT, rng, processor)])
             alone = model.encode(**sound, **mouth)
             for name, side in (("audio", alone.audio), ("video", alone.video)):
-                torch.testing.assert_close(ours[name], side.frames[0], atol=2e-3, rtol=2e-3)
+                torch.testing.assert_close(stored[name], side.frames[0], atol=2e-3, rtol=2e-3)
         for name in ("audio", "video"):
             assert (variants[0][name] - variants[1][name]).abs().max() > 0.02
 
 
-def test_tokens_are_made_once(media, tmp_path, transcriber, monkeypatch):
+def test_features_are_made_once(media, tmp_path, transcriber, monkeypatch):
     clips = prepared(tmp_path / "clips", media)
     calls, encode = [], transcriber.model.encode
     monkeypatch.setattr(transcriber.model, "encode", lambda **inputs: calls.append(1) or encode(**inputs))
 
-    def prepare(rows, variants=2, key: object = "key", seed=0) -> TokenStore:
-        tokens = TokenStore(tmp_path / "tokens", variants, key, seed)
-        tokens.prepare(rows, clips, AUGMENT, transcriber.model, transcriber.processor, quiet)
-        return tokens
+    def prepare(rows, variants=2, key: object = "key", seed=0) -> FeatureStore:
+        features = FeatureStore(tmp_path / "features", variants, key, seed)
+        features.prepare(rows, clips, AUGMENT, transcriber.model, transcriber.processor, quiet)
+        return features
 
     prepare(media[:2])
     assert len(calls) == 2
-    tokens = prepare(media)
+    features = prepare(media)
     assert len(calls) == 3
     for options in ({"key": "other"}, {"seed": 1}, {"variants": 3}):
-        assert prepare(media[:1], **options).file(clips.file(media[0])) != tokens.file(clips.file(media[0]))
+        assert prepare(media[:1], **options).file(clips.file(media[0])) != features.file(clips.file(media[0]))
     assert len(calls) == 6
 
 
@@ -195,12 +195,12 @@ def same(first: dict, second: dict) -> bool:
 
 @pytest.mark.parametrize("cached", [False, True])
 def test_examples_depend_on_seed_epoch_and_clip_alone(media, tmp_path, transcriber, cached):
-    clips, tokens = prepared(tmp_path / "clips", media), None
+    clips, features = prepared(tmp_path / "clips", media), None
     if cached:
-        tokens = TokenStore(tmp_path / "tokens", 4, "key", 5)
-        tokens.prepare(media, clips, AUGMENT, transcriber.model, transcriber.processor, quiet)
-    dataset = SpeechDataset(media, clips, transcriber.processor, AUGMENT, 1, tokens)
-    other = SpeechDataset(media, clips, transcriber.processor, AUGMENT, 2, tokens)
+        features = FeatureStore(tmp_path / "features", 4, "key", 5)
+        features.prepare(media, clips, AUGMENT, transcriber.model, transcriber.processor, quiet)
+    dataset = SpeechDataset(media, clips, transcriber.processor, AUGMENT, 1, features)
+    other = SpeechDataset(media, clips, transcriber.processor, AUGMENT, 2, features)
     assert len(dataset) == 3
 
     def batch(source: SpeechDataset, epoch: int) -> dict:
@@ -214,7 +214,7 @@ def test_examples_depend_on_seed_epoch_and_clip_alone(media, tmp_path, transcrib
     if cached:
         assert drawn["audio_lengths"].tolist() == [56, 40]
         assert drawn["video_lengths"].tolist() == [28, 20]
-        assert drawn["audio_tokens"].shape == (2, 56, 32)
+        assert drawn["audio_frames"].shape == (2, 56, 32)
     else:
         assert drawn["input_features_mask"].sum(1).tolist() == [112, 80]
         assert drawn["pixel_values_videos_mask"].sum(1).tolist() == [28, 20]
@@ -223,76 +223,76 @@ def test_examples_depend_on_seed_epoch_and_clip_alone(media, tmp_path, transcrib
 @pytest.mark.parametrize("damage", [b"", b"no archive", None, {"audio": np.zeros(9)}, {"other": np.zeros(9)}])
 def test_a_damaged_clip_is_made_anew(media, tmp_path, damage, caplog, reads):
     clips = prepared(tmp_path, media)
-    file, whole = clips.file(media[1]), clips.load(media[1])
+    file, before = clips.file(media[1]), clips.load(media[1])
     if isinstance(damage, dict):
         np.savez(file, **damage)
     else:
         file.write_bytes(file.read_bytes()[:-3000] if damage is None else damage)
     again = clips.load(media[1])
-    assert np.array_equal(again.audio, whole.audio)
-    assert np.array_equal(again.mouth, whole.mouth)
+    assert np.array_equal(again.audio, before.audio)
+    assert np.array_equal(again.mouth, before.mouth)
     assert reads == [*NAMES, "bee"]
     assert f"{file} is missing or damaged" in caplog.text
     assert {path.name for path in tmp_path.iterdir()} == {clips.file(row).name for row in media}
 
 
-def one_clip(media, folder: Path, transcriber) -> tuple[TokenStore, tuple, Path]:
-    """Tokens of one clip, what they are made of, and the clip's file."""
-    clips, tokens = prepared(folder / "clips", media[:1]), TokenStore(folder / "tokens", 3, "key", 5)
+def one_clip(media, folder: Path, transcriber) -> tuple[FeatureStore, tuple, Path]:
+    """Features of one clip, what they are made of, and the clip's file."""
+    clips, features = prepared(folder / "clips", media[:1]), FeatureStore(folder / "features", 3, "key", 5)
     made = (media[:1], clips, AUGMENT, transcriber.model, transcriber.processor, quiet)
-    tokens.prepare(*made)
-    return tokens, made, clips.file(media[0])
+    features.prepare(*made)
+    return features, made, clips.file(media[0])
 
 
 @pytest.mark.parametrize(
     "damage", [b"", b"no header", None, {"audio": torch.zeros(2, 3, 4)}, {"x": torch.zeros(3, 2, 4)}]
 )
-def test_damaged_tokens_are_made_anew(media, tmp_path, transcriber, damage, caplog):
-    tokens, made, clip = one_clip(media, tmp_path, transcriber)
-    file, whole = tokens.file(clip), tokens.load(clip, 2)
+def test_damaged_features_are_made_anew(media, tmp_path, transcriber, damage, caplog):
+    features, made, clip = one_clip(media, tmp_path, transcriber)
+    file, before = features.file(clip), features.load(clip, 2)
     if isinstance(damage, dict):
         save_file(damage, file)
     else:
         file.write_bytes(file.read_bytes()[:-10] if damage is None else damage)
-    tokens.prepare(*made)
-    assert same(tokens.load(clip, 2), whole)
-    assert f"{file} is damaged: made anew" in caplog.text
+    features.prepare(*made)
+    assert same(features.load(clip, 2), before)
+    assert f"{file} is damaged: encoding the clip again" in caplog.text
     file.write_bytes(b"")
     with pytest.raises(MomeError, match=rf"{file} is missing or damaged: resume the run"):
-        tokens.load(clip, 0)
+        features.load(clip, 0)
 
 
 @pytest.mark.parametrize("pattern", [b"\xff\xff", b"\x00\x7c", b"\x00\x00"])  # no number, infinite, another number
-def test_tokens_overwritten_in_place_are_made_anew(media, tmp_path, transcriber, pattern, caplog):
-    tokens, made, clip = one_clip(media, tmp_path, transcriber)
-    file, whole = tokens.file(clip), tokens.load(clip, 2)
+def test_features_overwritten_in_place_are_made_anew(media, tmp_path, transcriber, pattern, caplog):
+    features, made, clip = one_clip(media, tmp_path, transcriber)
+    file, before = features.file(clip), features.load(clip, 2)
     content = file.read_bytes()
     file.write_bytes(content[:-100] + pattern * 50)
     if pattern != b"\x00\x00":
         with pytest.raises(MomeError, match=rf"{file} is missing or damaged: resume the run"):
-            tokens.load(clip, 2)
-    tokens.prepare(*made)
-    assert caplog.text.count(f"{file} is damaged: made anew") == 1
+            features.load(clip, 2)
+    features.prepare(*made)
+    assert caplog.text.count(f"{file} is damaged: encoding the clip again") == 1
     assert file.read_bytes() == content
-    assert same(tokens.load(clip, 2), whole)
+    assert same(features.load(clip, 2), before)
 
 
-def test_tokens_without_a_checksum_are_made_anew(media, tmp_path, transcriber, caplog):
-    tokens, made, clip = one_clip(media, tmp_path, transcriber)
-    file = tokens.file(clip)
+def test_features_without_a_checksum_are_made_anew(media, tmp_path, transcriber, caplog):
+    features, made, clip = one_clip(media, tmp_path, transcriber)
+    file = features.file(clip)
     content = file.read_bytes()
     save_file(load_file(file), file)
-    tokens.prepare(*made)
+    features.prepare(*made)
     assert file.read_bytes() == content
-    assert f"{file} is damaged: made anew" in caplog.text
+    assert f"{file} is damaged: encoding the clip again" in caplog.text
 
 
 def test_samples_that_are_no_numbers_are_read_anew(media, tmp_path, caplog):
     clips = prepared(tmp_path, media[:1])
-    file, whole = clips.file(media[0]), clips.load(media[0])
+    file, before = clips.file(media[0]), clips.load(media[0])
     for value in (np.nan, np.inf):
-        np.savez(file, audio=np.full_like(whole.audio, value), mouth=whole.mouth)
-        assert np.array_equal(clips.load(media[0]).audio, whole.audio)
+        np.savez(file, audio=np.full_like(before.audio, value), mouth=before.mouth)
+        assert np.array_equal(clips.load(media[0]).audio, before.audio)
     assert caplog.text.count(f"{file} is missing or damaged") == 2
 
 

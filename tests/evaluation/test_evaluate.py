@@ -84,7 +84,7 @@ def test_pooled_rate_against_a_slow_reference(media):
 
 
 def test_files_are_read_once_and_encoded_once_per_level(media):
-    files, fake, seen = media(), FakeTranscriber({}), []
+    files, fake, reports = media(), FakeTranscriber({}), []
     conditions = make_conditions([AV, ASR, VSR, Rates(16, 5)], [None, 0.0, 5.0])
     results = evaluate(
         fake,
@@ -92,7 +92,7 @@ def test_files_are_read_once_and_encoded_once_per_level(media):
         conditions,
         noise=NOISE,
         batch_size=3,
-        progress=lambda done, total: seen.append((done, total)),
+        progress=lambda done, total: reports.append((done, total)),
         num_beams=2,
     )
     assert [result.condition for result in results] == conditions
@@ -101,14 +101,14 @@ def test_files_are_read_once_and_encoded_once_per_level(media):
         (size, rates) for size in (3, 1) for rates in [[AV, ASR, VSR, Rates(16, 5)]] * 3
     ]
     assert all(options == {"num_beams": 2} for _, _, options in fake.calls)
-    assert seen == [(3, 4), (4, 4)]
+    assert reports == [(3, 4), (4, 4)]
 
 
-@pytest.mark.parametrize(("rates", "wanted"), [(ASR, (True, False)), (VSR, (False, True)), (AV, (True, True))])
-def test_only_what_is_needed_is_read(media, rates, wanted):
+@pytest.mark.parametrize(("rates", "streams"), [(ASR, (True, False)), (VSR, (False, True)), (AV, (True, True))])
+def test_only_what_is_needed_is_read(media, rates, streams):
     files = media()
     evaluate(FakeTranscriber({}), ROWS[:1], [Condition(rates)])
-    assert files.loaded == [("a", *wanted)]
+    assert files.loaded == [("a", *streams)]
 
 
 @pytest.mark.parametrize("level", [-7.5, 0.0, 10.0])
@@ -132,17 +132,17 @@ def test_without_a_level_the_sound_is_untouched(media):
 def test_noise_depends_on_seed_and_clip_alone(media):
     media()
 
-    def heard(rows, seed, level=0.0, batch_size=8) -> dict[str, np.ndarray]:
+    def noisy(rows, seed, level=0.0, batch_size=8) -> dict[str, np.ndarray]:
         fake = FakeTranscriber({})
         evaluate(fake, rows, [Condition(AV, level)], noise=NOISE, seed=seed, batch_size=batch_size)
         return {clip.path.stem: clip.audio for clips, _, _ in fake.calls for clip in clips}
 
-    first, other = heard(ROWS, 1), heard(ROWS[:0:-1], 1, batch_size=2)
+    first, other = noisy(ROWS, 1), noisy(ROWS[:0:-1], 1, batch_size=2)
     for name in other:
         np.testing.assert_array_equal(first[name], other[name])
-    assert not np.array_equal(first["a"], heard(ROWS, 2)["a"])
+    assert not np.array_equal(first["a"], noisy(ROWS, 2)["a"])
     # The same stretch at another level, only louder.
-    louder = heard(ROWS, 1, level=-20.0)["a"] - sound("a")
+    louder = noisy(ROWS, 1, level=-20.0)["a"] - sound("a")
     np.testing.assert_allclose(louder, 10 * (first["a"] - sound("a")), atol=1e-5)
 
 
@@ -182,10 +182,10 @@ def test_whatever_reading_a_clip_fails_with_is_its_own_failure(media):
     fake = FakeTranscriber({})
     load = fake.media
 
-    def odd(path, **wanted):
+    def odd(path, **streams):
         if path.stem == "b":
             raise NotImplementedError("a format")
-        return load(path, **wanted)
+        return load(path, **streams)
 
     fake.media = odd
     (result,) = evaluate(fake, ROWS, [Condition(AV)])
@@ -201,7 +201,11 @@ def test_what_is_done_remains_when_it_is_interrupted(media):
     with pytest.raises(KeyboardInterrupt):
         evaluation.run()
     av, asr = evaluation.results()
-    assert [one.id for one in av.hypotheses] == [one.id for one in asr.hypotheses] == ["a", "b"]
+    assert (
+        [hypothesis.id for hypothesis in av.hypotheses]
+        == [hypothesis.id for hypothesis in asr.hypotheses]
+        == ["a", "b"]
+    )
     assert (av.wer, av.failures) == (0.0, ())
 
 

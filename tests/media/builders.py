@@ -110,6 +110,6 @@ def remux(
                         packets.append(packet)
         for stream, mark in zip(out.streams, defaults, strict=False):
             stream.disposition = av.stream.Disposition.default if mark else av.stream.Disposition(0)
-        for packet in sorted(packets, key=lambda one: one.dts * one.time_base):
+        for packet in sorted(packets, key=lambda packet: packet.dts * packet.time_base):
             out.mux(packet)
     return path

@@ -41,9 +41,9 @@ def onset(values: np.ndarray, rate: int) -> float:
     return int(np.argmax(values > 0.5 * values.max())) / rate
 
 
-def refused(path: Path, **wanted: bool) -> str:
+def refused(path: Path, **streams: bool) -> str:
     with pytest.raises(MomeError) as caught:
-        load_clip(path, **wanted)
+        load_clip(path, **streams)
     message = str(caught.value)
     assert "\n" not in message
     assert path.name in message
@@ -79,10 +79,10 @@ def test_streams_that_start_apart_stay_together(tmp_path, video_start, sound_sta
     at = video_start + 0.8 - sound_start
     sound = click(2.0 - sound_start, at, SAMPLE_RATE)
     clip = load_clip(write(tmp_path / "a.mkv", frames, times, sound, wave_start=sound_start))
-    seen = onset(clip.mouth.mean(axis=(1, 2)), FRAME_RATE)
-    heard = onset(np.abs(clip.audio), SAMPLE_RATE)
+    flash_time = onset(clip.mouth.mean(axis=(1, 2)), FRAME_RATE)
+    click_time = onset(np.abs(clip.audio), SAMPLE_RATE)
     # The clip's clock follows the frames: a constant 25 fps video is exact to the container's millisecond.
-    assert heard == pytest.approx(seen, abs=0.002)
+    assert click_time == pytest.approx(flash_time, abs=0.002)
     alone = load_clip(clip.path, video=False)
     np.testing.assert_array_equal(alone.audio, clip.audio)
 
@@ -152,11 +152,11 @@ def test_too_loud_float_sound_is_scaled_not_clipped(tmp_path):
     np.testing.assert_allclose(clip.audio, tone / np.abs(tone).max(), atol=1e-5)
 
 
-@pytest.mark.parametrize(("level", "told"), [(0.0, True), (3e-5, True), (0.01, False)])
-def test_silence_is_told(tmp_path, level, told):
+@pytest.mark.parametrize(("level", "warned"), [(0.0, True), (3e-5, True), (0.01, False)])
+def test_silence_is_warned_of(tmp_path, level, warned):
     wave = level * np.sin(np.arange(16_000) / 5)
     clip = load_clip(write(tmp_path / "a.mkv", greys(25), wave=wave))
-    assert any("silent throughout" in line for line in clip.warnings) == told
+    assert any("silent throughout" in line for line in clip.warnings) == warned
     assert load_clip(write(tmp_path / "b.mkv", greys(25), wave=0 * wave), audio=False).warnings == ()
 
 
@@ -164,8 +164,8 @@ def test_silence_is_told(tmp_path, level, told):
 def test_silence_alone_is_nothing_to_transcribe(tmp_path, level):
     wave = np.full(16_000, level, np.float32)
     path = write(tmp_path / "a.wav", wave=wave, audio_codec="pcm_f32le")
-    for wanted in ({}, {"video": False}):
-        assert "a.wav: its sound is silent throughout" in refused(path, **wanted)
+    for streams in ({}, {"video": False}):
+        assert "a.wav: its sound is silent throughout" in refused(path, **streams)
     path = write(tmp_path / "a.mkv", greys(25), wave=wave, audio_codec="pcm_f32le")
     assert "silent throughout, so it cannot be heard; it has video" in refused(path, video=False)
     assert load_clip(path).mouth is not None
@@ -250,9 +250,9 @@ def test_what_is_no_media_is_refused_in_one_line(tmp_path, kind, capfd):
 
 
 def test_cut_off_file_without_its_index_is_refused(tmp_path, capfd):
-    whole = write(tmp_path / "whole.mp4", greys(50), video_codec="libx264")
+    complete = write(tmp_path / "whole.mp4", greys(50), video_codec="libx264")
     path = tmp_path / "cut.mp4"
-    path.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    path.write_bytes(complete.read_bytes()[: complete.stat().st_size // 2])
     refused(path)
     assert capfd.readouterr() == ("", "")
 
@@ -260,8 +260,8 @@ def test_cut_off_file_without_its_index_is_refused(tmp_path, capfd):
 def test_cut_off_file_with_its_index_is_refused(tmp_path, capfd):
     rng = np.random.default_rng(0)
     frames = [rng.integers(0, 255, (96, 96), dtype=np.uint8) for _ in range(50)]
-    whole = write(tmp_path / "whole.mkv", frames, wave=click(2, 0.5, SAMPLE_RATE))
-    content = bytearray(whole.read_bytes())
+    complete = write(tmp_path / "whole.mkv", frames, wave=click(2, 0.5, SAMPLE_RATE))
+    content = bytearray(complete.read_bytes())
     cut = tmp_path / "cut.mkv"
     cut.write_bytes(content[: len(content) // 2])
     with pytest.raises(MomeError, match=r"cut\.mkv is (cut off: it ends after [01]\.\d of 2\.0 s|damaged)"):
@@ -272,9 +272,9 @@ def test_cut_off_file_with_its_index_is_refused(tmp_path, capfd):
 def test_file_with_much_damage_is_refused(tmp_path):
     rng = np.random.default_rng(0)
     frames = [rng.integers(0, 255, (96, 96), dtype=np.uint8) for _ in range(50)]
-    whole = write(tmp_path / "whole.mkv", frames, wave=click(2, 0.5, SAMPLE_RATE))
-    content = bytearray(whole.read_bytes())
-    with av.open(str(whole)) as container:
+    complete = write(tmp_path / "whole.mkv", frames, wave=click(2, 0.5, SAMPLE_RATE))
+    content = bytearray(complete.read_bytes())
+    with av.open(str(complete)) as container:
         packets = [packet for packet in container.demux(video=0) if packet.size][::5]
         for packet in packets:
             content[packet.pos + 8 : packet.pos + packet.size] = bytes(packet.size - 8)
@@ -298,12 +298,12 @@ def test_rotated_video_is_turned_upright(tmp_path, degrees):
     media = probe(path)
     frame = next(read_frames(media, Damage()))
     size = upright_size(frame, media.video.aspect)
-    seen = upright(frame, size, "gray")
+    turned = upright(frame, size, "gray")
     # Turned counter-clockwise by 90 degrees, the upper left corner comes to lie lower left.
-    assert seen.shape == ((64, 128) if degrees == 180 else (128, 64))
+    assert turned.shape == ((64, 128) if degrees == 180 else (128, 64))
     corner = {90: (-8, 8), 180: (-8, -8), -90: (8, -8)}[degrees]
-    assert seen[corner] > 150
-    assert (seen > 150).sum() == pytest.approx(256, abs=80)
+    assert turned[corner] > 150
+    assert (turned > 150).sum() == pytest.approx(256, abs=80)
 
 
 def test_pixels_that_are_not_square_are_stretched(tmp_path):

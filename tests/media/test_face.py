@@ -124,8 +124,8 @@ def test_rotated_small_and_large_pictures_give_the_same_mouth(talking, tmp_path)
         mouth = load_clip(path, audio=False).mouth
         assert mouth.shape == plain.shape
         # The detector's points move by some pixels with the size of the picture, never by more than these.
-        for seen, expected in zip(mouth, plain, strict=True):
-            assert cv2.matchTemplate(seen, expected[7:-7, 7:-7], cv2.TM_CCOEFF_NORMED).max() > 0.85
+        for crop, expected in zip(mouth, plain, strict=True):
+            assert cv2.matchTemplate(crop, expected[7:-7, 7:-7], cv2.TM_CCOEFF_NORMED).max() > 0.85
 
 
 @needs_data
@@ -282,11 +282,11 @@ def test_threads_see_what_one_sees(monkeypatch):
     monkeypatch.setattr("mome.media.face._SCORE", 0.01)  # noise has faces then
     alone = [[face.box.tolist() for face in detector(picture)] for picture in pictures]
     assert any(alone)
-    seen = in_threads(lambda: [[[f.box.tolist() for f in detector(p)] for p in pictures] for _ in range(5)])
-    assert seen == [[alone] * 5] * 4
+    detected = in_threads(lambda: [[[f.box.tolist() for f in detector(p)] for p in pictures] for _ in range(5)])
+    assert detected == [[alone] * 5] * 4
 
 
-def test_what_shows_no_whole_face_needs_no_detector(network, tmp_path):
+def test_mouth_crops_need_no_detector(network, tmp_path):
     detector = FaceDetector()
     crop = write(tmp_path / "crop.mkv", [np.zeros((96, 96), np.uint8)] * 3)
     assert load_clip(crop, audio=False, detector=detector).mouth is not None

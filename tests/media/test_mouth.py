@@ -44,13 +44,13 @@ def test_similarity_is_the_least_squares_solution(seed):
 def test_every_pose_of_the_mean_face_gives_the_same_crop_geometry(scale, degrees, shift):
     points = moved(MEAN_FACE, scale, degrees, shift)
     matrix = crop_matrix(points)
-    seen = points @ matrix[:, :2].T + matrix[:, 2]
-    right, left = seen[3], seen[4]
+    placed = points @ matrix[:, :2].T + matrix[:, 2]
+    right, left = placed[3], placed[4]
     assert (right + left) / 2 == pytest.approx((MOUTH_SIZE - 1) / 2)
     assert left - right == pytest.approx([45.0, -0.2], abs=0.1)
     # The nose tip is in the picture, the eyes are above it.
-    assert 10 < seen[2, 1] < 30
-    assert (seen[:2, 1] < 0).all()
+    assert 10 < placed[2, 1] < 30
+    assert (placed[:2, 1] < 0).all()
 
 
 @pytest.mark.parametrize("scale", [0.5, 1.0, 2.5, 6.0])

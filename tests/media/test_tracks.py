@@ -53,9 +53,9 @@ def test_joined_recordings_go_on_together(tmp_path, kind, parts):
     total = sum(seconds for seconds, _ in parts)
     assert len(clip.audio) / SAMPLE_RATE == pytest.approx(total, abs=0.1 * len(parts))
     assert len(clip.mouth) / FRAME_RATE == pytest.approx(total, abs=0.1 * len(parts))
-    heard, seen = onsets(np.abs(clip.audio), SAMPLE_RATE), onsets(clip.mouth.mean(axis=(1, 2)) - 20, FRAME_RATE)
-    assert len(heard) == len(seen) == len(parts)
-    np.testing.assert_allclose(heard, seen, atol=1.2 / FRAME_RATE)
+    clicks, flashes = onsets(np.abs(clip.audio), SAMPLE_RATE), onsets(clip.mouth.mean(axis=(1, 2)) - 20, FRAME_RATE)
+    assert len(clicks) == len(flashes) == len(parts)
+    np.testing.assert_allclose(clicks, flashes, atol=1.2 / FRAME_RATE)
 
 
 @pytest.mark.parametrize("kind", [".ts", ".mpg"])
@@ -65,27 +65,27 @@ def test_a_recording_put_behind_may_have_a_far_later_clock(tmp_path, kind):
     path.write_bytes(early.read_bytes() + late.read_bytes())
     clip = load_clip(path)
     assert clip.seconds == pytest.approx(6, abs=0.2)
-    heard, seen = onsets(np.abs(clip.audio), SAMPLE_RATE), onsets(clip.mouth.mean(axis=(1, 2)) - 20, FRAME_RATE)
-    assert len(heard) == len(seen) == 2
-    np.testing.assert_allclose(heard, seen, atol=1.2 / FRAME_RATE)
+    clicks, flashes = onsets(np.abs(clip.audio), SAMPLE_RATE), onsets(clip.mouth.mean(axis=(1, 2)) - 20, FRAME_RATE)
+    assert len(clicks) == len(flashes) == 2
+    np.testing.assert_allclose(clicks, flashes, atol=1.2 / FRAME_RATE)
 
 
 @pytest.mark.parametrize("lacking", [0, 1])
 def test_a_recording_without_sound_among_others_is_silence(tmp_path, lacking):
     parts = [part(tmp_path / f"{n}.ts", 2.5, 0.5 + n / 2, sound=n != lacking) for n in range(3)]
     path = tmp_path / "joined.ts"
-    path.write_bytes(b"".join(one.read_bytes() for one in parts))
+    path.write_bytes(b"".join(recording.read_bytes() for recording in parts))
     clip = load_clip(path)
-    seen = onsets(clip.mouth.mean(axis=(1, 2)) - 20, FRAME_RATE)
-    heard = onsets(np.abs(clip.audio), SAMPLE_RATE)
-    assert len(seen) == 3
-    np.testing.assert_allclose(heard, [time for n, time in enumerate(seen) if n != lacking], atol=1.2 / FRAME_RATE)
+    flashes = onsets(clip.mouth.mean(axis=(1, 2)) - 20, FRAME_RATE)
+    clicks = onsets(np.abs(clip.audio), SAMPLE_RATE)
+    assert len(flashes) == 3
+    np.testing.assert_allclose(clicks, [time for n, time in enumerate(flashes) if n != lacking], atol=1.2 / FRAME_RATE)
 
 
 def test_a_piece_whose_clock_starts_late_is_whole(tmp_path):
     frames = [np.full((96, 96), 220 if 100 <= number < 102 else 20, np.uint8) for number in range(225)]
-    whole = write(tmp_path / "whole.mkv", frames, wave=click(9, 4, SAMPLE_RATE))
-    piece = remux(tmp_path / "piece.mkv", whole, keep=lambda time: time > 2.87)  # a key frame
+    complete = write(tmp_path / "whole.mkv", frames, wave=click(9, 4, SAMPLE_RATE))
+    piece = remux(tmp_path / "piece.mkv", complete, keep=lambda time: time > 2.87)  # a key frame
     clip = load_clip(piece)
     assert len(clip.mouth) == pytest.approx(153, abs=1)
     assert onsets(np.abs(clip.audio), SAMPLE_RATE) == pytest.approx(
@@ -131,15 +131,15 @@ def test_subtitles_may_be_longer_than_the_recording(tmp_path):
 
 
 @pytest.mark.parametrize("default", [0, 1])
-def test_the_default_sound_track_is_heard_and_told(tmp_path, default):
+def test_the_default_sound_track_is_read_with_a_warning(tmp_path, default):
     tracks = [write(tmp_path / f"{at}.mka", wave=click(1, at, SAMPLE_RATE)) for at in (0.3, 0.7)]
     path = remux(tmp_path / "a.mka", *tracks, defaults=tuple(int(n == default) for n in range(2)))
 
-    def heard(**options: int) -> float:
+    def click_time(**options: int) -> float:
         return onsets(np.abs(load_clip(path, video=False, **options).audio), SAMPLE_RATE)[0]
 
-    assert heard() == pytest.approx((0.3, 0.7)[default], abs=0.01)
-    assert (heard(audio_track=0), heard(audio_track=1)) == pytest.approx((0.3, 0.7), abs=0.01)
+    assert click_time() == pytest.approx((0.3, 0.7)[default], abs=0.01)
+    assert (click_time(audio_track=0), click_time(audio_track=1)) == pytest.approx((0.3, 0.7), abs=0.01)
     assert load_clip(path, video=False, audio_track=default).warnings == ()
     (note,) = load_clip(path, video=False).warnings
     assert note == f"{path} has 2 sound tracks (0, 1); using {default}, --audio-track chooses another"

@@ -182,9 +182,9 @@ def test_visemes_look_different():
     still = np.abs(viseme_frames("b", 3).astype(float) - viseme_frames("p", 3)).max()
     assert still == 0
     symbols = list(looks)
-    for index, one in enumerate(symbols):
+    for index, symbol in enumerate(symbols):
         for other in symbols[index + 1 :]:
-            assert np.abs(looks[one] - looks[other]).max() > 20, (one, other)
+            assert np.abs(looks[symbol] - looks[other]).max() > 20, (symbol, other)
 
 
 def test_lip_track_reaches_contacts():
@@ -225,9 +225,9 @@ def test_write_clip_keeps_sound_and_picture_together(clip: SyntheticClip, tmp_pa
     grey = np.stack([picture.to_ndarray(format="gray") for picture in pictures]).astype(int)
     assert np.abs(grey - clip.mouth).mean() < 3
     assert blocks[0].sample_rate == 16000
-    heard = np.concatenate([block.to_ndarray()[0] for block in blocks])
-    assert abs(len(heard) - len(clip.audio)) < 1100
-    match = signal.correlate(heard[: len(clip.audio)], clip.audio, mode="full")
+    decoded = np.concatenate([block.to_ndarray()[0] for block in blocks])
+    assert abs(len(decoded) - len(clip.audio)) < 1100
+    match = signal.correlate(decoded[: len(clip.audio)], clip.audio, mode="full")
     lag = (int(np.argmax(match)) - (len(clip.audio) - 1)) / 16000 + float(blocks[0].time or 0)
     assert abs(lag) <= 0.005
 

@@ -51,8 +51,8 @@ def test_random_sentences_are_valid_and_cover_the_grammar():
     rng = np.random.default_rng(0)
     sentences = [random_sentence(rng) for _ in range(400)]
     assert all(check_sentence(sentence) == sentence for sentence in sentences)
-    seen = {word for sentence in sentences for word in sentence.split()}
-    assert seen == {word for words in SLOTS for word in words}
+    drawn = {word for sentence in sentences for word in sentence.split()}
+    assert drawn == {word for words in SLOTS for word in words}
     assert random_sentence(np.random.default_rng(7)) == random_sentence(np.random.default_rng(7))
 
 

@@ -54,13 +54,13 @@ def test_rates_of_a_step_are_told_by_seed_and_step_alone(tmp_path):
     assert everything.schedule(5) == trainer(tmp_path, 9).schedule(5) == GRID
 
 
-def test_loss_from_raw_clips_and_from_cached_tokens(tmp_path):
+def test_loss_from_raw_clips_and_from_stored_features(tmp_path):
     training, inputs = trainer(tmp_path, 3), raw_inputs([(133, 34), (64, 16)])
     encoded: EncodedClips = training.model.encode(**inputs)
     cached = {
         f"{name}_{what}": getattr(side, what)
         for name, side in (("audio", encoded.audio), ("video", encoded.video))
-        for what in ("tokens", "lengths")
+        for what in ("frames", "lengths")
     }
     for step in (0, 7):
         training.state.global_step = step

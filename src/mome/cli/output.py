@@ -80,11 +80,11 @@ def gflops(tflops: float) -> str:
 
 def results_table(results: Sequence[Result]) -> str:
     """One line per result, task by task, with the system's name if that is not the model evaluated."""
-    from mome.evaluation.result import Group
+    from mome.evaluation.result import ExternalCondition
 
     ranks = {task: rank for rank, task in enumerate((*TASKS, None))}
     results = sorted(results, key=lambda outcome: ranks[outcome.condition.task])
-    systems = [outcome.condition.system for outcome in results if isinstance(outcome.condition, Group)]
+    systems = [outcome.condition.system for outcome in results if isinstance(outcome.condition, ExternalCondition)]
     rows = [_cells(outcome) for outcome in results]
     if not systems:
         return table(_HEADER, rows, left=2, last_left=False)

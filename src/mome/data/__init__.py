@@ -1,1 +1,1 @@
-"""Clips to train and measure on: manifests, augmentation, stores, batches."""
+"""Clips to train and measure on: manifests, corpora, augmentation, stores, batches."""

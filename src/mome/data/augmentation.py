@@ -1,4 +1,4 @@
-"""Augmentation of training clips: noise at random SNRs, random crops, flips, adaptive time masks."""
+"""Augmentation of training clips: noise at random SNRs, random crops, flips and adaptive time masks."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ import numpy as np
 from mome.clip import FRAME_RATE, SAMPLE_RATE
 from mome.media.noise import mix
 
-MASK_EVERY = 1.0  # seconds of clip for each mask
+MASK_EVERY = 1.0  # seconds of clip per mask
 LONGEST_MASK = 0.4  # seconds
-CROP_RANGE = 9  # positions of the 88-pixel field in the 96-pixel crop, each way
+CROP_RANGE = 9  # positions of the 88-pixel field in the 96-pixel mouth, along each axis
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random changes to training clips; every draw comes from the generator that is passed in.
+    """Random changes to training clips; all draws come from the generator passed in.
 
-    The published recipe: a random field of the mouth crop for the whole clip, and adaptive time masks (one
-    for every second, up to 0.4 s) on both streams, and noise at an SNR drawn from a list.
+    The published recipe draws one field of the mouth for the whole clip, adaptive time masks (one per second, up to
+    0.4 s) for sound and video, and noise at an SNR from a list.
 
     Attributes:
-        noises: recordings ``(samples,)`` float32 at 16 kHz, one of which is drawn; empty for no noise.
-        snrs: signal-to-noise ratios in dB, one of which is drawn; infinity leaves the clip clean.
-        crop: draw the place of the 88-pixel field in the mouth crop.
-        flip: mirror half of the clips.
-        time_mask: blank random spans of time.
+        noises: recordings to draw from, ``(samples,)`` float32 at 16 kHz; empty for no noise.
+        snrs: signal-to-noise ratios in dB to draw from; infinity leaves the clip clean.
+        crop: whether to draw the place of the 88-pixel field in the mouth.
+        flip: whether to mirror half of the clips.
+        time_mask: whether to blank random spans of time.
     """
 
     noises: tuple[np.ndarray, ...] = ()
@@ -37,7 +37,7 @@ class Augmentation:
     time_mask: bool = True
 
     def audio(self, waveform: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """``(samples,)`` float32 → the same length, masked and noisy."""
+        """Mask a waveform ``(samples,)`` float32 and mix noise into it; returns the same length."""
         waveform = waveform.copy()
         if self.time_mask:
             for span in time_masks(len(waveform), SAMPLE_RATE, rng):
@@ -50,12 +50,12 @@ class Augmentation:
         return waveform
 
     def video_geometry(self, rng: np.random.Generator) -> tuple[tuple[int, int] | None, bool]:
-        """Corner of the field (``None``: middle) and whether to mirror."""
+        """Draw the upper left corner of the field, ``None`` for the middle, and whether to mirror."""
         offset = (int(rng.integers(CROP_RANGE)), int(rng.integers(CROP_RANGE))) if self.crop else None
         return offset, bool(self.flip and rng.random() < 0.5)
 
     def mask_video(self, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """``(T, H, W)`` normalised frames with spans set to the mean grey value."""
+        """Set spans of normalised frames ``(T, H, W)`` to the mean grey value, 0."""
         pixels = pixels.copy()
         if self.time_mask:
             for span in time_masks(len(pixels), FRAME_RATE, rng):
@@ -64,7 +64,7 @@ class Augmentation:
 
 
 def time_masks(length: int, rate: int, rng: np.random.Generator) -> list[slice]:
-    """Random spans to blank: one for every started second, each up to 0.4 s long."""
+    """Draw spans to blank of ``length`` samples at ``rate`` Hz: one per started second, each up to 0.4 s long."""
     spans = []
     for _ in range(math.ceil(length / (rate * MASK_EVERY))):
         width = int(rng.integers(0, int(LONGEST_MASK * rate)))

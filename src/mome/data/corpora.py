@@ -1,4 +1,4 @@
-"""Corpora on disk to rows of a manifest: a function for each corpus finds its clips, their splits and their texts."""
+"""Manifest rows from corpora on disk: one function for each corpus finds its clips, splits and texts."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ MEDIA = frozenset(
         *(".wav", ".flac", ".mp3", ".m4a", ".aac", ".ogg", ".opus"),
     )
 )
-"""Endings of media files, in lower case."""
+"""Suffixes of media files, in lower case."""
 
 
 @dataclass
 class Corpus:
-    """What a folder holds.
+    """The clips found in a folder.
 
     Attributes:
-        rows: the clips; the id of each is its path below the folder, with ``_`` for ``/``.
-        left_out: media files that are no clips of the corpus, or of which nothing says what is said in them.
+        rows: the clips; their ids are their paths below the folder, with ``_`` for ``/``.
+        left_out: media files that do not belong to the corpus or have no text.
         failures: files and folders that cannot be read, each with the reason in one line.
     """
 
@@ -38,11 +38,11 @@ class Corpus:
 
 
 def folder_corpus(folder: Path, split: str = "test") -> Corpus:
-    """The media files of a folder with their transcripts beside them: ``clip.mp4`` and ``clip.txt``.
+    """Find media files with a text file beside them: ``clip.mp4`` and ``clip.txt``.
 
     Args:
-        folder: searched with all below it.
-        split: of all clips.
+        folder: searched with all folders below it.
+        split: the split of all clips.
 
     Raises:
         MomeError: there is no such folder, or there are no media files in it.
@@ -55,7 +55,7 @@ def folder_corpus(folder: Path, split: str = "test") -> Corpus:
             text = read_sentence(beside if beside.exists() else path.with_suffix(".TXT"))
         except FileNotFoundError:
             text = ""
-        except Exception as error:  # of whatever kind: one odd file does not stop the others
+        except Exception as error:  # of any kind: an odd file must not stop the others
             corpus.failures.append((str(path), in_one_line(error)))
             continue
         if text:
@@ -68,16 +68,16 @@ def folder_corpus(folder: Path, split: str = "test") -> Corpus:
 def grid_corpus(
     folder: Path, *, valid: float = 0.1, test: float = 0.1, test_talkers: Collection[str] = (), seed: int = 0
 ) -> Corpus:
-    """The clips of the GRID corpus: a folder for each talker, each file named by its sentence.
+    """Find the clips of the GRID corpus: a folder per talker, with files named by their sentences.
 
-    No sentence is in two of the splits ``train``, ``valid`` and ``test``, except that test talkers may say sentences
-    that others say in training.
+    Every sentence is in only one of the splits ``train``, ``valid`` and ``test``, except that test talkers may speak
+    sentences of the other splits.
 
     Args:
-        folder: searched with all below it.
-        valid, test: parts of the sentences for these splits, from 0 to 1 together.
-        test_talkers: names of talkers' folders that are the test split, instead of a part of the sentences.
-        seed: draws which sentence is in which split.
+        folder: searched with all folders below it.
+        valid, test: shares of the sentences for these splits, together from 0 to 1.
+        test_talkers: folder names of the talkers that form the test split, instead of a share of the sentences.
+        seed: draws the split of each sentence.
 
     Raises:
         MomeError: there is no such folder, there are no media files in it, or a test talker has no clips.
@@ -102,7 +102,7 @@ def grid_corpus(
 
 
 def find_media(folder: Path) -> tuple[list[Path], list[tuple[str, str]]]:
-    """Media files below a folder, in the order of their names, without hidden ones and those in hidden folders.
+    """Find the media files below a folder, sorted by path, without hidden files and folders.
 
     Returns:
         The files, and the folders that cannot be read, each with the reason.
@@ -126,9 +126,9 @@ def find_media(folder: Path) -> tuple[list[Path], list[tuple[str, str]]]:
 
 
 def sentence_split(sentence: str, valid: float, test: float, seed: int) -> str:
-    """The split of a sentence, which depends on nothing but the sentence and the seed.
+    """The split of a sentence, which depends on the sentence and the seed only.
 
-    ``valid`` and ``test`` are the parts of all sentences that go into these splits.
+    ``valid`` and ``test`` are the shares of all sentences in these splits.
     """
     digest = hashlib.blake2b(f"{seed}:{sentence}".encode(), digest_size=8).digest()
     place = int.from_bytes(digest, "big") / 2**64

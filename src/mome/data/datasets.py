@@ -1,10 +1,10 @@
-"""Training examples: a manifest row to encoder inputs or cached tokens, and examples to batches."""
+"""Training examples: encoder inputs or stored encoder features with transcripts, padded to batches."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Required, TypedDict
 
 import numpy as np
 import torch
@@ -14,25 +14,35 @@ from torch.utils.data import Dataset
 from mome.data.augmentation import Augmentation
 from mome.data.manifests import ManifestRow
 from mome.data.sampling import Example
-from mome.data.stores import ClipStore, TokenStore, augmented_audio, augmented_video, pad_tokens
+from mome.data.stores import ClipStore, FeatureStore, augmented_audio, augmented_video, pad_features
 from mome.model.processor import MomeProcessor
 from mome.text.transcript import normalize
 
 
+class Item(TypedDict, total=False):
+    """One training example: a clip's place among the rows, its text, and either features or encoder inputs."""
+
+    clip: Required[int]
+    text: Required[str]
+    features: dict[str, Tensor]
+    audio: tuple[np.ndarray, int]
+    video: np.ndarray
+
+
 @dataclass
-class SpeechDataset(Dataset[dict[str, Any]]):
+class SpeechDataset(Dataset[Item]):
     """Clips with their transcripts, augmented differently in every epoch.
 
-    What augmentation does to a clip depends on the seed, the epoch and the clip alone, so that runs can be
-    resumed and repeated exactly.
+    The augmentation of a clip depends on the seed, the epoch and the clip only, so that runs can be resumed and
+    repeated exactly.
 
     Attributes:
         rows: the clips.
-        clips: the store that they are read from.
-        processor: turns clips into encoder inputs.
-        augmentation: the changes made to them.
-        seed: of the augmentation.
-        tokens: cached encoder tokens to use instead of the clips, or ``None``.
+        clips: the store that has them.
+        processor: converts clips to encoder inputs.
+        augmentation: the random changes to the clips.
+        seed: seed of the augmentation.
+        features: store of encoder features to use instead of the clips, or ``None``.
     """
 
     rows: Sequence[ManifestRow]
@@ -40,41 +50,42 @@ class SpeechDataset(Dataset[dict[str, Any]]):
     processor: MomeProcessor
     augmentation: Augmentation
     seed: int
-    tokens: TokenStore | None = None
+    features: FeatureStore | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, example: Example) -> dict[str, Any]:
+    def __getitem__(self, example: Example) -> Item:
         index, epoch = example
         row = self.rows[index]
         rng = np.random.default_rng((self.seed, epoch, index))
-        if self.tokens is not None:
-            variant = int(rng.integers(self.tokens.variants))
-            return {"clip": index, "text": row.text, "tokens": self.tokens.load(self.clips.file(row), variant)}
+        item: Item = {"clip": index, "text": row.text}
+        if self.features is not None:
+            variant = int(rng.integers(self.features.variants))
+            item["features"] = self.features.load(self.clips.file(row), variant)
+            return item
         clip = self.clips.load(row)
-        item: dict[str, Any] = {"clip": index, "text": row.text}
         if clip.audio is not None:
             item["audio"] = augmented_audio(clip.audio, self.augmentation, rng, self.processor)
         if clip.mouth is not None:
             item["video"] = augmented_video(clip.mouth, self.augmentation, rng, self.processor)
         return item
 
-    def collate(self, items: list[dict[str, Any]]) -> dict[str, Tensor]:
+    def collate(self, items: list[Item]) -> dict[str, Tensor]:
         """Pad examples to a batch.
 
         Returns:
-            ``labels (B, S)`` of the transcripts in the form in which they are scored, ``words (B,)``, ``clips (B,)``
-            (int64, places among the rows) and either the processor's tensors or, from cached tokens,
-            ``audio_tokens (B, T, D)`` with ``audio_lengths (B,)`` and the same for video.
+            ``labels (B, S)`` int64 of the normalised transcripts, ``words (B,)`` and ``clips (B,)`` int64 (number of
+            words, place among the rows), and either the processor's tensors or, from stored features,
+            ``audio_frames (B, T, D)`` with ``audio_lengths (B,)``, and the same for video.
         """
         texts = [normalize(item["text"]) for item in items]
         batch = {"labels": self.processor.labels(texts), "words": torch.tensor([len(text.split()) for text in texts])}
         batch["clips"] = torch.tensor([item["clip"] for item in items])
-        if self.tokens is not None:
-            for name in items[0]["tokens"]:
-                padded, lengths = pad_tokens([item["tokens"][name] for item in items])
-                batch |= {f"{name}_tokens": padded, f"{name}_lengths": lengths}
+        if self.features is not None:
+            for name in items[0]["features"]:
+                frames, lengths = pad_features([item["features"][name] for item in items])
+                batch |= {f"{name}_frames": frames, f"{name}_lengths": lengths}
             return batch
         if "audio" in items[0]:
             batch |= self.processor.pad_audio([item["audio"] for item in items])

@@ -16,7 +16,7 @@ COLUMNS = ("id", "path", "split", "text")
 
 @dataclass(frozen=True)
 class ManifestRow:
-    """One clip: a name of its own, its media file, the split it belongs to, and what is said in it."""
+    """One clip: its unique id, media file, split and text."""
 
     id: str
     path: Path
@@ -25,17 +25,19 @@ class ManifestRow:
 
 
 def read_manifest(path: str | Path, split: str | None = None, *, silence: bool = False) -> list[ManifestRow]:
-    """Read a manifest, a CSV file with the columns id, path, split and text; others are ignored.
+    """Read a manifest, a CSV file with the columns id, path, split and text; other columns are ignored.
 
     Args:
-        path: the manifest; media paths in it are relative to its folder, or absolute.
-        split: rows of this split only, in the file's order; ``None``: all rows. Other splits' media files
-            need not be there.
-        silence: whether the text of a clip may be empty, as nothing is said in it.
+        path: the manifest; media paths in it are absolute or relative to its folder.
+        split: the split to read, whose media files must exist; ``None``: all rows.
+        silence: whether texts may be empty, for clips without speech.
+
+    Returns:
+        The rows in the order of the file.
 
     Raises:
-        MomeError: the manifest cannot be read or has no rows, lacks a column, repeats an id, has an
-            empty field, does not know the split, or names media files that are missing.
+        MomeError: the manifest cannot be read or has no rows, lacks a column, repeats an id, has an empty field, has
+            no such split, or names media files that are missing.
     """
     path = Path(path)
     rows = _parse(path, silence)
@@ -53,7 +55,7 @@ def read_manifest(path: str | Path, split: str | None = None, *, silence: bool =
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except OSError:  # a name that no file can have
+    except OSError:  # a name that no file can have, such as one too long
         return False
 
 
@@ -79,12 +81,16 @@ def _row(path: Path, line: int, values: dict[str, str], silence: bool) -> Manife
 
 
 def read_references(path: Path, split: str | None = None) -> tuple[dict[str, str], set[str]]:
-    """What is said in the clips of a manifest, by id, and the ids of all its splits; the text may be empty.
+    """Read the texts of a manifest, which may be empty.
 
-    Unlike for :func:`read_manifest`, the media files need not be there, nor the columns that are not needed.
+    Unlike for :func:`read_manifest`, the media files need not exist, nor the columns path and, if all rows are read,
+    split.
+
+    Returns:
+        The texts of the split by clip id, and the ids of all splits.
 
     Raises:
-        MomeError: the manifest cannot be read, is incomplete, repeats an id or does not know the split.
+        MomeError: the manifest cannot be read, is incomplete, repeats an id or has no such split.
     """
     chosen: dict[str, str] = {}
     splits: dict[str, str] = {}
@@ -103,10 +109,11 @@ def read_references(path: Path, split: str | None = None) -> tuple[dict[str, str
 
 
 def write_manifest(path: Path, rows: Iterable[ManifestRow]) -> tuple[list[ManifestRow], list[tuple[str, str]]]:
-    """Write a manifest; media paths in it are relative to its folder, so that both can be moved together.
+    """Write a manifest; its media paths are relative to its folder, so that both can be moved together.
 
     Returns:
-        The rows written, and of the others the media file and the reason. Where all are others, no file is written.
+        The rows written, and the media file and reason of each row that cannot be listed. Without any row to write,
+        no file is written.
 
     Raises:
         MomeError: two rows have the same id, or the file cannot be written.
@@ -128,7 +135,7 @@ def write_manifest(path: Path, rows: Iterable[ManifestRow]) -> tuple[list[Manife
 
 
 def unlistable(name: str) -> str:
-    """Why a name cannot stand in a manifest, whose fields are UTF-8 and are stripped; empty if it can."""
+    """Why a name cannot be a field of a manifest, as fields are UTF-8 and stripped; empty if it can."""
     try:
         name.encode()
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""Batches of clips of like length, bounded by their total number of video frames."""
+"""Batches of clips of similar length, limited by their total number of video frames."""
 
 from __future__ import annotations
 
@@ -9,23 +9,24 @@ from torch.utils.data import Sampler
 
 from mome.errors import MomeError
 
-Example = tuple[int, int]  # clip index and epoch: dataset workers learn the epoch from it
+Example = tuple[int, int]
+"""Index of a clip, and the epoch, which DataLoader workers would not know otherwise."""
 
 
 class FrameBudgetSampler(Sampler[list[Example]]):
-    """Yields lists of examples whose padded size stays within the budget.
+    """Yields batches of examples whose padded size stays within a budget of video frames.
 
-    Clips are sorted by length, in a new random order among equals each epoch, filled greedily into batches,
-    and the batches are shuffled. The order depends on the seed and the epoch alone, so that a resumed run
-    sees what an uninterrupted one would. The number of batches is the same in every epoch.
+    In each epoch, clips are sorted by length, equal lengths in a new random order, batches are filled greedily, and
+    the batches are shuffled. The order depends on the seed and the epoch only, so that a resumed run is the same as
+    an uninterrupted one. All epochs have the same number of batches.
 
     Args:
         lengths: video frames (25 a second) of each clip.
-        max_frames: the most frames in a batch, padding counted in.
-        seed: of the order.
+        max_frames: the most frames in a batch, with padding.
+        seed: seed of the order.
 
     Raises:
-        MomeError: a single clip exceeds the budget.
+        MomeError: there are no clips, or a clip exceeds the budget.
     """
 
     def __init__(self, lengths: Sequence[int], max_frames: int, seed: int = 0):

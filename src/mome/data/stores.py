@@ -1,4 +1,4 @@
-"""Clips and encoder tokens kept on disk, so that every epoch but the first starts at once."""
+"""Clips and encoder features kept on disk, so that later epochs and runs need not compute them again."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -35,10 +36,20 @@ from mome.model.processor import MomeProcessor
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[str, int, int], None]
-_Job = tuple[Path, Path, bool, bool, float | None, float | None]
-"""A file, where its clip goes, and as in :class:`ClipStore`."""
+"""Called with what is being done, the number of clips done and of all clips."""
 
-_CHECKSUM = "crc32"  # the key in a token file's metadata
+_CHECKSUM = "crc32"  # key in the metadata of a feature file
+
+
+class _Job(NamedTuple):
+    """A clip to store: its media file, the file to write, and the options of :class:`ClipStore`."""
+
+    source: Path
+    target: Path
+    audio: bool
+    video: bool
+    longest: float | None
+    longest_video: float | None
 
 
 def _digest(*parts: object) -> str:
@@ -46,11 +57,11 @@ def _digest(*parts: object) -> str:
 
 
 class ClipStore:
-    """Sound and cropped mouth of every clip of a manifest, made once.
+    """Sound and mouth crops of clips, read from their media files once.
 
     Args:
-        folder: where the files go; safe to delete, and shared by runs.
-        audio, video: which modalities to keep; a clip that lacks one is refused.
+        folder: folder of the files, which runs can share; it can be deleted at any time.
+        audio, video: the modalities to keep; a clip that lacks one is refused.
         longest, longest_video: longest sound and video accepted, in seconds; ``None`` for no limit.
     """
 
@@ -67,52 +78,55 @@ class ClipStore:
         self.limits = (longest, longest_video)
 
     def file(self, row: ManifestRow) -> Path:
-        """The file of one clip; its name changes with the media file's size and time."""
+        """The file of a clip; its name depends on the media file's path, size and modification time."""
         stat = row.path.stat()
         key = _digest(row.path.resolve(), stat.st_size, stat.st_mtime_ns, self.audio, self.video)
         return self.folder / f"{key}.npz"
 
     def prepare(self, rows: Sequence[ManifestRow], workers: int, progress: Progress) -> None:
-        """Load and store the clips that are not stored yet; after an interruption, call it again.
+        """Store the clips that are not stored yet; after an interruption, call it again.
 
         Raises:
             MomeError: a clip cannot be read or lacks a modality.
         """
-        _make(self.folder)
+        _make_folder(self.folder)
         jobs = [self._job(row) for row in rows]
-        jobs = [job for job in jobs if not job[1].exists()]
+        jobs = [job for job in jobs if not job.target.exists()]
         for done, warnings in enumerate(self._run(jobs, workers), start=1):
-            _tell(warnings)
+            _log(warnings)
             progress("reading clips", done, len(jobs))
 
     def _job(self, row: ManifestRow) -> _Job:
-        return row.path, self.file(row), self.audio, self.video, *self.limits
+        return _Job(row.path, self.file(row), self.audio, self.video, *self.limits)
+
+    def _store(self, row: ManifestRow) -> None:
+        _make_folder(self.folder)
+        _log(_store_clip(self._job(row)))
 
     @staticmethod
     def _run(jobs: list[_Job], workers: int) -> Iterator[tuple[str, ...]]:
         if workers < 2:
             yield from map(_store_clip, jobs)
             return
-        # Spawned: a fork of a process in which PyTorch or OpenCV has threads can wait for ever.
+        # Spawned: a fork of a process with threads of PyTorch or OpenCV can hang.
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(workers, context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
-            with _left_to_us(signal.SIGINT):
+            with _ignored_by_children(signal.SIGINT):
                 stored = pool.map(_store_clip, jobs)
             yield from stored
 
     def load(self, row: ManifestRow) -> Clip:
-        """Read a stored clip; a file that is missing or damaged is written again.
+        """Load a stored clip; if its file is missing or damaged, the media file is read again.
 
         Raises:
-            MomeError: the clip cannot be read again.
+            MomeError: the media file cannot be read again.
         """
         file = self.file(row)
         try:
             audio, mouth = self._read(file)
-        except Exception as error:  # of whatever kind: NumPy and zipfile have many for a file that is not whole
-            logger.warning("%s is missing or damaged (%s): made anew", file, shortened(error))
-            _make(self.folder)
-            _tell(_store_clip(self._job(row)))
+        except Exception as error:  # of any kind: NumPy and zipfile have many for a damaged file
+            logger.warning("%s is missing or damaged (%s): reading the clip again", file, shortened(error))
+            self._store(row)
             audio, mouth = self._read(file)
         return Clip(audio, mouth, length(audio, mouth), row.path)
 
@@ -122,33 +136,30 @@ class ClipStore:
             mouth = saved["mouth"] if self.video else None
         for array, dtype, sizes in ((audio, np.float32, ()), (mouth, np.uint8, (MOUTH_SIZE, MOUTH_SIZE))):
             if array is not None and (array.dtype != dtype or array.shape[1:] != sizes or not array.size):
-                raise ValueError("another content")
+                raise ValueError("another shape or type")
         if audio is not None and not np.isfinite(audio).all():
-            raise ValueError("samples that are no numbers")
+            raise ValueError("samples that are not finite")
         return audio, mouth
 
     def get(self, row: ManifestRow) -> Clip:
-        """Read a clip, and store it first if it is not stored yet.
+        """Load a clip, after storing it if it is not stored yet.
 
         Raises:
             MomeError: the clip cannot be read or lacks a modality.
         """
-        target = self.file(row)
-        if not target.exists():
-            _make(self.folder)
-            _tell(_store_clip(self._job(row)))
+        if not self.file(row).exists():
+            self._store(row)
         return self.load(row)
 
     def frames(self, row: ManifestRow) -> int:
-        """Length of a stored clip in video frames, 25 a second."""
-        clip = self.load(row)
-        return max(1, round(clip.seconds * FRAME_RATE))
+        """Length of a stored clip in video frames, 25 a second; at least 1."""
+        return max(1, round(self.load(row).seconds * FRAME_RATE))
 
 
 @contextmanager
-def _left_to_us(number: signal.Signals) -> Iterator[None]:
-    """Processes started here ignore a signal that goes to all, such as Ctrl-C: this process ends them in order."""
-    if threading.current_thread() is not threading.main_thread():  # others may not set signals
+def _ignored_by_children(number: signal.Signals) -> Iterator[None]:
+    """Let processes that start here ignore a signal such as Ctrl-C, which all receive: this process ends them."""
+    if threading.current_thread() is not threading.main_thread():  # other threads must not set signal handlers
         yield
         return
     before = signal.signal(number, signal.SIG_IGN)
@@ -160,23 +171,23 @@ def _left_to_us(number: signal.Signals) -> Iterator[None]:
 
 @cache
 def _detector() -> FaceDetector:
-    """One for all clips of a process."""
+    """The face detector of this process."""
     return FaceDetector()
 
 
-def _tell(warnings: tuple[str, ...]) -> None:
+def _log(warnings: tuple[str, ...]) -> None:
     for line in warnings:
         logger.warning("%s", line)
 
 
 def _store_clip(job: _Job) -> tuple[str, ...]:
-    """Store a clip; returns its warnings, which only the process that asked can show."""
+    """Store a clip and return its warnings, for the main process to log."""
     source, target, audio, video, longest, longest_video = job
     clip = load_clip(
         source, audio=audio, video=video, longest=longest, longest_video=longest_video, detector=_detector()
     )
-    for wanted, value, name in ((audio, clip.audio, "sound"), (video, clip.mouth, "visible mouth")):
-        if wanted and value is None:
+    for required, array, name in ((audio, clip.audio, "sound"), (video, clip.mouth, "visible mouth")):
+        if required and array is None:
             raise MomeError(f"{source} has no {name}: take it out of the manifest or train another task")
     arrays = {"audio": clip.audio, "mouth": clip.mouth}
     with atomic_write(target) as temporary, temporary.open("wb") as file:
@@ -184,13 +195,13 @@ def _store_clip(job: _Job) -> tuple[str, ...]:
     return clip.warnings
 
 
-def _make(folder: Path) -> None:
+def _make_folder(folder: Path) -> None:
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
 
 
 def fingerprint(*modules: nn.Module | None) -> str:
-    """Digest of the modules' weights; it tells tokens of different encoders apart."""
+    """Digest of the modules' weights, which tells the features of different encoders apart."""
     digest = hashlib.blake2b(digest_size=10)
     for module in modules:
         for name, value in () if module is None else module.state_dict().items():
@@ -199,21 +210,21 @@ def fingerprint(*modules: nn.Module | None) -> str:
     return digest.hexdigest()
 
 
-class TokenStore:
-    """Encoder tokens of differently augmented variants of every clip, computed once by the frozen encoders.
+class FeatureStore:
+    """Encoder features of clips in several augmented variants, computed once by the frozen encoders.
 
     Args:
-        folder: where the files go.
-        variants: number of augmented versions of each clip.
-        key: everything else that the tokens depend on (encoders, augmentation).
-        seed: of the augmentation.
+        folder: folder of the files.
+        variants: number of augmented variants of each clip.
+        key: everything else that the features depend on, such as encoders and augmentation.
+        seed: seed of the augmentation.
     """
 
     def __init__(self, folder: Path, variants: int, key: object, seed: int):
         self.folder, self.variants, self.key, self.seed = folder, variants, key, seed
 
     def file(self, clip_file: Path) -> Path:
-        """The file that holds all variants of one stored clip."""
+        """The file with all variants of a stored clip."""
         return self.folder / f"{_digest(clip_file.name, self.variants, self.seed, self.key)}.safetensors"
 
     def prepare(
@@ -225,58 +236,57 @@ class TokenStore:
         processor: MomeProcessor,
         progress: Progress,
     ) -> None:
-        """Encode and store the variants that are not stored yet or whose file is damaged.
+        """Encode and store the variants of all clips whose file is missing or damaged.
 
         Raises:
-            MomeError: a clip cannot be read, or its tokens are too large for float16.
+            MomeError: a clip cannot be read, or its features are too large for float16.
         """
-        _make(self.folder)
-        todo = [row for row in rows if not self._is_whole(self.file(clips.file(row)))]
+        _make_folder(self.folder)
+        todo = [row for row in rows if not self._is_intact(self.file(clips.file(row)))]
         for done, row in enumerate(todo, start=1):
-            clip, tensors = clips.load(row), {}
             rngs = [np.random.default_rng((self.seed, variant, *row.id.encode())) for variant in range(self.variants)]
-            for name, tokens in _encode_variants(clip, rngs, augmentation, model, processor).items():
-                tensors[name] = tokens.half().contiguous()
-            if not all(torch.isfinite(tokens).all() for tokens in tensors.values()):
-                raise MomeError(f"the encoders' tokens of {row.path} are not finite in float16: use data.cache=clips")
+            encoded = _encode_variants(clips.load(row), rngs, augmentation, model, processor)
+            tensors = {name: frames.half().contiguous() for name, frames in encoded.items()}
+            if not all(torch.isfinite(frames).all() for frames in tensors.values()):
+                raise MomeError(f"the encoder features of {row.path} are not finite in float16: use data.cache=clips")
             file = self.file(clips.file(row))
             save_tensors(tensors, file, {_CHECKSUM: _checksum(tensors)})
             progress("encoding clips", done, len(todo))
 
     def load(self, clip_file: Path, variant: int) -> dict[str, Tensor]:
-        """``audio`` and ``video`` tokens ``(T, D)`` float32 of one variant.
+        """Load the ``audio`` and ``video`` frames ``(T, D)`` float32 of a variant.
 
         Raises:
             MomeError: the file was damaged after :meth:`prepare`.
         """
         file = self.file(clip_file)
         try:
-            loaded = {name: tokens[variant].float() for name, tokens in load_file(file).items()}
-            if not all(torch.isfinite(tokens).all() for tokens in loaded.values()):
-                raise ValueError("tokens that are no numbers")
+            loaded = {name: frames[variant].float() for name, frames in load_file(file).items()}
+            if not all(torch.isfinite(frames).all() for frames in loaded.values()):
+                raise ValueError("frames that are not finite")
             return loaded
         except (SafetensorError, OSError, ValueError) as error:
-            raise MomeError(f"{file} is missing or damaged: resume the run, which will make it anew") from error
+            raise MomeError(f"{file} is missing or damaged: resume the run, which encodes the clip again") from error
 
-    def _is_whole(self, file: Path) -> bool:
-        """Whether a file is there and holds what was written."""
+    def _is_intact(self, file: Path) -> bool:
+        """Whether a file exists and holds what was written."""
         if not file.exists():
             return False
         try:
             with safe_open(file, "pt") as saved:
                 tensors = {name: saved.get_tensor(name) for name in saved.keys()}  # noqa: SIM118
                 checksum = (saved.metadata() or {}).get(_CHECKSUM)
-        except Exception:  # of whatever kind: a header that is damaged can ask for anything
+        except Exception:  # of any kind: a damaged header can ask for anything
             tensors, checksum = {}, None
-        intact = bool(tensors) and tensors.keys() <= {"audio", "video"} and all(map(self._is_made, tensors.values()))
+        intact = bool(tensors) and tensors.keys() <= {"audio", "video"} and all(map(self._is_valid, tensors.values()))
         intact = intact and checksum == _checksum(tensors)
         if not intact:
-            logger.warning("%s is damaged: made anew", file)
+            logger.warning("%s is damaged: encoding the clip again", file)
         return intact
 
-    def _is_made(self, tokens: Tensor) -> bool:
-        shaped = tokens.dtype == torch.float16 and tokens.dim() == 3 and len(tokens) == self.variants
-        return shaped and bool(torch.isfinite(tokens).all())
+    def _is_valid(self, frames: Tensor) -> bool:
+        shaped = frames.dtype == torch.float16 and frames.dim() == 3 and len(frames) == self.variants
+        return shaped and bool(torch.isfinite(frames).all())
 
 
 def _checksum(tensors: dict[str, Tensor]) -> str:
@@ -293,32 +303,33 @@ def _encode_variants(
     model: MomeForSpeechRecognition,
     processor: MomeProcessor,
 ) -> dict[str, Tensor]:
+    """Encode augmented variants of a clip, one for each generator: ``audio`` and ``video`` ``(variants, T, D)``."""
     inputs: dict[str, Tensor] = {}
     if clip.audio is not None:
         inputs |= processor.pad_audio([augmented_audio(clip.audio, augmentation, rng, processor) for rng in rngs])
     if clip.mouth is not None:
         inputs |= processor.pad_video([augmented_video(clip.mouth, augmentation, rng, processor) for rng in rngs])
-    encoded: EncodedClips = model.encode(**{k: v.to(model.device) for k, v in inputs.items()})
-    sides = {"audio": encoded.audio, "video": encoded.video}
-    return {name: side.frames.cpu() for name, side in sides.items() if side is not None}
+    encoded: EncodedClips = model.encode(**{name: value.to(model.device) for name, value in inputs.items()})
+    features = {"audio": encoded.audio, "video": encoded.video}
+    return {name: modality.frames.cpu() for name, modality in features.items() if modality is not None}
 
 
 def augmented_audio(
     audio: np.ndarray, augmentation: Augmentation, rng: np.random.Generator, processor: MomeProcessor
 ) -> tuple[np.ndarray, int]:
-    """What the audio encoder reads of a waveform after augmentation, and how many frames of it count."""
+    """Augment a waveform and compute the audio encoder's inputs, see :meth:`MomeProcessor.audio`."""
     return processor.audio(augmentation.audio(audio, rng))
 
 
 def augmented_video(
     mouth: np.ndarray, augmentation: Augmentation, rng: np.random.Generator, processor: MomeProcessor
 ) -> np.ndarray:
-    """Normalised frames of a mouth crop after augmentation."""
+    """Augment mouth crops ``(T, 96, 96)`` uint8 and normalise them, see :meth:`MomeProcessor.video`."""
     offset, flip = augmentation.video_geometry(rng)
     return augmentation.mask_video(processor.video(mouth, offset, flip), rng)
 
 
-def pad_tokens(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """``(T_i, D)`` tokens to ``(B, T, D)`` and their lengths ``(B,)``."""
+def pad_features(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Pad frames ``(T_i, D)`` with zeros to ``(B, T, D)``; returns them with their lengths ``(B,)`` int64."""
     padded = torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
     return padded, torch.tensor([len(row) for row in rows])

@@ -1,4 +1,4 @@
-"""CSV files with a header, such as manifests and transcripts, row by row."""
+"""CSV files with a header, such as manifests and transcripts."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from mome.errors import MomeError, shortened
+from mome.errors import MomeError, reason, shortened
 
 
 def read_rows(path: Path, needed: Sequence[str], what: str = "CSV file") -> Iterator[tuple[int, dict[str, str]]]:
-    """The rows of a CSV file with a header, each with its line number; fields are stripped.
+    """Read a CSV file with a header: the line number and the fields of each row, by column and stripped.
 
     Args:
         path: the file.
-        needed: columns that must be there.
-        what: a message calls the file so.
+        needed: columns that the file must have.
+        what: what messages call the file.
 
     Raises:
-        MomeError: the file cannot be read, has no rows, lacks a needed column or has one twice, or a row has not as
-            many fields as the header.
+        MomeError: the file cannot be read, has no rows, lacks a needed column or has a column twice, or the number of
+            fields of a row is not that of the header.
     """
-    wanted = f"give a {what} with the columns {', '.join(needed)}"
+    advice = f"give a {what} with the columns {', '.join(needed)}"
     empty = True
     try:
         if path.exists() and not path.is_file():
-            raise MomeError(f"{path} is a {'folder' if path.is_dir() else 'device or pipe'}: {wanted}")
+            raise MomeError(f"{path} is a {'folder' if path.is_dir() else 'device or pipe'}: {advice}")
         # Spreadsheets write a byte-order mark, which "utf-8-sig" drops.
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
             header = [name.strip() for name in next(reader, [])]
             if not header:
-                raise MomeError(f"{path} is empty: {wanted}")
+                raise MomeError(f"{path} is empty: {advice}")
             _check_header(path, header, needed)
             for fields in reader:
                 if not fields:
@@ -48,9 +48,9 @@ def read_rows(path: Path, needed: Sequence[str], what: str = "CSV file") -> Iter
                 empty = False
                 yield reader.line_num, dict(zip(header, (field.strip() for field in fields), strict=True))
     except FileNotFoundError:
-        raise MomeError(f"{path} does not exist: {wanted}") from None
+        raise MomeError(f"{path} does not exist: {advice}") from None
     except OSError as error:
-        raise MomeError(f"{path} cannot be read: {error.strerror}") from None
+        raise MomeError(f"{path} cannot be read: {reason(error)}") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise MomeError(f"{path} is not a CSV file in UTF-8: {error}") from None
     if empty:
@@ -66,7 +66,7 @@ def _check_header(path: Path, found: list[str], needed: Sequence[str]) -> None:
         return
     lacks = f"{path} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}"
     words = re.findall(r"\w+", " ".join(found).lower())
-    if 2 * len(set(needed).intersection(words)) < len(needed):  # another kind of file: no message quotes it
+    if 2 * len(set(needed).intersection(words)) < len(needed):  # another kind of file: do not quote it
         raise MomeError(f"{lacks}: its first line is no header of a table with {', '.join(needed)}")
     hints = []
     for name in missing:
@@ -77,7 +77,7 @@ def _check_header(path: Path, found: list[str], needed: Sequence[str]) -> None:
 
 
 def table_text(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """The text of a CSV file with a header, as :func:`read_rows` reads it."""
+    """The text of a CSV file with a header, for :func:`read_rows` to read."""
     sheet = io.StringIO()
     writer = csv.writer(sheet, lineterminator="\n")
     writer.writerow(columns)

@@ -1,1 +1,1 @@
-"""Word error rates over tasks, rates and noise levels, and the files they are kept in."""
+"""Word error rates over tasks, rates and noise levels, and their files."""

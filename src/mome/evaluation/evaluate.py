@@ -22,7 +22,7 @@ from mome.text.transcript import Transcript
 
 @dataclass
 class _Tally:
-    """What has been collected under a condition."""
+    """The outcomes of one condition so far."""
 
     hypotheses: list[Hypothesis] = field(default_factory=list)
     transcripts: list[Transcript] = field(default_factory=list)
@@ -31,8 +31,8 @@ class _Tally:
 
     def add(self, row: ManifestRow, seconds: float, condition: Condition, outcome: Transcript | Failure) -> None:
         if isinstance(outcome, Transcript) and outcome.rates != condition.rates:
-            lack = "visible mouth" if outcome.rates.video is None else "sound"
-            outcome = Failure(row.id, f"{row.path} has no {lack}, which {condition.task} needs")
+            missing = "visible mouth" if outcome.rates.video is None else "sound"
+            outcome = Failure(row.id, f"{row.path} has no {missing}, which {condition.task} needs")
         if isinstance(outcome, Failure):
             self.failures.append(outcome)
             return
@@ -59,16 +59,16 @@ class _Tally:
 
 _Loaded = list[tuple[ManifestRow, Clip]]
 _Outcome = tuple[ManifestRow, float, Condition, Transcript | Failure]
-"""A clip, its seconds, and what came of it under a condition."""
+"""A clip, its length in seconds, a condition, and the clip's outcome under it."""
 
 
 class Evaluation:
-    """Transcribes clips under every condition and scores them; after an interruption, the batches done so far.
+    """Transcribes clips under every condition and scores them; after an interruption, scores the batches done so far.
 
-    Each file is read once and encoded once per noise level; all rates are decoded from that. A clip gets the
-    same stretch of noise at every level, in every run and whatever it is batched with: it depends on the
-    seed and the clip's id only. A clip that fails under a condition, with whatever exception, is listed in that
-    result's failures and left out of its figures; the run goes on.
+    Each file is read once and encoded once per noise level, for all rates. The stretch of noise that a clip gets
+    depends on the seed and the clip's id only: it is the same at every level, in every run and in every batch. A clip
+    that fails under a condition, with any exception, is listed in the failures of that result and left out of its
+    figures; the run continues.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Evaluation:
         self._tallies = {condition: _Tally() for condition in conditions}
 
     def run(self, progress: Callable[[int, int], None] | None = None) -> None:
-        """Transcribe all clips; every batch counts under all conditions or, if it is interrupted, under none."""
+        """Transcribe all clips; a batch counts under all conditions or, if it is interrupted, under none."""
         for start in range(0, len(self.rows), self.batch_size):
             batch = self.rows[start : start + self.batch_size]
             for row, seconds, condition, outcome in list(self._outcomes(batch)):
@@ -104,10 +104,11 @@ class Evaluation:
                 progress(start + len(batch), len(self.rows))
 
     def results(self) -> list[Result]:
-        """One result per condition, in their order, over the batches that are done."""
+        """The result of each condition, in their order, over the batches that are done."""
         return [tally.result(condition, self.seed, self.normalize) for condition, tally in self._tallies.items()]
 
     def _outcomes(self, batch: Sequence[ManifestRow]) -> Iterator[_Outcome]:
+        """The outcome of each clip under each condition."""
         clips: _Loaded = []
         for row in batch:
             try:
@@ -115,21 +116,22 @@ class Evaluation:
             except Exception as error:
                 yield from ((row, 0.0, condition, Failure(row.id, in_one_line(error))) for condition in self.conditions)
         for level in dict.fromkeys(condition.snr_db for condition in self.conditions):
-            tried = [condition for condition in self.conditions if condition.snr_db == level]
-            # Lips can be read all the same where no noise could be mixed into the sound.
-            lips = [condition for condition in tried if condition.task == "vsr"]
+            at_level = [condition for condition in self.conditions if condition.snr_db == level]
+            # Lips can be read even if no noise can be mixed into the sound.
+            vsr = [condition for condition in at_level if condition.task == "vsr"]
             noisy, unmixed = _noisy(clips, level, self.noise, self.seed)
             for row, _, reason in unmixed:
-                yield from ((row, 0.0, other, Failure(row.id, reason)) for other in tried if other not in lips)
-            for some, wanted in ((noisy, tried), ([(row, clip) for row, clip, _ in unmixed], lips)):
-                rates = [condition.rates for condition in wanted]
-                outcomes = _transcribe(self.transcriber, some, rates, self.generation)
-                for (row, clip), per_rate in zip(some, outcomes, strict=True):
-                    for condition, outcome in zip(wanted, per_rate, strict=True):
+                failure = Failure(row.id, reason)
+                yield from ((row, 0.0, condition, failure) for condition in at_level if condition not in vsr)
+            for loaded, conditions in ((noisy, at_level), ([(row, clip) for row, clip, _ in unmixed], vsr)):
+                rates = [condition.rates for condition in conditions]
+                outcomes = _transcribe(self.transcriber, loaded, rates, self.generation)
+                for (row, clip), per_rate in zip(loaded, outcomes, strict=True):
+                    for condition, outcome in zip(conditions, per_rate, strict=True):
                         yield row, clip.seconds, condition, outcome
 
     def _load(self, row: ManifestRow) -> Clip:
-        """A clip, with what the conditions need of it."""
+        """Load a clip with the modalities that the conditions need."""
         if self.store is not None:
             return self.store.get(row)
         return self.transcriber.load_clip(row.path, [condition.rates for condition in self.conditions])
@@ -148,23 +150,22 @@ def evaluate(
     Args:
         transcriber: the model.
         rows: the clips.
-        conditions: what to evaluate, see :func:`~mome.evaluation.result.make_conditions`.
-        progress: called with the number of clips done and of all clips after every batch.
+        conditions: the conditions, see :func:`~mome.evaluation.result.make_conditions`.
+        progress: called after every batch with the number of clips done and of all clips.
         options:
-            noise: ``(samples,)`` float, 16 kHz; needed where a condition has a signal-to-noise ratio.
-            seed: of the noise and the intervals.
-            batch_size: clips transcribed together.
-            store: where sound and mouth of the clips are kept from one evaluation to the next; must hold the
-                modalities that the conditions need.
-            normalize: the form in which transcripts are compared, see
+            noise: ``(samples,)`` float, 16 kHz; required if a condition has a signal-to-noise ratio.
+            seed: seed of the noise and the intervals.
+            batch_size: number of clips transcribed together.
+            store: keeps the clips for later evaluations; it must have the modalities that the conditions need.
+            normalize: the form in which to compare transcripts, see
                 :func:`~mome.evaluation.normalizers.normalizer`.
             All others are options of Transformers' ``generate``, such as ``num_beams``.
 
     Returns:
-        One result per condition, in their order.
+        The result of each condition, in their order.
 
     Raises:
-        MomeError: rates are not in the model's rate set, or noise is needed and not given.
+        MomeError: rates are not in the model's rate set, or noise is required and missing.
     """
     evaluation = Evaluation(transcriber, rows, conditions, **options)
     evaluation.run(progress)
@@ -174,7 +175,7 @@ def evaluate(
 def _noisy(
     clips: _Loaded, level: float | None, noise: np.ndarray | None, seed: int
 ) -> tuple[_Loaded, list[tuple[ManifestRow, Clip, str]]]:
-    """The clips at one noise level, those without sound as they are; and those that took no noise, with the reason."""
+    """Mix noise into clips with sound; returns all clips but those that failed, and these with the reason."""
     if level is None or noise is None:
         return clips, []
     noisy, failed = [], []
@@ -189,7 +190,7 @@ def _noisy(
 def _transcribe(
     transcriber: Transcriber, clips: _Loaded, rates: list[Rates], generation: dict[str, Any]
 ) -> list[list[Transcript | Failure]]:
-    """``[clip][rate]``; if something fails, ever smaller parts are tried to find out what."""
+    """Transcribe clips at all rates: ``[clip][rate]``. If that fails, retry in smaller parts to find what failed."""
     if not clips or not rates:
         return [[] for _ in clips]
     try:

@@ -1,4 +1,4 @@
-"""The forms in which transcripts are compared, by name."""
+"""Normalizers: the forms in which transcripts are compared."""
 
 from __future__ import annotations
 
@@ -18,22 +18,23 @@ _SPELLINGS = Path(__file__).with_name("spellings.json")
 
 @cache
 def normalizer(name: Normalizer) -> Callable[[str], str]:
-    """The function that puts a transcript into its form for comparison.
+    """Return the function that converts a text to the form to compare.
 
-    ``lower`` ignores capitals and spaces, as the published audio-visual systems are scored. ``whisper`` is Whisper's
-    normaliser of English: it also ignores punctuation, fillers and what is in brackets, and writes numbers,
-    contractions and British spellings in one way each. It raises MomeError on numbers of thousands of digits.
+    ``lower`` ignores capitals and spaces, as published audio-visual systems are scored. ``whisper`` is Whisper's
+    normalizer of English: it also removes punctuation, fillers and text in brackets, and unifies the spelling of
+    numbers, contractions and British words. It raises MomeError on numbers of thousands of digits.
     """
     if name == "lower":
         return normalize
-    # Importing Transformers takes a second, which scoring in lower case need not wait for.
+    # Imported here: it takes a second, and ``lower`` does not need it.
     from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
 
     whisper = EnglishTextNormalizer(json.loads(_SPELLINGS.read_text(encoding="utf-8")))
 
     def normalized(text: str) -> str:
         try:
-            return whisper(text)
+            form: str = whisper(text)
+            return form
         except ValueError:  # Python reads and writes no numbers of more than 4300 digits
             raise MomeError(f"'{shortened(text)}' holds a number too long for the normalizer whisper") from None
 

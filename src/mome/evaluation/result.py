@@ -1,4 +1,4 @@
-"""Conditions of an evaluation, its results, and their files: JSON and CSV."""
+"""Conditions and results of an evaluation, and their files in JSON and CSV."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mome.text.wer import WordErrors, bootstrap_interval, word_errors
 
 @dataclass(frozen=True)
 class Condition:
-    """Rates, which imply the task, and the signal-to-noise ratio in dB; ``None`` is without added noise."""
+    """Rates, which imply the task, and a signal-to-noise ratio in dB, ``None`` for no added noise."""
 
     rates: Rates
     snr_db: float | None = None
@@ -30,13 +30,13 @@ class Condition:
         return self.rates.task
 
     def to_json(self) -> dict[str, Any]:
-        """Task, rates and ratio as they stand in results."""
+        """Task, rates and ratio for the files of results."""
         return {"task": self.task, "rates": str(self.rates), "snr_db": self.snr_db}
 
 
 @dataclass(frozen=True)
-class Group:
-    """Transcripts that a system made elsewhere; what it does not say is ``None``, the ratio also for clean speech."""
+class ExternalCondition:
+    """The condition of transcripts that another system made; ``None`` if unknown, the ratio also for clean speech."""
 
     system: str
     task: Task | None = None
@@ -44,7 +44,7 @@ class Group:
     snr_db: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """System, task, rates and ratio as they stand in results."""
+        """System, task, rates and ratio for the files of results."""
         rates = None if self.rates is None else str(self.rates)
         return {"system": self.system, "task": self.task, "rates": rates, "snr_db": self.snr_db}
 
@@ -54,10 +54,9 @@ class Group:
 
 
 def make_conditions(rates: Iterable[Rates], snrs: Iterable[float | None] = (None,)) -> list[Condition]:
-    """Every rate at every signal-to-noise ratio in dB, each combination once, in the order given.
+    """Combine all rates with all signal-to-noise ratios in dB, each combination once, in the order given.
 
-    Noise does not change what lips show, so VSR gives the same at every ratio; it is listed at each all the
-    same, so that tables are complete.
+    Noise does not affect VSR, which is listed at every ratio nevertheless, so that tables are complete.
     """
     ratios = list(snrs)
     pairs = ((rate, snr) for rate in rates for snr in ratios)
@@ -74,7 +73,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """The transcript of a clip: its id, the reference, and the recognised text."""
+    """The recognised text of a clip, with its id and reference."""
 
     id: str
     reference: str
@@ -83,22 +82,22 @@ class Hypothesis:
 
 @dataclass(frozen=True)
 class Result:
-    """Outcome of one condition over a set of clips; figures that are not known are ``None``.
+    """The result of one condition over a set of clips; figures that are not known are ``None``.
 
     Attributes:
-        condition: what was evaluated.
-        errors: summed over the clips that were transcribed.
-        clips: their number; where it is 0, all means and rates below are ``None``.
+        condition: the condition.
+        errors: word errors, summed over the transcribed clips.
+        clips: number of transcribed clips; if it is 0, the figures from ``wer`` to ``rtf`` are ``None``.
         wer: pooled word error rate, a fraction.
-        ci95: its 95 % interval over resampled clips.
-        tokens_mean: language-model tokens fed per clip.
-        tflops_mean: 10^12 operations per clip.
+        ci95: 95 % bootstrap interval of ``wer`` over clips.
+        tokens_mean: mean number of tokens that the language model reads for a clip.
+        tflops_mean: mean operations for a clip, in units of 10^12.
         rtf: processing seconds (encoders and language model) per second of media.
-        failures: clips left out of all of the above.
-        hypotheses: the transcripts behind the figures; they stay out of :meth:`to_json`.
+        failures: clips left out of all figures.
+        hypotheses: the transcripts of the clips; not part of :meth:`to_json`.
     """
 
-    condition: Condition | Group
+    condition: Condition | ExternalCondition
     errors: WordErrors
     clips: int
     wer: float | None
@@ -112,7 +111,7 @@ class Result:
     @classmethod
     def of(
         cls,
-        condition: Condition | Group,
+        condition: Condition | ExternalCondition,
         hypotheses: Sequence[Hypothesis],
         seed: int,
         *,
@@ -122,7 +121,7 @@ class Result:
         tflops_mean: float | None = None,
         rtf: float | None = None,
     ) -> Result:
-        """Score transcripts in the form that ``normalize`` names; the seed is the interval's."""
+        """Score transcripts in the form that ``normalize`` names; ``seed`` draws the interval's clips."""
         references, texts = [item.reference for item in hypotheses], [item.text for item in hypotheses]
         counts = word_errors(references, texts, normalizer(normalize))
         total = sum(counts, WordErrors())
@@ -133,7 +132,7 @@ class Result:
         return cls(condition, total, len(counts), wer, ci95, *costs, tuple(failures), tuple(hypotheses))
 
     def to_json(self) -> dict[str, Any]:
-        """The result as plain dictionaries, lists, strings and numbers."""
+        """The result as dictionaries, lists, strings and numbers, without the transcripts."""
         return {
             **self.condition.to_json(),
             "wer": self.wer,
@@ -151,7 +150,7 @@ class Result:
 
 
 def run_document(*, command: str, model: str | None, data: str, seed: int) -> dict[str, Any]:
-    """What is needed to repeat a run: the arguments, and the versions of what ran; see :func:`results_document`."""
+    """Arguments and versions to repeat a run with; see :func:`results_document` for the arguments."""
     versions = {name: version(name) for name in ("mome", "torch", "transformers")}
     return {
         "command": command,
@@ -172,16 +171,16 @@ def results_document(
     normalize: Normalizer = "lower",
     interrupted: bool = False,
 ) -> dict[str, Any]:
-    """The results with everything that is needed to repeat the run.
+    """Results, with all that is needed to repeat the run.
 
     Args:
-        results: the outcomes.
+        results: the results.
         command: the command line.
-        model: folder or hub id; ``None`` for transcripts made elsewhere.
+        model: folder or hub id; ``None`` for transcripts of another system.
         data: the manifest.
-        seed: of noise and intervals.
+        seed: seed of noise and intervals.
         normalize: the form in which transcripts were compared.
-        interrupted: whether clips are missing because the run was stopped.
+        interrupted: whether the run was stopped before all clips were done.
     """
     return {
         **run_document(command=command, model=model, data=data, seed=seed),
@@ -192,7 +191,7 @@ def results_document(
 
 
 def write_json(path: str | Path, document: dict[str, Any]) -> None:
-    """Write a document whole or not at all, its folder made if missing.
+    """Write a document as JSON, completely or not at all; its folder is created if missing.
 
     Raises:
         MomeError: the file cannot be written.
@@ -204,10 +203,10 @@ def write_json(path: str | Path, document: dict[str, Any]) -> None:
 
 
 def to_csv(results: Sequence[Result]) -> str:
-    """The transcripts behind results, one line for each clip and condition; :mod:`mome.evaluation.score` reads it."""
+    """The transcripts of results as CSV, a line per clip and condition, for :func:`mome.evaluation.score.score`."""
     rows = []
     for result in results:
         snr = "" if result.condition.snr_db is None else f"{result.condition.snr_db:g}"
-        where = (result.condition.task, str(result.condition.rates), snr)
-        rows += [(item.id, *where, item.reference, item.text) for item in result.hypotheses]
+        condition = (result.condition.task, str(result.condition.rates), snr)
+        rows += [(item.id, *condition, item.reference, item.text) for item in result.hypotheses]
     return table_text(("id", "task", "rates", "snr_db", "reference", "text"), rows)

@@ -19,7 +19,7 @@ from mome.media.mouth import crop, fill_gaps, smooth
 from mome.media.sound import read_audio
 from mome.media.tracks import Track
 
-# Square videos up to this many pixels are taken for mouth crops made elsewhere.
+# Square videos of at most this many pixels a side are taken to be mouth crops already.
 _LARGEST_CROP = 128
 _SILENCE = 1e-4  # of full scale: -80 dB
 
@@ -34,23 +34,22 @@ def load_clip(
     audio_track: int | None = None,
     detector: FaceDetector | None = None,
 ) -> Clip:
-    """Read a video or audio file of any common kind.
+    """Read the sound and the mouth crops of a video or audio file.
 
-    A stream that is not wanted (``audio=False``, ``video=False``) is left out. A wanted one that is missing
-    is None in the clip, with a warning. Sound that is silent throughout has a warning where lips can be read, and is
-    as good as none otherwise.
+    A requested stream that the file lacks is None in the clip, with a warning. Sound that is silent throughout
+    counts as missing, unless there is a mouth to read: then it stays, with a warning.
 
     Args:
-        path: the file.
-        audio, video: which streams are wanted.
+        path: a file of any kind that FFmpeg reads.
+        audio, video: whether to read the sound and the mouth.
         longest: longest sound accepted, in seconds; checked before the video is read.
         longest_video: longest video accepted, in seconds; checked before faces are searched.
-        audio_track: which of several tracks of sound, counted from 0; the file's default one otherwise.
-        detector: of faces; give the same one for several clips, so that it is loaded once.
+        audio_track: index of the sound track to read, from 0; by default the file's default track.
+        detector: the face detector; pass the same one for several clips to load it once.
 
     Raises:
-        MomeError: nothing wanted is there, the file cannot be read, has no such track, is too long or beyond the
-            limits of :mod:`mome.media.limits`, or a face must be found and there is no detector.
+        MomeError: the file cannot be read, has none of the requested streams or no such track, is too long or beyond
+            the limits of :mod:`mome.media.limits`, or a face must be found and there is no detector.
     """
     path = Path(path)
     with naming(path):
@@ -101,20 +100,20 @@ def _load(
 
 
 def _notes(track: Track | None, damage: Damage, path: Path, what: str) -> list[str]:
-    """Warnings about a stream that was read: which it was, its hiccups and what was put right."""
+    """Warnings about a stream: which of several tracks it is, what was repaired and what was lost."""
     notes = [f"{path} {track.choice}"] if track is not None and track.choice is not None else []
-    notes += [f"{path}: {repair}" for repair in damage.mended]
+    notes += [f"{path}: {repair}" for repair in damage.repairs]
     return notes + ([_tolerated(path, what, damage)] if damage else [])
 
 
 def _tolerated(path: Path, what: str, damage: Damage) -> str:
-    """The warning about a hiccup; raises :class:`MomeError` where more than that is lost."""
+    """The warning about a few lost packets; raises :class:`MomeError` if more are lost."""
     if damage.serious:
         raise MomeError(
             f"{path} is damaged: part of its {what} cannot be decoded: copy or download it again, or convert it with "
             "ffmpeg to use what is left"
         )
-    return f"{path} is slightly damaged: {damage.lost} of {damage.seen} pieces of its {what} cannot be decoded"
+    return f"{path} is slightly damaged: {damage.lost} of {damage.packets} pieces of its {what} cannot be decoded"
 
 
 def _what_is_left(media: Media, audio: bool, video: bool) -> str:
@@ -128,7 +127,7 @@ def _what_is_left(media: Media, audio: bool, video: bool) -> str:
 def _read_mouth(
     media: Media, damage: Damage, longest: float | None, detector: FaceDetector
 ) -> tuple[np.ndarray | None, list[str]]:
-    """(frames, 96, 96) uint8 and what the user should know about it, or None and what is missing."""
+    """Mouth crops ``(frames, 96, 96)`` uint8 with notes for the user, or None with what is missing."""
     first = next(read_frames(media, Damage(), longest), None)
     if first is None:
         return None, ["no video"]
@@ -137,7 +136,7 @@ def _read_mouth(
     if excess is not None:
         raise MomeError(f"{media.path}: {excess}")
     if size[0] == size[1] <= _LARGEST_CROP:
-        crops = bytearray()  # which grows in place
+        crops = bytearray()  # grows in place
         for picture in _pictures(read_frames(media, damage, longest), size, "gray"):
             crops += _as_crop(picture)
         return np.frombuffer(crops, np.uint8).reshape(-1, MOUTH_SIZE, MOUTH_SIZE), []
@@ -153,7 +152,7 @@ def _read_mouth(
 
 
 def _pictures(frames: Iterator[av.VideoFrame], size: tuple[int, int], colours: str) -> Iterator[np.ndarray]:
-    """The frames upright; one that lasts is turned once, and the same array comes again."""
+    """Convert frames to upright pictures; a repeated frame is converted once and yields the same array again."""
     last, picture = None, None
     for frame in frames:
         if frame is not last or picture is None:
@@ -162,7 +161,7 @@ def _pictures(frames: Iterator[av.VideoFrame], size: tuple[int, int], colours: s
 
 
 def _speaker_notes(speaker: Speaker, frames: int, width: int) -> list[str]:
-    """Warnings about a speaker in a clip of ``frames`` frames, ``width`` pixels wide."""
+    """Notes about the speaker in a video of ``frames`` frames, ``width`` pixels wide."""
     notes = []
     if speaker.people > 1:
         third = min(max(int(3 * speaker.across / width), 0), 2)
@@ -178,7 +177,7 @@ def _speaker_notes(speaker: Speaker, frames: int, width: int) -> list[str]:
 def _find_faces(
     media: Media, size: tuple[int, int], damage: Damage, longest: float | None, detector: FaceDetector
 ) -> Iterator[list[Face]]:
-    """The faces of every frame, in pixels of ``size``; a frame that lasts is looked at once."""
+    """Detect the faces of every frame, in pixels of ``size``; a repeated frame is searched once."""
     shrink = min(DETECTION_SIZE / max(size), 1.0)
     small = (max(round(size[0] * shrink), 1), max(round(size[1] * shrink), 1))
     last: np.ndarray | None = None
@@ -190,7 +189,7 @@ def _find_faces(
 
 
 def _as_crop(grey: np.ndarray) -> bytes:
-    """A picture of a mouth crop made elsewhere as (96, 96) uint8, unchanged if it has that size."""
+    """The (96, 96) uint8 picture of a ready mouth crop, as bytes; resized only if its size differs."""
     if grey.shape != (MOUTH_SIZE, MOUTH_SIZE):
         grey = cv2.resize(grey, (MOUTH_SIZE, MOUTH_SIZE))
     return grey.tobytes()

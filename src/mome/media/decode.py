@@ -1,4 +1,4 @@
-"""Media files opened, their streams brought onto one clock, and packets decoded."""
+"""Opening media files, bringing their streams onto one clock, and decoding packets."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ import av
 from av.container import InputContainer
 from av.error import FFmpegError
 from av.format import Flags
+from av.stream import Stream
 
 from mome.clip import FRAME_RATE
 from mome.errors import MomeError, reason
 from mome.media.clock import BROKEN_CLOCK, survey
 from mome.media.limits import MOST_PIXELS
-from mome.media.tracks import Track, declared_whole, sound_tracks, video_tracks
+from mome.media.tracks import Track, declared_duration, sound_tracks, video_tracks
 
-# Kinds of file that only say where sound and pictures are: other files, or servers.
+# Formats that only point to other files or to servers.
 _PLAYLISTS = frozenset(
     ["concat", "dash", "hds", "hls", "imf", "lavfi", "rtp", "rtsp", "sap", "sdp", "vobsub", "webm_dash_manifest"]
 )
@@ -32,28 +33,28 @@ _OPEN: dict[str, Any] = {
     }
 }
 if int(av.__version__.split(".")[0]) < 19:
-    _OPEN["metadata_errors"] = "replace"  # later versions replace what is not UTF-8 without being asked
-# A file that holds less than this part of what it declares is cut off; encoders pad what is short.
+    _OPEN["metadata_errors"] = "replace"  # what is not UTF-8; the default from version 19 on
+# A file is cut off if it holds less than this share of its declared seconds, by more than _ROUNDING seconds.
 _COMPLETE, _ROUNDING = 0.9, 0.1
-_HICCUP = 0.02  # share of a stream's packets that may be missing
+_TOLERATED_LOSS = 0.02  # share of a stream's packets
 
 
 @dataclass(frozen=True)
 class Media:
-    """What a file holds, and the common clock; a track is None where there is none."""
+    """The tracks to read from a file, None where it has none, and their common clock."""
 
     path: Path
     audio: Track | None
     video: Track | None
     audio_origin: float
     video_origin: float
-    """Time in seconds, on the file's own clock, that is t = 0 of the clip: the same for both streams, unless
-    they start so far apart that the clock must be broken."""
+    """Seconds on the file's own clock at t = 0 of the clip: the same for both tracks, unless they start so far apart
+    that the clock must be broken."""
     declared: float | None = None
-    """Seconds that the file says its tracks last together, where that can be relied on."""
+    """Declared seconds from the first start to the last end of the tracks; None if not reliable."""
 
     def check_complete(self, *tracks: Track | None) -> None:
-        """Raise :class:`MomeError` if the file, or one of these tracks, ends before it should."""
+        """Raise :class:`MomeError` if the file or one of ``tracks`` ends before its declared end."""
         clocks = [track.clock for track in (self.audio, self.video) if track is not None]
         held = [(track.clock.seconds, track.declared) for track in tracks if track is not None]
         if clocks:  # one stream may start where the other ends
@@ -69,24 +70,24 @@ class Media:
 
 @dataclass
 class Damage:
-    """Collects what could not be decoded; falsy when all was well.
+    """What could not be decoded of a stream; false if nothing was lost.
 
     Attributes:
-        seen: packets of the stream.
-        lost: those of them that could not be decoded.
+        packets: packets read.
+        lost: packets that could not be decoded.
         cut_short: whether reading broke off.
-        mended: what was put right, a clause each.
+        repairs: what was repaired, one clause each.
     """
 
-    seen: int = 0
+    packets: int = 0
     lost: int = 0
     cut_short: bool = False
-    mended: list[str] = field(default_factory=list)
+    repairs: list[str] = field(default_factory=list)
 
     @property
     def serious(self) -> bool:
-        """Whether words may be missing: more than a hiccup of the recording was lost."""
-        return self.cut_short or self.lost > _HICCUP * self.seen
+        """Whether so much was lost that words may be missing."""
+        return self.cut_short or self.lost > _TOLERATED_LOSS * self.packets
 
     def __bool__(self) -> bool:
         return bool(self.lost) or self.cut_short
@@ -94,7 +95,7 @@ class Damage:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Name the file that anything fails at: whatever is raised, it is this file's failure and no other's."""
+    """Turn any exception into a :class:`MomeError` that names the file."""
     try:
         yield
     except MomeError:
@@ -107,7 +108,7 @@ def naming(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[InputContainer]:
-    """Open a file for reading; any failure becomes one line that names it."""
+    """Open a file for reading; a failure becomes a :class:`MomeError` that names it."""
     try:
         # The prefix keeps FFmpeg from reading a name such as "a:b.mp4" as a protocol.
         container = av.open(f"file:{path}", mode="r", **_OPEN)
@@ -121,11 +122,13 @@ def _opened(path: Path) -> Iterator[InputContainer]:
 
 
 def probe(path: Path, audio_track: int | None = None) -> Media:
-    """Find the streams of a file, when they start and how long they last; nothing but their starts is decoded.
+    """Choose the tracks of a file and find when they start and how long they last.
+
+    Only the first frames are decoded.
 
     Args:
         path: the file.
-        audio_track: which of several tracks of sound, counted from 0; None: the default one.
+        audio_track: index of the sound track to read, from 0; None: the default one.
 
     Raises:
         MomeError: the path is missing, a folder, empty or not a media file, or has no such track.
@@ -136,7 +139,7 @@ def probe(path: Path, audio_track: int | None = None) -> Media:
         raise MomeError(f"{path} cannot be read: check the path ({reason(error)})") from None
     if S_ISDIR(status.st_mode):
         raise MomeError(f"{path} is a folder: give a video or audio file")
-    if not S_ISREG(status.st_mode):  # reading it might wait for ever
+    if not S_ISREG(status.st_mode):  # reading it might never end
         raise MomeError(f"{path} is no regular file: save what it gives as a file first")
     if status.st_size == 0:
         raise MomeError(f"{path} is empty (0 bytes): copy or record it again")
@@ -147,26 +150,26 @@ def probe(path: Path, audio_track: int | None = None) -> Media:
     audio, video = _first_with_content(path, sounds), _first_with_content(path, videos)
     chosen = [track for track in (audio, video) if track is not None]
     with _opened(path) as container:
-        declared = declared_whole(container, chosen) if chosen else None
+        declared = declared_duration(container, chosen) if chosen else None
         streams = [container.streams[track.index] for track in chosen]
         joined = bool(container.format.flags & cast(int, Flags.ts_discont.value))
         clocks = survey(_demuxed(container, streams), joined) if chosen else {}
     audio, video = (track and replace(track, clock=clocks.get(track.index, track.clock)) for track in (audio, video))
     if audio is None or video is None or abs(video.start - audio.start) > BROKEN_CLOCK:
-        declared = declared if audio is None or video is None else None  # a broken clock declares nonsense
+        declared = declared if audio is None or video is None else None  # meaningless if the clock is broken
         audio_origin, video_origin = (0.0 if track is None else track.start for track in (audio, video))
         return Media(path, audio, video, audio_origin, video_origin, declared)
-    # The clock keeps the phase of the video: its grid times are the frames' own times, whatever the sound's
-    # offset. At most half a frame (20 ms) of sound is padded or lost at the very start for that.
+    # The clip's clock keeps the phase of the video: the times k / 25 s are the frames' own times, whatever the offset
+    # of the sound. That pads or drops at most half a frame (20 ms) of sound at the start.
     early = max(0.0, video.start - audio.start)
     origin = video.start - round(early * FRAME_RATE) / FRAME_RATE
     return Media(path, audio, video, origin, origin, declared)
 
 
 def _first_with_content(path: Path, tracks: list[Track]) -> Track | None:
-    """The first track of which anything can be decoded, with the time at which that is.
+    """The first track that can be decoded, with the time of its first frame as its start.
 
-    One beyond the limits is not tried: it is refused where it is wanted.
+    A track beyond the limits is returned without trying: reading it raises :class:`MomeError`.
     """
     for track in tracks:
         if track.excess is not None:
@@ -178,20 +181,22 @@ def _first_with_content(path: Path, tracks: list[Track]) -> Track | None:
     return None
 
 
-def _demuxed(container: InputContainer, streams: list) -> Iterator[av.Packet]:
-    """The packets of these streams as far as they can be read."""
+def _demuxed(container: InputContainer, streams: list[Stream]) -> Iterator[av.Packet[Any]]:
+    """The packets of these streams, up to the first that cannot be read."""
     try:
         yield from (packet for packet in container.demux(streams) if packet.size)
     except FFmpegError:
         return
 
 
-def packets(path: Path, track: Track, damage: Damage) -> Iterator[list]:
-    """Decoded frames of one stream, packet by packet, on the common clock; damaged packets are counted and passed
-    over."""
+def packets(path: Path, track: Track, damage: Damage) -> Iterator[list[Any]]:
+    """Decode one track, on the common clock: the audio or video frames of each packet.
+
+    Packets that cannot be decoded are counted in ``damage`` and skipped.
+    """
     with _opened(path) as container:
         stream = container.streams[track.index]
-        if stream.type == "video":  # which may grow beyond what it said at first
+        if stream.type == "video":  # later pictures may be larger than the first
             stream.codec_context.options = {"max_pixels": str(MOST_PIXELS)}
         demuxed = container.demux(stream)
         number = 0
@@ -203,7 +208,7 @@ def packets(path: Path, track: Track, damage: Damage) -> Iterator[list]:
                 return
             if packet is None:
                 return
-            damage.seen += 1
+            damage.packets += 1
             if packet.size:
                 track.clock.mend(packet, number)
                 number += 1

@@ -1,4 +1,4 @@
-"""Faces of a clip: found in each frame, followed through it, and the speaking one chosen."""
+"""Faces of a video: detected in each frame, followed through the frames, and the speaker chosen."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ DETECTOR_SHA256 = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552
 DETECTOR_VARIABLE = "MOME_FACE_DETECTOR"
 
 DETECTION_SIZE = 640
-"""Longest side in pixels of the pictures that the detector looks at."""
+"""Longest side in pixels of the pictures passed to the detector."""
 
 _SCORE = 0.6
-# The mouth region is compared from frame to frame where it fits best within +-3 of its pixels: the points
-# jitter, and the smaller a face is the more.
+# Mouth regions of successive frames are compared where they fit best within +-3 of their pixels: the points jitter,
+# those of small faces most.
 _PATCH, _JITTER = 30, 3
 # A track is continued over at most one second without the face.
 _PATIENCE = 25
-# Fewer frames than this, or than this part of the clip, are a false alarm or a passer-by.
+# A track of fewer frames, or of a smaller share of the clip, is a false alarm or a passer-by.
 _MIN_FRAMES, _MIN_PART = 5, 0.2
-# Faces whose persistence times size reaches this part of the best are rivals for the speaker.
+# Tracks whose weight is at least this share of the heaviest one's compete with it to be the speaker.
 _RIVAL = 0.3
-# The most moving mouth must move this much more than the largest face's to be preferred to it. Measured on
-# faces of 30 to 110 pixels: speaking 0.011 to 0.034, silent 0.003 to 0.012.
+# The mouth that moves most must move this many times as much as that of the largest face to be preferred. Motion
+# measured on faces of 30 to 110 pixels: speaking 0.011 to 0.034, silent 0.003 to 0.012.
 _MORE_MOTION = 1.8
 _STILL = 0.003
 
@@ -70,12 +70,12 @@ class Track:
 
     @property
     def weight(self) -> float:
-        """Persistence times size: frames in which it is seen, times its mean side in pixels."""
+        """Number of frames in which the face was found, times its mean side in pixels."""
         return float(sum(face.size for face in self.faces))
 
     @property
     def motion(self) -> float:
-        """How unlike the mouth region is from one frame to the next: 1 - correlation, mean over the clip."""
+        """Mean change of the mouth region between successive frames, 1 - correlation."""
         changes = [
             1 - float(cv2.matchTemplate(after.mouth, _core(before.mouth), cv2.TM_CCOEFF_NORMED).max())
             for first, second, before, after in zip(
@@ -87,10 +87,10 @@ class Track:
 
 
 def detector_path(online: bool = True) -> Path:
-    """The face detector's file: the one that ``MOME_FACE_DETECTOR`` names, else from the Hugging Face hub.
+    """Find the face detector's file: the one that ``MOME_FACE_DETECTOR`` names, else from the Hugging Face hub.
 
-    Not ``online`` means what the hub's cache has already. Raises :class:`MomeError` saying how to get the file
-    when it is nowhere.
+    Unless ``online``, only the hub's cache is searched. Raises :class:`MomeError`, which says how to get the file, if
+    there is none.
     """
     chosen = os.environ.get(DETECTOR_VARIABLE)
     if chosen:
@@ -108,15 +108,15 @@ def detector_path(online: bool = True) -> Path:
 
 
 def _from_hub(online: bool) -> Path:
-    # Imported here: it takes a while, and a chosen detector does without it.
+    # Imported here: it is slow, and not needed for a detector that the user names.
     from huggingface_hub import get_session, hf_hub_download, hf_hub_url, try_to_load_from_cache
 
     cached = try_to_load_from_cache(DETECTOR_REPO, DETECTOR_FILE)
     if isinstance(cached, str):
         return Path(cached)
     if online:
-        with suppress(Exception):  # whatever goes wrong on the network, the remedy is the same
-            # Asked once beforehand: without network the download itself would go on trying for half a minute.
+        with suppress(Exception):  # whatever fails on the network, the advice below is the same
+            # A quick request first: without network, the download itself would retry for half a minute.
             get_session().head(hf_hub_url(DETECTOR_REPO, DETECTOR_FILE), timeout=5)
             return Path(hf_hub_download(DETECTOR_REPO, DETECTOR_FILE))
     raise MomeError(
@@ -127,7 +127,7 @@ def _from_hub(online: bool) -> Path:
 
 @contextmanager
 def _quiet_opencv() -> Iterator[None]:
-    """OpenCV's notes about its own engines are not for the user."""
+    """Silence OpenCV's messages about its own engines."""
     logging = cv2.utils.logging
     level = logging.getLogLevel()
     logging.setLogLevel(logging.LOG_LEVEL_SILENT)
@@ -137,15 +137,15 @@ def _quiet_opencv() -> Iterator[None]:
         logging.setLogLevel(level)
 
 
-# One thread at a time: the level of OpenCV's notes is everybody's, and one download of the file is enough.
+# Held while loading: OpenCV's log level is global, and the file should be downloaded only once.
 _LOADING = threading.Lock()
 
 
 class FaceDetector:
-    """YuNet by OpenCV, loaded at its first picture: what shows no whole face needs no detector.
+    """The YuNet face detector of OpenCV, loaded at its first picture: ready mouth crops and sound do without it.
 
-    One serves any number of clips and threads, and asks the network once for all of them. OpenCV's network is not
-    made for several threads, not even one after the other, so each has its own.
+    A detector serves any number of clips and threads, and tries to download its file at most once. OpenCV's network
+    must not be shared between threads, not even in turn, so each thread loads its own.
     """
 
     def __init__(self) -> None:
@@ -153,7 +153,7 @@ class FaceDetector:
         self._asked = False
 
     def __call__(self, picture: np.ndarray, scale: float = 1.0) -> list[Face]:
-        """The faces of a (height, width, 3) BGR picture; their pixels are multiplied by ``scale``.
+        """Detect the faces of a (height, width, 3) BGR picture; their coordinates are multiplied by ``scale``.
 
         Raises :class:`MomeError` if there is no detector.
         """
@@ -221,14 +221,14 @@ def follow(found: list[list[Face]]) -> list[Track]:
 
 @dataclass(frozen=True)
 class Speaker:
-    """The face to read from: one track, or several in a row where the picture was cut."""
+    """The face to read: one track, or several in a row if the video has cuts."""
 
     tracks: tuple[Track, ...]
     """In order of time, without overlap."""
     people: int
-    """Most faces seen at the same time, false alarms left out."""
+    """Largest number of faces at the same time, without false alarms."""
     moves_most: bool
-    """True if it was preferred to a larger face because its mouth moves."""
+    """Whether it was preferred to a larger face because its mouth moves more."""
 
     @property
     def frames(self) -> int:
@@ -237,13 +237,13 @@ class Speaker:
 
     @property
     def across(self) -> float:
-        """Mean horizontal place of the face in pixels."""
+        """Mean horizontal position of the face in pixels."""
         return float(np.mean([face.centre[0] for track in self.tracks for face in track.faces]))
 
     def points(self, frames: int) -> Iterator[np.ndarray]:
-        """The five points shot by shot: (frames of the shot, 5, 2) float, NaN where the face was not found.
+        """The five points of each shot, (frames of the shot, 5, 2) float, NaN where the face was not found.
 
-        Between two tracks the cut is put half-way; the shots together have ``frames`` frames.
+        The cut between two tracks is set half-way; all shots together have ``frames`` frames.
         """
         cuts = [
             (before.frames[-1] + after.frames[0] + 1) // 2
@@ -256,20 +256,20 @@ class Speaker:
 
 
 def choose(tracks: list[Track], frames: int) -> Speaker | None:
-    """The speaker among the tracks (heaviest first) of a clip of ``frames`` frames; None if no face lasts.
+    """Choose the speaker among the tracks (heaviest first) of a clip of ``frames`` frames; None if no face lasts.
 
-    It is the largest and most persistent face, unless the mouth of a comparable one moves clearly more.
+    It is the largest and most persistent face, unless the mouth of a comparable face moves clearly more.
     """
     real = [track for track in tracks if len(track.frames) >= min(_MIN_FRAMES, frames)]
     if not real:
         return None
     best = real[0]
-    rivals = [track for track in real if track.weight >= _RIVAL * best.weight and _meet(track, best)]
+    rivals = [track for track in real if track.weight >= _RIVAL * best.weight and _overlap(track, best)]
     liveliest = max(rivals, key=lambda track: track.motion)
     moves_most = liveliest.motion > _MORE_MOTION * max(best.motion, _STILL)
     chosen = [liveliest if moves_most else best]
     for track in real:
-        if not any(_meet(track, other) for other in chosen):
+        if not any(_overlap(track, other) for other in chosen):
             chosen.append(track)
     chosen.sort(key=lambda track: track.frames[0])
     lasting = [track for track in real if track in chosen or len(track.frames) >= _MIN_PART * frames]
@@ -277,6 +277,6 @@ def choose(tracks: list[Track], frames: int) -> Speaker | None:
     return Speaker(tuple(chosen), int(people), moves_most)
 
 
-def _meet(one: Track, other: Track) -> bool:
+def _overlap(first: Track, second: Track) -> bool:
     """Whether two tracks overlap in time."""
-    return one.frames[0] <= other.frames[-1] and other.frames[0] <= one.frames[-1]
+    return first.frames[0] <= second.frames[-1] and second.frames[0] <= first.frames[-1]

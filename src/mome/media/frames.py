@@ -1,4 +1,4 @@
-"""A file's pictures: one for each time of the 25 fps grid, upright and with square pixels."""
+"""The pictures of a file: one for each time k / 25 s of the clip, upright and with square pixels."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from mome.errors import MomeError
 from mome.media.decode import Damage, Media, packets
 from mome.media.limits import LONGEST_STILL, LONGEST_VIDEO
 
-# A timestamp may lie this far after a grid time and still count as shown at it: it absorbs the rounding of
+# Seconds that a timestamp may lie after a time k / 25 s and still count as shown at it. This absorbs the rounding of
 # containers with millisecond clocks, and stays below half the frame distance of 50 fps.
-_GRID_SLACK = 0.25 / FRAME_RATE
-# Packets may tell of so many seconds more than are shown on the grid.
+_SLACK = 0.25 / FRAME_RATE
+# Seconds by which the packets may last longer than the pictures shown.
 _PADDING = 1 / FRAME_RATE
 
 
 def check_video(media: Media, longest: float | None = None) -> None:
-    """Look at what the file says of its video, before anything is decoded.
+    """Check what the file declares about its video, before anything is decoded.
 
     Raises:
-        MomeError: its pictures are larger than can be read, it is cut off, stands still too long or lasts longer
+        MomeError: its pictures are too large, it is cut off, stands still too long or lasts longer
             than ``longest`` seconds.
     """
     if media.video is None:
@@ -80,14 +80,14 @@ def read_frames(media: Media, damage: Damage, longest: float | None = None) -> I
     """The frame shown at each time k / 25 s of the clip; the same object again while a frame lasts.
 
     A constant 25 fps video gives each frame once. A video that starts late repeats its first frame. Raises
-    :class:`MomeError` where :func:`check_video` does, as soon as more turns up than the file told of.
+    :class:`MomeError` as :func:`check_video` does, also for what only turns up while decoding.
     """
     if media.video is None:
         return
     check_video(media, longest)
     most = LONGEST_VIDEO if longest is None else min(longest, LONGEST_VIDEO)
     still, repeated, last = 0, 0, None
-    for count, frame in enumerate(_on_grid(media, damage), start=1):
+    for count, frame in enumerate(_at_frame_rate(media, damage), start=1):
         repeated, last = (repeated + 1 if frame is last else 0), frame
         still += repeated > FRAME_RATE
         if count > round(most * FRAME_RATE):
@@ -97,11 +97,12 @@ def read_frames(media: Media, damage: Damage, longest: float | None = None) -> I
         yield frame
 
 
-def _on_grid(media: Media, damage: Damage) -> Iterator[av.VideoFrame]:
+def _at_frame_rate(media: Media, damage: Damage) -> Iterator[av.VideoFrame]:
+    """The frame shown at each time k / 25 s of the clip, without limits."""
     shown: av.VideoFrame | None = None
     count, shown_at, end = 0, media.video_origin, media.video_origin
     for time, duration, frame in _timed_frames(media, damage):
-        while shown is not None and media.video_origin + count / FRAME_RATE + _GRID_SLACK < time:
+        while shown is not None and media.video_origin + count / FRAME_RATE + _SLACK < time:
             yield shown
             count += 1
         if shown is None:
@@ -109,16 +110,16 @@ def _on_grid(media: Media, damage: Damage) -> Iterator[av.VideoFrame]:
                 yield frame
                 count += 1
         shown, shown_at, end = frame, time, time + duration
-    # The last frame lasts as long as it says, and is shown at least at the grid time that it belongs to.
+    # The last frame lasts as long as it declares, and is shown at least once.
     total = round((end - media.video_origin) * FRAME_RATE)
-    total = max(total, int((shown_at - media.video_origin + _GRID_SLACK) * FRAME_RATE) + 1)
+    total = max(total, int((shown_at - media.video_origin + _SLACK) * FRAME_RATE) + 1)
     while shown is not None and count < total:
         yield shown
         count += 1
 
 
 def upright_size(frame: av.VideoFrame, pixel_aspect: Fraction | None) -> tuple[int, int]:
-    """(width, height) in square pixels of a frame as it should be seen."""
+    """(width, height) in square pixels of an upright frame."""
     width, height = frame.width, frame.height
     if pixel_aspect and pixel_aspect > 0:
         width = max(round(width * pixel_aspect), 1)
@@ -126,14 +127,14 @@ def upright_size(frame: av.VideoFrame, pixel_aspect: Fraction | None) -> tuple[i
 
 
 def upright(frame: av.VideoFrame, size: tuple[int, int], colours: str) -> np.ndarray:
-    """A frame as it should be seen: uint8, (height, width) for ``gray``, (height, width, 3) for ``bgr24``."""
+    """Convert a frame to an upright uint8 picture: (height, width) for ``gray``, (height, width, 3) for ``bgr24``."""
     turns = _quarter_turns(frame)
     width, height = size[::-1] if turns % 2 else size
-    # By itself PyAV 19 scales in threads that it keeps, and a process that is forked afterwards waits for them.
+    # By default PyAV 19 scales in threads that it keeps; a process forked later would wait for them for ever.
     picture = frame.to_ndarray(format=colours, width=width, height=height, threads=1)
     return np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture
 
 
 def _quarter_turns(frame: av.VideoFrame) -> int:
-    """Counter-clockwise quarter turns that the file asks for (phones store them beside the picture)."""
+    """Counter-clockwise quarter turns to the upright picture (phones store the rotation as metadata)."""
     return round(frame.rotation / 90) % 4

@@ -1,6 +1,6 @@
-"""Channels to one, and what must not go wrong at that: channels that cancel, and single samples gone wild.
+"""Mixing the channels of a file to one, with remedies for channels that cancel and for single wild samples.
 
-A remedy can only be known once all of a file has been heard, and is rarely needed: the file is then decoded again.
+Whether a remedy is needed is known only at the end of the file. That is rare; the file is then decoded once more.
 """
 
 from __future__ import annotations
@@ -10,42 +10,42 @@ from math import inf
 
 import numpy as np
 
-# The mean of channels that have nothing to do with one another keeps this power, taken as 1; less than half of it is
-# left where they cancel, of speech in opposite phase next to nothing.
+# Channels cancel if their mean keeps less than this share of the power that the mean of unrelated channels has. Speech
+# in opposite phase keeps almost none.
 _CANCELLED = 0.5
-# Channels may cancel in a part of the file only: in blocks that are left less than this and hold so much of the power.
+# They also cancel if this share of the power, _PART, is in blocks that each keep less than _LOST.
 _LOST, _PART = 0.1, 0.05
-# The centre is where films have their speech, if there is a tenth of the loudest channel's power in it.
+# Films have their speech in the centre channel; it is used if it has this share of the loudest channel's power.
 _CENTRE = 0.1
-# What counts is the difference over a millisecond: it leaves out what is below the voice, such as mains hum.
+# Powers are those of the difference over a millisecond, which leaves out what is below the voice, such as mains hum.
 _LAG = 0.001
-# Seconds of sound that are judged at once.
+# Seconds in a block.
 _BLOCK = 0.5
-# A block's level is what no more than so many of its samples exceed, such as those gone wild.
+# The level of a block is this quantile of its absolute samples, so that wild samples do not count.
 _LEVEL = 0.98
-# Samples are wild above eight times the level of the loudest block, but not below four times full scale.
+# Samples are wild above _CREST times the level of the loudest block, but never below _LEAST times full scale.
 _CREST, _LEAST = 8.0, 4.0
 
 
 @dataclass(frozen=True)
 class Remedy:
-    """How channels are made one: the mean of all or ``channel`` alone, of samples not above ``ceiling``."""
+    """How to mix channels: the mean of all, or ``channel`` alone; samples above ``ceiling`` become silence."""
 
     channel: int | None = None
     ceiling: float = inf
 
 
 class Levels:
-    """Makes one channel of several by a remedy, and finds out whether another is needed."""
+    """Mixes channels with a remedy, and finds out whether another remedy is needed."""
 
     def __init__(self, remedy: Remedy):
         self.remedy = remedy
         self.removed = 0
         self.powers: np.ndarray | None = None
         self.mixed = self.lost = 0.0
-        """Power of the mean of the channels, and that of all channels in blocks where they cancel."""
+        """Power of the mean of the channels, and power of all channels in blocks where they cancel."""
         self.before = (0.0, 0.0)
-        """Powers of all channels and of their mean when the block began."""
+        """Powers of all channels and of their mean at the start of the block."""
         self.centre: int | None = None
         self.peak = self.level = 0.0
         """Of the loudest sample, and of the loudest block."""
@@ -53,12 +53,12 @@ class Levels:
         self.waiting = 0
 
     def mono(self, samples: np.ndarray, rate: int, centre: int | None) -> np.ndarray:
-        """(channels, samples) float32 → (samples,) float32.
+        """Mix ``(channels, samples)`` float32 to ``(samples,)`` float32.
 
         Args:
-            samples: full scale is 1; anything that is no number becomes silence.
-            rate: in Hz.
-            centre: the centre channel, if there is one.
+            samples: full scale is 1; values that are not finite become silence.
+            rate: sample rate in Hz.
+            centre: index of the centre channel, if there is one.
         """
         samples = self._cleaned(samples)
         mix = samples.mean(axis=0, dtype=np.float32)
@@ -103,8 +103,8 @@ class Levels:
             self.mixed += float(_power(mix, lag))
 
     def needed(self) -> Remedy:
-        """The remedy that what has been heard calls for."""
-        if self.waiting and not self.level:  # shorter than a block, or silent until now
+        """The remedy that the sound so far calls for."""
+        if self.waiting and not self.level:  # shorter than a block, or silent so far
             self._judge_level()
         self._judge_powers()
         ceiling = max(_CREST * self.level, _LEAST)
@@ -124,16 +124,17 @@ class Levels:
         return int(powers.argmax())
 
     def notes(self) -> list[str]:
-        """What the remedy did, a clause each."""
+        """What the remedy changed, one clause each."""
         notes = []
         if self.removed:
             what = "sample is" if self.removed == 1 else "samples are"
-            notes.append(f"{self.removed} {what} no number or far louder than all else, taken as silence")
+            notes.append(f"{self.removed} {what} not finite or far louder than the rest, and set to silence")
         if self.remedy.channel is not None:
             notes.append(f"the channels of the sound cancel each other, so only channel {self.remedy.channel} is used")
         return notes
 
 
 def _power(waves: np.ndarray, lag: int) -> np.ndarray:
-    """Sum of squares of the last axis, without what changes slowly."""
-    return np.square(waves[..., lag:] - waves[..., :-lag], dtype=np.float64).sum(axis=-1)
+    """Sum of the squared differences over ``lag`` samples, along the last axis."""
+    power: np.ndarray = np.square(waves[..., lag:] - waves[..., :-lag], dtype=np.float64).sum(axis=-1)
+    return power

@@ -1,7 +1,7 @@
-"""How much of a file is read at most, so that no file asks for more memory or time than a machine has.
+"""Limits on the length and size of media files, so that no file exhausts the machine's memory.
 
-Sound costs 64 kB of memory a second, a mouth 230 kB; docs/media.md has measured figures. A file beyond a limit is
-refused with one line that names it, before anything is decoded where the file itself says how large it is.
+A second of sound takes 64 kB of memory, a second of mouth crops 230 kB; docs/media.md has measurements. A file beyond
+a limit is refused with an error of one line that names it, before anything is decoded if the file declares its size.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ LONGEST_SOUND = 4 * 3600.0
 LONGEST_VIDEO = 3600.0
 """Seconds of video."""
 LONGEST_STILL = 600.0
-"""Seconds that a video may stand still in all because frames are missing for a second or longer."""
+"""Seconds in all that a video may stand still because frames are missing for longer than a second."""
 SLOWEST_SOUND, FASTEST_SOUND = 4_000, 768_000
 """Sample rates in Hz."""
 MOST_CHANNELS = 64
@@ -22,7 +22,7 @@ MOST_PIXELS = 8192 * 4320
 
 
 def sound_excess(stream: av.AudioStream) -> str | None:
-    """What is too much about a stream of sound, as the end of a line; None: nothing."""
+    """Which limit a sound stream exceeds, as the end of an error message; None if it exceeds none."""
     rate, channels = stream.codec_context.sample_rate, stream.codec_context.layout.nb_channels
     if rate and not SLOWEST_SOUND <= rate <= FASTEST_SOUND:
         allowed = f"{SLOWEST_SOUND} to {FASTEST_SOUND} can be read"
@@ -33,7 +33,7 @@ def sound_excess(stream: av.AudioStream) -> str | None:
 
 
 def picture_excess(width: int, height: int) -> str | None:
-    """What is too much about pictures of this size, as the end of a line; None: nothing."""
+    """Which limit pictures of this size exceed, as the end of an error message; None if they exceed none."""
     if width * height <= MOST_PIXELS:
         return None
     return f"its pictures have {width}x{height} pixels, at most {MOST_PIXELS} in all can be read: scale it with ffmpeg"

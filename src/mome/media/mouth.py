@@ -1,4 +1,4 @@
-"""Five face points per frame to mouth crops: gaps filled, smoothed, aligned to a mean face."""
+"""Mouth crops from five face points per frame: gaps filled, points smoothed, faces aligned to a mean face."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _PLACE_RADIUS = 2
 
 
 def fill_gaps(points: np.ndarray) -> np.ndarray:
-    """Interpolate frames without points linearly; before the first and after the last, hold.
+    """Interpolate frames without points linearly; hold the first and the last points at the ends.
 
-    ``points``: (frames, 5, 2) with NaN where no face was found, at least one frame without. Returns a copy.
+    ``points``: (frames, 5, 2), NaN in frames without a face; at least one frame must have one. Returns a copy.
     """
     frames = np.arange(len(points))
     known = ~np.isnan(points).any(axis=(1, 2))
@@ -31,26 +31,28 @@ def fill_gaps(points: np.ndarray) -> np.ndarray:
 
 
 def moving_average(values: np.ndarray, radius: int) -> np.ndarray:
-    """Mean over the frames within ``radius`` of each frame (axis 0), fewer at the ends."""
+    """Mean over the frames within ``radius`` of each frame (axis 0), over fewer at the ends."""
     sums = np.cumsum(np.concatenate([np.zeros_like(values[:1]), values]), axis=0)
     frames = np.arange(len(values))
     first, last = np.maximum(frames - radius, 0), np.minimum(frames + radius + 1, len(values))
     counts = (last - first).reshape(-1, *[1] * (values.ndim - 1))
-    return (sums[last] - sums[first]) / counts
+    means: np.ndarray = (sums[last] - sums[first]) / counts
+    return means
 
 
 def smooth(points: np.ndarray) -> np.ndarray:
-    """Steady (frames, 5, 2) points: the shape over half a second, the position over five frames."""
+    """Smooth (frames, 5, 2) points: the shape over half a second, the position over five frames."""
     centres = points.mean(axis=1, keepdims=True)
-    return moving_average(points - centres, _SHAPE_RADIUS) + moving_average(centres, _PLACE_RADIUS)
+    smoothed: np.ndarray = moving_average(points - centres, _SHAPE_RADIUS) + moving_average(centres, _PLACE_RADIUS)
+    return smoothed
 
 
 def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """The 2 x 3 matrix of the turn, scale and shift that brings ``source`` nearest to ``target``.
+    """The 2 x 3 matrix of the rotation, scale and shift that fits ``source`` to ``target`` in least squares.
 
-    Both are (points, 2); nearest is meant in least squares. Never mirrors.
+    Both are (points, 2). Never mirrors.
     """
-    # As complex numbers a turn with scale is one factor, and least squares has a closed form.
+    # In complex numbers, rotation and scale are one factor, and least squares has a closed form.
     a, b = source @ [1, 1j], target @ [1, 1j]
     a0, b0 = a.mean(), b.mean()
     factor = np.vdot(a - a0, b - b0) / max(np.vdot(a - a0, a - a0).real, 1e-12)
@@ -61,7 +63,7 @@ def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
 def crop_matrix(points: np.ndarray) -> np.ndarray:
     """The 2 x 3 matrix from a frame's pixels to its mouth crop, given its five points (5, 2).
 
-    The face is brought to the mean face; the crop is centred between the mouth corners.
+    The face is aligned to the mean face; the crop is centred between the mouth corners.
     """
     matrix = similarity(points, MEAN_FACE)
     corners = points[3:].mean(axis=0)
@@ -70,7 +72,7 @@ def crop_matrix(points: np.ndarray) -> np.ndarray:
 
 
 def crop(grey: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """The (96, 96) uint8 mouth of a (height, width) uint8 grey frame; outside it, its edge is repeated."""
+    """The (96, 96) uint8 mouth crop of a (height, width) uint8 grey frame, whose edge pixels repeat outside it."""
     matrix = crop_matrix(points)
     scale = float(np.hypot(*matrix[:, 0]))
     if scale < 0.5:

@@ -1,4 +1,4 @@
-"""Noise mixed into speech at an exact signal-to-noise ratio, repeatably for each clip."""
+"""Mixing noise into speech at an exact signal-to-noise ratio, reproducibly for each clip."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from mome.errors import MomeError
 from mome.media.decode import Damage, naming, probe
 from mome.media.sound import read_audio
 
-# A stretch of noise counts as silent below this part of the whole recording's mean power (-20 dB).
+# A stretch of noise counts as silent below this share of the recording's mean power (-20 dB).
 _AUDIBLE = 0.01
 _DRAWS = 8
-# Noise in the spectrum of speech: samples of a window, and seconds in all.
+# Speech-shaped noise: samples of an analysis window, and seconds of the result.
 _WINDOW, _SHAPED_SECONDS = 512, 10
 LARGEST_SNR = 100.0
-"""Decibels; beyond this and its negative, one of the two is below float32's resolution of the other."""
+"""Decibels, of either sign: beyond it, speech or noise is below the other's float32 resolution."""
 
 
 def load_noise(path: str | Path) -> np.ndarray:
-    """The sound of a file as (samples,) float32, 16 kHz mono.
+    """Read the sound of a file as (samples,) float32, 16 kHz mono.
 
     Raises :class:`MomeError` naming the file if it cannot be read, is beyond the limits of :mod:`mome.media.limits`,
     has no sound or is silent throughout.
@@ -40,13 +40,13 @@ def load_noise(path: str | Path) -> np.ndarray:
 
 
 def clip_rng(seed: int, clip_id: str) -> np.random.Generator:
-    """Random numbers that depend on the seed and the clip's id only: the same in every run and order."""
+    """A random generator that depends on the seed and the clip's id only, not on the run or the order of clips."""
     digest = hashlib.blake2b(f"{seed}:{clip_id}".encode(), digest_size=16).digest()
     return np.random.default_rng(int.from_bytes(digest, "little"))
 
 
 def snr_db(speech: np.ndarray, noise: np.ndarray) -> float:
-    """Ratio in dB of the mean powers of two waveforms; infinite when one of them is silent."""
+    """Ratio of the mean powers of two waveforms in dB; infinite if one of them is silent."""
     with np.errstate(divide="ignore"):
         return float(10 * (np.log10(_power(speech)) - np.log10(_power(noise))))
 
@@ -56,8 +56,8 @@ def mix(speech: np.ndarray, noise: np.ndarray, snr_db: float, rng: np.random.Gen
 
     Both are (samples,) at the same rate. Noise that is shorter than the speech is repeated; stretches where
     the noise pauses are avoided. Returns (samples,) float32, as long as ``speech`` and not clipped: it may
-    leave [-1, 1]. Raises :class:`MomeError` if speech or noise is silent or empty, or the ratio is not
-    between -100 and 100 dB.
+    leave [-1, 1]. Raises :class:`MomeError` if speech or noise is silent or empty, or the ratio is not from
+    -100 to 100 dB.
     """
     if not abs(snr_db) <= LARGEST_SNR:
         raise MomeError(f"a signal-to-noise ratio of {snr_db} dB is not possible: give one from -100 to 100")
@@ -66,16 +66,17 @@ def mix(speech: np.ndarray, noise: np.ndarray, snr_db: float, rng: np.random.Gen
             raise MomeError(f"the {name} is silent: no signal-to-noise ratio can be set")
     stretch = _stretch(noise, len(speech), rng)
     gain = np.sqrt(_power(speech) / _power(stretch)) * 10 ** (-snr_db / 20)
-    return (speech.astype(np.float64) + gain * stretch).astype(np.float32)
+    mixed: np.ndarray = (speech.astype(np.float64) + gain * stretch).astype(np.float32)
+    return mixed
 
 
 def add_noise(clip: Clip, noise: np.ndarray, snr_db: float, seed: int, name: str | None = None) -> Clip:
-    """The clip with ``noise`` in its sound, see :func:`mix`; a clip without sound as it is.
+    """Mix ``noise`` into the sound of a clip, see :func:`mix`; a clip without sound is returned as it is.
 
     The stretch of noise depends on the seed and ``name`` alone, by default the clip's file name without its folder.
 
     Raises:
-        MomeError: naming the file; its sound or the noise is silent, or the ratio is not possible.
+        MomeError: the clip's sound or the noise is silent, or the ratio is not possible; names the file.
     """
     if clip.audio is None:
         return clip
@@ -88,9 +89,9 @@ def add_noise(clip: Clip, noise: np.ndarray, snr_db: float, seed: int, name: str
 
 
 def speech_shaped_noise(speech: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Ten seconds of steady noise with the long-term spectrum of ``speech``, both (samples,) float32 at 16 kHz.
+    """Make ten seconds of steady noise with the long-term spectrum of ``speech``, both (samples,) float32 at 16 kHz.
 
-    White noise is filtered by the root of the mean power spectrum of the speech over windows of 32 ms.
+    White noise is filtered with the square root of the speech's mean power spectrum over windows of 32 ms.
     """
     padded = np.pad(speech.astype(np.float64), _WINDOW)
     windows = sliding_window_view(padded, _WINDOW)[:: _WINDOW // 2] * np.hanning(_WINDOW)
@@ -106,7 +107,7 @@ def _power(wave: np.ndarray) -> float:
 
 
 def _stretch(noise: np.ndarray, samples: int, rng: np.random.Generator) -> np.ndarray:
-    """(samples,) float64 from a random place of the noise, audible if it can be found in a few draws."""
+    """``samples`` samples float64 from a random place of the noise, of a few draws the first that is audible."""
     last = len(noise) - samples
     starts = rng.integers(last + 1 if last >= 0 else len(noise), size=_DRAWS)
     loudest = int(np.argmax(np.abs(noise)))

@@ -1,4 +1,4 @@
-"""A file's sound: 16 kHz mono on the clip's clock, decoded and resampled piece by piece."""
+"""The sound of a file: 16 kHz mono on the clip's clock, decoded and resampled piece by piece."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from mome.media.decode import Damage, Media, packets
 from mome.media.levels import Levels, Remedy
 from mome.media.limits import LONGEST_SOUND
 
-# Sound whose timestamps jump forward by more than this is continued after silence, not joined.
+# Gaps in the timestamps of more seconds than this are filled with silence, shorter ones closed.
 _SOUND_GAP = 0.04
-# Packets may tell of so many seconds more than are heard: encoders pad both ends.
+# Seconds by which the packets may last longer than the sound: encoders pad both ends.
 _PADDING = 0.5
-# Seconds at the file's own rate that are resampled at once.
+# Seconds of sound that are resampled at once.
 _BLOCK = 30
-# Ratios of sample rates are exact up to this size, nearly so beyond it: filters stay short.
+# Ratios of sample rates are exact up to this denominator, and approximate beyond it to keep filters short.
 _LARGEST_RATIO = 50_000
-# PyAV's array of a frame with more planes than this reads memory that is not the frame's.
+# With more planes than this, PyAV's conversion to an array reads beyond the frame's memory.
 _MOST_PLANES = 7
 _ARRAYS = frozenset(("dbl", "dblp", "flt", "fltp", "s16", "s16p", "s32", "s32p", "u8", "u8p"))
 
 
 def read_audio(media: Media, damage: Damage, longest: float | None = None) -> np.ndarray | None:
-    """All sound of a file at 16 kHz, from the clip's t = 0 on.
+    """Read all sound of a file at 16 kHz, from the clip's t = 0 on.
 
-    Returns (samples,) float32 in [-1, 1], or None if the file has no sound. What starts late or is missing in
-    between is silence; sound that is louder than full scale is scaled down as a whole. Raises
-    :class:`MomeError` if its rate or channels are beyond the limits, if it is cut off, or if it lasts longer than
-    ``longest`` seconds, as far as possible before anything is decoded.
+    Returns (samples,) float32 in [-1, 1], or None if the file has no sound. A late start and gaps are filled with
+    silence; sound louder than full scale is scaled down as a whole. Raises :class:`MomeError` if the sample rate or
+    the number of channels is beyond the limits, the sound is cut off or lasts longer than ``longest`` seconds, as far
+    as possible before anything is decoded.
     """
     if media.audio is None:
         return None
@@ -49,9 +49,9 @@ def read_audio(media: Media, damage: Damage, longest: float | None = None) -> np
     media.check_complete(media.audio)
     remedy, levels = None, Levels(Remedy())
     while remedy != levels.remedy:
-        remedy, damage.seen, damage.lost = levels.remedy, 0, 0
+        remedy, damage.packets, damage.lost = levels.remedy, 0, 0
         wave = _read(media, damage, levels, most)
-        damage.mended = levels.notes()
+        damage.repairs = levels.notes()
         levels = Levels(levels.needed())
     if wave is None:
         return None
@@ -71,7 +71,7 @@ def _too_long(media: Media, seconds: float, most: float) -> MomeError:
 
 
 def _read(media: Media, damage: Damage, levels: Levels, most: float) -> np.ndarray | None:
-    """The sound at 16 kHz with one remedy; None if there is none."""
+    """The sound at 16 kHz, mixed by the remedy of ``levels``; None if there is none."""
     assert media.audio is not None
     wave = _Growing(media, most)
     stretch: _Stretch | None = None
@@ -90,16 +90,16 @@ def _read(media: Media, damage: Damage, levels: Levels, most: float) -> np.ndarr
         wave.append(stretch.ready())
     if stretch is not None:
         wave.append(stretch.rest())
-    return wave.whole()
+    return wave.finish()
 
 
 def _centre(layout: av.AudioLayout) -> int | None:
-    """The channel that films have their speech in."""
+    """Index of the front centre channel, in which films have their speech."""
     return next((number for number, channel in enumerate(layout.channels) if channel.name == "FC"), None)
 
 
 class _Waves:
-    """Frames as arrays, whatever their format and number of channels."""
+    """Converts frames of any sample format and number of channels to arrays."""
 
     def __init__(self) -> None:
         self.packers: dict[tuple[str, str, int], av.AudioResampler] = {}
@@ -121,7 +121,7 @@ class _Waves:
             return samples.astype(np.float32, copy=False)
 
     def _packed(self, frame: av.AudioFrame) -> np.ndarray:
-        """FFmpeg's own conversion to one plane of float32."""
+        """Convert a frame to a single plane of float32 with FFmpeg."""
         key = (frame.format.name, frame.layout.name, frame.sample_rate)
         if key not in self.packers:
             self.packers[key] = av.AudioResampler(format="flt")
@@ -129,14 +129,14 @@ class _Waves:
 
 
 class _Stretch:
-    """Sound without gaps, resampled as it comes; ``start`` and ``end`` are times of its first and next sample."""
+    """Sound without gaps, resampled as it arrives; ``start`` and ``end`` are the times of its first and next sample."""
 
     def __init__(self, start: float, rate: int):
         self.start, self.rate = start, rate
         small, large = sorted((SAMPLE_RATE, rate))
         ratio = Fraction(small, large).limit_denominator(_LARGEST_RATIO)
         self.up, self.down = sorted(ratio.as_integer_ratio(), reverse=rate < SAMPLE_RATE)
-        # The filter reaches so many samples to either side; blocks begin where an output lies on an input sample.
+        # Samples that the filter reaches to either side; blocks begin where an output sample lies on an input sample.
         self.reach = self.down * ceil(10 * max(self.up, self.down) / (self.up * self.down))
         self.block = self.down * ceil(_BLOCK * rate / self.down)
         self.samples = self.before = self.waiting = 0
@@ -152,7 +152,7 @@ class _Stretch:
         self.waiting += len(chunk)
 
     def ready(self) -> Iterator[np.ndarray]:
-        """What can be resampled now, in blocks that are bit for bit what all at once would give."""
+        """Resample as many full blocks as there are; the result is bit for bit that of resampling all at once."""
         while self.waiting >= self.before + self.block + self.reach:
             sound, size = np.concatenate(self.chunks), self.before + self.block
             yield self._resampled(sound[: size + self.reach])[self._out(self.before) : self._out(size)]
@@ -161,21 +161,22 @@ class _Stretch:
             self.waiting = len(self.chunks[0])
 
     def rest(self) -> Iterator[np.ndarray]:
-        """What is left at the end."""
+        """Resample the remaining samples."""
         yield self._resampled(np.concatenate(self.chunks))[self._out(self.before) :]
 
     def _out(self, samples: int) -> int:
         return samples // self.down * self.up
 
     def _resampled(self, sound: np.ndarray) -> np.ndarray:
-        """The filter has no delay, so the first sample stays where it is."""
+        """``sound`` at 16 kHz; the filter has no delay, so the first sample stays in its place."""
         if self.up == self.down:
             return sound
-        return resample_poly(sound, self.up, self.down).astype(np.float32, copy=False)
+        resampled: np.ndarray = resample_poly(sound, self.up, self.down).astype(np.float32, copy=False)
+        return resampled
 
 
 class _Growing:
-    """The sound at 16 kHz: it gets longer in place, with half of the memory of pieces joined at the end."""
+    """The sound at 16 kHz, extended in place: half the memory of joining all pieces at the end."""
 
     def __init__(self, media: Media, most: float):
         self.media, self.most = media, most
@@ -183,7 +184,7 @@ class _Growing:
         self.length = self.skipped = 0
 
     def place(self, at: int) -> None:
-        """Go on at this sample: after silence, or, at the beginning, with what comes before 0 left out."""
+        """Continue at sample ``at``, after silence; at the beginning, samples before 0 will be skipped."""
         if at > self.length:
             self._grow(at)
         elif not self.length:
@@ -204,6 +205,7 @@ class _Growing:
             self.wave.resize(length + 60 * SAMPLE_RATE, refcheck=False)
         self.length = length
 
-    def whole(self) -> np.ndarray | None:
+    def finish(self) -> np.ndarray | None:
+        """``(samples,)`` float32; None if nothing was appended."""
         self.wave.resize(self.length, refcheck=False)
         return self.wave if self.length else None

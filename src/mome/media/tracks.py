@@ -1,27 +1,32 @@
-"""The streams of a file that are read: which ones, and what the file says about them."""
+"""The tracks of a file to read, and what the file declares about them."""
 
 from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import av
+from av.audio.stream import AudioStream
 from av.container import InputContainer
-from av.stream import Disposition
+from av.stream import Disposition, Stream
+from av.video.stream import VideoStream
 
 from mome.errors import MomeError
 from mome.media.clock import Clock
 from mome.media.limits import picture_excess, sound_excess
 
-# To FFmpeg these are video, and not to us.
+# FFmpeg counts these as video streams.
 _PICTURES = Disposition.attached_pic | Disposition.still_image | Disposition.timed_thumbnails
 
-# The sound of a RIFF file begins within so many bytes. Sizes from half of the greatest on stand for an unknown one.
+# Bytes within which the sound of a RIFF file begins, and the least of the sizes that stand for an unknown one.
 _HEAD, _UNKNOWN = 65_536, 0x7FFF0000
+
+_S = TypeVar("_S", AudioStream, VideoStream)
 
 
 @dataclass(frozen=True)
@@ -29,43 +34,43 @@ class Track:
     """One stream of sound or video."""
 
     index: int
-    """Among all streams of the file."""
+    """Index in the list of all streams of the file."""
     clock: Clock
     start: float = 0.0
-    """Seconds on the file's clock at which it says that it starts."""
+    """Seconds on the file's clock at which it starts."""
     declared: float | None = None
-    """Seconds that it says it lasts, in files of a kind that knows; of others FFmpeg guesses from the bit rate."""
+    """Declared length in seconds; None in formats without one, for which FFmpeg guesses from the bit rate."""
     excess: str | None = None
-    """What is beyond the limits of :mod:`mome.media.limits`, as the end of a line."""
+    """Which limit of :mod:`mome.media.limits` it exceeds, as the end of an error message."""
     choice: str | None = None
-    """That it was chosen among several, and which, as the end of a line."""
+    """Which of several tracks it is, as the end of a warning."""
     aspect: Fraction | None = None
-    """Width of a pixel divided by its height; None: square, or sound."""
+    """Width of a pixel divided by its height; None for square pixels, and for sound."""
 
 
-def sound_tracks(path: Path, container: InputContainer, wanted: int | None) -> list[Track]:
-    """The tracks of sound, best first: as FFmpeg chooses, by default mark, then by channels.
+def sound_tracks(path: Path, container: InputContainer, audio_track: int | None) -> list[Track]:
+    """The sound tracks, best first: default tracks before others, then by number of channels, as FFmpeg chooses.
 
     Args:
-        path: the file, for the message.
-        container: it, opened.
-        wanted: the one track to use, counted from 0; None: any.
+        path: the file, for messages.
+        container: the opened file.
+        audio_track: index of the only track to use, from 0; None: any.
 
     Raises:
-        MomeError: there is no track of that number.
+        MomeError: there is no such track.
     """
     streams = _known(container.streams.audio)
-    if wanted is None:
+    if audio_track is None:
         rank = [(_default(stream), stream.codec_context.layout.nb_channels) for stream in streams]
         numbers = sorted(range(len(streams)), key=lambda number: rank[number], reverse=True)
-    elif type(wanted) is not int:
-        raise MomeError(f"audio_track={wanted!r} is not possible: give the number of a sound track, counted from 0")
-    elif 0 <= wanted < len(streams):
-        numbers = [wanted]
+    elif type(audio_track) is not int:
+        raise MomeError(f"{audio_track=} is not possible: give the number of a sound track, counted from 0")
+    elif 0 <= audio_track < len(streams):
+        numbers = [audio_track]
     else:
         has = f"{len(streams)} sound tracks, numbered from 0" if streams else "no sound"
-        raise MomeError(f"{path} has no sound track {wanted}: it has {has}")
-    several = wanted is None and len(streams) > 1
+        raise MomeError(f"{path} has no sound track {audio_track}: it has {has}")
+    several = audio_track is None and len(streams) > 1
     names = ", ".join(_name(number, stream) for number, stream in enumerate(streams))
     hint = f"has {len(streams)} sound tracks ({names}); using {{}}, --audio-track chooses another"
     return [
@@ -75,7 +80,7 @@ def sound_tracks(path: Path, container: InputContainer, wanted: int | None) -> l
 
 
 def video_tracks(container: InputContainer) -> list[Track]:
-    """The tracks of video without cover art, best first: by default mark, then by size."""
+    """The video tracks without cover art, best first: default tracks before others, then by size."""
     streams = [stream for stream in _known(container.streams.video) if not stream.disposition & _PICTURES]
     order = sorted(streams, key=lambda stream: (_default(stream), stream.width * stream.height), reverse=True)
     return [
@@ -94,7 +99,7 @@ def video_tracks(container: InputContainer) -> list[Track]:
 
 def _track(
     container: InputContainer,
-    stream: Any,
+    stream: AudioStream | VideoStream,
     excess: str | None,
     choice: str | None,
     aspect: Fraction | None = None,
@@ -103,28 +108,28 @@ def _track(
     return Track(stream.index, Clock(), start, _declared(container, stream, start), excess, choice, aspect)
 
 
-def _known(streams: Any) -> list[Any]:
-    """Those of a codec that FFmpeg has."""
+def _known(streams: Iterable[_S]) -> list[_S]:
+    """The streams whose codec FFmpeg has."""
     return [stream for stream in streams if stream.codec_context is not None]
 
 
-def _default(stream: Any) -> bool:
+def _default(stream: Stream) -> bool:
     return bool(stream.disposition & Disposition.default)
 
 
-def _name(number: int, stream: Any) -> str:
+def _name(number: int, stream: Stream) -> str:
     words = (stream.metadata.get("language"), stream.metadata.get("title"))
     said = " ".join(word for word in words if word and word != "und")
     return f"{number}: {said}" if said else str(number)
 
 
-def _declared(container: InputContainer, stream: Any, start: float) -> float | None:
+def _declared(container: InputContainer, stream: AudioStream | VideoStream, start: float) -> float | None:
     kinds = container.format.name.split(",")
-    if "wav" in kinds and stream.codec_context.name.startswith("pcm_"):  # others have a bit rate that varies
+    if "wav" in kinds and stream.codec_context.name.startswith("pcm_"):  # other codecs vary their bit rate
         return _declared_wave(container, stream)
     if "mp4" in kinds:
         return float(stream.duration * stream.time_base) if stream.duration and stream.time_base else None
-    # Matroska tells when a stream ends on the file's clock, in a tag that may be left from another file.
+    # Matroska has a tag for when a stream ends on the file's clock; it may be left over from another file.
     tag = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", stream.metadata.get("DURATION", "").strip())
     if "matroska" not in kinds or tag is None or not container.duration:
         return None
@@ -132,8 +137,8 @@ def _declared(container: InputContainer, stream: Any, start: float) -> float | N
     return max(min(end, container.duration / av.time_base) - max(start, 0.0), 0.0)
 
 
-def _declared_wave(container: InputContainer, stream: Any) -> float | None:
-    """Seconds by the size in the head of a RIFF file, which a program that writes to a pipe cannot know."""
+def _declared_wave(container: InputContainer, stream: AudioStream | VideoStream) -> float | None:
+    """Length in seconds by the size in a RIFF header; None if unknown, as when it was written to a pipe."""
     with Path(container.name.removeprefix("file:")).open("rb") as file:
         head = file.read(_HEAD)
     place = 12
@@ -146,8 +151,8 @@ def _declared_wave(container: InputContainer, stream: Any) -> float | None:
     return None
 
 
-def declared_whole(container: InputContainer, tracks: list[Track]) -> float | None:
-    """Seconds that the tracks last together by what the file says as a whole; None where that is not known."""
+def declared_duration(container: InputContainer, tracks: list[Track]) -> float | None:
+    """Declared seconds from the first start to the last end of all tracks; None if the file has no such figure."""
     kinds = container.format.name.split(",")
     if not container.duration or len(container.streams) != len(tracks) or {"mp4", "matroska"}.isdisjoint(kinds):
         return None

@@ -1,4 +1,4 @@
-"""Synthetic clips: a talking mouth that says a GRID sentence (``pip install 'mome[synthesis]'``)."""
+"""Synthetic clips of a mouth that speaks a GRID sentence (``pip install 'mome[synthesis]'``)."""
 
 from mome.synthesis.clip import SyntheticClip, synthesize, write_clip
 from mome.synthesis.espeak import VOICES, Phoneme

@@ -1,4 +1,4 @@
-"""A talking mouth for a GRID sentence: speech and matching lip pictures, made from nothing but a seed."""
+"""Synthesize a clip of a GRID sentence: speech and pictures of the lips that match it, from a seed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mome.synthesis.visemes import Manner, lip_track
 from mome.text.grid import check_sentence
 
 SHORTEST, LONGEST = 2.0, 3.6
-"""The bounds of a synthetic clip's length in seconds."""
+"""Bounds of a clip's length in seconds."""
 
 _AUDIO_BITS, _VIDEO_BITS = 96_000, 400_000
 
@@ -30,10 +30,15 @@ _SPELLED = {"a": "[['eI]]", "z": "[[z'Ed]]"}
 
 @dataclass(frozen=True)
 class SyntheticClip:
-    """One synthesized clip: ``audio`` float32 ``(samples,)`` at 16 kHz, ``mouth`` uint8 ``(frames, 96, 96)``.
+    """A synthesized clip; all times are in seconds from its start.
 
-    Frames come at 25 a second and ``samples == 640 * frames``.  ``phonemes`` cover the spoken part and
-    ``words`` are ``(start, end, word)``, all times in seconds from the start of the clip.
+    Attributes:
+        audio: ``(samples,)`` float32 at 16 kHz; ``samples == 640 * frames``.
+        mouth: ``(frames, 96, 96)`` uint8 at 25 frames a second.
+        phonemes: the phonemes of the spoken part.
+        words: ``(start, end, word)`` of each word.
+        text: the sentence.
+        voice: one of :data:`VOICES`.
     """
 
     audio: np.ndarray
@@ -50,13 +55,19 @@ class SyntheticClip:
 
 
 def synthesize(text: str, voice: str | None = None, seed: int = 0) -> SyntheticClip:
-    """Speak the GRID sentence ``text`` and draw the mouth that says it.
+    """Speak the GRID sentence ``text`` and draw the mouth that speaks it.
 
-    ``voice`` is one of :data:`VOICES`; without it the seed draws one.  The seed also draws how it is spoken
-    (speed, pitch, pauses), the silence around it, the room and the face, whatever the sentence: the same
-    seed is the same talker.  The same arguments give the same clip, bit for bit.  Raises
-    :class:`MomeError` for a sentence outside the grammar, an unknown voice, a negative seed or a missing
-    ``espeakng-loader``.
+    The same arguments give the same clip, bit for bit.
+
+    Args:
+        text: the sentence.
+        voice: one of :data:`VOICES`; by default the seed draws one.
+        seed: draws the speed, pitch and pauses of the speech, the silence around it, the room and the face. It does so
+            independently of the sentence: the same seed is the same talker.
+
+    Raises:
+        MomeError: the sentence is not in the grammar, the voice is unknown, the seed is negative, or
+            ``espeakng-loader`` is missing.
     """
     text = check_sentence(text)
     if seed < 0:
@@ -103,7 +114,7 @@ def synthesize(text: str, voice: str | None = None, seed: int = 0) -> SyntheticC
 
 
 def _silence_around(spoken: float, rng: np.random.Generator) -> tuple[float, int]:
-    """Draw the silence before ``spoken`` seconds of speech, and the clip's length in frames."""
+    """Draw the seconds of silence before ``spoken`` seconds of speech, and the clip's length in frames."""
     before, after = float(rng.uniform(0.15, 0.8)), float(rng.uniform(0.15, 0.8))
     length = min(max(before + spoken + after, SHORTEST), LONGEST)
     before = max(min(before, length - spoken - 0.1), 0.05)
@@ -111,7 +122,7 @@ def _silence_around(spoken: float, rng: np.random.Generator) -> tuple[float, int
 
 
 def _resampled(samples: np.ndarray, sample_rate: int) -> np.ndarray:
-    """Bring float samples at ``sample_rate`` Hz to 16 kHz, float64."""
+    """Resample float samples at ``sample_rate`` Hz to 16 kHz, float64."""
     common = math.gcd(SAMPLE_RATE, sample_rate)
     resampled: np.ndarray = signal.resample_poly(
         samples.astype(np.float64), SAMPLE_RATE // common, sample_rate // common
@@ -120,9 +131,9 @@ def _resampled(samples: np.ndarray, sample_rate: int) -> np.ndarray:
 
 
 def _recorded(speech: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Colour ``speech`` (float, 16 kHz, silence included) as a random microphone and room would.
+    """Apply a random microphone and room to ``speech`` (float, 16 kHz, with the silence around it).
 
-    Returns float32 of the same length, not delayed, its peak below 1.
+    Returns float32 of the same length, without delay, with a peak below 1.
     """
     tones = np.linspace(0.0, 1.0, 9)
     gains = 10 ** (rng.uniform(-4.0, 4.0, len(tones)) / 20)
@@ -148,10 +159,10 @@ def _recorded(speech: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def write_clip(clip: SyntheticClip, path: Path) -> None:
-    """Write ``clip`` as MP4: H.264 (MPEG-4 where PyAV lacks x264) at 25 fps and AAC mono at 16 kHz.
+    """Write ``clip`` as MP4: H.264 (MPEG-4 if PyAV has no x264) at 25 fps, and AAC mono at 16 kHz.
 
-    The file appears under its name only once it is complete.  Raises :class:`MomeError` when ``path`` cannot
-    be written.
+    The file is written completely or not at all. Raises :class:`MomeError` if ``path`` is not an MP4 file name or
+    cannot be written.
     """
     path = Path(path)
     if path.suffix.lower() not in {".mp4", ".m4v", ".mov"}:
@@ -174,7 +185,7 @@ def _encode(clip: SyntheticClip, path: Path) -> None:
             picture.bit_rate = _VIDEO_BITS
         sound = container.add_stream("aac", rate=SAMPLE_RATE, layout="mono")
         sound.bit_rate = _AUDIO_BITS
-        # One thread each: the order in which several end would show in the file.
+        # One thread each: with several, the file would depend on the order in which they finish.
         picture.codec_context.thread_count = sound.codec_context.thread_count = 1
 
         for index, grey in enumerate(clip.mouth):

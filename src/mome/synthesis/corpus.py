@@ -1,15 +1,14 @@
-"""A small corpus of synthetic clips, to try training and evaluation on."""
+"""A small corpus of synthetic clips for trying out training and evaluation."""
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
 
 import numpy as np
 
+from mome.data.manifests import ManifestRow, write_manifest
 from mome.errors import MomeError
-from mome.files import disk_errors, write_text
+from mome.files import disk_errors
 from mome.synthesis import synthesize, write_clip
 from mome.text.grid import random_sentence
 
@@ -17,21 +16,21 @@ MOST_CLIPS = 10_000
 
 
 def synthesize_corpus(folder: Path, count: int, voice: str | None = None, seed: int = 0) -> Path:
-    """Write clips of different random GRID sentences and their manifest, a CSV file, to a folder.
+    """Write clips of random GRID sentences, all different, and their manifest.
 
     Of ten clips, eight are in the split train, one in valid and one in test.
 
     Args:
-        folder: made if it is not there; ``000000.mp4``, ``000001.mp4``, … and ``manifest.csv`` are written to it.
+        folder: created if missing; gets ``000000.mp4``, ``000001.mp4``, … and ``manifest.csv``.
         count: number of clips.
-        voice: who speaks; by default each clip's seed draws one.
-        seed: draws the sentences; clip ``i`` has the seed ``seed + i``.
+        voice: the voice of all clips; by default each clip's seed draws one.
+        seed: draws the sentences; clip ``i`` is synthesized with ``seed + i``.
 
     Returns:
-        The manifest.
+        The path of the manifest.
 
     Raises:
-        MomeError: the number is not possible, a file cannot be written, or see :func:`~mome.synthesis.synthesize`.
+        MomeError: ``count`` is out of range, a file cannot be written, or :func:`~mome.synthesis.synthesize` fails.
     """
     if not 1 <= count <= MOST_CLIPS:
         raise MomeError(f"{count} clips are not possible: give a number from 1 to {MOST_CLIPS}")
@@ -40,13 +39,11 @@ def synthesize_corpus(folder: Path, count: int, voice: str | None = None, seed: 
         texts[random_sentence(rng)] = None
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    sheet = io.StringIO()
-    rows = csv.writer(sheet, lineterminator="\n")
-    rows.writerow(("id", "path", "split", "text"))
+    rows = []
     for number, text in enumerate(texts):
-        name = f"{number:06d}"
-        write_clip(synthesize(text, voice, seed + number), folder / f"{name}.mp4")
-        rows.writerow((name, f"{name}.mp4", {8: "valid", 9: "test"}.get(number % 10, "train"), text))
+        path = folder / f"{number:06d}.mp4"
+        write_clip(synthesize(text, voice, seed + number), path)
+        rows.append(ManifestRow(path.stem, path, {8: "valid", 9: "test"}.get(number % 10, "train"), text))
     manifest = folder / "manifest.csv"
-    write_text(manifest, sheet.getvalue())
+    write_manifest(manifest, rows)
     return manifest

@@ -1,9 +1,8 @@
-"""Speech from espeak-ng: samples, phonemes and words with their times.
+"""Speech synthesis with espeak-ng: samples, and phonemes and words with their times.
 
-The library (GPL) is not part of this package: it is loaded at run time from the optional wheel
-``espeakng-loader``.  It keeps its filters and wave phase in process-wide variables, so it is loaded afresh
-for every utterance, which takes under a millisecond, and its noise generators are seeded: the samples then
-depend on nothing but the arguments.
+The library (GPL) is not part of this package: it is loaded at run time from the optional wheel ``espeakng-loader``.
+It keeps the state of its filters and oscillators in global variables. To make the samples depend on the arguments only,
+it is loaded anew for every utterance, which takes less than a millisecond, and its noise generators are seeded.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ ACCENTS: dict[str, str] = {
     "en-us-nyc": "gmw/en-US-nyc",
     "en-029": "gmw/en-029",
 }
-"""Accent name to the voice file of espeak-ng."""
+"""The voice file of espeak-ng for each accent."""
 
 VARIANTS: tuple[str, ...] = (
     *("m1", "m2", "m3", "m4", "m5", "m6", "m7", "m8", "f1", "f2", "f3", "f4", "f5"),
@@ -43,12 +42,12 @@ VARIANTS: tuple[str, ...] = (
     *("benjamin", "david", "edward", "john", "linda", "marcelo", "max", "michel", "miguel", "norbert"),
     *("pablo", "pedro", "quincy", "rob", "robert", "sandro", "travis", "victor"),
 )
-"""Voice variants of espeak-ng that sound like a person speaking (no robots, whispers or creatures)."""
+"""The voice variants of espeak-ng that sound like people (no robots, whispers or creatures)."""
 
 VOICES: tuple[str, ...] = tuple(
     name for accent in ACCENTS for name in (accent, *(f"{accent}+{variant}" for variant in VARIANTS))
 )
-"""Every voice name: an accent, or an accent and a variant as in ``en-gb+f2``."""
+"""All voices: an accent, or an accent with a variant as in ``en-gb+f2``."""
 
 _AUDIO_SYNCHRONOUS = 2
 _PHONEME_EVENTS, _DONT_EXIT = 0x0001, 0x8000
@@ -62,7 +61,7 @@ _LOCK = threading.Lock()
 
 @dataclass(frozen=True)
 class Phoneme:
-    """One speech sound: espeak-ng's mnemonic without stress, its times in seconds, the index of its word."""
+    """One speech sound: espeak-ng's mnemonic without stress, start and end in seconds, the index of its word."""
 
     symbol: str
     start: float
@@ -72,9 +71,9 @@ class Phoneme:
 
 @dataclass(frozen=True)
 class Utterance:
-    """Speech as espeak-ng made it.
+    """The output of espeak-ng: ``samples`` float32 in [-1, 1] at ``sample_rate`` Hz, phonemes, and words.
 
-    ``samples`` is float32 in -1..1 at ``sample_rate`` Hz; ``words`` are ``(start, end)`` in seconds.
+    ``words`` are ``(start, end)`` in seconds.
     """
 
     samples: np.ndarray
@@ -104,12 +103,12 @@ _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctype
 
 
 def check_voice(voice: str) -> str:
-    """Return ``voice`` as :data:`VOICES` spells it; raise :class:`MomeError` with the nearest if unknown."""
+    """Return ``voice`` as spelled in :data:`VOICES`; raise :class:`MomeError` with a suggestion if it is unknown."""
     by_lower = {name.lower(): name for name in VOICES}
-    wanted = voice.strip().lower()
-    if wanted in by_lower:
-        return by_lower[wanted]
-    close = difflib.get_close_matches(wanted, by_lower, n=1, cutoff=0.4)
+    lower = voice.strip().lower()
+    if lower in by_lower:
+        return by_lower[lower]
+    close = difflib.get_close_matches(lower, by_lower, n=1, cutoff=0.4)
     hint = f"did you mean '{by_lower[close[0]]}'? " if close else ""
     raise MomeError(
         f"voice '{voice}' is not known: {hint}A voice is an accent ({', '.join(ACCENTS)}), "
@@ -126,11 +125,17 @@ def speak(
     pitch_range: int = 50,
     word_gap: int = 0,
 ) -> Utterance:
-    """Speak ``words``, each plain text or phonemes as in ``[['eI]]``, without a pause at either end.
+    """Speak ``words`` without a pause at either end; the same arguments give the same samples, bit for bit.
 
-    ``rate`` is in words a minute, ``pitch`` and ``pitch_range`` run from 0 to 99 and ``word_gap`` is a pause
-    between words in hundredths of a second.  The same arguments give the same samples, bit for bit.
-    Raises :class:`MomeError` for an unknown voice, when espeakng-loader is missing or when espeak-ng fails.
+    Args:
+        words: each plain text, or phonemes as in ``[['eI]]``.
+        voice: one of :data:`VOICES`.
+        rate: words a minute.
+        pitch, pitch_range: from 0 to 99.
+        word_gap: pause between words in hundredths of a second.
+
+    Raises:
+        MomeError: the voice is unknown, ``espeakng-loader`` is missing or espeak-ng fails.
     """
     accent, _, variant = check_voice(voice).partition("+")
     name = ACCENTS[accent] + (f"+{variant}" if variant else "")
@@ -189,7 +194,7 @@ def speak(
 def _timing(
     events: list[tuple[int, int, str]], length: int, sample_rate: int
 ) -> tuple[tuple[Phoneme, ...], tuple[tuple[float, float], ...]]:
-    """Turn espeak-ng's marks into phonemes; the closure before a word's first sound belongs to that sound."""
+    """Convert espeak-ng's events to phonemes and words; a closure before a word's first sound belongs to it."""
     marks: list[tuple[int, str, int]] = []
     word, opening = -1, None
     for kind, sample, symbol in events:
@@ -215,7 +220,7 @@ def _timing(
 
 
 def _locate() -> tuple[str, str]:
-    """Return the paths of the library and of its data, the latter short enough for espeak-ng to hold."""
+    """Return the paths of the library and of its data; espeak-ng cannot hold long data paths."""
     try:
         loader = importlib.import_module("espeakng_loader")
     except ImportError:
@@ -227,6 +232,7 @@ def _locate() -> tuple[str, str]:
 
 @functools.cache
 def _short(path: str) -> str:
+    """The path, or that of a link to it if it is long."""
     if len(os.fsencode(path)) <= _LONGEST_PATH:
         return path
     link = Path(tempfile.mkdtemp(prefix="mome-")) / "espeak-ng-data"
@@ -235,7 +241,7 @@ def _short(path: str) -> str:
 
 
 def _settle_noise(library: ctypes.CDLL) -> None:
-    """Seed espeak-ng's noise, which starts from the clock, and the C library's, which Klatt voices use."""
+    """Seed the noise of espeak-ng, by default seeded by the clock, and of the C library, used by Klatt voices."""
     for name, kind in (("espeak_ng_SetRandSeed", ctypes.c_long), ("srand", ctypes.c_uint)):
         seed = getattr(library, name, None)
         if seed is not None:

@@ -1,7 +1,7 @@
-"""Grey pictures of a mouth drawn from lip parameters: skin, lips, teeth and tongue of one talker.
+"""Drawing grey pictures of a mouth from lip parameters: skin, lips, teeth and tongue of one talker.
 
-Everything is drawn upright in face units (one unit is one pixel of a frame of average scale, the mouth at the
-origin, y downwards) on a canvas of twice the resolution, and brought into the frame by one warp.
+All parts are drawn upright on a canvas of twice the resolution, and one warp maps the canvas to the frame. Lengths are
+in face units: a unit is a pixel of a frame of average scale, with the mouth at the origin and y downwards.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _ROI = (
 
 @dataclass(frozen=True)
 class Face:
-    """One talker's mouth and camera: lengths in face units (about a pixel), tones in grey levels 0..255."""
+    """The mouth and camera of one talker: lengths in face units (about a pixel), tones in grey levels 0..255."""
 
     half_width: float
     upper_lip: float
@@ -60,7 +60,7 @@ class Face:
 
 
 def random_face(rng: np.random.Generator) -> Face:
-    """Draw a face, its place in the frame, its light and its camera."""
+    """Draw a random face, its place in the frame, its light and its camera."""
     skin = float(rng.uniform(85, 200))
     lip = skin * float(rng.uniform(0.58, 0.82))
     rates, phases = rng.uniform(0.1, 0.45, 3), rng.uniform(0, 2 * np.pi, 3)
@@ -96,9 +96,9 @@ def random_face(rng: np.random.Generator) -> Face:
 
 
 def draw_mouth(face: Face, track: np.ndarray) -> np.ndarray:
-    """Draw one frame for each row of ``track`` (float ``(frames, 7)``, columns as in ``visemes.CHANNELS``).
+    """Draw a frame for each row of ``track``, ``(frames, 7)`` float with columns as in ``visemes.CHANNELS``.
 
-    Returns uint8 ``(frames, 96, 96)``, the mouth near the middle.
+    Returns ``(frames, 96, 96)`` uint8 with the mouth near the middle. Raises ValueError for another shape.
     """
     if track.ndim != 2 or track.shape[1] != len(CHANNELS):
         raise ValueError(f"a lip track is (frames, {len(CHANNELS)}), this one is {track.shape}")
@@ -192,7 +192,7 @@ def _draw(canvas: np.ndarray, lips: np.ndarray, face: Face, shape: _Shape) -> No
 
 
 def _draw_inside(canvas: np.ndarray, face: Face, shape: _Shape) -> None:
-    """Paint cavity, teeth and tongue, cut off by the lips' inner outline."""
+    """Paint cavity, teeth and tongue within the inner outline of the lips."""
     mask = np.zeros_like(canvas)
     _fill(
         mask,
@@ -256,7 +256,7 @@ def _line(canvas: np.ndarray, shape: _Shape, face: Face) -> None:
 
 
 def _skin(face: Face, rng: np.random.Generator) -> np.ndarray:
-    """The face without its mouth, uint8 ``(_CANVAS, _CANVAS)``."""
+    """The face without its mouth, ``(_CANVAS, _CANVAS)`` uint8."""
     y, x = (np.mgrid[0:_CANVAS, 0:_CANVAS].astype(np.float32) - _CENTRE) / _SUPER
     tone = np.full((_CANVAS, _CANVAS), face.skin, dtype=np.float32)
 
@@ -286,20 +286,20 @@ def _skin(face: Face, rng: np.random.Generator) -> np.ndarray:
 
 
 def _lip_texture(face: Face, rng: np.random.Generator) -> np.ndarray:
-    """Upright wrinkles to add to the lips, int16 like the canvas."""
+    """Vertical wrinkles to add to the lips, ``(_CANVAS, _CANVAS)`` int16."""
     wrinkles = rng.standard_normal((_CANVAS // 12, _CANVAS // 3)).astype(np.float32)
     return (0.045 * face.lip * cv2.resize(wrinkles, (_CANVAS, _CANVAS))).astype(np.int16)
 
 
 def _light(face: Face) -> np.ndarray:
-    """The light over the frame as a float32 factor ``(96, 96)``."""
+    """The light as a factor for each pixel, ``(96, 96)`` float32."""
     y, x = np.mgrid[0:MOUTH_SIZE, 0:MOUTH_SIZE].astype(np.float32) / MOUTH_SIZE - 0.5
     light: np.ndarray = face.contrast * (1 + 2 * face.light[0] * x + 2 * face.light[1] * y)
     return light.astype(np.float32)
 
 
 def _placement(face: Face, seconds: float) -> np.ndarray:
-    """The affine map from canvas to frame at one time: scale, turn, offset and slow sway."""
+    """The affine map from canvas to frame at a time: scale, rotation, offset and slow sway."""
     swing = [
         np.sin(2 * np.pi * rate * seconds + phase) for rate, phase in zip(face.sway_rate, face.sway_phase, strict=True)
     ]

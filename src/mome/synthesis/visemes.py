@@ -1,4 +1,4 @@
-"""From phonemes to lips: what the mouth aims at for every sound, and how it moves between those aims."""
+"""Lip parameters from phonemes: a target of the mouth for every sound, and the motion between targets."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import numpy as np
 from mome.synthesis.espeak import Phoneme
 
 CHANNELS: tuple[str, ...] = ("opening", "spread", "rounding", "teeth", "tongue", "contact", "tuck")
-"""The lip parameters, each 0..1: opening between the lips, corners pulled apart, lips pushed forward, teeth
-shown, tongue tip raised, lips pressed together (b p m), lower lip under the upper teeth (f v)."""
+"""The lip parameters, each 0..1: opening between the lips, corners pulled apart, lips pushed forward, teeth visible,
+tongue tip raised, lips pressed together (b p m), lower lip under the upper teeth (f v)."""
 
 _STEPS_PER_SECOND = 200
 
 
 @dataclass(frozen=True)
 class Viseme:
-    """What the mouth aims at, and how strongly it insists on it against its neighbours (0..1)."""
+    """A target of the mouth, its weight against the neighbouring ones (0..1), and its contact, if any."""
 
     opening: float
     spread: float = 0.0
@@ -29,7 +29,7 @@ class Viseme:
     kind: str = ""
 
     def values(self) -> tuple[float, ...]:
-        """The five gliding parameters in the order of :data:`CHANNELS`."""
+        """The five parameters without contact and tuck, in the order of :data:`CHANNELS`."""
         return (self.opening, self.spread, self.rounding, self.teeth, self.tongue)
 
 
@@ -100,9 +100,9 @@ _TABLE: dict[str, tuple[Viseme, ...]] = {
 
 
 def visemes(symbol: str) -> tuple[Viseme, ...]:
-    """The aims of one phoneme, two or three for a diphthong.
+    """The targets of one phoneme, two or three for a diphthong.
 
-    An unknown mnemonic is read by its longest known beginning, and as a neutral vowel if there is none.
+    An unknown mnemonic counts as its longest known prefix, or as a neutral vowel if there is none.
     """
     for length in range(len(symbol), 0, -1):
         found = _TABLE.get(symbol[:length])
@@ -113,7 +113,7 @@ def visemes(symbol: str) -> tuple[Viseme, ...]:
 
 @dataclass(frozen=True)
 class Manner:
-    """How one talker articulates: scales of the movements, smoothing and lead of the lips in seconds."""
+    """The articulation of one talker: scales of the movements, smoothing and lead of the lips in seconds."""
 
     opening: float = 1.0
     spread: float = 1.0
@@ -124,14 +124,14 @@ class Manner:
 
 
 def lip_track(phonemes: Sequence[Phoneme], times: np.ndarray, manner: Manner, rng: np.random.Generator) -> np.ndarray:
-    """Return the lip parameters at ``times`` (seconds) as float64 ``(len(times), len(CHANNELS))``.
+    """Compute the lip parameters at ``times`` (seconds): ``(len(times), len(CHANNELS))`` float64.
 
-    Aims glide into each other (a Gaussian of about ``2.4 * manner.smoothing`` between its half heights);
-    the contacts of b p m f v are reached fully whatever stands beside them.
+    Targets are smoothed with a Gaussian of standard deviation ``manner.smoothing``; the contacts of b p m f v are
+    always reached.
     """
     steps = int(np.ceil((float(times[-1]) + 0.2) * _STEPS_PER_SECOND)) + 1
     clock = np.arange(steps) / _STEPS_PER_SECOND
-    aims = np.tile(np.array(REST.values()), (steps, 1))
+    targets = np.tile(np.array(REST.values()), (steps, 1))
     weights = np.full(steps, REST.weight)
     bumps = {"contact": np.zeros(steps), "tuck": np.zeros(steps)}
     scale = np.array([manner.opening, manner.spread, manner.rounding, 1.0, 1.0])
@@ -141,14 +141,14 @@ def lip_track(phonemes: Sequence[Phoneme], times: np.ndarray, manner: Manner, rn
         for part, start, end in zip(parts, edges[:-1], edges[1:], strict=True):
             here = (clock >= start) & (clock < max(end, start + 0.02))
             wobble = 1.0 + manner.variation * rng.standard_normal(5)
-            aims[here] = np.array(part.values()) * scale * wobble
+            targets[here] = np.array(part.values()) * scale * wobble
             weights[here] = part.weight
             if part.kind:
                 _press(bumps[part.kind], clock, start, end, part.kind)
     kernel = np.exp(-0.5 * (np.arange(-30, 31) / (manner.smoothing * _STEPS_PER_SECOND)) ** 2)
     total = np.convolve(weights, kernel, mode="same")
     smooth = np.stack(
-        [np.convolve(aims[:, column] * weights, kernel, mode="same") / total for column in range(5)], axis=1
+        [np.convolve(targets[:, column] * weights, kernel, mode="same") / total for column in range(5)], axis=1
     )
     track = np.column_stack([smooth, bumps["contact"], bumps["tuck"]])
     return np.stack([np.interp(times, clock, column) for column in np.clip(track, 0.0, 1.0).T], axis=1)

@@ -1,4 +1,4 @@
-"""The sentences of the GRID corpus: six words, one from each slot, and the codes its files are named by."""
+"""The GRID corpus: sentences of six words, one from each slot, and the codes in its file names."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _DIGITS = {str(value): word for value, word in enumerate(SLOTS[4])}
 
 
 def check_sentence(text: str) -> str:
-    """Return ``text`` in lower case with single spaces, once it is a GRID sentence.
+    """Check that ``text`` is a GRID sentence, and return it in lower case with single spaces.
 
-    Punctuation around a word is dropped and a digit may be written as a figure.  Raises
-    :class:`MomeError` that names the first wrong word, its slot and the words allowed there.
+    Punctuation around words is dropped, and the digit may be a figure. Raises :class:`MomeError`, which names the
+    first wrong word, its slot and the words allowed there.
     """
     words = [word.strip(".,;:!?\"'") for word in text.lower().split()]
     words = [word for word in words if word]
@@ -59,15 +59,15 @@ def check_sentence(text: str) -> str:
 
 
 def random_sentence(rng: np.random.Generator) -> str:
-    """Draw one sentence, every word equally likely within its slot."""
+    """Draw a sentence; all words of a slot are equally likely."""
     return " ".join(words[int(rng.integers(len(words)))] for words in SLOTS)
 
 
 def decode_name(name: str) -> str:
-    """Return the sentence of a GRID file name: ``"bbaf2n"`` is ``"bin blue at f two now"``.
+    """Return the sentence that a GRID file name stands for: ``"bbaf2n"`` is ``"bin blue at f two now"``.
 
-    The name has one character per word: its first letter, or the figure of the digit with ``z`` for zero.
-    Raises :class:`MomeError` when ``name`` is not such a code.
+    The name has one character per word: its first letter, or a figure for the digit, with ``z`` for zero. Raises
+    :class:`MomeError` if ``name`` is not such a code.
     """
     code = name.lower()
     if len(code) != len(SLOTS):

@@ -1,4 +1,4 @@
-"""What is said in a clip, from the text file beside it: a plain sentence, or the annotation of LRS2 and LRS3."""
+"""Reading the text file beside a clip: a plain sentence, or an annotation of LRS2 or LRS3."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import json
 import re
 from pathlib import Path
 
-from mome.errors import MomeError
+from mome.errors import MomeError, reason
 
 _LARGEST = 1 << 20
 """Bytes; the annotation of an hour of speech is smaller."""
 
 _MARKUP = re.compile(r"\{[^{}]*\}")
 
-# An annotation of LRS: `Text:` with the sentence, `Conf:` and perhaps `Ref:`, then tables of words and of faces.
+# An annotation of LRS: `Text:` with the sentence, `Conf:`, perhaps `Ref:`, then tables of words and of faces.
 _TEXT = re.compile(r"text\s*:(.*)", re.IGNORECASE)
 _OTHER_KEYS = re.compile(r"(conf|ref)\s*:", re.IGNORECASE)
 _TABLE = re.compile(r"(word\s+start\s+end|frame\s+x\s+y)\b", re.IGNORECASE)
@@ -23,13 +23,13 @@ _ROW = re.compile(r"\S+(\s+([-+.\d]+(e[-+]?\d+)?|nan))+", re.IGNORECASE)
 _ON_ONE_LINE = re.compile(r"\bconf\s*:|\bword\s+start\s+end\b", re.IGNORECASE)
 
 _INVISIBLE = re.compile("[\u00ad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]")
-"""Soft hyphens, marks of direction, spaces of no width, byte-order marks; joiners belong to the spelling."""
+"""Soft hyphens, direction marks, zero-width spaces, byte-order marks; joiners belong to the spelling and stay."""
 _ENTITY = re.compile(r"&(#\w+|\w{2,8});")
 
 _TIME = r"\d{1,4}(:\d\d){1,3}([.,]\d+)?"
 _FRACTIONS = r"\d+\.\d+(\s+|[,;])\d+\.\d+"
 _FIELD = r"[^\s,;]+(\s+|[,;])"
-# What a line of another format shows, and a sentence does not.
+# Patterns found in a line of another format, but not in a sentence.
 _FOREIGN = (
     ("subtitles", re.compile(rf"-->|^WEBVTT|^\[\d+(:\d\d)+[.\]]|^\[Script Info\]|^{_TIME}[\s,;]+{_TIME}$")),
     ("subtitles", re.compile(r":\d\d\.\d{1,9}[\s,;]{1,3}(\d{1,4}:){1,3}\d\d\.\d")),
@@ -46,12 +46,12 @@ _FOREIGN = (
     ("a list of ids", re.compile(r"^(?=\S{1,200}\s)(\w*\d\w*_\w*\d\w*|\d+-\d{4,}-\d{4}|[A-Za-z]\S*/\d{3,})\s")),
     ("an annotation without its line 'Text:'", re.compile(f"^({_OTHER_KEYS.pattern}|{_TABLE.pattern})", re.I)),
 )
-# What every line of another format shows, be it one.
+# Patterns that all lines of another format match, even if there is only one line.
 _THROUGHOUT = (
     ("a table", re.compile(r"[^\t]*\t.*")),
     ("settings", re.compile(r"[\w.-]+\s*=.*")),
 )
-# What every line of a table shows; one line alone may be a sentence.
+# Patterns that all lines of a table match; a single such line may be a sentence.
 _TABLES = (
     re.compile(r"\S+([,;\t|])(?! )\S.*"),
     re.compile(r"\d+\s+\d+\s+\S+|\S+\s+\d+\s+\d+"),
@@ -64,21 +64,22 @@ _MAIL = re.compile(r"(from|to|subject|date|received):\s.*\s(from|to|subject|date
 
 
 def read_sentence(path: Path) -> str:
-    """The sentence in a text file in UTF-8, on one line with single spaces; empty if the file says nothing.
+    """Read the sentence of a text file in UTF-8, on one line with single spaces; empty if the file has no text.
 
-    A plain sentence may go over several lines. Of an annotation in the layout of LRS2 and LRS3, the line ``Text:``
-    is read, in lower case. Marks in braces, such as ``{NS}`` for noise, are left out, and so are characters that show
-    nothing; ``&amp;`` is read as it is meant.
+    A plain sentence may span several lines. An annotation in the layout of LRS2 and LRS3 gives its line ``Text:``, in
+    lower case. Marks in braces, such as ``{NS}`` for noise, and invisible characters are removed, and HTML entities
+    such as ``&amp;`` are decoded.
 
     Raises:
         FileNotFoundError: there is no such file.
-        MomeError: it cannot be read, or is neither of the two.
+        MomeError: the file cannot be read, or is neither a sentence nor an annotation.
     """
     lines = [line for line in map(str.strip, _read(path).splitlines()) if line]
     if any(map(_TEXT.match, lines)):
         sentence = _annotated(path, lines)
     else:
-        _check_plain(path, lines)
+        if kind := _other_format(path, lines):
+            raise MomeError(f"{path} looks like {kind}: give the sentence alone, or an annotation of LRS")
         sentence = " ".join(lines)
     sentence = _ENTITY.sub(lambda entity: html.unescape(entity[0]), sentence)
     sentence = " ".join(_MARKUP.sub(" ", sentence).split())
@@ -88,35 +89,36 @@ def read_sentence(path: Path) -> str:
 
 
 def _read(path: Path) -> str:
-    wanted = "give plain text in UTF-8, or an annotation of LRS"
+    advice = "give plain text in UTF-8, or an annotation of LRS"
     try:
         if not path.is_file() and path.exists():
-            raise MomeError(f"{path} is not a file that can be read: {wanted}")
+            raise MomeError(f"{path} is not a file that can be read: {advice}")
         with path.open("rb") as file:
             data = file.read(_LARGEST + 1)
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise MomeError(f"{path} cannot be read: {error.strerror}") from None
+        raise MomeError(f"{path} cannot be read: {reason(error)}") from None
     if len(data) > _LARGEST:
-        raise MomeError(f"{path} is larger than 1 MB: {wanted}")
+        raise MomeError(f"{path} is larger than 1 MB: {advice}")
     try:
         text = _INVISIBLE.sub("", data.decode())
     except UnicodeDecodeError:
-        raise MomeError(f"{path} is not text in UTF-8: {wanted}") from None
+        raise MomeError(f"{path} is not text in UTF-8: {advice}") from None
     if any(not (character.isprintable() or character.isspace()) for character in text if character < "\xa0"):
-        raise MomeError(f"{path} is not text but binary data: {wanted}")
+        raise MomeError(f"{path} is not text but binary data: {advice}")
     return text
 
 
 def _annotated(path: Path, lines: list[str]) -> str:
+    """The sentence of an annotation, in lower case."""
     sentences = []
     in_table = False
     for line in lines:
-        if said := _TEXT.fullmatch(line):
-            if _ON_ONE_LINE.search(said[1]):
+        if match := _TEXT.fullmatch(line):
+            if _ON_ONE_LINE.search(match[1]):
                 raise MomeError(f"{path} has more than the sentence in its line 'Text:': put 'Conf:' on its own line")
-            sentences.append(said[1])
+            sentences.append(match[1])
         elif _TABLE.match(line):
             in_table = True
         elif not (_OTHER_KEYS.match(line) or (in_table and _ROW.fullmatch(line))):
@@ -126,14 +128,8 @@ def _annotated(path: Path, lines: list[str]) -> str:
     return sentences[0].lower()  # the corpora write capitals throughout
 
 
-def _check_plain(path: Path, lines: list[str]) -> None:
-    kind = _foreign(path, lines)
-    if kind:
-        raise MomeError(f"{path} looks like {kind}: give the sentence alone, or an annotation of LRS")
-
-
-def _foreign(path: Path, lines: list[str]) -> str | None:
-    """What the lines look like, if not like a sentence."""
+def _other_format(path: Path, lines: list[str]) -> str | None:
+    """What the lines look like instead of a sentence; None if they look like one."""
     if _is_json(lines):
         return "JSON"
     for kind, sign in _FOREIGN:
@@ -147,7 +143,7 @@ def _foreign(path: Path, lines: list[str]) -> str | None:
         return "a mail"
     if len(lines) > 1 and any(all(map(sign.fullmatch, lines)) for sign in _TABLES):
         return "a table"
-    # As in Kaldi's `text` and LibriSpeech's transcripts; a clip's name that has no figure may be a word of it.
+    # As in Kaldi's `text` and LibriSpeech's transcripts. A clip's name without a figure may be a word of the sentence.
     first, *others = lines[0].split() if lines else [""]
     if others and first == path.stem and any(map(str.isdigit, first)):
         return "a list of ids with their sentences"
@@ -155,7 +151,7 @@ def _foreign(path: Path, lines: list[str]) -> str | None:
 
 
 def _is_json(lines: list[str]) -> bool:
-    """Whether the file, or its first line alone, is JSON, or breaks off as such."""
+    """Whether the file or its first line is JSON, or begins like JSON that breaks off."""
     if not lines or lines[0][0] not in "{[":
         return False
     for text in (" ".join(lines), lines[0]):

@@ -1,4 +1,4 @@
-"""What a recogniser returns for one clip at one pair of rates, and its forms: JSON, subtitles, words to compare."""
+"""The transcript of a clip, and its forms: JSON, subtitles, text to compare."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mome.rates import Rates, Task
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of speech: ``start`` and ``end`` in seconds from the clip's beginning, and its text."""
+    """A part of a transcript: ``start`` and ``end`` in seconds from the start of the clip, and the text."""
 
     start: float
     end: float
@@ -20,10 +20,10 @@ class Segment:
 
 @dataclass(frozen=True)
 class Tokens:
-    """Language-model tokens fed for one clip before its transcript, by origin.
+    """Number of tokens that the language model reads before it writes the transcript, by origin.
 
-    ``prompt`` counts every text token: the instruction, and start and marker tokens if the model has them.
-    ``fused`` are those made of audio and video together.
+    ``prompt`` counts all text tokens: the prompt, and start and marker tokens if the model has them. ``fused`` counts
+    tokens made of audio and video together.
     """
 
     audio: int
@@ -33,13 +33,13 @@ class Tokens:
 
     @property
     def total(self) -> int:
-        """All tokens fed."""
+        """Number of all tokens read."""
         return self.audio + self.video + self.prompt + self.fused
 
 
 @dataclass(frozen=True)
 class Seconds:
-    """Wall-clock seconds spent on reading the media, on the encoders, and on the language model."""
+    """Wall-clock seconds spent reading the media, in the encoders, and in the language model."""
 
     media: float
     encode: float
@@ -48,16 +48,16 @@ class Seconds:
 
 @dataclass(frozen=True)
 class Transcript:
-    """The text of one clip and what it cost.
+    """What the language model wrote for one clip at one pair of rates, and what it cost.
 
     Attributes:
         file: the clip's name, as the user gave it.
         task: ``avsr``, ``asr`` or ``vsr``.
-        rates: the compression rates it was read at.
-        text: the whole transcript.
-        segments: its parts with their times, in order.
-        tokens: language-model tokens fed.
-        tflops: floating-point operations in units of 10^12, a multiply-add counted as two.
+        rates: the rates used.
+        text: the full text.
+        segments: parts with their times, in order.
+        tokens: number of tokens read.
+        tflops: floating-point operations in units of 10^12; a multiply-add counts as two.
         seconds: processing time.
         warnings: one line each, for the user.
     """
@@ -73,7 +73,7 @@ class Transcript:
     warnings: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """The transcript as plain dictionaries, lists, strings and numbers; fused tokens only where there are some."""
+        """The transcript as dictionaries, lists, strings and numbers; fused tokens only if there are any."""
         tokens, seconds = self.tokens, self.seconds
         return {
             "file": self.file,
@@ -95,15 +95,15 @@ class Transcript:
 
 
 def normalize(text: str) -> str:
-    """Lower case with single spaces and none at the ends, as the published systems are scored.
+    """Convert a text to lower case with single spaces and none at the ends, the form that published systems score.
 
-    Punctuation stays: the published references have none, and the recognisers learn to write none.
+    Punctuation stays: published references have none, and recognisers learn to write none.
     """
     return " ".join(text.lower().split())
 
 
 def to_srt(segments: Iterable[Segment]) -> str:
-    """SubRip text; segments without words are left out."""
+    """Format segments as SubRip subtitles, without those that have no words."""
     cues = [
         f"{number}\n{_time(segment.start, ',')} --> {_time(segment.end, ',')}\n{text}\n"
         for number, (segment, text) in enumerate(_spoken(segments), start=1)
@@ -112,7 +112,7 @@ def to_srt(segments: Iterable[Segment]) -> str:
 
 
 def to_vtt(segments: Iterable[Segment]) -> str:
-    """WebVTT text; segments without words are left out."""
+    """Format segments as WebVTT subtitles, without those that have no words."""
     cues = [
         f"{_time(segment.start, '.')} --> {_time(segment.end, '.')}\n{_escape(text)}\n"
         for segment, text in _spoken(segments)
@@ -121,7 +121,7 @@ def to_vtt(segments: Iterable[Segment]) -> str:
 
 
 def _spoken(segments: Iterable[Segment]) -> Iterable[tuple[Segment, str]]:
-    """Segments with their text on one line: an empty line would end the cue."""
+    """Segments with words, each with its text on one line: an empty line would end a cue."""
     for segment in segments:
         if text := " ".join(segment.text.split()):
             yield segment, text
@@ -132,7 +132,7 @@ def _escape(text: str) -> str:
 
 
 def _time(seconds: float, point: str) -> str:
-    """``HH:MM:SS`` and milliseconds; hours go beyond 99 where needed."""
+    """Format a time as ``HH:MM:SS`` and milliseconds after ``point``; hours may exceed 99."""
     second, milliseconds = divmod(round(max(seconds, 0.0) * 1000), 1000)
     minute, second = divmod(second, 60)
     hour, minute = divmod(minute, 60)

@@ -1,4 +1,4 @@
-"""Word error rate: counts of each clip, their sum, and an interval from resampled clips."""
+"""Word error rate: errors of each clip, their sum, and a bootstrap interval."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mome.text.transcript import normalize
 
 @dataclass(frozen=True)
 class WordErrors:
-    """Numbers of words in a best alignment of hypothesis and reference; add them up to pool clips."""
+    """Word counts of the best alignment of a hypothesis with its reference; add them to pool clips."""
 
     substitutions: int = 0
     deletions: int = 0
@@ -27,13 +27,12 @@ class WordErrors:
 
     @property
     def errors(self) -> int:
-        """Wrong words of all three kinds."""
+        """Errors of all three kinds."""
         return self.substitutions + self.deletions + self.insertions
 
     @property
     def wer(self) -> float:
-        """Errors per reference word (a fraction, which may exceed 1); errors of a reference without words
-        count as if it had one."""
+        """Errors per reference word, a fraction that may exceed 1; a reference without words counts as one word."""
         return self.errors / max(self.words, 1)
 
     def __add__(self, other: WordErrors) -> WordErrors:
@@ -48,15 +47,15 @@ class WordErrors:
 def word_errors(
     references: Sequence[str], hypotheses: Sequence[str], normalize: Callable[[str], str] = normalize
 ) -> list[WordErrors]:
-    """Errors of each clip, on normalised text; ``sum(…, WordErrors())`` pools them.
+    """Count the errors of each clip on normalised text; ``sum(…, WordErrors())`` pools them.
 
     Args:
-        references: what was said, one text per clip; all words that are recognised beside an empty one are insertions.
-        hypotheses: what was recognised, in the same order, possibly empty.
-        normalize: puts a text into the form in which it is compared.
+        references: the spoken text of each clip; may be empty, then all recognised words are insertions.
+        hypotheses: the recognised text of each clip, in the same order; may be empty.
+        normalize: converts a text to the form to compare.
 
     Raises:
-        ValueError: not as many hypotheses as references.
+        ValueError: the numbers of references and hypotheses differ.
     """
     counts = []
     for reference, hypothesis in zip(references, hypotheses, strict=True):
@@ -72,20 +71,20 @@ def bootstrap_interval(
     resamples: int = 1000,
     level: float = 0.95,
 ) -> tuple[float, float]:
-    """Percentile interval of the pooled word error rate over clips drawn with replacement.
+    """Bootstrap the pooled word error rate: a percentile interval over clips drawn with replacement.
 
     Args:
-        per_clip_errors: wrong words of each clip.
-        per_clip_words: reference words of each clip, in the same order.
-        seed: the same seed gives the same interval.
+        per_clip_errors: number of errors of each clip.
+        per_clip_words: number of reference words of each clip, in the same order.
+        seed: seed of the draws.
         resamples: number of draws.
-        level: probability mass between the two ends.
+        level: probability mass of the interval.
 
     Returns:
         Lower and upper end as fractions.
 
     Raises:
-        ValueError: no clips, or not as many words as errors.
+        ValueError: there are no clips, or the numbers of errors and words differ.
     """
     errors, words = np.asarray(per_clip_errors), np.asarray(per_clip_words)
     if errors.shape != words.shape or not errors.size:

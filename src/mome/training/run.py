@@ -19,7 +19,7 @@ from mome.data.augmentation import Augmentation
 from mome.data.datasets import SpeechDataset
 from mome.data.manifests import ManifestRow, read_manifest
 from mome.data.sampling import FrameBudgetSampler
-from mome.data.stores import ClipStore, TokenStore, fingerprint
+from mome.data.stores import ClipStore, FeatureStore, fingerprint
 from mome.decoding import Transcriber
 from mome.decoding.capacity import check_clips, longest_seconds, transcript_tokens
 from mome.errors import MomeError
@@ -154,7 +154,7 @@ def _trainer(
         longest=min((limit for limit in (sound, processor.longest_audio) if limit is not None), default=None),
         longest_video=video,
     )
-    tokens = None
+    features = None
     transcripts = transcript_tokens([(row.id, row.text) for row in plan.train_rows], model.config, processor)
     with closing(Bars()) as bars:
         clips.prepare([*plan.train_rows, *plan.valid_rows], data.workers, bars)
@@ -165,9 +165,9 @@ def _trainer(
             encoders = fingerprint(model.audio_encoder, model.video_encoder)
             noises = [hashlib.blake2b(noise.tobytes()).hexdigest() for noise in augmentation.noises]
             key = (encoders, processor.to_dict(), noises, asdict(recipe.augment))
-            tokens = TokenStore(cache / "tokens", data.variants, key, optim.seed)
-            tokens.prepare(plan.train_rows, clips, augmentation, model, processor, bars)
-    dataset = SpeechDataset(plan.train_rows, clips, processor, augmentation, optim.seed, tokens)
+            features = FeatureStore(cache / "tokens", data.variants, key, optim.seed)
+            features.prepare(plan.train_rows, clips, augmentation, model, processor, bars)
+    dataset = SpeechDataset(plan.train_rows, clips, processor, augmentation, optim.seed, features)
     sampler = FrameBudgetSampler(frames, data.max_frames, optim.seed)
     validate = None
     if plan.validated:

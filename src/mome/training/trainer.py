@@ -106,9 +106,9 @@ class MatryoshkaTrainer(Trainer):
         if "clips" in batch:
             self.step_clips.append(batch.pop("clips"))
         sides = {
-            name: Features(batch.pop(f"{name}_tokens"), batch.pop(f"{name}_lengths"))
+            name: Features(batch.pop(f"{name}_frames"), batch.pop(f"{name}_lengths"))
             for name in ("audio", "video")
-            if f"{name}_tokens" in batch
+            if f"{name}_frames" in batch
         }
         if sides:
             batch["encoded"] = EncodedClips(sides.get("audio"), sides.get("video"))
