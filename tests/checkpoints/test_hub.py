@@ -171,7 +171,7 @@ def test_a_gated_model_says_where_its_licence_is_accepted(hub, parts, tmp_path, 
 
 def test_a_model_that_is_not_there(hub, tiny_model):
     assert refused() == (
-        "model me/model is neither a folder here nor to be had from the hub: correct the name or, if it is private, "
+        "model me/model is neither a folder here nor found on the hub: correct the name or, if it is private, "
         "log in with 'hf auth login' or set HF_TOKEN"
     )
     assert f"the audio encoder {WHISPER} is neither a folder" in backbone_refused("audio_encoder", WHISPER)

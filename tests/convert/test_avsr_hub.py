@@ -114,7 +114,7 @@ def test_a_repository_without_what_is_needed(hub, checkpoint):
         "the tokenizer of them/bare is not in its repository"
     )
     assert "them/empty has no config.json" in refused(path, replace(folders, language_model="them/empty"))
-    assert "them/none is neither a folder here nor to be had" in refused(
+    assert "them/none is neither a folder here nor found on the hub" in refused(
         path, replace(folders, language_model="them/none")
     )
     message = refused(path, replace(folders, video_encoder="models/av-hubert-large"))

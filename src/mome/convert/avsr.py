@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase, Wav2Vec2FeatureExtractor, WhisperFeatureExtractor
 
 from mome.checkpoints.backbones import load_tokenizer
+from mome.checkpoints.checkpoint import STATISTICS
 from mome.checkpoints.folder import INSIDE
 from mome.config import MomeConfig
 from mome.convert.avhubert import NOTICE
@@ -31,7 +32,6 @@ from mome.convert.avsr_backbones import (
     named_config,
     refer,
     save_part,
-    set_tokens,
 )
 from mome.convert.avsr_file import TITLES, System, choose_rates, state_dict
 from mome.convert.avsr_names import (
@@ -145,9 +145,8 @@ def convert(system: System, checkpoint: Path, out: Path, sources: Sources) -> Ac
     rows = told(state, (_VOCABULARY, 2, 0))
     if rows is None:
         raise MomeError(f"{checkpoint} does not tell its vocabulary: {EMBEDDING} is missing or not of 2 dimensions")
-    config.added_tokens = add_tokens(tokenizer, rows, sources.language_model, str(checkpoint))
-    published, config.text_config.vocab_size = config.text_config.vocab_size, rows - config.added_tokens
-    set_tokens(config, tokenizer)
+    published = config.text_config.vocab_size
+    add_tokens(config, tokenizer, rows, sources.language_model, str(checkpoint))
     model, weights = fit(config, state, str(checkpoint))
     check_prompts(state, config, str(checkpoint))
     tied = config.text_config.tie_word_embeddings
@@ -343,8 +342,8 @@ def account_of(system: System, config: MomeConfig, state: Mapping[str, Tensor], 
     for prefix, module in PARTS.items():
         reference = getattr(config, module.partition(".")[0])
         if reference is not None and not reference.startswith(INSIDE):
-            stored = (".running_mean", ".running_var")
-            frozen = [k for k in kept if k.startswith(f"{prefix}.") and ".lora_" not in k and not k.endswith(stored)]
+            inside = [key for key in kept if key.startswith(f"{prefix}.") and ".lora_" not in key]
+            frozen = [key for key in inside if not key.endswith(STATISTICS)]
             leave_out(f"{prefix}.*", frozen, f"in {reference}")
     rates = " and ".join(
         f"{side} rates {', '.join(map(str, getattr(config, f'{side}_rates')))}"

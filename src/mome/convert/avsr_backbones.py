@@ -24,10 +24,11 @@ from transformers import (
 )
 
 from mome.checkpoints.backbones import backbone_config
+from mome.checkpoints.checkpoint import STATISTICS
 from mome.checkpoints.folder import INSIDE, WEIGHTS
 from mome.checkpoints.settings import INDICES, blaming, read_settings
 from mome.checkpoints.source import Source
-from mome.checkpoints.vocabulary import MARKERS
+from mome.checkpoints.vocabulary import MARKERS, add_markers, prepare_padding
 from mome.config import MomeConfig
 from mome.config.fields import Rounding
 from mome.convert.avhubert import HEAD_WIDTH, encoder_config
@@ -40,8 +41,7 @@ from mome.errors import MomeError, listed
 # Names of a backbone's own files begin so, the checkpoint's part without it.
 _PREFIXES = {"audio_encoder": ("model.encoder.", "encoder.", ""), "video_encoder": ("",), "language_model": ("",)}
 _VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")
-_PADDING = "<pad>"
-_DRIFTING = (".running_mean", ".running_var", ".num_batches_tracked")  # of batch norms that were left in training
+_DRIFTING = (*STATISTICS, ".num_batches_tracked")  # batch norms ran in training mode
 
 
 def named_config(kind: str, name: str, model_type: str | None = None) -> PreTrainedConfig:
@@ -223,47 +223,34 @@ def save_part(
         GenerationConfig(**ids).save_pretrained(folder)
 
 
-def add_tokens(tokenizer: PreTrainedTokenizerBase, rows: int, name: str, source: str) -> int:
-    """Add the published tokens in the published order.
+def add_tokens(config: MomeConfig, tokenizer: PreTrainedTokenizerBase, rows: int, name: str, source: str) -> None:
+    """Add the published tokens to a tokenizer, and write the ids of start, markers and prompts into the configuration.
 
-    The checkpoint's rows say which: Llama gets padding and the four markers, Qwen, which has padding, the markers.
+    The checkpoint's rows show which were added: padding and four markers for Llama, the markers alone for Qwen, which
+    has padding.
 
     Args:
-        tokenizer: the language model's own.
+        config: of the recogniser; ``added_tokens`` and the vocabulary's size are set too.
+        tokenizer: of the language model.
         rows: of the checkpoint's embedding.
         name: of the language model, for messages.
         source: what messages call the checkpoint.
 
-    Returns:
-        How many were added.
-
     Raises:
         MomeError: the tokenizer does not fit the checkpoint.
     """
-    markers = [token for pair in MARKERS.values() for token in pair]
-    before = len(tokenizer)
-    if rows - before == len(markers) + 1:
-        tokenizer.add_special_tokens({"pad_token": _PADDING})
-    tokenizer.add_tokens(markers, special_tokens=True)
+    markers, before = sum(map(len, MARKERS.values())), len(tokenizer)
+    add_markers(config, tokenizer, padding=rows - before == markers + 1)
     if len(tokenizer) != rows or rows == before:
         raise MomeError(
             f"the vocabulary of {source} has {rows} rows, which is not that of {name} ({before} tokens) with "
-            f"{len(markers)} or {len(markers) + 1} added: give the language model that it was trained on"
+            f"{markers} or {markers + 1} added: give the language model that it was trained on"
         )
     if tokenizer.eos_token_id is None:
         raise MomeError(f"the tokenizer of {name} has no end token: give the language model that it was trained on")
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    tokenizer.padding_side = "right"
-    return rows - before
-
-
-def set_tokens(config: MomeConfig, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Write the ids of start token, markers and prompts into the configuration."""
+    prepare_padding(tokenizer)
+    config.added_tokens, config.text_config.vocab_size = rows - before, before
     config.start_ids = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    config.audio_markers, config.video_markers = (
-        tokenizer.convert_tokens_to_ids(list(pair)) for pair in MARKERS.values()
-    )
     config.prompt_ids = {
         task: tokenizer(text, add_special_tokens=False).input_ids for task, text in config.prompts.items()
     }
