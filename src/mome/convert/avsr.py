@@ -1,8 +1,8 @@
-"""Checkpoints of Llama-AVSR, Llama-MTSK, Omni-AVSR and Llama-SMoP to model folders.
+"""Convert checkpoints of Llama-AVSR, Llama-MTSK, Omni-AVSR and Llama-SMoP to model folders.
 
-Such a file is one flat state dict with all weights inside, the frozen ones too. What was trained goes into
-``model.safetensors``; a backbone is referred to where its own weights are on this machine and the checkpoint's are the
-same, and else stored in a folder of its own. Tensors stay in the mapped file until they are written, one at a time.
+Such a file is a flat state dict with all weights, the frozen ones included. The trained weights are written to
+``model.safetensors``. A backbone becomes a reference if its own weights are on this machine and equal the checkpoint's;
+otherwise it is stored in a sub-folder. Tensors stay in the mapped file until they are written, one at a time.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from mome.convert.avsr_names import (
     read_projectors,
     renamed,
 )
-from mome.convert.fitting import checked, told
+from mome.convert.fitting import checked, read_size
 from mome.convert.unpickle import read_checkpoint
 from mome.convert.writing import Account, Unused, check_free, fill_card, new_folder, save_weights
 from mome.encoders.whisper import TOKENS_PER_SECOND
@@ -56,11 +56,11 @@ from mome.model.model import MomeForSpeechRecognition
 from mome.model.processor import MomeProcessor
 from mome.rates import TASKS, Task
 
-LORA_SCALE = 0.125  # ALPHA / RANK of all published ones: 8 / 64 and 4 / 32
-TOP_K = 2  # of Llama-SMoP's published one
+LORA_SCALE = 0.125  # alpha / rank in all published systems: 8 / 64 and 4 / 32
+TOP_K = 2  # of the published Llama-SMoP
 BEAMS = 15
 _VOCABULARY = "|".join(map(re.escape, (EMBEDDING, HEAD)))
-_SPECIFIC = (".lora.specific.down", ".lora.specific.up")  # ends of our names that are of all tasks together
+_SPECIFIC = (".lora.specific.down", ".lora.specific.up")  # tensors with one update for each task
 
 LICENSE = (
     "that of the checkpoint and of its backbones; AV-HuBERT's weights are for non-commercial research only, "
@@ -73,7 +73,7 @@ SOURCES: dict[System, str] = {
     "omni-avsr": "https://github.com/umbertocappellazzo/Omni-AVSR",
     "llama-smop": "https://github.com/umbertocappellazzo/Dr-SHAP-AV",
 }
-"""Where the systems' code was published."""
+"""Repositories of the published code."""
 
 _CARD = """---
 license: other
@@ -106,14 +106,15 @@ before you use this folder or pass it on.
 
 @dataclass(frozen=True)
 class Sources:
-    """What a checkpoint does not tell.
+    """What must be known about a checkpoint and is not in it.
 
     Attributes:
-        language_model: hub id or folder of its language model; with its tokenizer.
-        audio_encoder, video_encoder: of its encoders; ``None``: sizes as the weights have them, published head widths.
+        language_model: hub id or folder of its language model and tokenizer.
+        audio_encoder, video_encoder: hub ids or folders of its encoders; ``None``: sizes are read from the weights, and
+            heads are as wide as in the published encoders.
         audio_rates, video_rates: in the order of the projectors; ``None``: the published ones.
         lora_scale: factor of the language model's low-rank updates; ``None``: the published one.
-        top_k: experts that Llama-SMoP's router chooses for a token; ``None``: the published number.
+        top_k: number of experts that Llama-SMoP's router chooses for a token; ``None``: the published one.
     """
 
     language_model: str
@@ -131,18 +132,27 @@ class Sources:
 
 
 def convert(system: System, checkpoint: Path, out: Path, sources: Sources) -> Account:
-    """Write a recogniser of the published code into a new folder that :func:`mome.load` reads.
+    """Convert a published recogniser to a new folder that :func:`mome.load` reads.
+
+    Args:
+        system: of the checkpoint.
+        checkpoint: the file.
+        out: the new folder.
+        sources: backbones and options of the checkpoint.
+
+    Returns:
+        An account of the checkpoint's tensors.
 
     Raises:
-        MomeError: the file is missing, unsafe or of another system, something else does not fit it, or ``out`` is
-            taken or cannot be written; nothing is written then.
+        MomeError: the file is missing, unsafe or of another system, backbones or options do not fit it, or ``out``
+            exists or cannot be written; nothing is written then.
     """
     check_free(out)
     state, notes = state_dict(read_checkpoint(checkpoint), system, str(checkpoint))
     config, assumed = read_config(system, state, sources, str(checkpoint))
     notes += assumed
     tokenizer = load_tokenizer(sources.language_model)
-    rows = told(state, (_VOCABULARY, 2, 0))
+    rows = read_size(state, (_VOCABULARY, 2, 0))
     if rows is None:
         raise MomeError(f"{checkpoint} does not tell its vocabulary: {EMBEDDING} is missing or not of 2 dimensions")
     published = config.text_config.vocab_size
@@ -177,7 +187,10 @@ def convert(system: System, checkpoint: Path, out: Path, sources: Sources) -> Ac
 def read_config(
     system: System, state: Mapping[str, Any], sources: Sources, source: str
 ) -> tuple[MomeConfig, list[str]]:
-    """The recogniser's configuration, but for the vocabulary and what the tokenizer says, and what was assumed.
+    """Read the recogniser's configuration, except for its vocabulary and token ids.
+
+    Returns:
+        The configuration, and lines on assumptions.
 
     Raises:
         MomeError: an option does not fit the checkpoint.
@@ -257,18 +270,18 @@ def _adapter(lora: Lora | None, scale: float) -> dict[str, Any] | None:
 def fit(
     config: MomeConfig, state: Mapping[str, Tensor], source: str
 ) -> tuple[MomeForSpeechRecognition, dict[str, Tensor]]:
-    """The model without weights, and the checkpoint's under its names.
+    """Build the model on the meta device, and name the checkpoint's tensors as the model does.
 
     Raises:
-        MomeError: names, shapes or kinds are not what the model has.
+        MomeError: names, shapes or types differ from the model's.
     """
     with torch.device("meta"):
         model = MomeForSpeechRecognition(config)
-    ours = renamed(state, {"audio": config.audio_rates, "video": config.video_rates})
-    weights, names = dict(ours.tensors), ours.names
+    found = renamed(state, {"audio": config.audio_rates, "video": config.video_rates})
+    weights, names = dict(found.tensors), found.names
     if config.text_config.tie_word_embeddings and EMBEDDING in state:
         weights.setdefault("language_model.lm_head.weight", state[EMBEDDING])
-    more = list(ours.clashes)
+    more = list(found.clashes)
     if len(config.tasks) > 1:  # Omni-AVSR
         more += misshaped_prompts(state, config.text_config.hidden_size)
     expected: dict[str, Tensor] = {}
@@ -281,16 +294,16 @@ def fit(
 
 
 def _stacked(weights: Mapping[str, Tensor], tasks: Sequence[Task]) -> dict[str, Tensor]:
-    """The same with one tensor ``(tasks, …)`` for the updates that are specific to tasks."""
+    """Stack the updates of all tasks to one tensor ``(tasks, …)``; other tensors stay as they are."""
     ends = tuple(f"{end}.{tasks[0]}" for end in _SPECIFIC)
-    made: dict[str, Tensor] = {}
+    stacked: dict[str, Tensor] = {}
     for key, value in weights.items():
         name, _, task = key.rpartition(".")
         if key.endswith(ends):
-            made[name] = torch.stack([weights[f"{name}.{every}"] for every in tasks])
+            stacked[name] = torch.stack([weights[f"{name}.{other}"] for other in tasks])
         elif not (task in tasks and name.endswith(_SPECIFIC)):
-            made[key] = value
-    return made
+            stacked[key] = value
+    return stacked
 
 
 def _write(
@@ -315,17 +328,17 @@ def _write(
         window = audio.max_source_positions // TOKENS_PER_SECOND
         extractor = WhisperFeatureExtractor(feature_size=audio.num_mel_bins, chunk_length=window)
     elif audio is not None:
-        extractor = Wav2Vec2FeatureExtractor(do_normalize=False)  # the processor normalises, as the published code does
+        extractor = Wav2Vec2FeatureExtractor(do_normalize=False)  # the processor normalises
     MomeProcessor.for_config(config, tokenizer, extractor).save_pretrained(folder)
 
 
 def card(system: System, checkpoint: Path, account: Account) -> str:
-    """The text of README.md for a recogniser made from ``checkpoint``."""
+    """The README.md of a recogniser that was converted from ``checkpoint``."""
     return fill_card(_CARD, checkpoint, account, kind=system, source=SOURCES[system])
 
 
 def account_of(system: System, config: MomeConfig, state: Mapping[str, Tensor], notes: list[str]) -> Account:
-    """What became of every tensor of ``state`` in a folder with this configuration."""
+    """The account of a checkpoint's tensors in a folder with this configuration."""
     kept = dict(state)
     unused: list[Unused] = []
 
