@@ -83,7 +83,7 @@ class Source:
         return local_folder(self.name)
 
     def settings(self, files: Collection[str] = SETTINGS) -> Path:
-        """The model's folder, once those of these small files that the model has are in it.
+        """Download those of these small files that the model has, and return its folder.
 
         Raises:
             MomeError: there is no such model, or the hub refuses it or cannot be reached.
@@ -96,7 +96,7 @@ class Source:
         return self._fetch(files, self.revision, tqdm_class=partial(tqdm, disable=True))
 
     def preprocessing(self, files: Collection[str]) -> Path:
-        """The model's folder, once its configuration and those of ``files`` that it has are in it.
+        """Download the configuration and those of ``files`` that the model has, and return its folder.
 
         Raises:
             MomeError: as :meth:`settings`, or the repository has none of ``files``.
@@ -107,7 +107,7 @@ class Source:
         return folder
 
     def complete(self, folder: Path, patterns: Collection[str]) -> Path:
-        """Add the model's files of these patterns to the folder that :meth:`settings` gave; returns the folder.
+        """Download the model's files of these patterns to the folder that :meth:`settings` gave, and return it.
 
         Raises:
             MomeError: a file cannot be downloaded.
@@ -117,7 +117,7 @@ class Source:
         return folder
 
     def weights(self, folder: Path) -> Path:
-        """Add a backbone's weights to the folder that :meth:`settings` gave; returns the folder.
+        """Download a backbone's weights to the folder that :meth:`settings` gave, and return it.
 
         Of several formats, Transformers' first choice is taken.
 
@@ -154,7 +154,7 @@ class Source:
         return folder
 
     def _listed(self, folder: Path) -> set[str] | None:
-        """The repository's files at this commit; ``None`` if the cache, filled by another program, does not tell."""
+        """The repository's files at this commit; ``None`` if the cache was filled by another program."""
         try:
             tree = get_cached_repo_tree(self.name, revision=folder.name, cache_dir=self.hub.get("cache_dir"))
         except CachedRepoTreeNotFoundError:
