@@ -1,4 +1,4 @@
-"""The hub: what is downloaded and uploaded, that broken downloads are taken up, and what is said of refusals."""
+"""The hub: downloads, uploads, resumed transfers, and messages for refusals."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LLAMA, WHISPER = "meta-llama/Llama-3.2-1B", "openai/whisper-small"
 
 
 def refused(name: str = "me/model", revision: str | None = None, **options) -> str:
-    """The one line that a model is refused with."""
+    """The one-line message for a refused model."""
     with pytest.raises(MomeError) as caught:
         model_folder(name, revision, **options)
     return one_line(caught)

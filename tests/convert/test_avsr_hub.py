@@ -1,4 +1,4 @@
-"""Backbones of a converted recogniser at the hub: what is downloaded, and what is said where it refuses."""
+"""Backbones of a converted recogniser on the hub: downloads, and messages for refusals."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def on_hub(hub: Hub, sources: Sources, gated: dict[str, int] | None = None) -> S
 
 
 def refused(path: Path, sources: Sources) -> str:
-    """The one line that a conversion is refused with; nothing is written."""
+    """The one-line message of a refused conversion, which writes nothing."""
     out = path.parent / "out"
     with pytest.raises(MomeError) as caught:
         convert("llama-avsr", path, out, sources)

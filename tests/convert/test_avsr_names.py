@@ -1,4 +1,4 @@
-"""Every tensor of a published file has one name here, and back."""
+"""Published names and the names of this package correspond one to one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What does not fit a published recogniser is named, and nothing is written."""
+"""Files and options that do not fit are refused by name, and nothing is written."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def wavlm() -> WavLMModel:
 
 
 def with_wavlm(wavlm: WavLMModel, folder: Path, weights: bool = True, old: bool = False) -> tuple[Golden, Sources]:
-    """A case of Llama-AVSR with it, and its backbones."""
+    """A case of Llama-AVSR with WavLM, and its backbones."""
     case = random_case("llama-avsr", stack=3)
     sources = replace(backbones(case, folder), audio_rates=None, video_rates=None, audio_encoder=str(folder / "wavlm"))
     (wavlm if weights else wavlm.config).save_pretrained(folder / "wavlm")

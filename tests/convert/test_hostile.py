@@ -1,4 +1,4 @@
-"""Files that are made to break whoever reads them are refused with one line, or read as far as they make sense."""
+"""Files that are made to break a reader are refused with one line, or read without harm."""
 
 from __future__ import annotations
 

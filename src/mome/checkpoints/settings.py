@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from mome.errors import MomeError, in_one_line, shortened
 
@@ -85,7 +85,7 @@ def read_settings(file: Path) -> dict[str, Any]:
     return values
 
 
-def _refuse_constant(name: str) -> Any:
+def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number of JSON")
 
 
@@ -149,7 +149,7 @@ def _check(file: Path, values: Any, key: str = "", depth: int = 0) -> None:
             raise MomeError(f"{file}: {key} = {values} is more than any model has ({limit}): correct it")
 
 
-def _is_own(implementation: Any) -> bool:
+def _is_own(implementation: object) -> bool:
     if isinstance(implementation, dict):
         return all(map(_is_own, implementation.values()))
     return implementation is None or implementation in _OWN

@@ -185,7 +185,7 @@ def convert(system: System, checkpoint: Path, out: Path, sources: Sources) -> Ac
 
 
 def read_config(
-    system: System, state: Mapping[str, Any], sources: Sources, source: str
+    system: System, state: Mapping[str, Tensor], sources: Sources, source: str
 ) -> tuple[MomeConfig, list[str]]:
     """Read the recogniser's configuration, except for its vocabulary and token ids.
 

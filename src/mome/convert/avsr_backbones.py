@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import torch
 from safetensors import safe_open
@@ -57,7 +57,7 @@ def named_config(kind: str, name: str, model_type: str | None = None) -> PreTrai
     return config
 
 
-def audio_config(state: Mapping[str, Any], source: str) -> WhisperConfig:
+def audio_config(state: Mapping[str, Tensor], source: str) -> WhisperConfig:
     """Read the sizes of a Whisper encoder; its heads are taken to be as wide as in all published ones.
 
     A size is that of Whisper-medium.en if the weights that show it are missing; :func:`checked` reports them later.
@@ -89,7 +89,7 @@ def audio_config(state: Mapping[str, Any], source: str) -> WhisperConfig:
     )
 
 
-def avhubert_config(state: Mapping[str, Any], source: str) -> AVHubertConfig:
+def avhubert_config(state: Mapping[str, Tensor], source: str) -> AVHubertConfig:
     """Read the sizes of an AV-HuBERT encoder; its heads are taken to be as wide as in both published ones."""
     prefix = "video_encoder."
     encoder = {

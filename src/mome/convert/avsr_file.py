@@ -77,7 +77,7 @@ def state_dict(content: Mapping[Any, Any], system: System, source: str) -> tuple
     return dict(content), notes
 
 
-def _unwrapped(inside: Mapping[Any, Any], source: str) -> dict[str, Any]:
+def _unwrapped(inside: Mapping[Any, Any], source: str) -> dict[str, Tensor]:
     """The weights of PyTorch Lightning's checkpoint under the names of the published files."""
     other = [str(key) for key in inside if not str(key).startswith(_MODULE)]
     if other:
@@ -88,7 +88,7 @@ def _unwrapped(inside: Mapping[Any, Any], source: str) -> dict[str, Any]:
     return {str(key).removeprefix(_MODULE): value for key, value in inside.items()}
 
 
-def _system(state: Mapping[str, Any]) -> tuple[System, str]:
+def _system(state: Mapping[str, Tensor]) -> tuple[System, str]:
     """The system that a state dict is of, and the reason in words."""
     if (name := smop_name(state)) is not None:
         return "llama-smop", f"it has {name}"

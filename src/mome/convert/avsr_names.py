@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
@@ -73,23 +72,23 @@ class Lora:
     specific: bool
 
 
-def audio_type(state: Mapping[str, Any]) -> str | None:
+def audio_type(state: Mapping[str, Tensor]) -> str | None:
     """The type of the audio encoder, ``whisper`` or ``wavlm``; ``None`` for another or no audio encoder."""
     return next((kind for kind, names in _AUDIO.items() if any(map(names.fullmatch, state))), None)
 
 
-def smop_name(state: Mapping[str, Any]) -> str | None:
+def smop_name(state: Mapping[str, Tensor]) -> str | None:
     """A name that only Llama-SMoP's checkpoints have; ``None`` in other checkpoints."""
     return GATE if GATE in state else next(filter(_EXPERT.fullmatch, state), None)
 
 
-def unnumbered(state: Mapping[str, Any], modality: str) -> bool | None:
+def unnumbered(state: Mapping[str, Tensor], modality: str) -> bool | None:
     """Whether a modality has a single projector without a number; ``None`` if it has no projector."""
     found = [match[2] is None for match in map(_PROJECTOR.fullmatch, state) if match and match[1] == modality]
     return 2 * sum(found) >= len(found) if found else None
 
 
-def read_projectors(state: Mapping[str, Any], modalities: list[str], source: str) -> Projectors:
+def read_projectors(state: Mapping[str, Tensor], modalities: list[str], source: str) -> Projectors:
     """Read the projectors of a checkpoint with encoders of these modalities.
 
     Raises:
@@ -117,7 +116,7 @@ def read_projectors(state: Mapping[str, Any], modalities: list[str], source: str
     return Projectors(widths, shared, hidden, norm, experts)
 
 
-def read_lora(state: Mapping[str, Any], part: str, source: str) -> Lora | None:
+def read_lora(state: Mapping[str, Tensor], part: str, source: str) -> Lora | None:
     """Read the low-rank updates of ``part``, ``llm`` or ``video_encoder``; ``None`` if it has none.
 
     Raises:
@@ -134,7 +133,7 @@ def read_lora(state: Mapping[str, Any], part: str, source: str) -> Lora | None:
     return Lora(rank, "_shared" in kinds, bool(kinds - {"_shared"}))
 
 
-def specific_name(state: Mapping[str, Any]) -> str | None:
+def specific_name(state: Mapping[str, Tensor]) -> str | None:
     """The name of a task-specific update; ``None`` if there is none."""
     found = (match for match in map(_LORA.fullmatch, state) if match)
     return next((match[0] for match in found if match[4] not in (None, "_shared")), None)
@@ -197,7 +196,7 @@ def renamed(state: Mapping[str, Tensor], rates: Mapping[str, list[int]]) -> Rena
     return Renamed(tensors, names, clashes)
 
 
-def published_name(name: str, state: Mapping[str, Any]) -> str:
+def published_name(name: str, state: Mapping[str, Tensor]) -> str:
     """The published name of a tensor of this package, in a file with the names of ``state``."""
     for part, module in PARTS.items():
         if name.startswith(f"{module}."):
