@@ -212,7 +212,7 @@ def test_without_the_hub_its_cache_serves(hub, tiny_model, parts, tmp_path, monk
     assert hub.asked == []
     for message in (refused("me/other", **options), backbone_refused("language_model", LLAMA, **options)):
         assert why in message
-        assert "no folder here nor complete in the hub's cache" in message
+        assert "neither a folder here nor complete in the hub's cache" in message
 
 
 def test_a_cache_that_other_programs_filled_in_part(hub, parts, monkeypatch, tmp_path):
@@ -301,7 +301,7 @@ def test_uploads_that_are_refused(hub, tiny_model, monkeypatch):
 
     assert "your login does not allow it (401): log in with 'hf auth login'" in message()
     assert "your login does not allow it (403)" in message(token="bad")
-    assert "no possible name" in message("me//model")
+    assert "the name is not possible" in message("me//model")
     model.push_to_hub("me/model", token="good")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert "HF_HUB_OFFLINE is set: unset it to upload" in message()

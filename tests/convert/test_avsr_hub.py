@@ -90,7 +90,7 @@ def test_without_the_hub_the_line_says_why(hub, checkpoint, monkeypatch):
     hub.asked = []
     convert("llama-avsr", path, path.parent / "offline", sources)
     message = refused(path, replace(sources, language_model="them/other"))
-    assert "the language model them/other is no folder here nor complete in the hub's cache" in message
+    assert "the language model them/other is neither a folder here nor complete in the hub's cache" in message
     assert "HF_HUB_OFFLINE is set: unset it once" in message
     assert hub.asked == []
 
@@ -101,7 +101,7 @@ def test_a_cache_with_settings_and_no_tokenizer(hub, checkpoint, monkeypatch):
     file_download.hf_hub_download(NAMES["language_model"], "config.json")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     message = refused(path, sources)
-    assert "the tokenizer of them/llama is no folder here nor complete in the hub's cache" in message
+    assert "the tokenizer of them/llama is neither a folder here nor complete in the hub's cache" in message
     assert "HF_HUB_OFFLINE" in message
 
 

@@ -92,7 +92,7 @@ def _why_not_written(error: BaseException) -> str:
             case LocalTokenNotFoundError():
                 return f"you are not logged in: {LOGIN}"
             case HFValidationError():
-                return "it is no possible name: give owner/name"
+                return "the name is not possible: give owner/name"
             case HfHubHTTPError() if (status := cause.response.status_code) in (401, 403, 404):
                 return f"your login does not allow it ({status}): {LOGIN} of a token that may write"
             case HfHubHTTPError():
@@ -105,7 +105,7 @@ def refusal(error: HfHubHTTPError) -> str:
     """Why the hub refused a request, and what to do."""
     status = error.response.status_code
     if status in (401, 403):
-        return f"the hub refuses your login ({status}): {LOGIN} anew"
+        return f"the hub refuses your login ({status}): {LOGIN} again"
     if status == 429:
         return "the hub had too many requests from here: try again later, or log in with 'hf auth login'"
     if status >= 500:

@@ -78,7 +78,7 @@ def read_settings(file: Path) -> dict[str, Any]:
         raise MomeError(f"{file} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise MomeError(
-            f"{file} is not a readable model configuration: it is no JSON, copy or download it again"
+            f"{file} is not a readable model configuration: it is not JSON, copy or download it again"
         ) from error
     if not isinstance(values, dict):
         raise MomeError(f"{file} is not a readable model configuration: it holds no settings by name")

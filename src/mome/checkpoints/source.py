@@ -173,7 +173,7 @@ class Source:
         else:
             why, remedy = "the hub cannot be reached", "check the network, or give a folder"
         remedy = self.remedy or remedy
-        return MomeError(f"{self.what} is no folder here nor complete in the hub's cache, and {why}: {remedy}")
+        return MomeError(f"{self.what} is neither a folder here nor complete in the hub's cache, and {why}: {remedy}")
 
     def _explain(self, error: BaseException) -> MomeError:
         """One line for an exception of ``huggingface_hub``."""
@@ -189,7 +189,9 @@ class Source:
                     see = f"see {SITE}/{self.name}/commits/main"
                     return MomeError(f"{self.what} has no revision {self.revision or 'main'}: {see}")
                 case LocalTokenNotFoundError():
-                    return MomeError(f"{self.what} was asked for with token=True, but you are not logged in: {LOGIN}")
+                    return MomeError(
+                        f"{self.what} cannot be downloaded with token=True, as you are not logged in: {LOGIN}"
+                    )
                 case HfHubHTTPError():
                     return MomeError(f"{self.what} cannot be downloaded: {refusal(cause)}")
         if any(isinstance(cause, LocalEntryNotFoundError | OfflineModeIsEnabled) for cause in causes(error)):

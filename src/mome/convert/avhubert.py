@@ -183,7 +183,7 @@ def read_encoder(state: object, settings: Mapping[str, Any], source: str) -> Enc
         MomeError: the encoder is missing, incomplete, or not supported by :class:`AVHubertModel`.
     """
     if not isinstance(state, Mapping) or not all(isinstance(key, str) for key in state):
-        raise MomeError(f"{source} is no AV-HuBERT checkpoint: its model is not a dictionary of named tensors")
+        raise MomeError(f"{source} is not an AV-HuBERT checkpoint: its model is not a dictionary of named tensors")
     prefix = _prefix(state, source)
     inside = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     lora = [key for key in inside if _LORA.search(key)]
@@ -207,7 +207,7 @@ def _prefix(state: Mapping[str, Any], source: str) -> str:
     found = [key.removesuffix(_MARK) for key in state if key.endswith(_MARK)]
     found = found or list(dict.fromkeys(key.partition(_FRONT)[0] for key in state if _FRONT in key))
     if not found:
-        raise MomeError(f"{source} is no AV-HuBERT checkpoint: it has no {_MARK}")
+        raise MomeError(f"{source} is not an AV-HuBERT checkpoint: it has no {_MARK}")
     if len(found) > 1:
         raise MomeError(f"{source} holds {len(found)} encoders, under {listed(found)}, where one is expected")
     if found[0] and not found[0].endswith(_INNER):
@@ -241,7 +241,9 @@ def encoder_config(
             raise MomeError(f"{source} was made with {key}={settings[key]}; only {key}={needed} is supported")
     width = read_size(weights, _WIDTH)
     if width is None:
-        raise MomeError(f"{source} is no whole AV-HuBERT encoder: it lacks encoder.layer_norm.weight and all layers")
+        raise MomeError(
+            f"{source} is not a complete AV-HuBERT encoder: it lacks encoder.layer_norm.weight and all layers"
+        )
     group = read_size(weights, (_POSITIONAL, 3, 1)) or 0
     sizes = {
         "encoder_layers": count_modules(int(match[1]) for match in map(_LAYER.match, weights) if match),
@@ -258,7 +260,7 @@ def encoder_config(
     ]
     heads = settings.get("encoder_attention_heads", width // HEAD_WIDTH)
     if not isinstance(heads, int) or heads < 1 or width % heads:
-        raise MomeError(f"{source} does not tell its number of attention heads: {heads} do not fit width {width}")
+        raise MomeError(f"{source} does not show its number of attention heads: {heads} do not fit width {width}")
     assumed = [] if "encoder_attention_heads" in settings else [f"{heads} heads of {HEAD_WIDTH}"]
     assumed += [] if "layer_norm_first" in settings else ["norms before the layers"]
     config = AVHubertConfig(
@@ -275,7 +277,7 @@ def encoder_config(
         notice=NOTICE,
         **_fractions(settings),
     )
-    notes = [f"the file does not tell, so assumed: {', '.join(assumed)}"] if assumed else []
+    notes = [f"not in the file, so assumed: {', '.join(assumed)}"] if assumed else []
     return config, notes, contradictions
 
 

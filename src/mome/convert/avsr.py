@@ -154,7 +154,7 @@ def convert(system: System, checkpoint: Path, out: Path, sources: Sources) -> Ac
     tokenizer = load_tokenizer(sources.language_model)
     rows = read_size(state, (_VOCABULARY, 2, 0))
     if rows is None:
-        raise MomeError(f"{checkpoint} does not tell its vocabulary: {EMBEDDING} is missing or not of 2 dimensions")
+        raise MomeError(f"{checkpoint} does not show its vocabulary: {EMBEDDING} is missing or not of 2 dimensions")
     published = config.text_config.vocab_size
     add_tokens(config, tokenizer, rows, sources.language_model, str(checkpoint))
     model, weights = fit(config, state, str(checkpoint))
@@ -162,18 +162,7 @@ def convert(system: System, checkpoint: Path, out: Path, sources: Sources) -> Ac
     tied = config.text_config.tie_word_embeddings
     if tied and HEAD in state and not torch.equal(state[HEAD], state[EMBEDDING]):
         raise MomeError(f"{checkpoint} has a head of its own, which {sources.language_model} ties to its embedding")
-    parts = {}
-    for module in PARTS.values():
-        kind, prefix = module.partition(".")[0], f"{module}."
-        part = {
-            key.removeprefix(prefix): value
-            for key, value in weights.items()
-            if key.startswith(prefix) and ".lora." not in key
-        }
-        if kind == "language_model" and tied:
-            part.pop("lm_head.weight", None)
-        if part:
-            parts[kind] = part
+    parts = _backbones(weights, tied)
     padded = published != config.text_config.vocab_size
     for kind, part in parts.items():
         notes += refer(config, kind, part, getattr(sources, kind), padded and kind == "language_model")
@@ -219,9 +208,9 @@ def read_config(
     notes += chosen.notes
     connector, adapter = _connector(system, projectors.experts, sources.top_k), read_lora(state, "llm", source)
     if connector is not None and sources.top_k is None:
-        notes.append(f"the file does not tell how many experts a token has, so assumed: {TOP_K} (--top-k)")
+        notes.append(f"the file does not show how many experts a token has, so assumed: {TOP_K} (--top-k)")
     if adapter is not None and sources.lora_scale is None:
-        notes.append(f"the file does not tell the factor of its LoRA, so assumed: {LORA_SCALE} (--lora-scale)")
+        notes.append(f"the file does not show the factor of its LoRA, so assumed: {LORA_SCALE} (--lora-scale)")
     text = named_config("language_model", sources.language_model)
     video_lora, tasks = read_lora(state, "video_encoder", source), list(TASKS)
     if system != "omni-avsr":
@@ -304,6 +293,20 @@ def _stacked(weights: Mapping[str, Tensor], tasks: Sequence[Task]) -> dict[str, 
         elif not (task in tasks and name.endswith(_SPECIFIC)):
             stacked[key] = value
     return stacked
+
+
+def _backbones(weights: Mapping[str, Tensor], tied: bool) -> dict[str, dict[str, Tensor]]:
+    """The weights of each backbone, without LoRA and without a head that is tied to the embedding."""
+    parts: dict[str, dict[str, Tensor]] = {}
+    for module in PARTS.values():
+        kind, prefix = module.partition(".")[0], f"{module}."
+        inside = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+        part = {key: value for key, value in inside.items() if ".lora." not in key}
+        if kind == "language_model" and tied:
+            part.pop("lm_head.weight", None)
+        if part:
+            parts[kind] = part
+    return parts
 
 
 def _write(

@@ -66,12 +66,12 @@ def audio_config(state: Mapping[str, Tensor], source: str) -> WhisperConfig:
         MomeError: it is no Whisper, or its width or number of heads is unknown.
     """
     if audio_type(state) == "wavlm":
-        raise MomeError(f"{source} has a WavLM, whose settings its weights do not tell: give --audio-encoder")
+        raise MomeError(f"{source} has a WavLM, whose settings its weights do not show: give --audio-encoder")
     prefix = r"audio_encoder\."
     width = read_size(state, (prefix + ".*", 1, 0))  # of most vectors
     if width is None:
         raise MomeError(
-            f"{source} does not tell its Whisper's width: audio_encoder.layer_norm.weight and more is missing"
+            f"{source} does not show its Whisper's width: audio_encoder.layer_norm.weight and more is missing"
         )
     if width % HEAD_WIDTH:
         raise MomeError(

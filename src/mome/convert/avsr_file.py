@@ -57,21 +57,23 @@ def state_dict(content: Mapping[Any, Any], system: System, source: str) -> tuple
         notes = ["the file is a checkpoint of PyTorch Lightning; what it holds beside the weights was left out"]
     elif isinstance(content.get(_FAIRSEQ), Mapping):
         raise MomeError(
-            f"{source} is no checkpoint of {title}: its weights are in a dictionary '{_FAIRSEQ}', as in AV-HuBERT's "
+            f"{source} is not a checkpoint of {title}: its weights are in a dictionary '{_FAIRSEQ}', as in AV-HuBERT's "
             "files; convert AV-HuBERT as av-hubert, of any other save that dictionary alone with torch.save"
         )
     wrong = [str(key) for key, value in content.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
     if wrong:
-        raise MomeError(f"{source} is no checkpoint of {title}: {listed(wrong)} are no named tensors")
+        raise MomeError(f"{source} is not a checkpoint of {title}: {listed(wrong)} are not named tensors")
     if any(key.startswith("audiovisual_encoder.") for key in content):
         raise MomeError(f"{source} has one AV-HuBERT for sound and lips together: such recognisers are not converted")
     if any(key.startswith("audio_encoder.") for key in content) and audio_type(content) is None:
         raise MomeError(f"{source} has an audio encoder that is neither Whisper nor WavLM: only these are converted")
     if not any(key.startswith("llm.") for key in content):
-        raise MomeError(f"{source} is no checkpoint of {title}: it has no {EMBEDDING}")
+        raise MomeError(f"{source} is not a checkpoint of {title}: it has no {EMBEDDING}")
     found, why = _system(content)
     if system != found and not (system == "llama-mtsk" and found == "llama-avsr"):
-        raise MomeError(f"{source} is no checkpoint of {title}, but of {TITLES[found]} ({why}): convert it as {found}")
+        raise MomeError(
+            f"{source} is not a checkpoint of {title}, but of {TITLES[found]} ({why}): convert it as {found}"
+        )
     if system != found:  # it may have one projector for all rates
         notes.append(f"{why}: if it is of Llama-AVSR, convert it as {found}")
     return dict(content), notes
@@ -153,7 +155,7 @@ def choose_rates(
                 f"{source} has {len(numbers)} {side} projectors, and --{side}-rates are {len(rates[side])} "
                 f"({_text(rates[side])}): give one rate for each"
             )
-    notes = [f"the file does not tell its rates, so assumed: {', '.join(assumed)}"] if assumed else []
+    notes = [f"the file does not show its rates, so assumed: {', '.join(assumed)}"] if assumed else []
     return Chosen(rates, "stack" if stacked else "average", notes)
 
 

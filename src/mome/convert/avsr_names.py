@@ -111,7 +111,7 @@ def read_projectors(state: Mapping[str, Tensor], modalities: list[str], source: 
             widths[name] = [read_size(state, (re.escape(f"{name}_proj.{i}0.weight"), 2, 1)) for i in numbers]
     hidden = read_size(state, (_ANY + r"0\.weight", 2, 0), (_ANY + r"0\.bias", 1, 0), (_ANY + r"2\.weight", 2, 1))
     if hidden is None:
-        raise MomeError(f"{source} does not tell how wide its projectors are: their 0.weight, 0.bias and 2.weight")
+        raise MomeError(f"{source} does not show how wide its projectors are: their 0.weight, 0.bias and 2.weight")
     norm = any(re.fullmatch(_ANY + r"3\.(weight|bias)", key) for key in state)
     return Projectors(widths, shared, hidden, norm, experts)
 
@@ -128,7 +128,7 @@ def read_lora(state: Mapping[str, Tensor], part: str, source: str) -> Lora | Non
     inside = rf"{part}\..+\.lora_"
     rank = read_size(state, (inside + "down_.*", 2, 0), (inside + "up_.*", 2, 1))
     if rank is None:
-        raise MomeError(f"{source} does not tell the rank of its LoRA: {found[0][0]} is not of 2 dimensions")
+        raise MomeError(f"{source} does not show the rank of its LoRA: {found[0][0]} is not of 2 dimensions")
     kinds = {match[4] or "_shared" for match in found}
     return Lora(rank, "_shared" in kinds, bool(kinds - {"_shared"}))
 
@@ -185,7 +185,7 @@ def renamed(state: Mapping[str, Tensor], rates: Mapping[str, list[int]]) -> Rena
             else:
                 put(f"{module}.specific.{direction}.{MODALITIES[group.removeprefix('.')]}", value, key)
         elif part in _LOCAL or _LOCAL_LORA.fullmatch(key):
-            clashes.append(f"{key} is no name of the published code")
+            clashes.append(f"{key} is not a name of the published code")
         elif part in PARTS:
             rest = _NORMALISED.sub(lambda found: f"parametrizations.weight.original{'gv'.index(found[1])}", rest)
             put(f"{PARTS[part]}.{rest}", value, key)

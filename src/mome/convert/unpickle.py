@@ -106,12 +106,11 @@ def read_checkpoint(path: Path) -> dict[Any, Any]:
         name = _NAME.search(str(error)) if isinstance(error, pickle.UnpicklingError) else None
         if name is not None:
             raise MomeError(
-                f"{path} is refused: it asks for {name[1]}, which a checkpoint of this kind has no need of "
-                "and which was not run"
+                f"{path} is refused: it asks for {name[1]}, which such a checkpoint does not need; it was not run"
             ) from error
         if "Unsupported operand" in str(error) and (names := _asked_for(path, zipped)):
             raise MomeError(
-                f"{path} is refused: it is not pickled as torch.save does and asks for {listed(names, 20)}, of which "
+                f"{path} is refused: it is not pickled as torch.save does and asks for {listed(names, 20)}; "
                 "nothing was run: load it where it was made, if you trust it, and save its weights with torch.save"
             ) from error
         if "allocate memory" in str(error):
