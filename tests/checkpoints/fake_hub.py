@@ -1,4 +1,4 @@
-"""A hub on this machine: the few answers of the Hugging Face hub that downloads and uploads need."""
+"""A local server with those answers of the Hugging Face hub that downloads and uploads need."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MODEL = re.compile(r"/api/models/([^/]+/[^/]+)(?:/(revision|tree|commit|preuplo
 
 @dataclass
 class Repo:
-    """One repository: its files at each commit, and which commit a branch is at."""
+    """One repository: its files at each commit, and the commit of each branch."""
 
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
@@ -43,7 +43,7 @@ class Repo:
 
 
 class Hub(ThreadingHTTPServer):
-    """What is on it, what it was asked, and how it misbehaves."""
+    """Its repositories, the requests it had, and the faults it shall have."""
 
     daemon_threads = True
 
@@ -58,7 +58,7 @@ class Hub(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """For ``HF_ENDPOINT``."""
+        """The value for ``HF_ENDPOINT``."""
         return f"http://127.0.0.1:{self.server_port}"
 
     def add(self, name: str, files: dict[str, bytes] | Path, branch: str = "main", gated: int = 0) -> str:
@@ -71,14 +71,14 @@ class Hub(ThreadingHTTPServer):
         return repo.commit(files, branch)
 
     def downloads(self) -> list[str]:
-        """The files that were sent, in part or whole."""
+        """The files that were sent, completely or in part."""
         matches = [_FILE.fullmatch(path) for method, path, _ in self.asked if method == "GET"]
         return sorted(match[3] for match in matches if match)
 
 
 @contextmanager
 def running() -> Iterator[Hub]:
-    """A hub that answers until the end."""
+    """A hub that runs within the block."""
     hub = Hub()
     thread = threading.Thread(target=hub.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
@@ -211,7 +211,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
-    """A hub that every download and upload of the test goes to, with an empty cache and nobody logged in."""
+    """A hub for all downloads and uploads of a test, with an empty cache and no login."""
     with running() as server:
         use(monkeypatch, server.url)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))

@@ -1,4 +1,4 @@
-"""Saving and loading: what is written, that nothing changes on the way, and what is said of broken folders."""
+"""Saving and loading: files, unchanged weights, and messages for broken folders."""
 
 from __future__ import annotations
 

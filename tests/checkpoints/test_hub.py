@@ -1,4 +1,4 @@
-"""The hub: what is downloaded and uploaded, that broken downloads are taken up, and what is said of refusals."""
+"""The hub: downloads, uploads, resumed transfers, and messages for refusals."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LLAMA, WHISPER = "meta-llama/Llama-3.2-1B", "openai/whisper-small"
 
 
 def refused(name: str = "me/model", revision: str | None = None, **options) -> str:
-    """The one line that a model is refused with."""
+    """The one-line message for a refused model."""
     with pytest.raises(MomeError) as caught:
         model_folder(name, revision, **options)
     return one_line(caught)
@@ -171,7 +171,7 @@ def test_a_gated_model_says_where_its_licence_is_accepted(hub, parts, tmp_path, 
 
 def test_a_model_that_is_not_there(hub, tiny_model):
     assert refused() == (
-        "model me/model is neither a folder here nor to be had from the hub: correct the name or, if it is private, "
+        "model me/model is neither a folder here nor found on the hub: correct the name or, if it is private, "
         "log in with 'hf auth login' or set HF_TOKEN"
     )
     assert f"the audio encoder {WHISPER} is neither a folder" in backbone_refused("audio_encoder", WHISPER)
@@ -212,7 +212,7 @@ def test_without_the_hub_its_cache_serves(hub, tiny_model, parts, tmp_path, monk
     assert hub.asked == []
     for message in (refused("me/other", **options), backbone_refused("language_model", LLAMA, **options)):
         assert why in message
-        assert "no folder here nor complete in the hub's cache" in message
+        assert "neither a folder here nor complete in the hub's cache" in message
 
 
 def test_a_cache_that_other_programs_filled_in_part(hub, parts, monkeypatch, tmp_path):
@@ -301,7 +301,7 @@ def test_uploads_that_are_refused(hub, tiny_model, monkeypatch):
 
     assert "your login does not allow it (401): log in with 'hf auth login'" in message()
     assert "your login does not allow it (403)" in message(token="bad")
-    assert "no possible name" in message("me//model")
+    assert "the name is not possible" in message("me//model")
     model.push_to_hub("me/model", token="good")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert "HF_HUB_OFFLINE is set: unset it to upload" in message()

@@ -1,4 +1,4 @@
-"""What a model folder may ask for: its own files and nothing that runs."""
+"""A model folder can name its own files only, and no code to run."""
 
 import ast
 import json
@@ -53,7 +53,7 @@ def test_the_walk_finds_a_forgotten_call():
 
 @pytest.fixture
 def folder(tmp_path):
-    """A copy of the bundled model with code in it that leaves a mark when it runs."""
+    """A copy of the bundled model with code that writes a file when it runs."""
     model = tmp_path / "model"
     shutil.copytree(bundled_folder(), model)
     code = f"from pathlib import Path\nPath({str(tmp_path / 'mark')!r}).touch()\n"

@@ -1,4 +1,4 @@
-"""Names of models: what is a folder here, what could be on the hub."""
+"""Names of models: local folders and hub ids."""
 
 from __future__ import annotations
 

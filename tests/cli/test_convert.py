@@ -63,7 +63,7 @@ def test_mistakes(refused, checkpoint, tmp_path):
     assert "av-hubert" in refused("convert", "hubert", checkpoint, tmp_path / "out")
     assert "OUT" in refused("convert", "av-hubert", checkpoint)
     torch.save({"model": {"w": torch.zeros(2)}}, tmp_path / "other.pt")
-    assert "no AV-HuBERT checkpoint" in refused("convert", "av-hubert", tmp_path / "other.pt", tmp_path / "out")
+    assert "not an AV-HuBERT checkpoint" in refused("convert", "av-hubert", tmp_path / "other.pt", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -97,7 +97,7 @@ def test_a_recogniser_is_converted_and_accounted_for(run, recogniser, tmp_path):
     assert lines[0] == (
         "Omni-AVSR: avsr, asr, vsr at audio rates 4, 8 and video rates 2, 5, language model of 2 layers of width 16"
     )
-    assert "note: the file does not tell its rates, so assumed: video 2,5" in lines
+    assert "note: the file does not show its rates, so assumed: video 2,5" in lines
     assert lines[-1] == f"wrote: {tmp_path / 'out'}"
     model = MomeForSpeechRecognition.from_pretrained(tmp_path / "out")
     assert (model.config.audio_rates, model.config.adapter["scale"]) == ([4, 8], 0.5)

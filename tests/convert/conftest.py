@@ -8,7 +8,7 @@ import pytest
 
 @pytest.fixture
 def foreign(monkeypatch: pytest.MonkeyPatch) -> dict[str, type]:
-    """Classes under the names that published files have them under; not importable outside the test."""
+    """Classes under the names in published files; they can be imported within the test only."""
     classes = {}
     for module, name in (
         ("fairseq.data.dictionary", "Dictionary"),

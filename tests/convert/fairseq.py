@@ -1,4 +1,4 @@
-"""Files as fairseq's trainer writes them, without fairseq."""
+"""Write files as fairseq's trainer does, without fairseq."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TASK = {"_name": "av_hubert_pretraining", "normalize": True, "image_crop_size": 
 
 
 def tiny_config() -> AVHubertConfig:
-    """What :data:`SETTINGS` and :data:`TASK` describe."""
+    """The configuration of :data:`SETTINGS` and :data:`TASK`."""
     return AVHubertConfig(
         hidden_size=16,
         num_hidden_layers=2,
@@ -46,7 +46,7 @@ def tiny_config() -> AVHubertConfig:
 
 
 def tiny_state(rows: int = 9, dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
-    """A pre-trained model's weights, those for pre-training among them."""
+    """The weights of a pre-trained model, those for pre-training only included."""
     torch.manual_seed(0)
     state = {key: value.clone() for key, value in AVHubertModel(tiny_config()).state_dict().items()}
     state |= {"mask_emb": torch.randn(104), "label_embs_concat": torch.randn(rows, 6)}
@@ -55,7 +55,7 @@ def tiny_state(rows: int = 9, dtype: torch.dtype = torch.float32) -> dict[str, t
 
 
 def fine_tuned(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The same encoder under a decoder."""
+    """The weights of a fine-tuned model with this encoder and a decoder."""
     inside = {f"encoder.w2v_model.{key}": value for key, value in state.items() if not key.startswith("final_proj")}
     decoder = {"decoder.embed_tokens.weight": torch.zeros(5, 4), "decoder.layers.0.fc1.weight": torch.zeros(4, 4)}
     return {**inside, "encoder.proj.weight": torch.zeros(4, 16), **decoder}
@@ -80,6 +80,6 @@ def container(foreign: dict[str, type], state: dict[str, torch.Tensor], model: d
 
 
 def save(content: object, path: Path, legacy: bool = False) -> Path:
-    """Write as PyTorch does now, or did before 1.6."""
+    """Write a file in the format of PyTorch, or in that from before 1.6."""
     torch.save(content, path, _use_new_zipfile_serialization=not legacy)
     return path

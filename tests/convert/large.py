@@ -1,4 +1,4 @@
-"""A published file with Llama-3.1-8B inside, all holes: 17 GB to whoever reads it, and next to nothing on the disk.
+"""A file as published with Llama-3.1-8B inside, 17 GB of zeros in a sparse file that needs little of the disk.
 
 Run as a program with such a folder, it converts the file and prints how much memory that took.
 """
@@ -33,7 +33,7 @@ TOKENS = {"vocab_size": 128_256, "bos_token_id": 128_000, "eos_token_id": 128_00
 
 
 def write(folder: Path) -> Path:
-    """The file, and its backbones' folders beside it; the language model's has weights, all but the last one."""
+    """Write the file and its backbones' folders; that of the language model has all weights except the last one."""
     models = _backbones()
     state = {}
     for kind, model in models.items():
@@ -67,7 +67,7 @@ def _backbones() -> dict[str, PreTrainedModel]:
 
 
 def _trained(llama: PreTrainedConfig) -> dict[str, tuple[int, ...]]:
-    """Shapes of what the recogniser has beside its backbones, or larger than they."""
+    """Shapes of tensors that the backbones do not have, or have in a smaller size."""
     width, rows = llama.hidden_size, llama.vocab_size + ADDED
     shapes: dict[str, tuple[int, ...]] = dict.fromkeys((EMBEDDING, HEAD), (rows, width))
     for side, rate in RATES.items():
@@ -81,7 +81,7 @@ def _trained(llama: PreTrainedConfig) -> dict[str, tuple[int, ...]]:
 
 
 def _write_safetensors(state: Mapping[str, Tensor], path: Path) -> None:
-    """A file of these names and shapes whose numbers are a hole."""
+    """Write a sparse file of zeros with these names and shapes."""
     header, end = {}, 0
     for name, value in state.items():
         kind = "I64" if value.dtype == torch.int64 else "BF16"
@@ -94,7 +94,7 @@ def _write_safetensors(state: Mapping[str, Tensor], path: Path) -> None:
 
 
 def _anonymous() -> int:
-    """Bytes of memory that no file backs."""
+    """Bytes of memory that are not mapped from a file."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) * 1024
@@ -103,7 +103,7 @@ def _anonymous() -> int:
 
 @contextmanager
 def watched() -> Iterator[list[int]]:
-    """A list whose one number is the peak of such memory since."""
+    """A list with one number, the peak of this memory since the call."""
     start, peak, done = _anonymous(), [0], threading.Event()
 
     def watch() -> None:

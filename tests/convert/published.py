@@ -1,4 +1,4 @@
-"""Golden cases as the files that were published: one flat state dict, and the backbones that it was made of."""
+"""Write golden cases as published files: a flat state dict, and the folders of its backbones."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ State = dict[str, Tensor]
 
 
 def tokenizer_of(golden: Golden) -> PreTrainedTokenizerFast:
-    """Whole words, with the ids that the case gives to those of its prompts."""
+    """A tokenizer of words, in which the words of the prompts have the case's ids."""
     llm, prompts = golden.config["llm"], prompt_ids(golden.config)
     words = {number: f"word{number}" for number in range(llm["vocab_size"])}
     for task, ids in prompts.items():  # a prompt of as many tokens as words gives them their names
@@ -59,7 +59,7 @@ def part(state: State, prefix: str) -> State:
 
 
 def backbones(golden: Golden, folder: Path, weights: bool = True) -> Sources:
-    """Folders of the backbones before they were part of the recogniser, with or without their weights."""
+    """Write the folders of the original backbones, with or without their weights."""
     state, config = golden.state, golden.config
     language_model = AutoModelForCausalLM.from_config(text_config(config, added=False))
     own = part(state, "llm.")

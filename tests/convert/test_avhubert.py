@@ -106,7 +106,7 @@ def test_base_is_told_by_its_shapes():
     found = read_encoder(state, {}, "base.pt")
     assert (found.config.num_attention_heads, found.config.intermediate_size) == (12, 3072)
     assert "AV-HuBERT Base" in describe(found.config)
-    assert found.notes == ("the file does not tell, so assumed: 12 heads of 64, norms before the layers",)
+    assert found.notes == ("not in the file, so assumed: 12 heads of 64, norms before the layers",)
 
 
 @pytest.mark.parametrize("legacy", [False, True])

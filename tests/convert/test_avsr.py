@@ -200,14 +200,14 @@ def test_heads_of_an_encoder_of_its_own_size_are_not_guessed(tmp_path, side):
 
 def test_assumed_rates_are_named(tmp_path):
     _, account = converted("llama-avsr", random_case("llama-avsr"), tmp_path, audio_rates=None)
-    assert account.notes[0] == "the file does not tell its rates, so assumed: audio 4"
+    assert account.notes[0] == "the file does not show its rates, so assumed: audio 4"
 
 
 def test_an_assumed_factor_and_number_of_experts_are_named(tmp_path):
     case = random_case("llama-smop")
     model, account = converted("llama-smop", case, tmp_path / "assumed", lora_scale=None)
-    assert "the file does not tell the factor of its LoRA, so assumed: 0.125 (--lora-scale)" in account.notes
-    assert "the file does not tell how many experts a token has, so assumed: 2 (--top-k)" in account.notes
+    assert "the file does not show the factor of its LoRA, so assumed: 0.125 (--lora-scale)" in account.notes
+    assert "the file does not show how many experts a token has, so assumed: 2 (--top-k)" in account.notes
     assert (model.config.adapter["scale"], model.connector.top_k) == (0.125, 2)
     model, account = converted("llama-smop", case, tmp_path / "told", top_k=1)
     assert [note for note in account.notes if "so assumed" in note] == []

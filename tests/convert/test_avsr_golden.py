@@ -19,7 +19,7 @@ both = pytest.mark.parametrize("present", [True, False], ids=["referred", "store
 
 
 def check_config(golden: Golden, model: MomeForSpeechRecognition) -> None:
-    """What the case says of itself, and the converter read or was told."""
+    """Compare the converted configuration with that of the case."""
     config, ours = golden.config, model.config
     sides = ("audio", "video") if config["modality"] == "audiovisual" else (config["modality"],)
     rates = {side: grid_of(config, side) for side in sides}
@@ -34,7 +34,7 @@ def check_config(golden: Golden, model: MomeForSpeechRecognition) -> None:
 
 @torch.no_grad()
 def check(system: str, golden: Golden, tmp_path, present: bool, projectors: bool = True) -> MomeForSpeechRecognition:
-    """Convert the case with its backbones' weights at hand or not, load the folder and compare all that it makes."""
+    """Convert the case with or without its backbones' weights, and compare all outputs of the loaded folder."""
     sources = backbones(golden, tmp_path, weights=present)
     account = convert(system, published(golden, tmp_path), tmp_path / "out", sources)
     assert account.tensors == len(golden.state)

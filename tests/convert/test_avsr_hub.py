@@ -1,4 +1,4 @@
-"""Backbones of a converted recogniser at the hub: what is downloaded, and what is said where it refuses."""
+"""Backbones of a converted recogniser on the hub: downloads, and messages for refusals."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def on_hub(hub: Hub, sources: Sources, gated: dict[str, int] | None = None) -> S
 
 
 def refused(path: Path, sources: Sources) -> str:
-    """The one line that a conversion is refused with; nothing is written."""
+    """The one-line message of a refused conversion, which writes nothing."""
     out = path.parent / "out"
     with pytest.raises(MomeError) as caught:
         convert("llama-avsr", path, out, sources)
@@ -90,7 +90,7 @@ def test_without_the_hub_the_line_says_why(hub, checkpoint, monkeypatch):
     hub.asked = []
     convert("llama-avsr", path, path.parent / "offline", sources)
     message = refused(path, replace(sources, language_model="them/other"))
-    assert "the language model them/other is no folder here nor complete in the hub's cache" in message
+    assert "the language model them/other is neither a folder here nor complete in the hub's cache" in message
     assert "HF_HUB_OFFLINE is set: unset it once" in message
     assert hub.asked == []
 
@@ -101,7 +101,7 @@ def test_a_cache_with_settings_and_no_tokenizer(hub, checkpoint, monkeypatch):
     file_download.hf_hub_download(NAMES["language_model"], "config.json")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     message = refused(path, sources)
-    assert "the tokenizer of them/llama is no folder here nor complete in the hub's cache" in message
+    assert "the tokenizer of them/llama is neither a folder here nor complete in the hub's cache" in message
     assert "HF_HUB_OFFLINE" in message
 
 
@@ -114,7 +114,7 @@ def test_a_repository_without_what_is_needed(hub, checkpoint):
         "the tokenizer of them/bare is not in its repository"
     )
     assert "them/empty has no config.json" in refused(path, replace(folders, language_model="them/empty"))
-    assert "them/none is neither a folder here nor to be had" in refused(
+    assert "them/none is neither a folder here nor found on the hub" in refused(
         path, replace(folders, language_model="them/none")
     )
     message = refused(path, replace(folders, video_encoder="models/av-hubert-large"))

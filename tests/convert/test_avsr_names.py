@@ -1,4 +1,4 @@
-"""Every tensor of a published file has one name here, and back."""
+"""Published names and the names of this package correspond one to one."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def test_the_files_names_are_found_back(name):
 @pytest.mark.parametrize(
     ("system", "extra", "message"),
     [
-        ("llama-avsr", "language_model.model.norm.weight", "is no name of the published code"),
-        ("llama-avsr", "connector.audio.0.0.bias", "is no name of the published code"),
-        ("llama-mtsk", "connector.audio.1.2.weight", "is no name of the published code"),
-        ("llama-smop", "connector.audiovisual.gate.weight", "is no name of the published code"),
-        ("llama-avsr", f"{LAYER}.q_proj.lora.down.weight", "is no name of the published code"),
-        ("omni-avsr", f"{LAYER}.v_proj.lora.specific.up", "is no name of the published code"),
+        ("llama-avsr", "language_model.model.norm.weight", "is not a name of the published code"),
+        ("llama-avsr", "connector.audio.0.0.bias", "is not a name of the published code"),
+        ("llama-mtsk", "connector.audio.1.2.weight", "is not a name of the published code"),
+        ("llama-smop", "connector.audiovisual.gate.weight", "is not a name of the published code"),
+        ("llama-avsr", f"{LAYER}.q_proj.lora.down.weight", "is not a name of the published code"),
+        ("omni-avsr", f"{LAYER}.v_proj.lora.specific.up", "is not a name of the published code"),
         ("llama-avsr", "audio_proj.0.0.weight", "stands for the same as audio_proj.0.weight"),
         ("llama-avsr", f"{LAYER}.lora_down_Q_shared.weight", f"stands for the same as {LAYER}.lora_down_Q.weight"),
         ("llama-avsr", "audio_encoder.encoder.conv1.weight", "is unknown"),

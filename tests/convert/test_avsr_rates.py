@@ -1,4 +1,4 @@
-"""Rates that the widths of stacking projectors tell."""
+"""Rates are read from the widths of projectors of stacked frames."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.convert.published import HIDDEN, WIDTH, backbones, published, random_
 
 
 def stacking(tmp_path, sides: str, **rates: list[int]) -> tuple[Golden, Sources]:
-    """A case of Llama-MTSK whose projectors are as wide as these rates ask for, and its backbones."""
+    """A case of Llama-MTSK with projectors for these rates of stacked frames, and its backbones."""
     case = random_case("llama-mtsk", sides)
     sources = replace(backbones(case, tmp_path), audio_rates=None, video_rates=None)
     for key in [key for key in case.state if key.startswith(("audio_proj.", "video_proj."))]:

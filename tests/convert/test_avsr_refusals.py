@@ -1,4 +1,4 @@
-"""What does not fit a published recogniser is named, and nothing is written."""
+"""Files and options that do not fit are refused by name, and nothing is written."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ EMBEDDING, HEAD = "llm.model.embed_tokens.weight", "llm.lm_head.weight"
         ({"audio_proj.0.weight": torch.zeros(2, 24)}, r"audio_proj.0.weight is \(2, 24\) instead of \(12, 16\)"),
         ({"audio_proj.0.weight": torch.zeros(2)}, r"audio_proj.0.weight is \(2,\) instead of \(12, 16\)"),
         ({EMBEDDING: None}, rf"\(1 difference\): {EMBEDDING} is missing"),
-        ({EMBEDDING: None, HEAD: None}, f"does not tell its vocabulary: {EMBEDDING} is missing"),
+        ({EMBEDDING: None, HEAD: None}, f"does not show its vocabulary: {EMBEDDING} is missing"),
         ({EMBEDDING: torch.zeros(ROWS + ADDED, 32)}, rf"{EMBEDDING} is \(29, 32\) instead of \(29, 16\)"),
         ({EMBEDDING: torch.zeros(ROWS + ADDED, 16).to_sparse()}, rf"{EMBEDDING} is not an ordinary tensor"),
         ({EMBEDDING: torch.zeros(ROWS, 16)}, "vocabulary of .* has 24 rows"),
@@ -191,10 +191,10 @@ def test_a_missing_prompt_is_named(tmp_path):
     ("content", "message"),
     [
         ({"epoch": 3, "state_dict": {"model.w": torch.zeros(1), "loss.w": torch.zeros(1)}}, "loss.w do not begin with"),
-        ({"epoch": 3, "state_dict": {"model.w": 5}}, "w are no named tensors"),
+        ({"epoch": 3, "state_dict": {"model.w": 5}}, "w are not named tensors"),
         ({"epoch": 3, "state_dict": {}}, "it has no llm.model.embed_tokens.weight"),
         ({"model": {"w": torch.zeros(1)}, "cfg": None}, "in a dictionary 'model'.*; convert AV-HuBERT as av-hubert"),
-        ({"epoch": 3, "weights": {}}, "epoch, weights are no named tensors"),
+        ({"epoch": 3, "weights": {}}, "epoch, weights are not named tensors"),
     ],
 )
 def test_a_file_of_another_kind_is_refused(tmp_path, content, message):

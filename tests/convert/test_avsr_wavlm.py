@@ -40,7 +40,7 @@ def wavlm() -> WavLMModel:
 
 
 def with_wavlm(wavlm: WavLMModel, folder: Path, weights: bool = True, old: bool = False) -> tuple[Golden, Sources]:
-    """A case of Llama-AVSR with it, and its backbones."""
+    """A case of Llama-AVSR with WavLM, and its backbones."""
     case = random_case("llama-avsr", stack=3)
     sources = replace(backbones(case, folder), audio_rates=None, video_rates=None, audio_encoder=str(folder / "wavlm"))
     (wavlm if weights else wavlm.config).save_pretrained(folder / "wavlm")
@@ -78,7 +78,7 @@ def test_its_tokens_are_those_of_the_published_code(tmp_path, wavlm, weights, ol
 def test_its_settings_must_be_named(tmp_path, wavlm):
     case, sources = with_wavlm(wavlm, tmp_path)
     path = published(case, tmp_path)
-    with pytest.raises(MomeError, match=r"has a WavLM, whose settings its weights do not tell: give --audio-encoder"):
+    with pytest.raises(MomeError, match=r"has a WavLM, whose settings its weights do not show: give --audio-encoder"):
         convert("llama-avsr", path, tmp_path / "out", replace(sources, audio_encoder=None))
     whisper = str(tmp_path / "audio_encoder")
     with pytest.raises(MomeError, match="is of type whisper, where the checkpoint needs wavlm"):

@@ -1,4 +1,4 @@
-"""Files that are made to break whoever reads them are refused with one line, or read as far as they make sense."""
+"""Files that are made to break a reader are refused with one line, or read without harm."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_nothing_of_the_file_is_in_the_place_of_a_method(tmp_path):
 def test_a_dictionary_inside_itself_is_read(tmp_path):
     state: dict[str, Any] = {"w": torch.zeros(1)}
     state["again"] = state
-    with pytest.raises(MomeError, match="again are no named tensors"):
+    with pytest.raises(MomeError, match="again are not named tensors"):
         convert("llama-avsr", save(state, tmp_path / "a.pt"), tmp_path / "out", Sources("x/y"))
 
 
@@ -67,7 +67,7 @@ def test_a_tensor_without_one_shape_is_refused(tmp_path):
 @pytest.mark.parametrize("settings", [torch.zeros(2), {"model": {"encoder_attention_heads": [2]}, "task": 3}])
 def test_without_usable_settings_the_heads_are_unknown(tmp_path, settings):
     path = save({"cfg": settings, "args": None, "model": tiny_state()}, tmp_path / "a.pt")
-    with pytest.raises(MomeError, match="does not tell its number of attention heads"):
+    with pytest.raises(MomeError, match="does not show its number of attention heads"):
         avhubert.convert(path, tmp_path / "out")
 
 

@@ -1,4 +1,4 @@
-"""The notice of AV-HuBERT's licence goes wherever the weights go."""
+"""The notice of AV-HuBERT's licence is saved and uploaded with its weights."""
 
 from __future__ import annotations
 

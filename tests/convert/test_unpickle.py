@@ -88,14 +88,14 @@ def test_what_other_picklings_ask_for_is_named(tmp_path, protocol, torch_made):
         read_checkpoint(tmp_path / "a.pt")
     assert "damaged" not in str(caught.value)
     if protocol > 3:
-        assert f"shutil.rmtree, {os.system.__module__}.system, of which nothing was run" in str(caught.value)
+        assert f"shutil.rmtree, {os.system.__module__}.system; nothing was run" in str(caught.value)
     assert not trap.exists()
 
 
 def test_an_old_file_of_another_pickling_is_read_past_its_first_pickles(tmp_path):
     content = {"w": torch.zeros(2), "state": Calls(shutil.rmtree, "nowhere")}
     torch.save(content, tmp_path / "a.pt", pickle_protocol=4, _use_new_zipfile_serialization=False)
-    with pytest.raises(MomeError, match=r"asks for .*shutil\.rmtree, of which nothing was run"):
+    with pytest.raises(MomeError, match=r"asks for .*shutil\.rmtree; nothing was run"):
         read_checkpoint(tmp_path / "a.pt")
 
 
@@ -117,7 +117,7 @@ def test_other_formats_are_called_what_they_are(tmp_path):
         read_checkpoint(tmp_path / "old.pt")
     extension = b"\x80\x02}X\x01\x00\x00\x00a\x82\x07s."  # {"a": extension 7}
     (tmp_path / "extension.pt").write_bytes(extension)
-    with pytest.raises(MomeError, match="asks for the copyreg extension 7, of which nothing was run"):
+    with pytest.raises(MomeError, match="asks for the copyreg extension 7; nothing was run"):
         read_checkpoint(tmp_path / "extension.pt")
 
 

@@ -1,1 +1,1 @@
-"""Model folders: where they are, what may be in them, how they are written and read."""
+"""Model folders: finding, checking, reading and writing them."""

@@ -1,4 +1,4 @@
-"""The frozen backbones, and what belongs to them, from a folder or the hub."""
+"""Load the frozen backbones, their tokenizers and feature extractors from a folder or the hub."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from mome.checkpoints.source import Source
 from mome.encoders import audio_encoder
 from mome.errors import MomeError, listed
 
-_PER_BYTE = 4  # weights that a byte may hold: quantised to two bits
-_UNTOLD = 10_000_000  # weights that a small model may have beyond those in its files
+_WEIGHTS_PER_BYTE = 4  # at most: weights quantised to two bits
+_MISSING_WEIGHTS = 10_000_000  # number of weights that may be missing from a model's files
 
 Extractor = TypeVar("Extractor", bound=FeatureExtractionMixin)
 
@@ -38,7 +38,7 @@ def backbone_config(kind: str, reference: str, revision: str | None = None) -> P
     Args:
         kind: ``audio_encoder``, ``video_encoder`` or ``language_model``.
         reference: the id or folder.
-        revision: of the hub.
+        revision: of the hub repository.
 
     Raises:
         MomeError: it cannot be found, or is damaged.
@@ -48,9 +48,8 @@ def backbone_config(kind: str, reference: str, revision: str | None = None) -> P
 
 
 def _source(kind: str, reference: str, revision: str | None, **hub: Any) -> Source:
-    # The hub has no AV-HuBERT.
-    made = kind == "video_encoder" or "av-hubert" in reference
-    remedy = f"make it with 'mome convert av-hubert CKPT {reference}'" if made else None
+    convertible = kind == "video_encoder" or "av-hubert" in reference  # the hub has no AV-HuBERT
+    remedy = f"make it with 'mome convert av-hubert CKPT {reference}'" if convertible else None
     return Source(reference, f"the {kind.replace('_', ' ')} {reference}", revision, remedy, hub)
 
 
@@ -109,7 +108,7 @@ def load_backbone(
     Args:
         kind, reference, revision: as for :func:`backbone_config`.
         dtype: of the weights.
-        options: of a language model's loading.
+        options: passed on to ``from_pretrained`` of a language model.
         hub: as for :func:`mome.checkpoints.folder.model_folder`.
 
     Raises:
@@ -122,28 +121,28 @@ def load_backbone(
     _check_size(kind, config, folder, source.what)
     with blaming(source.what):
         backbone, report = _load_folder(kind, config, folder, dtype, options)
-    # Transformers would go on with random numbers in their place.
+    # Transformers initialises missing weights at random.
     lacking = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
     if lacking:
         names = listed(lacking, 3)
         raise MomeError(f"{source.what} has not all of its weights: {names} missing or of another size")
     if source.folder is None:
-        backbone.name_or_path = backbone.config.name_or_path = reference  # the hub's name, not its cache's
+        backbone.name_or_path = backbone.config.name_or_path = reference  # instead of the folder in the cache
     return backbone
 
 
 def _check_size(kind: str, config: PreTrainedConfig, folder: Path, what: str) -> None:
-    """Refuse a configuration of far more weights than the files hold, before memory is asked for.
+    """Refuse a configuration that describes far more weights than the files hold, before memory is allocated.
 
     Raises:
-        MomeError: it is so, or nothing can be built from it.
+        MomeError: the files are too small, or no model can be built from the configuration.
     """
     with blaming(what, "describes no model that can be built"), torch.device("meta"):
-        wanted = sum(weight.numel() for weight in _new(kind, copy.deepcopy(config)).parameters())
+        described = sum(weight.numel() for weight in _new(kind, copy.deepcopy(config)).parameters())
     held = sum(file.stat().st_size for pattern in ("*.safetensors", "*.bin") for file in folder.glob(pattern))
-    if wanted > _PER_BYTE * held + _UNTOLD:
+    if described > _WEIGHTS_PER_BYTE * held + _MISSING_WEIGHTS:
         raise MomeError(
-            f"{what} has {held / 1e6:.1f} MB of weights, and its config.json describes {wanted / 1e6:.0f} million: "
+            f"{what} has {held / 1e6:.1f} MB of weights, and its config.json describes {described / 1e6:.0f} million: "
             "copy or download it again"
         )
 
@@ -161,10 +160,10 @@ def _new(kind: str, config: PreTrainedConfig) -> PreTrainedModel:
 def _load_folder(
     kind: str, config: PreTrainedConfig, folder: Path, dtype: torch.dtype | str, options: Mapping[str, Any]
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """The backbone, and what Transformers reports of its weights."""
+    """The backbone, and Transformers' report on missing and mismatched weights."""
 
     def load(cls: Any, **more: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
-        if "quantization_config" in more:  # quantising renames the weights, so they are not compared
+        if "quantization_config" in more:  # quantisation renames the weights
             model = cls.from_pretrained(folder, trust_remote_code=False, dtype=dtype, **more)
             return model, {"missing_keys": (), "mismatched_keys": ()}
         model, report = cls.from_pretrained(

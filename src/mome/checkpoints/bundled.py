@@ -1,4 +1,4 @@
-"""Where the bundled demonstration model lives."""
+"""The folder of the bundled demonstration model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def bundled_folder() -> Path:
     """The bundled model's folder.
 
     Raises:
-        MomeError: the installation lacks it.
+        MomeError: it is missing from the installation.
     """
     if not (BUNDLED / "config.json").exists():
         raise MomeError(f"the bundled model is not at {BUNDLED}: reinstall the package, or give a model folder")

@@ -1,4 +1,4 @@
-"""Checkpoints: only what was trained, and references to the frozen backbones (or copies of them)."""
+"""Checkpoints: the trained weights, and references to the frozen backbones or copies of them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -30,8 +30,10 @@ from mome.files import open_as_usual
 
 Model = TypeVar("Model", bound="SavedModel")
 
-# What Transformers' Auto classes add to the keywords of whoever calls them.
-_FROM_AUTO = ("_from_auto", "_commit_hash", "adapter_kwargs")
+STATISTICS = (".running_mean", ".running_var")
+"""Ends of the names of a batch norm's running statistics."""
+
+_FROM_AUTO = ("_from_auto", "_commit_hash", "adapter_kwargs")  # keywords that Transformers' Auto classes add
 
 
 class SavedModel(PreTrainedModel):
@@ -42,19 +44,19 @@ class SavedModel(PreTrainedModel):
     video_encoder: AVHubertModel | None
     language_model: PreTrainedModel
     merged: frozenset[str]
-    """Backbones, of :data:`BACKBONES`, that have taken in their LoRA since they were loaded."""
+    """Backbones, of :data:`BACKBONES`, into which a LoRA was merged since they were loaded."""
 
     def trained_state_dict(self, state: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
-        """The tensors of a checkpoint: what training changes, and what the backbones' own files do not hold.
+        """The tensors of a checkpoint: those that training changes, and those that are not in the backbones' files.
 
         These are the connector, the adapters and the unfrozen backbones; the rows added to the language model's
-        vocabulary (``added_embeddings`` and, if the head is not tied, ``added_head``); the video encoder's batch-norm
-        statistics if the configuration asks for them.
+        vocabulary (``added_embeddings`` and, if the head is not tied, ``added_head``); and, with
+        ``config.video_statistics``, the running statistics of the video encoder's batch norms.
 
         Args:
-            state: a complete state dict to take them from, instead of the model's present one.
+            state: a complete state dict to use instead of the model's own.
         """
-        names: dict[int, str] = {}  # of tied weights the first
+        names: dict[int, str] = {}  # tied weights have the first of their names
         for key, value in self.state_dict(keep_vars=True).items():
             names.setdefault(id(value), key)
         state = self.state_dict() if state is None else state
@@ -69,8 +71,7 @@ class SavedModel(PreTrainedModel):
         kind = key.partition(".")[0]
         if kind not in BACKBONES or kind in self.config.unfrozen or is_adapter_key(key):
             return True
-        statistics = key.endswith((".running_mean", ".running_var"))
-        return self.config.video_statistics and kind == "video_encoder" and statistics
+        return self.config.video_statistics and kind == "video_encoder" and key.endswith(STATISTICS)
 
     def save_pretrained(  # type: ignore[override]
         self,
@@ -82,21 +83,21 @@ class SavedModel(PreTrainedModel):
         push_to_hub: bool = False,
         **kwargs: Any,
     ) -> None:
-        """Write ``config.json`` and ``model.safetensors`` (trained parts), each to a temporary name first.
+        """Write ``config.json`` and ``model.safetensors`` (trained weights), each to a temporary name first.
 
         Args:
-            save_directory: a folder, made if missing.
-            self_contained: copy all backbones into sub-folders. A backbone without a place of its own (loaded from a
-                self-contained checkpoint, or initialised at random) is always copied. A model whose LoRA was merged
-                into a backbone is saved without that LoRA, and needs this.
+            save_directory: a folder, created if it does not exist.
+            self_contained: copy all backbones into sub-folders. A backbone that is nowhere else (loaded from a
+                self-contained checkpoint, or initialised at random) is always copied. Needed after a LoRA was merged
+                into a backbone.
             is_main_process: other processes of a distributed run write nothing.
-            state_dict: weights to take instead of the model's own.
-            push_to_hub: upload the model's files afterwards, those that others saved to the folder too.
-            kwargs: ``repo_id`` (else the folder's name) and the options of :meth:`push_to_hub` for the upload.
+            state_dict: weights to save instead of the model's own.
+            push_to_hub: upload the folder's files afterwards, the processor's included if they are there.
+            kwargs: ``repo_id`` (the folder's name by default) and the upload options of :meth:`push_to_hub`.
 
         Raises:
-            MomeError: ``push_to_hub`` of a model with a backbone that only this machine has, or the upload fails;
-                a LoRA was merged into a backbone that is not copied.
+            MomeError: a LoRA was merged into a backbone that is not copied; with ``push_to_hub``, a backbone is in a
+                local folder and not copied, or the upload fails.
         """
         if not is_main_process:
             return
@@ -115,31 +116,34 @@ class SavedModel(PreTrainedModel):
                 open_as_usual(*(folder / kind).glob("*.safetensors"))
                 setattr(config, kind, INSIDE + kind)
                 setattr(config, f"{kind}_revision", None)
-                setattr(config, f"{kind}_rounding", None)  # the copy's weights are what they were rounded to
+                setattr(config, f"{kind}_rounding", None)  # the copy holds rounded weights
             elif kind in config.unfrozen and isinstance(backbone, AVHubertModel):
                 backbone.config.write_notice(folder)
         for part in (config.audio_config, config.video_config, config.text_config):
             if part is not None:
-                part.name_or_path = ""  # where it was loaded from says nothing about where it is now
+                part.name_or_path = ""  # the place it was loaded from may not exist elsewhere
         save_tensors(trained, folder / WEIGHTS, {"format": "pt"})
         config.save_pretrained(folder)
         if push_to_hub:
             upload(folder, kwargs.pop("repo_id", None) or folder.name, **kwargs)
 
     def push_to_hub(self, repo_id: str, *, self_contained: bool = False, **kwargs: Any) -> str:  # type: ignore[override]
-        """Upload ``config.json``, the trained weights and, if asked to, the backbones; returns the commit's address.
+        """Upload ``config.json``, the trained weights and, if self-contained, the backbones.
 
-        The processor has a ``push_to_hub`` of its own, and both are needed. A folder that both were saved to is
-        uploaded at once by ``save_pretrained(folder, push_to_hub=True)``.
+        The processor must be uploaded too, by its own ``push_to_hub``. ``save_pretrained(folder, push_to_hub=True)``
+        uploads a folder to which both were saved.
 
         Args:
-            repo_id: ``owner/name``, or ``name`` of one's own; made if it is not there.
+            repo_id: ``owner/name``, or ``name`` for the user's own account; created if it does not exist.
             self_contained: as for :meth:`save_pretrained`.
             kwargs: ``commit_message``, ``commit_description``, ``token``, ``private``, ``revision`` and ``create_pr``,
                 as for Transformers' models.
 
+        Returns:
+            The URL of the commit.
+
         Raises:
-            MomeError: a backbone is only on this machine, or the upload fails.
+            MomeError: a backbone is in a local folder and not copied, or the upload fails.
         """
         with tempfile.TemporaryDirectory() as folder:
             if not self_contained:
@@ -148,7 +152,7 @@ class SavedModel(PreTrainedModel):
             return upload(Path(folder), repo_id, **kwargs)
 
     def _check_adapters(self, self_contained: bool) -> None:
-        """Raise :class:`MomeError` where a checkpoint would be without the model's adapters or merged weights."""
+        """Raise :class:`MomeError` if a checkpoint would lack the model's adapters or merged weights."""
         parts = self._pretrained_parts()
         for kind, option in (("language_model", "adapter"), ("video_encoder", "video_adapter")):
             part, reference = kind.replace("_", " "), getattr(self.config, kind)
@@ -170,22 +174,22 @@ class SavedModel(PreTrainedModel):
         return kind in self._pretrained_parts()
 
     def check_backbone(self, kind: str, backbone: PreTrainedModel, source: object) -> None:
-        """Raise :class:`MomeError` where a loaded backbone is not of the sizes that this model was planned with."""
+        """Raise :class:`MomeError` if a loaded backbone has other names or shapes than planned."""
         planned = _without_adapters(self._pretrained_parts()[kind])
-        found = backbone.state_dict()
-        grown = {key for key in found if "embed" in key or "head" in key} if self.config.added_tokens else set()
-        other = sorted(planned.keys() ^ found.keys()) or [
+        loaded = backbone.state_dict()
+        grown = {key for key in loaded if "embed" in key or "head" in key} if self.config.added_tokens else set()
+        differing = sorted(planned.keys() ^ loaded.keys()) or [
             key
-            for key, value in found.items()
+            for key, value in loaded.items()
             if value.shape[1:] != planned[key].shape[1:]
             or (value.shape[:1] != planned[key].shape[:1] and key not in grown)
         ]
-        if other:
+        if differing:
             what = kind.replace("_", " ")
-            raise MomeError(f"{source}/config.json describes another {what}: {listed(other, 3)} differ in size")
+            raise MomeError(f"{source}/config.json describes another {what}: {listed(differing, 3)} differ in size")
 
     def _refuse_local_backbones(self) -> None:
-        """A reference to a folder of this machine would be of no use to others."""
+        """Raise :class:`MomeError` if the configuration refers to a backbone in a local folder."""
         for kind in self._pretrained_parts():
             reference = getattr(self.config, kind) or INSIDE
             if not reference.startswith(INSIDE) and not is_hub_id(reference):
@@ -223,18 +227,18 @@ class SavedModel(PreTrainedModel):
 
         Args:
             pretrained_model_name_or_path: a folder or a hub id.
-            config: configuration to use instead of the folder's.
+            config: replaces the folder's configuration.
             revision: of the hub repository.
-            token: for private and gated repositories, the backbones' too.
-            cache_dir: where downloads are kept, instead of the hub's usual place.
-            local_files_only: do without the network.
+            token: for private and gated repositories, those of the backbones included.
+            cache_dir: replaces the hub's usual cache.
+            local_files_only: do not use the network.
             dtype: of all weights; ``"auto"`` is the one that the language model was saved in.
             device_map: the one device to load to, such as ``"cuda:0"``.
             attn_implementation: of the language model (``"sdpa"``, ``"flash_attention_2"``, …).
             quantization_config: of the language model, passed on to Transformers.
-            compat: of the configuration, instead of the folder's. A processor must be made for it too
-                (``MomeProcessor.from_folder``), as :func:`mome.load` does.
-            kwargs: what the Auto classes add; nothing else is supported.
+            compat: replaces the configuration's. The processor needs the same (``MomeProcessor.from_folder``), as
+                :func:`mome.load` gives it.
+            kwargs: the keywords that the Auto classes add; no others are supported.
 
         Raises:
             MomeError: something is missing, or the weights do not fit the configuration.
@@ -258,14 +262,17 @@ class SavedModel(PreTrainedModel):
             dtype = next(iter(parts.values())).dtype if parts else torch.get_default_dtype()
         model = cls(config, **parts).to(dtype=dtype)  # type: ignore[call-arg]
         model.load_trained(weights, folder)
-        loaded: Self = model.to(device=device).eval()
-        return loaded
+        return cast(Self, model.to(device=device).eval())
 
     def load_trained(self, state: dict[str, Tensor], source: object) -> None:
-        """Load what :meth:`trained_state_dict` gives.
+        """Load the tensors of :meth:`trained_state_dict`.
+
+        Args:
+            state: the tensors by name.
+            source: what messages call the file or folder that they come from.
 
         Raises:
-            MomeError: keys are missing, unknown or of another shape; nothing is loaded then.
+            MomeError: a tensor is missing, unknown, of another shape or not finite; nothing is loaded then.
         """
         _check_fit(self.trained_state_dict(), state, source)
         rows = added_rows(self.language_model, self.config.added_tokens)
@@ -275,7 +282,7 @@ class SavedModel(PreTrainedModel):
 
 
 def _planned(kind: type[Model], config: MomeConfig, folder: Path) -> Model:
-    """The model without memory for its weights, which sizes from a damaged file would ask for in any amount."""
+    """The model on the meta device: sizes from a damaged file could need any amount of memory."""
     with blaming(folder / "config.json", "describes no model that can be built"), torch.device("meta"):
         return kind(copy.deepcopy(config))
 
@@ -288,21 +295,22 @@ def _load_backbones(
     options: Mapping[str, Any],
     hub: Mapping[str, Any],
 ) -> dict[str, PreTrainedModel]:
-    """The backbones that a checkpoint refers to; with ``dtype="auto"``, all in the one of the first.
+    """Load the backbones that a checkpoint refers to.
 
     Args:
-        plan: the model without weights.
+        plan: the model on the meta device.
         config: the checkpoint's configuration.
         folder: the checkpoint.
-        dtype: of the weights; where they must be rounded first, they may come in a coarser one.
-        options: of the language model's loading.
+        dtype: of the weights; ``"auto"`` is that of the language model's files. A backbone that is rounded to a
+            coarser dtype may be returned in it.
+        options: passed on to ``from_pretrained`` of the language model.
         hub: as for :func:`model_folder`.
 
     Raises:
-        MomeError: one of them is missing, damaged or not of the planned sizes.
+        MomeError: a backbone is missing, damaged or of other sizes than planned.
     """
     parts: dict[str, PreTrainedModel] = {}
-    for kind in reversed(BACKBONES):  # the language model first: its dtype may be everyone's
+    for kind in reversed(BACKBONES):  # the language model first: "auto" is its dtype
         reference = getattr(config, kind)
         if reference is None:
             if plan.has_backbone(kind) and kind not in config.unfrozen:
@@ -313,7 +321,7 @@ def _load_backbones(
         where = part_folder(folder, reference, kind) if reference.startswith(INSIDE) else reference
         revision, rounding = (getattr(config, f"{kind}_{of}") for of in ("revision", "rounding"))
         quantized = "quantization_config" in options
-        exact = dtype == torch.float32 and not (kind == "language_model" and quantized)  # loaded exactly, then rounded
+        exact = dtype == torch.float32 and not (kind == "language_model" and quantized)  # load in float32, then round
         first = dtype if rounding is None or exact else _dtype(rounding)
         parts[kind] = load_backbone(kind, where, revision, first, options, **hub)
         if not quantized:
@@ -349,7 +357,7 @@ def _refuse_unknown(keywords: dict[str, Any]) -> None:
 
 @torch.no_grad()
 def _round(backbone: nn.Module, dtype: torch.dtype) -> None:
-    """Round what a file would hold; what a model computes when it is made, such as Gemma's factors, stays exact."""
+    """Round the state dict's tensors; buffers that are not saved, such as Gemma's factors, stay exact."""
     for value in backbone.state_dict().values():
         if value.is_floating_point():
             value.copy_(value.to(dtype))
@@ -365,7 +373,7 @@ def _dtype(dtype: torch.dtype | str) -> torch.dtype | str:
 def _device(device_map: Any) -> torch.device | None:
     try:
         return None if device_map is None else torch.empty(0, device=device_map).device
-    except (RuntimeError, TypeError, AssertionError):  # the last from a PyTorch built without that kind
+    except (RuntimeError, TypeError, AssertionError):  # AssertionError: PyTorch was built without that device
         raise ValueError(f'device_map={device_map!r} is not supported: give one device, such as "cuda:0"') from None
 
 

@@ -1,4 +1,4 @@
-"""The folder of a recogniser: where it is, and what lies in it."""
+"""The folder of a recogniser: find it, and read its configuration and weights."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ from mome.config import MomeConfig
 from mome.errors import MomeError, shortened
 
 WEIGHTS = "model.safetensors"
-INSIDE = "./"  # a reference that starts so is a sub-folder of the checkpoint
+INSIDE = "./"  # prefix of references to sub-folders of the checkpoint
 
 
 def model_folder(name: str | os.PathLike[str] | None = None, revision: str | None = None, **hub: Any) -> Path:
     """The local folder of a recogniser, downloaded from the hub if ``name`` is an id there.
 
     Args:
-        name: a folder or hub id; without it, the bundled model.
+        name: a folder or hub id; ``None`` is the bundled model.
         revision: of the hub repository.
-        hub: ``token``, ``cache_dir`` and ``local_files_only`` of the hub's own functions.
+        hub: ``token``, ``cache_dir`` and ``local_files_only``, passed on to ``huggingface_hub``.
 
     Raises:
-        MomeError: there is no such folder, the hub has no such model or cannot be reached, or it is of another kind.
+        MomeError: there is no such folder, the hub has no such model or cannot be reached, or the model is not a
+            recogniser of this package.
     """
     name = BUNDLED_NAME if name is None else str(name)
     source = Source(name, f"model {name}", revision, hub=hub)
@@ -49,8 +50,7 @@ def read_config(folder: Path) -> MomeConfig:
     """The configuration in a folder that :func:`model_folder` gave.
 
     Raises:
-        MomeError: it is unreadable, describes no model that can be built, or asks for what a model folder may not ask
-            for.
+        MomeError: it is not readable, describes no possible model, or :func:`check_settings` refuses it.
     """
     check_settings(folder)
     with blaming(folder / "config.json", "is not a readable model configuration"):
@@ -71,7 +71,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 
 
 def part_folder(folder: Path, reference: str, kind: str) -> str:
-    """The sub-folder of a checkpoint that holds a backbone's own weights.
+    """The sub-folder of a checkpoint that holds a backbone.
 
     Raises:
         MomeError: it is missing, or not inside the folder.

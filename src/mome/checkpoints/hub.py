@@ -1,4 +1,4 @@
-"""The Hugging Face hub: which files a model has there, how it is uploaded, and one line for what the hub refuses."""
+"""The Hugging Face hub: the files of a model, their upload, and one-line messages for the hub's errors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
-    HTTPError,  # of the HTTP library, whichever the hub's client uses
+    HTTPError,  # that of the hub client's HTTP library
     LocalTokenNotFoundError,
     OfflineModeIsEnabled,
 )
@@ -20,13 +20,13 @@ from mome.errors import MomeError, in_one_line
 
 SITE = "https://huggingface.co"
 LOGIN = "log in with 'hf auth login' or set HF_TOKEN"
-HUB_ERRORS = (HTTPError, HFValidationError, OSError)  # what the hub's functions raise
+HUB_ERRORS = (HTTPError, HFValidationError, OSError)  # raised by huggingface_hub's functions
 
-TOKENIZER_FILES: tuple[str, ...] = (  # of all kinds of tokenizers
+TOKENIZER_FILES: tuple[str, ...] = (  # of any tokenizer
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model"),
 )
-# What the processor's, tokenizer's and model's save_pretrained write, and the model card.
+# Written by save_pretrained of the processor, the tokenizer and the model, and the model card.
 CHECKPOINT_FILES: tuple[str, ...] = (
     "config.json",
     "model.safetensors",
@@ -50,17 +50,17 @@ def upload(
     create_pr: bool = False,
     **others: Any,
 ) -> str:
-    """Upload a recogniser's files, whatever else lies in its folder, and return the address of the commit.
+    """Upload the files of a recogniser from its folder, no others, and return the URL of the commit.
 
     Args:
         folder: a model folder.
-        repo: ``owner/name``, or ``name`` of one's own; made if it is not there.
+        repo: ``owner/name``, or ``name`` for the user's own account; created if it does not exist.
         commit_message, commit_description: of the commit.
-        token: instead of the login's.
+        token: replaces the token of the login.
         private: whether a new repository is private.
-        revision: the branch, made if it is not there.
-        create_pr: propose the commit instead.
-        others: what else Transformers' ``push_to_hub`` takes; it has no effect here.
+        revision: the branch; created if it does not exist.
+        create_pr: open a pull request instead of committing to the branch.
+        others: further options of Transformers' ``push_to_hub``; ignored.
 
     Raises:
         MomeError: the hub refuses or cannot be reached.
@@ -92,7 +92,7 @@ def _why_not_written(error: BaseException) -> str:
             case LocalTokenNotFoundError():
                 return f"you are not logged in: {LOGIN}"
             case HFValidationError():
-                return "it is no possible name: give owner/name"
+                return "the name is not possible: give owner/name"
             case HfHubHTTPError() if (status := cause.response.status_code) in (401, 403, 404):
                 return f"your login does not allow it ({status}): {LOGIN} of a token that may write"
             case HfHubHTTPError():
@@ -102,10 +102,10 @@ def _why_not_written(error: BaseException) -> str:
 
 
 def refusal(error: HfHubHTTPError) -> str:
-    """Why the hub answers a request with an error, and what to do."""
+    """Why the hub refused a request, and what to do."""
     status = error.response.status_code
     if status in (401, 403):
-        return f"the hub refuses your login ({status}): {LOGIN} anew"
+        return f"the hub refuses your login ({status}): {LOGIN} again"
     if status == 429:
         return "the hub had too many requests from here: try again later, or log in with 'hf auth login'"
     if status >= 500:
@@ -114,7 +114,7 @@ def refusal(error: HfHubHTTPError) -> str:
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The error, what it was raised from, and so on."""
+    """The error, and the chain of errors that it was raised from."""
     while error is not None:
         yield error
         error = error.__cause__

@@ -1,4 +1,4 @@
-"""Which language models can be used."""
+"""The supported language models."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ LANGUAGE_MODELS = frozenset({
     "smollm3", "stablelm", "starcoder2", "vaultgemma", "xglm",
 })
 # fmt: on
-"""Types of Transformers' dense causal language models whose output is known not to depend on padding, and whose costs
-are known to be those of :mod:`mome.model.cost`."""
+"""Types of Transformers' dense causal language models whose output does not depend on padding and whose operations
+:mod:`mome.model.cost` counts, as tests show."""
 
 
 def check_language_model(config: PreTrainedConfig, what: str = "the language model") -> None:
-    """Raise :class:`MomeError` where a configuration is of a model that reads more than text, is not dense or new."""
+    """Raise :class:`MomeError` unless a configuration is of a supported type: dense and for text alone."""
     text = getattr(config, "text_config", None)
     if text is not None:
         raise MomeError(

@@ -1,8 +1,8 @@
-"""The settings files of a model folder, checked before a library acts on them.
+"""Check the settings files of a model folder before a library reads them.
 
-A folder may come from a stranger, and Transformers does what its files ask for: run code of the folder or of the hub,
-read files elsewhere. Such settings are refused by name. ``auto_map`` is accepted, because every loading call passes
-``trust_remote_code=False`` and many published models of built-in types have one.
+A folder may come from a stranger, and its files can make Transformers run code of the folder or of the hub, or read
+files elsewhere. Such settings are refused by name. ``auto_map`` is accepted: many published models of built-in types
+have one, and every loading call passes ``trust_remote_code=False``.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from mome.errors import MomeError, in_one_line, shortened
 
-_LARGEST = 100_000_000  # bytes of a settings file; published ones have some thousand
+_LARGEST = 100_000_000  # bytes of a settings file; published ones have a few thousand
 _DEEPEST = 50  # levels of nesting
-_LARGEST_SIZE = 2**24  # of anything that a model has: widths, vocabularies, positions
+_LARGEST_SIZE = 2**24  # of widths, vocabularies, positions and any other size in config.json
 _MOST_LAYERS = 1024
 
 # Files that Transformers reads when it loads a model, a tokenizer or a processor.
@@ -28,12 +28,12 @@ _FILES = (
 )
 _TABLES = ("special_tokens_map.json", "added_tokens.json")  # their keys are tokens, not settings
 INDICES = {name: f"{name}.index.json" for name in ("model.safetensors", "pytorch_model.bin")}
-"""Files of a backbone's weights, and the lists of those that are split, in Transformers' order of preference."""
+"""File names of a backbone's weights, each with the index of split weights, in Transformers' order of preference."""
 
-_FOREIGN = ("adapter_config.json", "audio_tokenizer_config.json")  # they lead to another model, wherever that is
+_FOREIGN = ("adapter_config.json", "audio_tokenizer_config.json")  # they refer to another model
 _CODE = ("custom_generate", "trust_remote_code", "use_kernels", "kernel_config")
 _ELSEWHERE = ("audio_tokenizer", "configuration_files", "fast_tokenizer_files", "gguf_file")
-_OWN = ("eager", "sdpa")  # others come from the hub, or are compiled when they are first used
+_OWN = ("eager", "sdpa")  # other implementations come from the hub, or are compiled at first use
 _LIMITS = {"n_fft": 4096, "feature_size": 4096, "hop_length": 4096, "chunk_length": 3600}  # of feature extractors
 _IMPLEMENTATIONS = ("attn_implementation", "experts_implementation")
 
@@ -42,12 +42,12 @@ _IMPLEMENTATIONS = ("attn_implementation", "experts_implementation")
 def blaming(
     what: object, complaint: str = "cannot be loaded", remedy: str = "copy or download it again"
 ) -> Iterator[None]:
-    """Turn any exception of a library that reads ``what`` into one line.
+    """Turn any exception into one line that names ``what`` a library failed to read.
 
-    Libraries answer damaged files with exceptions of any type, so all are caught.
+    Damaged files make libraries raise exceptions of any type, so all are caught.
 
     Raises:
-        MomeError: ``{what} {complaint} (reason): {remedy}``; one that the block raised passes unchanged.
+        MomeError: ``{what} {complaint} (reason): {remedy}``; a ``MomeError`` of the block passes unchanged.
     """
     try:
         yield
@@ -78,19 +78,19 @@ def read_settings(file: Path) -> dict[str, Any]:
         raise MomeError(f"{file} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise MomeError(
-            f"{file} is not a readable model configuration: it is no JSON, copy or download it again"
+            f"{file} is not a readable model configuration: it is not JSON, copy or download it again"
         ) from error
     if not isinstance(values, dict):
         raise MomeError(f"{file} is not a readable model configuration: it holds no settings by name")
     return values
 
 
-def _refuse_constant(name: str) -> Any:
+def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number of JSON")
 
 
 def is_folder(name: str | os.PathLike[str]) -> bool:
-    """Whether this is a folder; ``False`` also for what no path can be."""
+    """Whether this is a folder; ``False`` for a name that is no possible path."""
     try:
         return Path(name).is_dir()
     except (OSError, ValueError):
@@ -98,10 +98,10 @@ def is_folder(name: str | os.PathLike[str]) -> bool:
 
 
 def shards(index: Path) -> list[str]:
-    """The names of the weight files in an index; all lie in the index's folder.
+    """The names of the weight files in an index.
 
     Raises:
-        MomeError: the index is not readable, or names a file elsewhere.
+        MomeError: the index is not readable, or names a file outside its folder.
     """
     try:
         files = sorted(set(read_settings(index)["weight_map"].values()))
@@ -114,7 +114,7 @@ def shards(index: Path) -> list[str]:
 
 
 def check_settings(folder: Path) -> None:
-    """Refuse a folder whose settings ask for code, for files elsewhere, or for sizes that no model has.
+    """Refuse settings that run code, read files elsewhere, or have sizes that no model has.
 
     Raises:
         MomeError: names the file and the setting.
@@ -144,12 +144,12 @@ def _check(file: Path, values: Any, key: str = "", depth: int = 0) -> None:
             _check(file, value, name, depth + 1)
     elif isinstance(values, int):
         limit = _MOST_LAYERS if "layer" in key and not key.endswith(("_id", "_ids")) else _LARGEST_SIZE
-        # Lengths without a meaning of their own are written as very large numbers (a tokenizer's model_max_length).
+        # Other files have very large numbers that stand for no limit (a tokenizer's model_max_length).
         if abs(values) > limit and file.name == "config.json":
             raise MomeError(f"{file}: {key} = {values} is more than any model has ({limit}): correct it")
 
 
-def _is_own(implementation: Any) -> bool:
+def _is_own(implementation: object) -> bool:
     if isinstance(implementation, dict):
         return all(map(_is_own, implementation.values()))
     return implementation is None or implementation in _OWN

@@ -1,7 +1,7 @@
-"""Where a model's files are: the one place that turns "a folder or a hub id" into a folder of this machine.
+"""Resolve "a folder or a hub id" to a folder on this machine.
 
-Downloads are ``huggingface_hub``'s, which takes up a transfer where it broke, keeps files that arrived, and answers
-from its cache where the hub cannot be asked (``HF_HUB_OFFLINE``, no network).
+Files are downloaded by ``huggingface_hub``, which resumes broken transfers, keeps complete files, and uses its cache
+when the hub cannot be reached (``HF_HUB_OFFLINE``, no network).
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ SETTINGS = ("config.json", "generation_config.json", *INDICES.values())  # of a 
 
 
 def local_folder(name: str | os.PathLike[str]) -> Path | None:
-    """The folder of this name, also ``mome-tiny`` and its parts (``mome-tiny/audio_encoder``); ``None`` without one.
+    """The folder of this name, or ``None``; ``mome-tiny`` and its parts (``mome-tiny/audio_encoder``) are known.
 
     Raises:
-        MomeError: it is of the bundled model, and the installation lacks that.
+        MomeError: the bundled model is missing from the installation.
     """
     first, _, part = str(name).partition("/")
     bundled = first == BUNDLED_NAME and part in ("", *BACKBONES)
@@ -51,7 +51,7 @@ def local_folder(name: str | os.PathLike[str]) -> Path | None:
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a name could be the hub's ``owner/name``, and is nothing on this machine."""
+    """Whether a name is a possible ``owner/name`` of the hub, and no file or folder here."""
     try:
         validate_repo_id(name)
     except HFValidationError:
@@ -61,14 +61,14 @@ def is_hub_id(name: str) -> bool:
 
 @dataclass(frozen=True)
 class Source:
-    """A model, by the name of a folder or of a repository on the hub.
+    """A model in a folder or in a repository on the hub.
 
     Attributes:
         name: the folder, ``mome-tiny`` or a part of it, or ``owner/name``.
-        what: what a message calls it, such as ``the language model owner/name``.
+        what: what messages call the model, such as ``the language model owner/name``.
         revision: branch, tag or commit on the hub; ``None`` is the main branch.
-        remedy: what to do where there is no such model, instead of the general advice.
-        hub: ``token``, ``cache_dir`` and ``local_files_only`` of the hub's own functions.
+        remedy: advice if there is no such model; replaces the general one.
+        hub: ``token``, ``cache_dir`` and ``local_files_only``, passed on to ``huggingface_hub``.
     """
 
     name: str
@@ -79,11 +79,11 @@ class Source:
 
     @cached_property
     def folder(self) -> Path | None:
-        """The folder, if it is one of this machine; nothing is downloaded."""
+        """The folder, if it is on this machine; nothing is downloaded."""
         return local_folder(self.name)
 
     def settings(self, files: Collection[str] = SETTINGS) -> Path:
-        """The folder with those of these small files that the model has.
+        """Download those of these small files that the model has, and return its folder.
 
         Raises:
             MomeError: there is no such model, or the hub refuses it or cannot be reached.
@@ -96,10 +96,10 @@ class Source:
         return self._fetch(files, self.revision, tqdm_class=partial(tqdm, disable=True))
 
     def preprocessing(self, files: Collection[str]) -> Path:
-        """The folder with the configuration and those of ``files`` that the model has.
+        """Download the configuration and those of ``files`` that the model has, and return its folder.
 
         Raises:
-            MomeError: as :meth:`settings`, or the repository has none of them.
+            MomeError: as :meth:`settings`, or the repository has none of ``files``.
         """
         folder = self.settings(("config.json", *files))
         if self.folder is None and not any((folder / file).is_file() for file in files):
@@ -107,20 +107,22 @@ class Source:
         return folder
 
     def complete(self, folder: Path, patterns: Collection[str]) -> Path:
-        """The folder that :meth:`settings` gave, with all files of these patterns that the model has.
+        """Download the model's files of these patterns to the folder that :meth:`settings` gave, and return it.
 
         Raises:
-            MomeError: they cannot be downloaded.
+            MomeError: a file cannot be downloaded.
         """
         if self.folder is None:
             self._add(folder, [file for file in self._listed(folder) or () if _matches(file, patterns)])
         return folder
 
     def weights(self, folder: Path) -> Path:
-        """The folder that :meth:`settings` gave, with the weights of a backbone, in Transformers' order of preference.
+        """Download a backbone's weights to the folder that :meth:`settings` gave, and return it.
+
+        Of several formats, Transformers' first choice is taken.
 
         Raises:
-            MomeError: there are none, or they cannot be downloaded.
+            MomeError: the model has no weights, or they cannot be downloaded.
         """
         if self.folder is not None:
             return folder
@@ -143,7 +145,7 @@ class Source:
         return Path(found)
 
     def _add(self, folder: Path, files: Collection[str]) -> Path:
-        """The folder of one commit, with these files."""
+        """Download these files of the folder's commit, if they are missing."""
         missing = [file for file in files if not (folder / file).is_file()]
         if missing:
             self._fetch(missing, revision=folder.name)
@@ -152,7 +154,7 @@ class Source:
         return folder
 
     def _listed(self, folder: Path) -> set[str] | None:
-        """The files of the repository at this commit; ``None`` where another program filled the cache."""
+        """The repository's files at this commit; ``None`` if the cache was filled by another program."""
         try:
             tree = get_cached_repo_tree(self.name, revision=folder.name, cache_dir=self.hub.get("cache_dir"))
         except CachedRepoTreeNotFoundError:
@@ -163,7 +165,7 @@ class Source:
         return self._absent() if self._listed(folder) is None else MomeError(f"{self.what} {complaint}")
 
     def _absent(self) -> MomeError:
-        """The hub cannot be asked, and its cache does not have the files."""
+        """The error if the hub cannot be reached and its cache lacks the files."""
         if is_offline_mode():
             why, remedy = "HF_HUB_OFFLINE is set", "unset it once to download it, or give a folder"
         elif self.hub.get("local_files_only"):
@@ -171,10 +173,10 @@ class Source:
         else:
             why, remedy = "the hub cannot be reached", "check the network, or give a folder"
         remedy = self.remedy or remedy
-        return MomeError(f"{self.what} is no folder here nor complete in the hub's cache, and {why}: {remedy}")
+        return MomeError(f"{self.what} is neither a folder here nor complete in the hub's cache, and {why}: {remedy}")
 
     def _explain(self, error: BaseException) -> MomeError:
-        """One line for whatever the hub's functions raised."""
+        """One line for an exception of ``huggingface_hub``."""
         for cause in causes(error):
             match cause:
                 case GatedRepoError():
@@ -182,12 +184,14 @@ class Source:
                     return MomeError(f"{self.what} is gated: {accept}")
                 case RepositoryNotFoundError() | HFValidationError():
                     remedy = self.remedy or f"correct the name or, if it is private, {LOGIN}"
-                    return MomeError(f"{self.what} is neither a folder here nor to be had from the hub: {remedy}")
+                    return MomeError(f"{self.what} is neither a folder here nor found on the hub: {remedy}")
                 case RevisionNotFoundError():
                     see = f"see {SITE}/{self.name}/commits/main"
                     return MomeError(f"{self.what} has no revision {self.revision or 'main'}: {see}")
                 case LocalTokenNotFoundError():
-                    return MomeError(f"{self.what} was asked for with token=True, but you are not logged in: {LOGIN}")
+                    return MomeError(
+                        f"{self.what} cannot be downloaded with token=True, as you are not logged in: {LOGIN}"
+                    )
                 case HfHubHTTPError():
                     return MomeError(f"{self.what} cannot be downloaded: {refusal(cause)}")
         if any(isinstance(cause, LocalEntryNotFoundError | OfflineModeIsEnabled) for cause in causes(error)):

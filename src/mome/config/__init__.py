@@ -1,4 +1,4 @@
-"""Everything that defines a recogniser, from which it can be built without weights."""
+"""The configuration of a recogniser: enough to build it without weights."""
 
 from transformers import AutoConfig
 

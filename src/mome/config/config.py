@@ -1,7 +1,8 @@
-"""Everything that defines a recogniser, from which it can be built without weights."""
+"""The configuration of a recogniser, and what follows from its options."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, get_args
 
@@ -28,10 +29,10 @@ DEFAULT_PROMPTS: dict[str, str] = {
 class VideoAdapterConfig:
     """LoRA on the query and value projections of AV-HuBERT's layers.
 
-    Source: Llama-AVSR's lip reading with a trained AV-HuBERT, and Omni-AVSR.
+    Source: Llama-AVSR (its model for lip reading) and Omni-AVSR.
 
     Attributes:
-        bottleneck: rank of the updates; the published one is 64, a sixteenth of AV-HuBERT Large's width.
+        bottleneck: rank of the updates; 64 in the published systems, a sixteenth of AV-HuBERT Large's width.
         scale: fixed factor on the updates.
     """
 
@@ -44,46 +45,45 @@ class MomeConfig(PreTrainedConfig):
 
     Attributes:
         audio_config: the audio encoder's configuration, of type whisper, wavlm, hubert or avhubert; ``None`` for a
-            model that reads video only.
-        video_config: the AV-HuBERT encoder's configuration; ``None`` for a model that hears only.
+            model of video alone.
+        video_config: the AV-HuBERT encoder's configuration; ``None`` for a model of audio alone.
         text_config: the language model's configuration (of a type in ``LANGUAGE_MODELS``).
         audio_encoder, video_encoder, language_model: where the frozen weights are: a hub id, a local folder,
             or ``./NAME`` for a sub-folder of the checkpoint. ``None``: not used, or initialised at random.
         audio_encoder_revision, video_encoder_revision, language_model_revision: hub revisions.
-        audio_encoder_rounding, video_encoder_rounding, language_model_rounding: ``"bfloat16"`` or ``"float16"``, to
-            which the frozen weights are rounded when they are loaded, whatever precision they are used in; ``None``:
-            as they are.
+        audio_encoder_rounding, video_encoder_rounding, language_model_rounding: ``"bfloat16"`` or ``"float16"``: the
+            frozen weights are rounded to it when they are loaded, also where they are used in float32; ``None``: they
+            are not rounded.
         audio_context: ``"window"`` or ``"clip"``, see :class:`~mome.encoders.whisper.WhisperAudioEncoder`.
-        audio_rates, video_rates: the compression rates that there are projectors for.
+        audio_rates, video_rates: the rates of each modality.
         compression: ``"average"`` or ``"stack"``.
         projector_hidden: width between the projector's two linear layers.
-        projector_norm: whether a LayerNorm ends the projectors.
-        connector: options of the way from encoder tokens to the language model's with its ``type``
-            (``projectors``, ``shared``, ``mixture``, ``resampler``, ``qformer``), see
-            :mod:`mome.connectors`; ``None``: a projector for every rate.
-        adapter: options of the adapter on the language model with its ``type`` (``mome`` or ``lora``);
-            ``None``: only the connector is trained. A LoRA's ``specific`` may be ``"rates"`` (one update for each
-            of the tasks' rates: LoRA-SS and -MSS) or ``"tasks"`` (one for each task: Omni-AVSR-T and -ST).
-        video_adapter: options of a LoRA on the video encoder, see :class:`VideoAdapterConfig`; ``None``: it has none.
+        projector_norm: whether the projectors end with a LayerNorm.
+        connector: the connector's ``type`` (``projectors``, ``shared``, ``mixture``, ``resampler``, ``qformer``) and
+            options, see :mod:`mome.connectors`; ``None``: a projector for each rate.
+        adapter: the ``type`` (``mome`` or ``lora``) and options of the language model's adapter; ``None``: only the
+            connector is trained. A LoRA's ``specific`` may be ``"rates"`` (one update for each pair of rates: LoRA-SS
+            and -MSS) or ``"tasks"`` (one update for each task: Omni-AVSR-T and -ST).
+        video_adapter: options of a LoRA on the video encoder, see :class:`VideoAdapterConfig`; ``None``: no LoRA.
         unfrozen: backbones that are trained entirely, by the names above; their weights are stored with the
             trained parts.
-        added_tokens: rows appended to the language model's embedding and its output head, with the ids that
-            follow ``text_config.vocab_size``; frozen.
+        added_tokens: number of rows appended to the language model's embedding and output head; their ids follow
+            ``text_config.vocab_size``, and they are frozen.
         video_statistics: whether the running statistics of the video encoder's batch norms are stored with the
-            trained parts, and loaded over those of the backbone.
+            trained parts and replace those of the backbone.
         compat: ``"official"`` prepares clips as the code of the published systems does, see docs/compat.md;
-            ``None`` does it right.
-        tasks: what the model is for.
+            ``None``: lengths and padding are exact.
+        tasks: the tasks that the model is for.
         only: the one pair of rates (``"16,2"``) or the one task (``"asr"``) that the model can be used at, because the
-            adapter's update for it was merged into the language model; ``None``: all that there are projectors for.
-        balance_weight: factor of the router's load-balancing loss.
-        decorrelation_weight: factor of :func:`~mome.model.decorrelation.decorrelation_loss` (Llama-AVSR with its sink
-            loss: 10000); 0 leaves it out.
-        prompts: the instruction for each task; those not given are the published systems'.
-        prompt_ids: its token ids, written by the builder.
-        start_ids: token ids before everything else (the published models: BOS).
+            adapter's update for it was merged into the language model; ``None``: all rates and tasks.
+        balance_weight: factor of the routers' load-balancing loss.
+        decorrelation_weight: factor of :func:`~mome.model.decorrelation.decorrelation_loss` (10000 for Llama-AVSR
+            with the sink loss); 0 leaves it out.
+        prompts: the prompt of each task; missing ones are those of the published systems.
+        prompt_ids: the prompts' token ids, set when the model is built.
+        start_ids: token ids before everything else (BOS in the published systems).
         audio_markers, video_markers: pairs of token ids around the audio and video tokens, or ``None``.
-        generation: options of decoding (:data:`mome.config.generation.NAMES`) unless others are given.
+        generation: default options of decoding (:data:`mome.config.generation.NAMES`).
         description: one line for the user about what this model is for.
     """
 
@@ -128,10 +128,10 @@ class MomeConfig(PreTrainedConfig):
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs: Any) -> None:
-        """Turn nested dictionaries into configuration objects.
+        """Check the options, and turn nested dictionaries into configuration objects.
 
         Raises:
-            MomeError: an option is not possible, or two do not go together.
+            MomeError: an option is not possible, or two exclude each other.
         """
         check_fields(self)
         for name in ("audio_config", "video_config", "text_config"):
@@ -141,16 +141,16 @@ class MomeConfig(PreTrainedConfig):
         self.audio_rates = list(self.audio_rates)
         self.video_rates = list(self.video_rates)
         self.start_ids = list(self.start_ids)
-        lacking = {"avsr": not (self.audio_rates and self.video_rates), "asr": not self.audio_rates}
-        lacking["vsr"] = not self.video_rates
-        self.tasks = [task for task in TASKS if task in self.tasks and not lacking[task]]
+        audio, video = bool(self.audio_rates), bool(self.video_rates)
+        has_rates = {"avsr": audio and video, "asr": audio, "vsr": video}
+        self.tasks = [task for task in TASKS if task in self.tasks and has_rates[task]]
         self.prompts = {**DEFAULT_PROMPTS, **(self.prompts or {})}
         self.unfrozen = list(self.unfrozen)
         self.check_options()
-        super().__post_init__(**kwargs)
+        super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
 
     def check_options(self) -> None:
-        """Raise :class:`MomeError` where an option is not possible or two do not go together."""
+        """Raise :class:`MomeError` if an option is not possible or two exclude each other."""
         encoder, connector = self.audio_encoder_class, self.connector_config
         needed = connector.audio_frames_per_second
         if encoder is not None and needed not in (None, encoder.frames_per_second(self.audio_config)):
@@ -173,7 +173,7 @@ class MomeConfig(PreTrainedConfig):
             raise MomeError("compat=official needs audio_context=window, which the published systems have")
 
     def _check_tokens(self) -> None:
-        """Raise :class:`MomeError` where the prompts' token ids are not the language model's."""
+        """Raise :class:`MomeError` if a token id is not in the language model's vocabulary."""
         size = getattr(self.text_config, "vocab_size", None)
         if size is None:
             return
@@ -203,7 +203,7 @@ class MomeConfig(PreTrainedConfig):
 
     @property
     def adapter_groups(self) -> list[Rates] | list[Task]:
-        """What each of the adapter's specific updates is for, in their order; empty without such updates."""
+        """The pair of rates or the task of each specific LoRA update, in order; empty without specific updates."""
         by = (self.adapter or {}).get("specific", 0)
         if by == "rates":
             return list(self.rate_set.rates())
@@ -214,13 +214,13 @@ class MomeConfig(PreTrainedConfig):
         return []
 
     def adapter_group(self, rates: Rates) -> int:
-        """Position among :attr:`adapter_groups` of the update that a clip at ``rates`` uses.
+        """Index into :attr:`adapter_groups` of the update for a clip at ``rates``.
 
         Raises:
             MomeError: the rate set does not have these rates.
         """
         self.rate_set.check(rates)
-        groups: list[Any] = self.adapter_groups
+        groups: Sequence[Rates | Task] = self.adapter_groups
         return groups.index(rates.task if (self.adapter or {})["specific"] == "tasks" else rates)
 
     @property
@@ -238,7 +238,7 @@ class MomeConfig(PreTrainedConfig):
 
     @property
     def surroundings(self) -> Surroundings:
-        """What the connector is between."""
+        """The rates and widths that a connector is built for."""
         audio, video = self.audio_config, self.video_config
         return Surroundings(
             audio_rates=tuple(self.audio_rates),
@@ -253,7 +253,7 @@ class MomeConfig(PreTrainedConfig):
 
     @property
     def audio_encoder_class(self) -> type[AudioEncoder] | None:
-        """What wraps the audio encoder; ``None`` for a model that reads video only."""
+        """The class that wraps the audio encoder; ``None`` for a model of video alone."""
         return None if self.audio_config is None else audio_encoder(self.audio_config)
 
     def markers(self, modality: str) -> list[int]:
@@ -264,12 +264,12 @@ class MomeConfig(PreTrainedConfig):
         """Token ids of the task's prompt.
 
         Raises:
-            MomeError: there are none.
+            MomeError: the configuration has none.
         """
         if task not in (self.prompt_ids or {}):
             raise MomeError(f"the model's config.json has no prompt_ids of {task}: add them, or choose another task")
         return list(self.prompt_ids[task])
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
-        """The language model's configuration, where Transformers looks for vocabulary and cache sizes."""
+        """The language model's configuration; Transformers reads vocabulary and cache sizes from it."""
         return self.text_config if self.text_config is not None else self

@@ -1,4 +1,4 @@
-"""What each option of a recogniser's configuration can be: a file from a stranger may hold anything in its place."""
+"""Types and ranges of a configuration's options; a ``config.json`` from elsewhere may hold any value."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ Compatibility = Literal["official"]
 Rounding = Literal["bfloat16", "float16"]
 BACKBONES = ("audio_encoder", "video_encoder", "language_model")
 
-MOST_TOKENS = 1000  # of a prompt, or of what stands before everything else
+MOST_TOKENS = 1000  # of a prompt, or of the start
 _MOST_RATES, _COARSEST = 64, 1000
-_LONGEST_NAME = 4096  # of a path, in Linux
+_LONGEST_NAME = 4096  # of a path on Linux
 
 
 def _is_text(value: Any) -> bool:
@@ -61,7 +61,7 @@ def _is_pair(value: Any) -> bool:
 
 
 _TOKENS = _is_list(_is_whole(0, 2**31 - 1), MOST_TOKENS)
-_WANTED: list[tuple[tuple[str, ...], Callable[[Any], bool], str]] = [
+_CHECKS: list[tuple[tuple[str, ...], Callable[[Any], bool], str]] = [
     ((*BACKBONES, *(f"{part}_revision" for part in BACKBONES)), _is_reference, "a folder, a hub id or null"),
     (("only",), _is_line, "a text or null"),
     (("description",), _is_line, "one line of text, or null"),
@@ -84,32 +84,30 @@ _WANTED: list[tuple[tuple[str, ...], Callable[[Any], bool], str]] = [
     (("start_ids",), _TOKENS, f"a list of at most {MOST_TOKENS} token ids"),
     (("audio_markers", "video_markers"), _is_pair, "two token ids, or null"),
 ]
-
-
-_OPTIONS = {name: (fits, wanted) for names, fits, wanted in _WANTED for name in names}
+_OPTIONS = {name: (fits, allowed) for names, fits, allowed in _CHECKS for name in names}
 
 
 def check_option(name: str, value: Any, prefix: str = "") -> None:
-    """Hold the value of one option against its type and range.
+    """Check the type and range of one option.
 
     Args:
         name: of the option.
         value: of any type.
-        prefix: what a message puts before the name, such as ``model.``.
+        prefix: precedes the name in messages, such as ``model.``.
 
     Raises:
-        MomeError: the value does not fit.
+        MomeError: the value is of another type or out of range.
     """
-    fits, wanted = _OPTIONS[name]
+    fits, allowed = _OPTIONS[name]
     if not fits(value):
-        raise MomeError(f"{prefix}{name}={value!r:.80} is not possible: give {wanted}")
+        raise MomeError(f"{prefix}{name}={value!r:.80} is not possible: give {allowed}")
 
 
 def check_fields(config: Any) -> None:
-    """Hold a configuration's options against their types and ranges; those with checks of their own are left out.
+    """Check the types and ranges of a configuration's options, except those that are checked elsewhere.
 
     Raises:
-        MomeError: names the first that does not fit.
+        MomeError: names the first option of another type or out of range.
     """
     for name in _OPTIONS:
         check_option(name, getattr(config, name))

@@ -1,7 +1,7 @@
-"""Options of decoding that a configuration, a recipe or a caller may give, each with its type and range.
+"""Options of decoding that a configuration, a recipe or a caller may give, with their types and ranges.
 
-``generate`` of Transformers takes whatever reaches it: the name of a Python file to run, objects, half-typed numbers. A
-model folder is data from a stranger, so what it says about decoding is held against the list here.
+Transformers' ``generate`` accepts much more, such as the name of a Python file to run. A model folder may come from a
+stranger, so its options of decoding are limited to those listed here.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from transformers import GenerationConfig
 from mome.errors import MomeError
 
 LONGEST_TRANSCRIPT = 32_768
-"""Tokens that may be asked for at most."""
+"""Largest possible number of new tokens."""
 
 _TOKEN = (0, 2**31 - 1)
 _WHOLE: dict[str, tuple[int, int]] = {
@@ -40,21 +40,21 @@ _REAL: dict[str, tuple[float, float]] = {
 }
 _FLAGS = ("do_sample", "use_cache", "renormalize_logits", "early_stopping")
 NAMES: tuple[str, ...] = (*_WHOLE, *_REAL, *_FLAGS)
-"""All options that can be given as plain values."""
+"""Names of all possible options."""
 
 _NEVER = ("custom_generate", "trust_remote_code")
 _SETTINGS = "generation_config"
 
 
 def check_decoding(options: Mapping[str, Any], where: str = "generation") -> dict[str, Any]:
-    """The options that are given, those that are None left out.
+    """Check options of decoding and return those that are not None.
 
     Args:
         options: plain values by name.
-        where: what a message calls them.
+        where: what messages call the options.
 
     Raises:
-        MomeError: they are no mapping, an option is unknown, or its value is of another type or out of range.
+        MomeError: ``options`` is no mapping, an option is unknown, or its value is of another type or out of range.
     """
     if not isinstance(options, Mapping):
         raise MomeError(f"{where} = {options!r:.80} is not possible: give options by name, such as num_beams: 4")
@@ -72,9 +72,9 @@ def check_decoding(options: Mapping[str, Any], where: str = "generation") -> dic
 
 
 def check_call(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a call of :meth:`Transcriber.transcribe`, those that are None left out.
+    """Check the options of a call of :meth:`Transcriber.transcribe` and return those that are not None.
 
-    A call may also hand over a whole ``generation_config``, which is held against the same list.
+    A call may also give a ``generation_config``; its values are checked as the options are.
 
     Raises:
         MomeError: as :func:`check_decoding`.
@@ -92,12 +92,12 @@ def check_call(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def refuse_code(options: Mapping[str, Any]) -> None:
-    """Refuse options of ``generate`` that name Python code to run, and check the values of those listed here.
+    """Refuse options of ``generate`` that run Python code from elsewhere, and check the values of those listed here.
 
-    Objects that a program hands over, such as a streamer, are its own affair.
+    Other options, such as a streamer, are passed on unchecked.
 
     Raises:
-        MomeError: there is one, or a value is not possible.
+        MomeError: an option runs code, or a value is not possible.
     """
     for name in _NEVER:
         if options.get(name):
@@ -113,16 +113,16 @@ def _check_value(name: str, value: Any, where: str) -> None:
     if name in _FLAGS:
         if isinstance(value, bool) or (name == "early_stopping" and value == "never"):
             return
-        wanted = "true, false" + ' or "never"' * (name == "early_stopping")
+        allowed = "true, false" + ' or "never"' * (name == "early_stopping")
     elif name in _WHOLE:
         low, high = _WHOLE[name]
         values = value if name == "eos_token_id" and isinstance(value, list) and value else [value]
-        if all(_is_number(one, np.integer) and low <= one <= high for one in values):
+        if all(_is_number(item, np.integer) and low <= item <= high for item in values):
             return
-        wanted = f"a whole number from {low} to {high}"
+        allowed = f"a whole number from {low} to {high}"
     else:
         least, most = _REAL[name]
         if _is_number(value, float, np.number) and least <= value <= most:
             return
-        wanted = f"a number from {least:g} to {most:g}"
-    raise MomeError(f"{where}: {name} = {value!r:.60} is not possible: give {wanted}")
+        allowed = f"a number from {least:g} to {most:g}"
+    raise MomeError(f"{where}: {name} = {value!r:.60} is not possible: give {allowed}")

@@ -1,11 +1,11 @@
-"""AV-HuBERT checkpoints of fairseq to folders that :class:`AVHubertModel` loads.
+"""Convert fairseq's checkpoints of AV-HuBERT to folders that :class:`AVHubertModel` loads.
 
-Pre-trained files hold the encoder at the top of their ``model`` dictionary, fine-tuned ones (seq2seq, CTC) under a
-prefix that ends in ``w2v_model.``, beside a decoder. Sizes are read from the weights' shapes; the number of heads,
-which shapes do not tell, and everything about the input are read from the file's settings, if it has any.
+Pre-trained files hold the encoder at the top of their ``model`` dictionary, fine-tuned ones (seq2seq, CTC) below a
+prefix that ends in ``w2v_model.``, beside a decoder. Sizes are read from the weights' shapes. The number of heads and
+everything about the input, which shapes do not show, are read from the file's settings, if it has any.
 
-Weights are stored as they come, published ones as float16: half the size and nothing lost. ``config.json`` says
-float32, so they are loaded as such unless a ``dtype`` is asked for.
+Weights keep their precision, which is float16 in published files. ``config.json`` says float32, so they are loaded in
+float32 by default.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mome.convert.fitting import checked, count, told
+from mome.convert.fitting import checked, count_modules, read_size
 from mome.convert.unpickle import plain, read_checkpoint
 from mome.convert.writing import Account, Unused, check_free, fill_card, new_folder, save_weights
 from mome.encoders.avhubert import AVHubertConfig, AVHubertModel
@@ -46,8 +46,8 @@ tags: [av-hubert, lip-reading, audio-visual-speech-recognition]
 ---
 # {title} encoder
 
-The encoder of `{file}`, an AV-HuBERT checkpoint of fairseq, converted by `mome convert av-hubert`. It makes 25 tokens a
-second of mouth crops, of sound, or of both.
+The encoder of `{file}`, an AV-HuBERT checkpoint of fairseq, converted by `mome convert av-hubert`. It gives 25 frames
+of features a second for mouth crops, for sound, or for both.
 
 {account}
 
@@ -73,7 +73,7 @@ or, in a recipe of `mome train`, `model.video_encoder: this-folder`.
 {notice}"""
 
 PRETRAINING = ("mask_emb", "label_embs_concat", "final_proj", "target_glu")
-"""What the encoder has for pre-training alone: a tensor's name, or a module's."""
+"""Tensors and modules that are for pre-training only."""
 
 NEEDED_SETTINGS: dict[str, Any] = {
     "layer_norm_first": True,
@@ -84,17 +84,17 @@ NEEDED_SETTINGS: dict[str, Any] = {
     "image_crop_size": FIELD,
     "normalize": True,
 }
-"""What :class:`AVHubertModel` and its input are made for, by fairseq's names."""
+"""Settings, by fairseq's names, that :class:`AVHubertModel` and its input need."""
 
 _INPUT_SETTINGS = ("normalize", "image_crop_size", "image_mean", "image_std")
-HEAD_WIDTH = 64  # of both published sizes
+HEAD_WIDTH = 64  # in both published sizes
 
-_FRONT = "feature_extractor_video."  # in names of every AV-HuBERT encoder
-_MARK = f"{_FRONT}proj.weight"  # and this once
+_FRONT = "feature_extractor_video."  # in several names of an AV-HuBERT encoder
+_MARK = f"{_FRONT}proj.weight"  # in one name
 _INNER = "w2v_model."
 _LAYER = re.compile(r"encoder\.layers\.(\d{1,3})\.")
 _LORA = re.compile(r"\.lora_(down|up)_[QV]\.")
-_WIDTH = (r"encoder\.layer.*", 1, 0)  # most of the layers' vectors have it
+_WIDTH = (r"encoder\.layer.*", 1, 0)  # of most vectors in the layers
 _INNER_WIDTH = ((r"encoder\..*\.fc1\..*", 2, 0), (r"encoder\..*\.fc1\..*", 1, 0), (r"encoder\..*\.fc2\..*", 2, 1))
 _RESNET_WIDTH = (r"feature_extractor_video\.resnet\.(frontend3D|trunk\.layer1)\..*", 1, 0)
 _AUDIO = (r"feature_extractor_audio\.proj\.weight", 2, 1)
@@ -108,9 +108,9 @@ class Encoder:
 
     Attributes:
         config: its sizes.
-        state: its weights under the names of :class:`AVHubertModel`, as they come.
-        unused: what of the checkpoint is left out.
-        notes: what had to be assumed.
+        state: its weights under the names of :class:`AVHubertModel`, in the checkpoint's precision.
+        unused: the checkpoint's other tensors.
+        notes: lines on assumptions.
     """
 
     config: AVHubertConfig
@@ -123,7 +123,7 @@ def convert(checkpoint: Path, out: Path) -> Account:
     """Write the encoder of a fairseq checkpoint into a new folder: config.json, model.safetensors and README.md.
 
     Raises:
-        MomeError: the file is missing, unsafe or no AV-HuBERT checkpoint, or ``out`` is taken or cannot be written;
+        MomeError: the file is missing, unsafe or no AV-HuBERT checkpoint, or ``out`` exists or cannot be written;
             nothing is written then.
     """
     check_free(out)
@@ -146,9 +146,9 @@ def convert(checkpoint: Path, out: Path) -> Account:
 
 
 def encoder_settings(content: Mapping[Any, Any]) -> dict[str, Any]:
-    """fairseq's settings of the encoder and its input on one level; empty where the file has none.
+    """Flatten fairseq's settings of the encoder and its input; empty if the file has none.
 
-    A fine-tuned model keeps its encoder's settings in ``w2v_args``; its own task says how its input was made.
+    A fine-tuned model has its encoder's settings in ``w2v_args``, and those of its input in its own task.
     """
     outer = _flat(plain(content.get("cfg"))) or _flat(plain(content.get("args")))
     inner = _flat(outer.pop("w2v_args", None))
@@ -158,39 +158,39 @@ def encoder_settings(content: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def _flat(config: object) -> dict[str, Any]:
-    """Settings of the model and its task; what is no value, or a reference not resolved by OmegaConf, is unknown."""
+    """Settings of the model and its task, without those that are no values or unresolved references of OmegaConf."""
     if not isinstance(config, dict):
         return {}
     sections = [config[name] for name in ("model", "task") if isinstance(config.get(name), dict)]
-    return {str(key): value for section in sections or [config] for key, value in section.items() if _is_told(value)}
+    return {str(key): value for section in sections or [config] for key, value in section.items() if _is_value(value)}
 
 
-def _is_told(value: object) -> bool:
+def _is_value(value: object) -> bool:
     if isinstance(value, str):
         return "${" not in value
     return isinstance(value, dict) or (isinstance(value, int | float) and abs(value) < 2**63)
 
 
 def read_encoder(state: object, settings: Mapping[str, Any], source: str) -> Encoder:
-    """The encoder in a state dict.
+    """Read the encoder from a state dict.
 
     Args:
-        state: names to tensors; the encoder's stand at the top or below a prefix that ends in ``w2v_model.``.
+        state: tensors by name; the encoder's names have no prefix, or one that ends in ``w2v_model.``.
         settings: from :func:`encoder_settings`.
         source: what messages call the checkpoint.
 
     Raises:
-        MomeError: the encoder is not there, not whole, or of a kind that :class:`AVHubertModel` is not.
+        MomeError: the encoder is missing, incomplete, or not supported by :class:`AVHubertModel`.
     """
     if not isinstance(state, Mapping) or not all(isinstance(key, str) for key in state):
-        raise MomeError(f"{source} is no AV-HuBERT checkpoint: its model is not a dictionary of named tensors")
+        raise MomeError(f"{source} is not an AV-HuBERT checkpoint: its model is not a dictionary of named tensors")
     prefix = _prefix(state, source)
     inside = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     lora = [key for key in inside if _LORA.search(key)]
     if lora:
         raise MomeError(
             f"{source} has LoRA weights inside the encoder ({listed(lora, 1)}): they belong to a whole "
-            "recogniser and are not converted by themselves"
+            "recogniser and are not converted alone"
         )
     spare = [key for key in inside if key.split(".")[0] in PRETRAINING]
     weights = {key: value for key, value in inside.items() if key.split(".")[0] not in PRETRAINING}
@@ -207,7 +207,7 @@ def _prefix(state: Mapping[str, Any], source: str) -> str:
     found = [key.removesuffix(_MARK) for key in state if key.endswith(_MARK)]
     found = found or list(dict.fromkeys(key.partition(_FRONT)[0] for key in state if _FRONT in key))
     if not found:
-        raise MomeError(f"{source} is no AV-HuBERT checkpoint: it has no {_MARK}")
+        raise MomeError(f"{source} is not an AV-HuBERT checkpoint: it has no {_MARK}")
     if len(found) > 1:
         raise MomeError(f"{source} holds {len(found)} encoders, under {listed(found)}, where one is expected")
     if found[0] and not found[0].endswith(_INNER):
@@ -221,27 +221,37 @@ def _prefix(state: Mapping[str, Any], source: str) -> str:
 def encoder_config(
     weights: Mapping[str, Any], settings: Mapping[str, Any], source: str
 ) -> tuple[AVHubertConfig, list[str], list[str]]:
-    """The configuration of an encoder, what had to be assumed, and where settings and weights differ.
+    """Read the configuration of an encoder from its weights and settings.
 
-    A size that no weight tells is the published one; the weights that would tell it are missing or do not fit then.
+    A size is the published one if the weights that show it are missing; :func:`checked` reports them.
+
+    Args:
+        weights: of the encoder, by name.
+        settings: from :func:`encoder_settings`.
+        source: what messages call the checkpoint.
+
+    Returns:
+        The configuration, assumptions, and contradictions between settings and weights.
 
     Raises:
-        MomeError: it is of a kind that :class:`AVHubertModel` is not, or its width or heads are not told.
+        MomeError: :class:`AVHubertModel` does not support the encoder, or its width or number of heads is unknown.
     """
     for key, needed in NEEDED_SETTINGS.items():
         if settings.get(key, needed) != needed:
             raise MomeError(f"{source} was made with {key}={settings[key]}; only {key}={needed} is supported")
-    width = told(weights, _WIDTH)
+    width = read_size(weights, _WIDTH)
     if width is None:
-        raise MomeError(f"{source} is no whole AV-HuBERT encoder: it lacks encoder.layer_norm.weight and all layers")
-    group = told(weights, (_POSITIONAL, 3, 1)) or 0
+        raise MomeError(
+            f"{source} is not a complete AV-HuBERT encoder: it lacks encoder.layer_norm.weight and all layers"
+        )
+    group = read_size(weights, (_POSITIONAL, 3, 1)) or 0
     sizes = {
-        "encoder_layers": count(int(match[1]) for match in map(_LAYER.match, weights) if match),
+        "encoder_layers": count_modules(int(match[1]) for match in map(_LAYER.match, weights) if match),
         "encoder_embed_dim": width,
-        "encoder_ffn_embed_dim": told(weights, *_INNER_WIDTH) or 4 * width,
-        "conv_pos": told(weights, (_POSITIONAL, 3, 2)) or 128,
+        "encoder_ffn_embed_dim": read_size(weights, *_INNER_WIDTH) or 4 * width,
+        "conv_pos": read_size(weights, (_POSITIONAL, 3, 2)) or 128,
         "conv_pos_groups": width // group if group and width % group == 0 else math.gcd(width, 16),
-        "audio_feat_dim": told(weights, _AUDIO) or 104,
+        "audio_feat_dim": read_size(weights, _AUDIO) or 104,
     }
     contradictions = [
         f"{key} is {settings[key]} by its settings and {size} by its weights"
@@ -250,7 +260,7 @@ def encoder_config(
     ]
     heads = settings.get("encoder_attention_heads", width // HEAD_WIDTH)
     if not isinstance(heads, int) or heads < 1 or width % heads:
-        raise MomeError(f"{source} does not tell its number of attention heads: {heads} do not fit width {width}")
+        raise MomeError(f"{source} does not show its number of attention heads: {heads} do not fit width {width}")
     assumed = [] if "encoder_attention_heads" in settings else [f"{heads} heads of {HEAD_WIDTH}"]
     assumed += [] if "layer_norm_first" in settings else ["norms before the layers"]
     config = AVHubertConfig(
@@ -258,7 +268,7 @@ def encoder_config(
         num_hidden_layers=sizes["encoder_layers"],
         num_attention_heads=heads,
         intermediate_size=sizes["encoder_ffn_embed_dim"],
-        resnet_width=told(weights, _RESNET_WIDTH) or 64,
+        resnet_width=read_size(weights, _RESNET_WIDTH) or 64,
         conv_pos=sizes["conv_pos"],
         conv_pos_groups=sizes["conv_pos_groups"],
         audio_feature_size=sizes["audio_feat_dim"],
@@ -267,12 +277,12 @@ def encoder_config(
         notice=NOTICE,
         **_fractions(settings),
     )
-    notes = [f"the file does not tell, so assumed: {', '.join(assumed)}"] if assumed else []
+    notes = [f"not in the file, so assumed: {', '.join(assumed)}"] if assumed else []
     return config, notes, contradictions
 
 
 def _fractions(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Of the input and of training: what settings tell and weights do not, under the names of the configuration."""
+    """The settings of input and dropout, under the names of the configuration."""
     names = {
         "image_mean": "image_mean",
         "image_std": "image_std",
@@ -281,12 +291,12 @@ def _fractions(settings: Mapping[str, Any]) -> dict[str, Any]:
         "dropout_input": "input_dropout",
         "encoder_layerdrop": "layerdrop",
     }
-    found = {ours: settings[theirs] for theirs, ours in names.items() if theirs in settings}
-    return {key: float(value) for key, value in found.items() if isinstance(value, int | float)}
+    values = {name: settings.get(key) for key, name in names.items()}
+    return {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
 
 
 def _unused(keys: list[str], prefix: str, reason: str) -> Iterator[Unused]:
-    """Left-out names by module, or by sub-module where the encoder is in the same module."""
+    """Group unused names by module, or by sub-module where the encoder is in the same module."""
     shared = prefix.split(".")[0] + "." if prefix else None
     groups = Counter(".".join(key.split(".")[: 2 if shared and key.startswith(shared) else 1]) for key in keys)
     for name, tensors in groups.items():
@@ -294,7 +304,7 @@ def _unused(keys: list[str], prefix: str, reason: str) -> Iterator[Unused]:
 
 
 def describe(config: AVHubertConfig) -> str:
-    """A line on an encoder's sizes."""
+    """A line that describes an encoder's sizes."""
     name = _NAMES.get((config.num_hidden_layers, config.hidden_size), "AV-HuBERT of its own size")
     return (
         f"{name}: {config.num_hidden_layers} layers of width {config.hidden_size} (inner width "

@@ -1,8 +1,8 @@
-"""Checkpoints of Llama-AVSR, Llama-MTSK, Omni-AVSR and Llama-SMoP to model folders.
+"""Convert checkpoints of Llama-AVSR, Llama-MTSK, Omni-AVSR and Llama-SMoP to model folders.
 
-Such a file is one flat state dict with all weights inside, the frozen ones too. What was trained goes into
-``model.safetensors``; a backbone is referred to where its own weights are on this machine and the checkpoint's are the
-same, and else stored in a folder of its own. Tensors stay in the mapped file until they are written, one at a time.
+Such a file is a flat state dict with all weights, the frozen ones included. The trained weights are written to
+``model.safetensors``. A backbone becomes a reference if its own weights are on this machine and equal the checkpoint's;
+otherwise it is stored in a sub-folder. Tensors stay in the mapped file until they are written, one at a time.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase, Wav2Vec2FeatureExtractor, WhisperFeatureExtractor
 
 from mome.checkpoints.backbones import load_tokenizer
+from mome.checkpoints.checkpoint import STATISTICS
 from mome.checkpoints.folder import INSIDE
 from mome.config import MomeConfig
 from mome.convert.avhubert import NOTICE
@@ -31,7 +32,6 @@ from mome.convert.avsr_backbones import (
     named_config,
     refer,
     save_part,
-    set_tokens,
 )
 from mome.convert.avsr_file import TITLES, System, choose_rates, state_dict
 from mome.convert.avsr_names import (
@@ -47,7 +47,7 @@ from mome.convert.avsr_names import (
     read_projectors,
     renamed,
 )
-from mome.convert.fitting import checked, told
+from mome.convert.fitting import checked, read_size
 from mome.convert.unpickle import read_checkpoint
 from mome.convert.writing import Account, Unused, check_free, fill_card, new_folder, save_weights
 from mome.encoders.whisper import TOKENS_PER_SECOND
@@ -56,11 +56,11 @@ from mome.model.model import MomeForSpeechRecognition
 from mome.model.processor import MomeProcessor
 from mome.rates import TASKS, Task
 
-LORA_SCALE = 0.125  # ALPHA / RANK of all published ones: 8 / 64 and 4 / 32
-TOP_K = 2  # of Llama-SMoP's published one
+LORA_SCALE = 0.125  # alpha / rank in all published systems: 8 / 64 and 4 / 32
+TOP_K = 2  # of the published Llama-SMoP
 BEAMS = 15
 _VOCABULARY = "|".join(map(re.escape, (EMBEDDING, HEAD)))
-_SPECIFIC = (".lora.specific.down", ".lora.specific.up")  # ends of our names that are of all tasks together
+_SPECIFIC = (".lora.specific.down", ".lora.specific.up")  # tensors with one update for each task
 
 LICENSE = (
     "that of the checkpoint and of its backbones; AV-HuBERT's weights are for non-commercial research only, "
@@ -73,7 +73,7 @@ SOURCES: dict[System, str] = {
     "omni-avsr": "https://github.com/umbertocappellazzo/Omni-AVSR",
     "llama-smop": "https://github.com/umbertocappellazzo/Dr-SHAP-AV",
 }
-"""Where the systems' code was published."""
+"""Repositories of the published code."""
 
 _CARD = """---
 license: other
@@ -106,14 +106,15 @@ before you use this folder or pass it on.
 
 @dataclass(frozen=True)
 class Sources:
-    """What a checkpoint does not tell.
+    """What must be known about a checkpoint and is not in it.
 
     Attributes:
-        language_model: hub id or folder of its language model; with its tokenizer.
-        audio_encoder, video_encoder: of its encoders; ``None``: sizes as the weights have them, published head widths.
+        language_model: hub id or folder of its language model and tokenizer.
+        audio_encoder, video_encoder: hub ids or folders of its encoders; ``None``: sizes are read from the weights, and
+            heads are as wide as in the published encoders.
         audio_rates, video_rates: in the order of the projectors; ``None``: the published ones.
         lora_scale: factor of the language model's low-rank updates; ``None``: the published one.
-        top_k: experts that Llama-SMoP's router chooses for a token; ``None``: the published number.
+        top_k: number of experts that Llama-SMoP's router chooses for a token; ``None``: the published one.
     """
 
     language_model: str
@@ -131,40 +132,37 @@ class Sources:
 
 
 def convert(system: System, checkpoint: Path, out: Path, sources: Sources) -> Account:
-    """Write a recogniser of the published code into a new folder that :func:`mome.load` reads.
+    """Convert a published recogniser to a new folder that :func:`mome.load` reads.
+
+    Args:
+        system: of the checkpoint.
+        checkpoint: the file.
+        out: the new folder.
+        sources: backbones and options of the checkpoint.
+
+    Returns:
+        An account of the checkpoint's tensors.
 
     Raises:
-        MomeError: the file is missing, unsafe or of another system, something else does not fit it, or ``out`` is
-            taken or cannot be written; nothing is written then.
+        MomeError: the file is missing, unsafe or of another system, backbones or options do not fit it, or ``out``
+            exists or cannot be written; nothing is written then.
     """
     check_free(out)
     state, notes = state_dict(read_checkpoint(checkpoint), system, str(checkpoint))
     config, assumed = read_config(system, state, sources, str(checkpoint))
     notes += assumed
     tokenizer = load_tokenizer(sources.language_model)
-    rows = told(state, (_VOCABULARY, 2, 0))
+    rows = read_size(state, (_VOCABULARY, 2, 0))
     if rows is None:
-        raise MomeError(f"{checkpoint} does not tell its vocabulary: {EMBEDDING} is missing or not of 2 dimensions")
-    config.added_tokens = add_tokens(tokenizer, rows, sources.language_model, str(checkpoint))
-    published, config.text_config.vocab_size = config.text_config.vocab_size, rows - config.added_tokens
-    set_tokens(config, tokenizer)
+        raise MomeError(f"{checkpoint} does not show its vocabulary: {EMBEDDING} is missing or not of 2 dimensions")
+    published = config.text_config.vocab_size
+    add_tokens(config, tokenizer, rows, sources.language_model, str(checkpoint))
     model, weights = fit(config, state, str(checkpoint))
     check_prompts(state, config, str(checkpoint))
     tied = config.text_config.tie_word_embeddings
     if tied and HEAD in state and not torch.equal(state[HEAD], state[EMBEDDING]):
         raise MomeError(f"{checkpoint} has a head of its own, which {sources.language_model} ties to its embedding")
-    parts = {}
-    for module in PARTS.values():
-        kind, prefix = module.partition(".")[0], f"{module}."
-        part = {
-            key.removeprefix(prefix): value
-            for key, value in weights.items()
-            if key.startswith(prefix) and ".lora." not in key
-        }
-        if kind == "language_model" and tied:
-            part.pop("lm_head.weight", None)
-        if part:
-            parts[kind] = part
+    parts = _backbones(weights, tied)
     padded = published != config.text_config.vocab_size
     for kind, part in parts.items():
         notes += refer(config, kind, part, getattr(sources, kind), padded and kind == "language_model")
@@ -176,9 +174,12 @@ def convert(system: System, checkpoint: Path, out: Path, sources: Sources) -> Ac
 
 
 def read_config(
-    system: System, state: Mapping[str, Any], sources: Sources, source: str
+    system: System, state: Mapping[str, Tensor], sources: Sources, source: str
 ) -> tuple[MomeConfig, list[str]]:
-    """The recogniser's configuration, but for the vocabulary and what the tokenizer says, and what was assumed.
+    """Read the recogniser's configuration, except for its vocabulary and token ids.
+
+    Returns:
+        The configuration, and lines on assumptions.
 
     Raises:
         MomeError: an option does not fit the checkpoint.
@@ -207,9 +208,9 @@ def read_config(
     notes += chosen.notes
     connector, adapter = _connector(system, projectors.experts, sources.top_k), read_lora(state, "llm", source)
     if connector is not None and sources.top_k is None:
-        notes.append(f"the file does not tell how many experts a token has, so assumed: {TOP_K} (--top-k)")
+        notes.append(f"the file does not show how many experts a token has, so assumed: {TOP_K} (--top-k)")
     if adapter is not None and sources.lora_scale is None:
-        notes.append(f"the file does not tell the factor of its LoRA, so assumed: {LORA_SCALE} (--lora-scale)")
+        notes.append(f"the file does not show the factor of its LoRA, so assumed: {LORA_SCALE} (--lora-scale)")
     text = named_config("language_model", sources.language_model)
     video_lora, tasks = read_lora(state, "video_encoder", source), list(TASKS)
     if system != "omni-avsr":
@@ -258,18 +259,18 @@ def _adapter(lora: Lora | None, scale: float) -> dict[str, Any] | None:
 def fit(
     config: MomeConfig, state: Mapping[str, Tensor], source: str
 ) -> tuple[MomeForSpeechRecognition, dict[str, Tensor]]:
-    """The model without weights, and the checkpoint's under its names.
+    """Build the model on the meta device, and name the checkpoint's tensors as the model does.
 
     Raises:
-        MomeError: names, shapes or kinds are not what the model has.
+        MomeError: names, shapes or types differ from the model's.
     """
     with torch.device("meta"):
         model = MomeForSpeechRecognition(config)
-    ours = renamed(state, {"audio": config.audio_rates, "video": config.video_rates})
-    weights, names = dict(ours.tensors), ours.names
+    found = renamed(state, {"audio": config.audio_rates, "video": config.video_rates})
+    weights, names = dict(found.tensors), found.names
     if config.text_config.tie_word_embeddings and EMBEDDING in state:
         weights.setdefault("language_model.lm_head.weight", state[EMBEDDING])
-    more = list(ours.clashes)
+    more = list(found.clashes)
     if len(config.tasks) > 1:  # Omni-AVSR
         more += misshaped_prompts(state, config.text_config.hidden_size)
     expected: dict[str, Tensor] = {}
@@ -282,16 +283,30 @@ def fit(
 
 
 def _stacked(weights: Mapping[str, Tensor], tasks: Sequence[Task]) -> dict[str, Tensor]:
-    """The same with one tensor ``(tasks, …)`` for the updates that are specific to tasks."""
+    """Stack the updates of all tasks to one tensor ``(tasks, …)``; other tensors stay as they are."""
     ends = tuple(f"{end}.{tasks[0]}" for end in _SPECIFIC)
-    made: dict[str, Tensor] = {}
+    stacked: dict[str, Tensor] = {}
     for key, value in weights.items():
         name, _, task = key.rpartition(".")
         if key.endswith(ends):
-            made[name] = torch.stack([weights[f"{name}.{every}"] for every in tasks])
+            stacked[name] = torch.stack([weights[f"{name}.{other}"] for other in tasks])
         elif not (task in tasks and name.endswith(_SPECIFIC)):
-            made[key] = value
-    return made
+            stacked[key] = value
+    return stacked
+
+
+def _backbones(weights: Mapping[str, Tensor], tied: bool) -> dict[str, dict[str, Tensor]]:
+    """The weights of each backbone, without LoRA and without a head that is tied to the embedding."""
+    parts: dict[str, dict[str, Tensor]] = {}
+    for module in PARTS.values():
+        kind, prefix = module.partition(".")[0], f"{module}."
+        inside = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+        part = {key: value for key, value in inside.items() if ".lora." not in key}
+        if kind == "language_model" and tied:
+            part.pop("lm_head.weight", None)
+        if part:
+            parts[kind] = part
+    return parts
 
 
 def _write(
@@ -316,17 +331,17 @@ def _write(
         window = audio.max_source_positions // TOKENS_PER_SECOND
         extractor = WhisperFeatureExtractor(feature_size=audio.num_mel_bins, chunk_length=window)
     elif audio is not None:
-        extractor = Wav2Vec2FeatureExtractor(do_normalize=False)  # the processor normalises, as the published code does
+        extractor = Wav2Vec2FeatureExtractor(do_normalize=False)  # the processor normalises
     MomeProcessor.for_config(config, tokenizer, extractor).save_pretrained(folder)
 
 
 def card(system: System, checkpoint: Path, account: Account) -> str:
-    """The text of README.md for a recogniser made from ``checkpoint``."""
+    """The README.md of a recogniser that was converted from ``checkpoint``."""
     return fill_card(_CARD, checkpoint, account, kind=system, source=SOURCES[system])
 
 
 def account_of(system: System, config: MomeConfig, state: Mapping[str, Tensor], notes: list[str]) -> Account:
-    """What became of every tensor of ``state`` in a folder with this configuration."""
+    """The account of a checkpoint's tensors in a folder with this configuration."""
     kept = dict(state)
     unused: list[Unused] = []
 
@@ -343,8 +358,8 @@ def account_of(system: System, config: MomeConfig, state: Mapping[str, Tensor], 
     for prefix, module in PARTS.items():
         reference = getattr(config, module.partition(".")[0])
         if reference is not None and not reference.startswith(INSIDE):
-            stored = (".running_mean", ".running_var")
-            frozen = [k for k in kept if k.startswith(f"{prefix}.") and ".lora_" not in k and not k.endswith(stored)]
+            inside = [key for key in kept if key.startswith(f"{prefix}.") and ".lora_" not in key]
+            frozen = [key for key in inside if not key.endswith(STATISTICS)]
             leave_out(f"{prefix}.*", frozen, f"in {reference}")
     rates = " and ".join(
         f"{side} rates {', '.join(map(str, getattr(config, f'{side}_rates')))}"

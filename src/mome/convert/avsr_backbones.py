@@ -1,7 +1,7 @@
-"""The frozen backbones of a published recogniser.
+"""The frozen backbones of a published recogniser, and the tokens that it adds to its language model's vocabulary.
 
-Their configurations; whether the checkpoint's copy is the backbone's own, which is then referred to instead of stored;
-and the tokens that a system adds to its language model's vocabulary.
+A backbone is stored only if the checkpoint's copy differs from the backbone's own weights; otherwise the folder refers
+to it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import torch
 from safetensors import safe_open
@@ -24,24 +24,24 @@ from transformers import (
 )
 
 from mome.checkpoints.backbones import backbone_config
+from mome.checkpoints.checkpoint import STATISTICS
 from mome.checkpoints.folder import INSIDE, WEIGHTS
 from mome.checkpoints.settings import INDICES, blaming, read_settings
 from mome.checkpoints.source import Source
-from mome.checkpoints.vocabulary import MARKERS
+from mome.checkpoints.vocabulary import MARKERS, add_markers, prepare_padding
 from mome.config import MomeConfig
 from mome.config.fields import Rounding
 from mome.convert.avhubert import HEAD_WIDTH, encoder_config
 from mome.convert.avsr_names import EMBEDDING, PROMPTS, audio_type
-from mome.convert.fitting import count, dtype_name, misfit, same, same_rounded, told
+from mome.convert.fitting import count_modules, dtype_name, misfit, read_size, same, same_rounded
 from mome.convert.writing import save_weights
 from mome.encoders.avhubert import AVHubertConfig
 from mome.errors import MomeError, listed
 
-# Names of a backbone's own files begin so, the checkpoint's part without it.
+# Prefixes in a backbone's own files of the names in the checkpoint.
 _PREFIXES = {"audio_encoder": ("model.encoder.", "encoder.", ""), "video_encoder": ("",), "language_model": ("",)}
 _VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")
-_PADDING = "<pad>"
-_DRIFTING = (".running_mean", ".running_var", ".num_batches_tracked")  # of batch norms that were left in training
+_DRIFTING = (*STATISTICS, ".num_batches_tracked")  # batch norms ran in training mode
 
 
 def named_config(kind: str, name: str, model_type: str | None = None) -> PreTrainedConfig:
@@ -57,21 +57,21 @@ def named_config(kind: str, name: str, model_type: str | None = None) -> PreTrai
     return config
 
 
-def audio_config(state: Mapping[str, Any], source: str) -> WhisperConfig:
-    """The sizes of a Whisper encoder, with heads as wide as in all published ones.
+def audio_config(state: Mapping[str, Tensor], source: str) -> WhisperConfig:
+    """Read the sizes of a Whisper encoder; its heads are taken to be as wide as in all published ones.
 
-    A size that no weight tells is that of Whisper-medium.en; the weights that would tell it are missing or do not fit.
+    A size is that of Whisper-medium.en if the weights that show it are missing; :func:`checked` reports them later.
 
     Raises:
-        MomeError: it is no Whisper, or its width or heads are not told.
+        MomeError: it is no Whisper, or its width or number of heads is unknown.
     """
     if audio_type(state) == "wavlm":
-        raise MomeError(f"{source} has a WavLM, whose settings its weights do not tell: give --audio-encoder")
+        raise MomeError(f"{source} has a WavLM, whose settings its weights do not show: give --audio-encoder")
     prefix = r"audio_encoder\."
-    width = told(state, (prefix + ".*", 1, 0))  # most of its vectors have it
+    width = read_size(state, (prefix + ".*", 1, 0))  # of most vectors
     if width is None:
         raise MomeError(
-            f"{source} does not tell its Whisper's width: audio_encoder.layer_norm.weight and more is missing"
+            f"{source} does not show its Whisper's width: audio_encoder.layer_norm.weight and more is missing"
         )
     if width % HEAD_WIDTH:
         raise MomeError(
@@ -80,17 +80,17 @@ def audio_config(state: Mapping[str, Any], source: str) -> WhisperConfig:
     layers = map(re.compile(prefix + r"layers\.(\d{1,3})\..*").fullmatch, state)
     return WhisperConfig(
         d_model=width,
-        encoder_layers=count(int(match[1]) for match in layers if match),
+        encoder_layers=count_modules(int(match[1]) for match in layers if match),
         encoder_attention_heads=width // HEAD_WIDTH,
-        encoder_ffn_dim=told(state, (prefix + r".*\.fc1\.weight", 2, 0), (prefix + r".*\.fc1\.bias", 1, 0))
+        encoder_ffn_dim=read_size(state, (prefix + r".*\.fc1\.weight", 2, 0), (prefix + r".*\.fc1\.bias", 1, 0))
         or 4 * width,
-        num_mel_bins=told(state, (prefix + r"conv1\.weight", 3, 1)) or 80,
-        max_source_positions=told(state, (prefix + r"embed_positions\.weight", 2, 0)) or 1500,
+        num_mel_bins=read_size(state, (prefix + r"conv1\.weight", 3, 1)) or 80,
+        max_source_positions=read_size(state, (prefix + r"embed_positions\.weight", 2, 0)) or 1500,
     )
 
 
-def avhubert_config(state: Mapping[str, Any], source: str) -> AVHubertConfig:
-    """The sizes of an AV-HuBERT encoder, with heads as wide as in both published ones."""
+def avhubert_config(state: Mapping[str, Tensor], source: str) -> AVHubertConfig:
+    """Read the sizes of an AV-HuBERT encoder; its heads are taken to be as wide as in both published ones."""
     prefix = "video_encoder."
     encoder = {
         key.removeprefix(prefix): value
@@ -105,9 +105,9 @@ class LocalWeights:
     """The safetensors files of a backbone on this machine.
 
     Attributes:
-        reference: what a model folder says to find them again.
-        revision: of the hub repository; ``None`` of a folder.
-        files: where each tensor is.
+        reference: hub id or folder for the configuration.
+        revision: of the hub repository; ``None`` for a folder.
+        files: the file of each tensor.
     """
 
     reference: str
@@ -115,7 +115,7 @@ class LocalWeights:
     files: Mapping[str, Path]
 
     def read(self, name: str) -> Tensor:
-        """One tensor; its file is mapped for it alone, so that no more of it stays in memory.
+        """Read one tensor; the file is closed again, so that no other tensor stays in memory.
 
         Raises:
             MomeError: the file is damaged.
@@ -126,7 +126,7 @@ class LocalWeights:
 
 
 def find_weights(name: str) -> LocalWeights | str:
-    """A backbone's own weights in a folder or in the hub's cache; or why there is nothing to compare with."""
+    """A backbone's own weights in a folder or in the hub's cache, or the reason why they cannot be compared."""
     elsewhere = f"the weights of {name} are not on this machine to compare with"
     source = Source(name, name, hub={"local_files_only": True})
     try:
@@ -154,23 +154,22 @@ def find_weights(name: str) -> LocalWeights | str:
 
 
 def precision(part: Mapping[str, Tensor]) -> str:
-    """That of a checkpoint's backbone, such as ``bfloat16``."""
+    """The precision of a checkpoint's backbone, such as ``bfloat16``."""
     return next(dtype_name(value) for value in part.values() if value.is_floating_point())
 
 
 def difference(kind: str, part: Mapping[str, Tensor], weights: LocalWeights, rounding: str | None = None) -> str | None:
-    """The first tensor that differs from the backbone's own; ``None`` where all are the same.
+    """The first tensor that differs from the backbone's own; ``None`` if all are equal.
 
-    Rows that were appended to the vocabulary and the statistics of batch norms are stored with the trained parts in
-    any case.
+    Added rows of the vocabulary and statistics of batch norms are not compared: they are stored in any case.
 
     Args:
         kind: of the backbone.
         part: the checkpoint's copy.
         weights: the backbone's own.
-        rounding: the precision that the backbone's own are rounded to first, as the published systems did.
+        rounding: precision to which the backbone's own are rounded first, as the published systems did.
     """
-    for key, mine in part.items():
+    for key, copied in part.items():
         if key.endswith(_DRIFTING):
             continue
         name = next((prefix + key for prefix in _PREFIXES[kind] if prefix + key in weights.files), None)
@@ -178,14 +177,25 @@ def difference(kind: str, part: Mapping[str, Tensor], weights: LocalWeights, rou
             return key
         own = weights.read(name)
         if key in _VOCABULARY:
-            mine = mine[: len(own)]
-        if not same(own if rounding is None else own.to(getattr(torch, rounding)), mine):
+            copied = copied[: len(own)]
+        if not same(own if rounding is None else own.to(getattr(torch, rounding)), copied):
             return key
     return None
 
 
 def refer(config: MomeConfig, kind: str, part: Mapping[str, Tensor], name: str | None, padded: bool) -> list[str]:
-    """Write where a backbone is found into the configuration; returns lines on why it is stored, or how it is not."""
+    """Decide whether a backbone is stored or referred to, and write its place into the configuration.
+
+    Args:
+        config: of the recogniser.
+        kind: of the backbone.
+        part: the checkpoint's copy.
+        name: hub id or folder of the backbone; ``None``: it is stored.
+        padded: the vocabulary differs from the backbone's in more than added rows, so it is stored.
+
+    Returns:
+        Lines on the decision.
+    """
     setattr(config, kind, INSIDE + kind)
     what = kind.replace("_", " ")
     if name is None:
@@ -211,7 +221,7 @@ def refer(config: MomeConfig, kind: str, part: Mapping[str, Tensor], name: str |
 def save_part(
     model: PreTrainedModel, part: Mapping[str, Tensor], folder: Path, tokenizer: PreTrainedTokenizerBase | None = None
 ) -> None:
-    """Write a backbone into a folder of its own; with its tokenizer, a language model's generation settings too."""
+    """Write a backbone into a new folder, and a language model's generation settings if its tokenizer is given."""
     config = type(model.config).from_dict(model.config.to_dict())
     config.architectures = [type(model).__name__]
     config.dtype = precision(part)
@@ -223,54 +233,41 @@ def save_part(
         GenerationConfig(**ids).save_pretrained(folder)
 
 
-def add_tokens(tokenizer: PreTrainedTokenizerBase, rows: int, name: str, source: str) -> int:
-    """Add the published tokens in the published order.
+def add_tokens(config: MomeConfig, tokenizer: PreTrainedTokenizerBase, rows: int, name: str, source: str) -> None:
+    """Add the published tokens to a tokenizer, and write the ids of start, markers and prompts into the configuration.
 
-    The checkpoint's rows say which: Llama gets padding and the four markers, Qwen, which has padding, the markers.
+    The checkpoint's rows show which were added: padding and four markers for Llama, the markers alone for Qwen, which
+    has padding.
 
     Args:
-        tokenizer: the language model's own.
+        config: of the recogniser; ``added_tokens`` and the vocabulary's size are set too.
+        tokenizer: of the language model.
         rows: of the checkpoint's embedding.
         name: of the language model, for messages.
         source: what messages call the checkpoint.
 
-    Returns:
-        How many were added.
-
     Raises:
         MomeError: the tokenizer does not fit the checkpoint.
     """
-    markers = [token for pair in MARKERS.values() for token in pair]
-    before = len(tokenizer)
-    if rows - before == len(markers) + 1:
-        tokenizer.add_special_tokens({"pad_token": _PADDING})
-    tokenizer.add_tokens(markers, special_tokens=True)
+    markers, before = sum(map(len, MARKERS.values())), len(tokenizer)
+    add_markers(config, tokenizer, padding=rows - before == markers + 1)
     if len(tokenizer) != rows or rows == before:
         raise MomeError(
             f"the vocabulary of {source} has {rows} rows, which is not that of {name} ({before} tokens) with "
-            f"{len(markers)} or {len(markers) + 1} added: give the language model that it was trained on"
+            f"{markers} or {markers + 1} added: give the language model that it was trained on"
         )
     if tokenizer.eos_token_id is None:
         raise MomeError(f"the tokenizer of {name} has no end token: give the language model that it was trained on")
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    tokenizer.padding_side = "right"
-    return rows - before
-
-
-def set_tokens(config: MomeConfig, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Write the ids of start token, markers and prompts into the configuration."""
+    prepare_padding(tokenizer)
+    config.added_tokens, config.text_config.vocab_size = rows - before, before
     config.start_ids = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    config.audio_markers, config.video_markers = (
-        tokenizer.convert_tokens_to_ids(list(pair)) for pair in MARKERS.values()
-    )
     config.prompt_ids = {
         task: tokenizer(text, add_special_tokens=False).input_ids for task, text in config.prompts.items()
     }
 
 
 def misshaped_prompts(state: Mapping[str, Tensor], width: int) -> list[str]:
-    """What is wrong with a system's embedded prompts, which are ``(1, tokens, width)`` for any number of tokens."""
+    """Messages on embedded prompts that are missing or not of shape ``(1, tokens, width)``."""
     problems = []
     for key in PROMPTS:
         found = state.get(key)
@@ -281,15 +278,15 @@ def misshaped_prompts(state: Mapping[str, Tensor], width: int) -> list[str]:
 
 
 def check_prompts(state: Mapping[str, Tensor], config: MomeConfig, source: str) -> None:
-    """Compare the checkpoint's embedded prompts, where it has any, with those that the tokenizer gives.
+    """Compare the checkpoint's embedded prompts, if it has any, with the embeddings of the tokenized prompts.
 
     Raises:
-        MomeError: they differ, so the tokenizer is not the one that the model was trained with.
+        MomeError: they differ, so the model was trained with another tokenizer.
     """
     for key, task in PROMPTS.items():
         if key in state:
-            ours = state[EMBEDDING][torch.tensor(config.text_ids(task))]
-            if not same_rounded(state[key][0], ours):
+            embedded = state[EMBEDDING][torch.tensor(config.text_ids(task))]
+            if not same_rounded(state[key][0], embedded):
                 raise MomeError(
                     f"{key} of {source} is not '{config.prompts[task]}' by the tokenizer of --language-model: "
                     "give the language model that it was trained on"

@@ -1,6 +1,7 @@
-"""What the file of a published recogniser says of it: its system, its weights, and its rates.
+"""Read the system, the weights and the rates of a published recogniser from its file.
 
-Rates are told by the widths of stacking projectors; of averaging ones they are given, or the published ones.
+The input width of projectors of stacked frames shows their rates. Other rates are given by the user, or the published
+ones.
 """
 
 from __future__ import annotations
@@ -29,26 +30,26 @@ PUBLISHED: dict[System, dict[str, list[int]]] = {
     "omni-avsr": {"audio": [4, 16], "video": [2, 5]},
     "llama-smop": {"audio": [4], "video": [2]},
 }
-"""Rates of the published checkpoints that average."""
+"""Rates of the published checkpoints that average frames."""
 
-_ALONE = {"audio": [32], "video": [5]}  # of Llama-AVSR's for one modality
+_ALONE = {"audio": [32], "video": [5]}  # of Llama-AVSR for one modality
 
-_ELASTIC = ("llama-mtsk", "omni-avsr")  # systems whose single projector may serve several rates
+_ELASTIC = ("llama-mtsk", "omni-avsr")  # systems that may have one projector for several rates
 
-_LIGHTNING, _FAIRSEQ = "state_dict", "model"  # where files of these trainers keep their weights
-_MODULE = "model."  # the recogniser in the published code's training module
+_LIGHTNING, _FAIRSEQ = "state_dict", "model"  # keys of the weights in the files of these trainers
+_MODULE = "model."  # prefix of the recogniser in the published code's training module
 
 
 def state_dict(content: Mapping[Any, Any], system: System, source: str) -> tuple[dict[str, Tensor], list[str]]:
-    """The weights of a file that holds this system, and notes on it.
+    """Check that a file is of a system, and return its weights with notes for the user.
 
     Args:
-        content: of the file, which is a flat state dict or PyTorch Lightning's checkpoint with one inside.
+        content: of the file: a flat state dict, or PyTorch Lightning's checkpoint that contains one.
         system: a key of :data:`TITLES`.
         source: what messages call the file.
 
     Raises:
-        MomeError: the file holds something else.
+        MomeError: the file is not of this system.
     """
     title, notes = TITLES[system], []
     if isinstance(content.get(_LIGHTNING), Mapping):
@@ -56,28 +57,30 @@ def state_dict(content: Mapping[Any, Any], system: System, source: str) -> tuple
         notes = ["the file is a checkpoint of PyTorch Lightning; what it holds beside the weights was left out"]
     elif isinstance(content.get(_FAIRSEQ), Mapping):
         raise MomeError(
-            f"{source} is no checkpoint of {title}: its weights are in a dictionary '{_FAIRSEQ}', as in AV-HuBERT's "
+            f"{source} is not a checkpoint of {title}: its weights are in a dictionary '{_FAIRSEQ}', as in AV-HuBERT's "
             "files; convert AV-HuBERT as av-hubert, of any other save that dictionary alone with torch.save"
         )
     wrong = [str(key) for key, value in content.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
     if wrong:
-        raise MomeError(f"{source} is no checkpoint of {title}: {listed(wrong)} are no named tensors")
+        raise MomeError(f"{source} is not a checkpoint of {title}: {listed(wrong)} are not named tensors")
     if any(key.startswith("audiovisual_encoder.") for key in content):
         raise MomeError(f"{source} has one AV-HuBERT for sound and lips together: such recognisers are not converted")
     if any(key.startswith("audio_encoder.") for key in content) and audio_type(content) is None:
         raise MomeError(f"{source} has an audio encoder that is neither Whisper nor WavLM: only these are converted")
     if not any(key.startswith("llm.") for key in content):
-        raise MomeError(f"{source} is no checkpoint of {title}: it has no {EMBEDDING}")
+        raise MomeError(f"{source} is not a checkpoint of {title}: it has no {EMBEDDING}")
     found, why = _system(content)
     if system != found and not (system == "llama-mtsk" and found == "llama-avsr"):
-        raise MomeError(f"{source} is no checkpoint of {title}, but of {TITLES[found]} ({why}): convert it as {found}")
+        raise MomeError(
+            f"{source} is not a checkpoint of {title}, but of {TITLES[found]} ({why}): convert it as {found}"
+        )
     if system != found:  # it may have one projector for all rates
         notes.append(f"{why}: if it is of Llama-AVSR, convert it as {found}")
     return dict(content), notes
 
 
-def _unwrapped(inside: Mapping[Any, Any], source: str) -> dict[str, Any]:
-    """The weights in Lightning's checkpoint under the names of the published files."""
+def _unwrapped(inside: Mapping[Any, Any], source: str) -> dict[str, Tensor]:
+    """The weights of PyTorch Lightning's checkpoint under the names of the published files."""
     other = [str(key) for key in inside if not str(key).startswith(_MODULE)]
     if other:
         raise MomeError(
@@ -87,8 +90,8 @@ def _unwrapped(inside: Mapping[Any, Any], source: str) -> dict[str, Any]:
     return {str(key).removeprefix(_MODULE): value for key, value in inside.items()}
 
 
-def _system(state: Mapping[str, Any]) -> tuple[System, str]:
-    """Which system a state dict is of, and what shows it."""
+def _system(state: Mapping[str, Tensor]) -> tuple[System, str]:
+    """The system that a state dict is of, and the reason in words."""
     if (name := smop_name(state)) is not None:
         return "llama-smop", f"it has {name}"
     if (name := next((key for key in PROMPTS if key in state), None) or specific_name(state)) is not None:
@@ -101,7 +104,7 @@ def _system(state: Mapping[str, Any]) -> tuple[System, str]:
 
 @dataclass(frozen=True)
 class Chosen:
-    """Rates by modality, how tokens are compressed, and what had to be assumed."""
+    """Rates by modality, how frames are compressed, and lines on assumptions."""
 
     rates: Mapping[str, list[int]]
     compression: CompressionMethod
@@ -119,40 +122,40 @@ def choose_rates(
 
     Args:
         system: a key of :data:`PUBLISHED`.
-        projectors: the checkpoint's.
-        widths: of the encoders' tokens, by modality.
-        given: rates that the user gave, by modality.
+        projectors: of the checkpoint.
+        widths: D of the encoders' features, by modality.
+        given: the user's rates, by modality.
         source: what messages call the checkpoint.
 
     Raises:
-        MomeError: they do not fit the projectors.
+        MomeError: rates and projectors do not fit each other.
     """
-    factors: dict[str, list[int | None]] = {}
+    factors: dict[str, list[int | None]] = {}  # frames in the input of each projector, if it is known
     for side, width in widths.items():
         factors[side] = [None if size is None or size % width else size // width for size in projectors.widths[side]]
-    stacked = any(max((factor or 1 for factor in side), default=1) > 1 for side in factors.values())
-    # Each projector has another width then, else one of them is not as it should be.
-    stacked = stacked and all(len(set(side)) == len(side) for side in factors.values())
+    stacked = any(max((factor or 1 for factor in numbers), default=1) > 1 for numbers in factors.values())
+    # Projectors of stacked frames differ in width; equal ones mean that a weight is wrong.
+    stacked = stacked and all(len(set(numbers)) == len(numbers) for numbers in factors.values())
     rates, assumed = {}, []
-    for side, told in factors.items():
-        wanted = given[side]
+    for side, numbers in factors.items():
+        chosen = given[side]
         if stacked:
-            if None not in told and wanted not in (None, told):
-                raise MomeError(f"--{side}-rates {_text(wanted)} does not fit {source}, which stacks {_text(told)}")
-            free = 1 + max(filter(None, told), default=0)  # of a projector that does not tell its own
-            rates[side] = wanted if wanted is not None else [factor or free for factor in told]
+            if None not in numbers and chosen not in (None, numbers):
+                raise MomeError(f"--{side}-rates {_text(chosen)} does not fit {source}, which stacks {_text(numbers)}")
+            free = 1 + max(filter(None, numbers), default=0)  # for projectors whose width does not show their rate
+            rates[side] = chosen if chosen is not None else [factor or free for factor in numbers]
             continue
         alone = system == "llama-avsr" and len(factors) == 1
-        rates[side] = wanted if wanted is not None else (_ALONE if alone else PUBLISHED[system])[side]
-        if wanted is None:
+        rates[side] = chosen if chosen is not None else (_ALONE if alone else PUBLISHED[system])[side]
+        if chosen is None:
             assumed.append(f"{side} {_text(rates[side])}")
         several = system in _ELASTIC and side in projectors.shared
-        if len(rates[side]) != len(told) and not several:
+        if len(rates[side]) != len(numbers) and not several:
             raise MomeError(
-                f"{source} has {len(told)} {side} projectors, and --{side}-rates are {len(rates[side])} "
+                f"{source} has {len(numbers)} {side} projectors, and --{side}-rates are {len(rates[side])} "
                 f"({_text(rates[side])}): give one rate for each"
             )
-    notes = [f"the file does not tell its rates, so assumed: {', '.join(assumed)}"] if assumed else []
+    notes = [f"the file does not show its rates, so assumed: {', '.join(assumed)}"] if assumed else []
     return Chosen(rates, "stack" if stacked else "average", notes)
 
 

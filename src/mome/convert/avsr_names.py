@@ -1,6 +1,6 @@
-"""What names and shapes in the published recognisers' checkpoints say, and the names that their tensors have here.
+"""Names and shapes in the checkpoints of published recognisers, and the names of their tensors in this package.
 
-Source: the state dicts of Llama-AVSR, Llama-MTSK, Omni-AVSR and Llama-SMoP, as their published code writes them.
+Source: the state dicts that the code of Llama-AVSR, Llama-MTSK, Omni-AVSR and Llama-SMoP writes.
 """
 
 from __future__ import annotations
@@ -8,12 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
 from mome.convert.avhubert import PRETRAINING
-from mome.convert.fitting import count, told
+from mome.convert.fitting import count_modules, read_size
 from mome.errors import MomeError
 from mome.rates import Task
 
@@ -21,32 +20,34 @@ EMBEDDING, HEAD = "llm.model.embed_tokens.weight", "llm.lm_head.weight"
 GATE = "audiovisual_proj.gate.weight"
 MODALITIES: dict[str, Task] = {"audiovisual": "avsr", "audio": "asr", "video": "vsr"}
 PROMPTS = {f"prompt_{modality}": task for modality, task in MODALITIES.items()}
-"""Embedded prompts that Omni-AVSR keeps beside its weights."""
+"""Names of the embedded prompts in Omni-AVSR's checkpoints, with their tasks."""
 
 PARTS = {"audio_encoder": "audio_encoder.encoder", "video_encoder": "video_encoder", "llm": "language_model"}
+"""First parts of published names, with the modules of this package."""
+
 _AUDIO = {
     "whisper": re.compile(r"audio_encoder\.(conv1|conv2|embed_positions)\..*"),
     "wavlm": re.compile(r"audio_encoder\.feature_projection\..*"),
 }
-_NORMALISED = re.compile(r"(?<=\.pos_conv_embed\.conv\.)weight_([gv])")  # WavLM's, as older versions of PyTorch name it
+_NORMALISED = re.compile(r"(?<=\.pos_conv_embed\.conv\.)weight_([gv])")  # of WavLM, in older versions of PyTorch
 _LORA = re.compile(r"(.+)\.lora_(down|up)_([QV])(_shared|\.audio|\.video|\.audiovisual)?\.weight")
-_OUR_LORA = re.compile(r"(.+)\.([qv])_proj\.lora\.(?:specific\.)?(down|up)(?:\.(weight|avsr|asr|vsr))?")
-_OURS = ("connector", "language_model")  # what names of this package begin with, and the published ones do not
+_LOCAL_LORA = re.compile(r"(.+)\.([qv])_proj\.lora\.(?:specific\.)?(down|up)(?:\.(weight|avsr|asr|vsr))?")
+_LOCAL = ("connector", "language_model")  # first parts of names in this package, not in the published code
 _PROJECTOR = re.compile(r"(audio|video)_proj\.(?:(\d{1,3})\.)?(\d\.(?:weight|bias))")
 _EXPERT = re.compile(r"audiovisual_proj\.experts\.(\d{1,3})\..+")
-_ANY = r"(?:(?:audio|video)_proj\.(?:\d+\.)?|audiovisual_proj\.experts\.\d+\.)"  # of projectors and experts
+_ANY = r"(?:(?:audio|video)_proj\.(?:\d+\.)?|audiovisual_proj\.experts\.\d+\.)"  # a projector or an expert
 
 
 @dataclass(frozen=True)
 class Projectors:
-    """A checkpoint's way from encoder tokens to the language model's.
+    """The projectors of a checkpoint.
 
     Attributes:
-        widths: input width of each projector, by modality; ``None`` where its first weight does not tell.
-        shared: modalities whose one projector has no number.
-        hidden: inner width.
-        norm: whether a LayerNorm ends them.
-        experts: how many there are behind one router (Llama-SMoP); 0 without a router.
+        widths: input width of each projector, by modality; ``None`` if its first weight does not show it.
+        shared: modalities with a single projector, whose name has no number.
+        hidden: width between a projector's two linear layers.
+        norm: whether projectors end with a LayerNorm.
+        experts: number of experts behind a router (Llama-SMoP); 0 without a router.
     """
 
     widths: Mapping[str, list[int | None]]
@@ -62,8 +63,8 @@ class Lora:
 
     Attributes:
         bottleneck: their rank.
-        shared: whether all tasks have one in common.
-        specific: whether each task has one of its own.
+        shared: whether there is an update that all tasks share.
+        specific: whether each task has an update of its own.
     """
 
     bottleneck: int
@@ -71,33 +72,33 @@ class Lora:
     specific: bool
 
 
-def audio_type(state: Mapping[str, Any]) -> str | None:
-    """The type of the audio encoder's configuration; ``None`` where it is of no known kind, or there is none."""
+def audio_type(state: Mapping[str, Tensor]) -> str | None:
+    """The type of the audio encoder, ``whisper`` or ``wavlm``; ``None`` for another or no audio encoder."""
     return next((kind for kind, names in _AUDIO.items() if any(map(names.fullmatch, state))), None)
 
 
-def smop_name(state: Mapping[str, Any]) -> str | None:
-    """A name that only Llama-SMoP's checkpoints have, if this one has any."""
+def smop_name(state: Mapping[str, Tensor]) -> str | None:
+    """A name that only Llama-SMoP's checkpoints have; ``None`` in other checkpoints."""
     return GATE if GATE in state else next(filter(_EXPERT.fullmatch, state), None)
 
 
-def unnumbered(state: Mapping[str, Any], modality: str) -> bool | None:
-    """Whether a modality has one projector without a number; ``None`` where it has none at all."""
+def unnumbered(state: Mapping[str, Tensor], modality: str) -> bool | None:
+    """Whether a modality has a single projector without a number; ``None`` if it has no projector."""
     found = [match[2] is None for match in map(_PROJECTOR.fullmatch, state) if match and match[1] == modality]
     return 2 * sum(found) >= len(found) if found else None
 
 
-def read_projectors(state: Mapping[str, Any], modalities: list[str], source: str) -> Projectors:
-    """The projectors of a checkpoint whose encoders are of these modalities.
+def read_projectors(state: Mapping[str, Tensor], modalities: list[str], source: str) -> Projectors:
+    """Read the projectors of a checkpoint with encoders of these modalities.
 
     Raises:
-        MomeError: a modality has none.
+        MomeError: a modality has no projector, or their inner width is unknown.
     """
     experts, widths, shared = 0, {}, frozenset(modalities)
     if smop_name(state) is not None:
-        experts = count(int(match[1]) for match in map(_EXPERT.fullmatch, state) if match)
-        experts = experts or told(state, (re.escape(GATE), 2, 0)) or 0
-        width = told(state, (re.escape(GATE), 2, 1), (_ANY + r"0\.weight", 2, 1))
+        experts = count_modules(int(match[1]) for match in map(_EXPERT.fullmatch, state) if match)
+        experts = experts or read_size(state, (re.escape(GATE), 2, 0)) or 0
+        width = read_size(state, (re.escape(GATE), 2, 1), (_ANY + r"0\.weight", 2, 1))
         widths = {name: [width] for name in modalities}
     else:
         shared = frozenset(name for name in modalities if unnumbered(state, name))
@@ -105,46 +106,47 @@ def read_projectors(state: Mapping[str, Any], modalities: list[str], source: str
             if unnumbered(state, name) is None:
                 raise MomeError(f"{source} has the {name} encoder but no {name}_proj: it is of another system")
             found = [match for match in map(_PROJECTOR.fullmatch, state) if match and match[1] == name and match[2]]
-            numbers = [""] if name in shared else [f"{i}." for i in range(count(int(match[2]) for match in found))]
-            widths[name] = [told(state, (re.escape(f"{name}_proj.{i}0.weight"), 2, 1)) for i in numbers]
-    hidden = told(state, (_ANY + r"0\.weight", 2, 0), (_ANY + r"0\.bias", 1, 0), (_ANY + r"2\.weight", 2, 1))
+            projectors = count_modules(int(match[2]) for match in found)
+            numbers = [""] if name in shared else [f"{i}." for i in range(projectors)]
+            widths[name] = [read_size(state, (re.escape(f"{name}_proj.{i}0.weight"), 2, 1)) for i in numbers]
+    hidden = read_size(state, (_ANY + r"0\.weight", 2, 0), (_ANY + r"0\.bias", 1, 0), (_ANY + r"2\.weight", 2, 1))
     if hidden is None:
-        raise MomeError(f"{source} does not tell how wide its projectors are: their 0.weight, 0.bias and 2.weight")
+        raise MomeError(f"{source} does not show how wide its projectors are: their 0.weight, 0.bias and 2.weight")
     norm = any(re.fullmatch(_ANY + r"3\.(weight|bias)", key) for key in state)
     return Projectors(widths, shared, hidden, norm, experts)
 
 
-def read_lora(state: Mapping[str, Any], part: str, source: str) -> Lora | None:
-    """The low-rank updates of ``part``, ``llm`` or ``video_encoder``; ``None`` where it has none.
+def read_lora(state: Mapping[str, Tensor], part: str, source: str) -> Lora | None:
+    """Read the low-rank updates of ``part``, ``llm`` or ``video_encoder``; ``None`` if it has none.
 
     Raises:
-        MomeError: none of them tells the rank.
+        MomeError: their rank is unknown.
     """
     found = [match for match in map(_LORA.fullmatch, state) if match and match[0].startswith(f"{part}.")]
     if not found:
         return None
     inside = rf"{part}\..+\.lora_"
-    rank = told(state, (inside + "down_.*", 2, 0), (inside + "up_.*", 2, 1))
+    rank = read_size(state, (inside + "down_.*", 2, 0), (inside + "up_.*", 2, 1))
     if rank is None:
-        raise MomeError(f"{source} does not tell the rank of its LoRA: {found[0][0]} is not of 2 dimensions")
+        raise MomeError(f"{source} does not show the rank of its LoRA: {found[0][0]} is not of 2 dimensions")
     kinds = {match[4] or "_shared" for match in found}
     return Lora(rank, "_shared" in kinds, bool(kinds - {"_shared"}))
 
 
-def specific_name(state: Mapping[str, Any]) -> str | None:
-    """A name of an update that is specific to a task, if there is any."""
+def specific_name(state: Mapping[str, Tensor]) -> str | None:
+    """The name of a task-specific update; ``None`` if there is none."""
     found = (match for match in map(_LORA.fullmatch, state) if match)
     return next((match[0] for match in found if match[4] not in (None, "_shared")), None)
 
 
 @dataclass(frozen=True)
 class Renamed:
-    """A checkpoint's tensors under our names.
+    """A checkpoint's tensors under the names of this package.
 
     Attributes:
-        tensors: by our name; of an update that is specific to tasks, each task's by itself.
-        names: what the file calls each.
-        clashes: what is wrong with names that stand for nothing here, or for what another does.
+        tensors: by name in this package; task-specific updates are one tensor for each task.
+        names: the name of each in the file.
+        clashes: messages on names that do not belong in the file, or that mean the same tensor as others.
     """
 
     tensors: Mapping[str, Tensor]
@@ -153,18 +155,18 @@ class Renamed:
 
 
 def renamed(state: Mapping[str, Tensor], rates: Mapping[str, list[int]]) -> Renamed:
-    """The tensors under our names, without those that were for pre-training only and the embedded prompts.
+    """Rename a checkpoint's tensors, and leave out embedded prompts and what is for pre-training only.
 
-    A projector without a number is there for each of its modality's ``rates``. A name that is not known stays as it is.
+    A projector without a number is used for all ``rates`` of its modality. Unknown names are kept.
     """
-    ours: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     names: dict[str, str] = {}
     clashes: list[str] = []
 
     def put(name: str, value: Tensor, key: str) -> None:
-        if name in ours:
+        if name in tensors:
             clashes.append(f"{key} stands for the same as {names[name]}")
-        ours[name], names[name] = value, key
+        tensors[name], names[name] = value, key
 
     for key, value in state.items():
         if key in PROMPTS or pretraining_only(key):
@@ -182,8 +184,8 @@ def renamed(state: Mapping[str, Tensor], rates: Mapping[str, list[int]]) -> Rena
                 put(f"{module}.{direction}.weight", value, key)
             else:
                 put(f"{module}.specific.{direction}.{MODALITIES[group.removeprefix('.')]}", value, key)
-        elif part in _OURS or _OUR_LORA.fullmatch(key):
-            clashes.append(f"{key} is no name of the published code")
+        elif part in _LOCAL or _LOCAL_LORA.fullmatch(key):
+            clashes.append(f"{key} is not a name of the published code")
         elif part in PARTS:
             rest = _NORMALISED.sub(lambda found: f"parametrizations.weight.original{'gv'.index(found[1])}", rest)
             put(f"{PARTS[part]}.{rest}", value, key)
@@ -191,18 +193,18 @@ def renamed(state: Mapping[str, Tensor], rates: Mapping[str, list[int]]) -> Rena
             put(f"connector.audiovisual.{rest}", value, key)
         else:
             put(key, value, key)
-    return Renamed(ours, names, clashes)
+    return Renamed(tensors, names, clashes)
 
 
-def published_name(name: str, state: Mapping[str, Any]) -> str:
-    """What the published code would call the tensor with this name of ours, in a file with the names of ``state``."""
-    for theirs, ours in PARTS.items():
-        if name.startswith(f"{ours}."):
-            name = f"{theirs}.{name.removeprefix(f'{ours}.')}"
-            lora = _OUR_LORA.fullmatch(name)
+def published_name(name: str, state: Mapping[str, Tensor]) -> str:
+    """The published name of a tensor of this package, in a file with the names of ``state``."""
+    for part, module in PARTS.items():
+        if name.startswith(f"{module}."):
+            name = f"{part}.{name.removeprefix(f'{module}.')}"
+            lora = _LOCAL_LORA.fullmatch(name)
             if lora is None:
                 return name
-            shared = any(key.startswith(f"{theirs}.") and "_shared." in key for key in state)
+            shared = any(key.startswith(f"{part}.") and "_shared." in key for key in state)
             of_task: dict[str, str] = {task: f".{modality}" for modality, task in MODALITIES.items()}
             which = of_task.get(lora[4], "_shared" if shared else "")
             return f"{lora[1]}.lora_{lora[3]}_{lora[2].upper()}{which}.weight"
@@ -212,6 +214,6 @@ def published_name(name: str, state: Mapping[str, Any]) -> str:
 
 
 def pretraining_only(key: str) -> bool:
-    """Whether a tensor was needed only to pre-train AV-HuBERT."""
+    """Whether a tensor is only for the pre-training of AV-HuBERT."""
     part, _, rest = key.partition(".")
     return part == "video_encoder" and rest.split(".")[0] in PRETRAINING

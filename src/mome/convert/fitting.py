@@ -1,7 +1,7 @@
-"""Whether a checkpoint's tensors are those that a model has.
+"""Compare a checkpoint's tensors with a model's.
 
-Sizes are read with :func:`told` and :func:`count`, which one missing or mis-shaped tensor does not mislead, so that
-:func:`checked` can list all that does not fit.
+:func:`read_size` and :func:`count_modules` read a model's sizes from many tensors, so that one missing or mis-shaped
+tensor does not change them and :func:`checked` can list everything that does not fit.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from torch import Tensor
 
 from mome.errors import MomeError, listed
 
-MOST = 50  # differences that a message lists
+MOST = 50  # differences listed in a message
 
 
-def told(state: Mapping[str, Any], *places: tuple[str, int, int]) -> int | None:
-    """The size that most tensors tell; ``None`` where none does.
+def read_size(state: Mapping[str, Any], *places: tuple[str, int, int]) -> int | None:
+    """The most common size among the tensors of some names; ``None`` if there are no such tensors.
 
     Args:
-        state: names to tensors.
-        places: pattern of whole names, number of dimensions, and the dimension that has the size.
+        state: tensors by name.
+        places: a pattern for the full name, the number of dimensions, and the dimension whose size is read.
     """
     found: Counter[int] = Counter()
     for pattern, dimensions, axis in places:
@@ -35,8 +35,8 @@ def told(state: Mapping[str, Any], *places: tuple[str, int, int]) -> int | None:
     return found.most_common(1)[0][0] if found else None
 
 
-def count(numbers: Iterable[int]) -> int:
-    """How many numbered modules there are: up to the last number below which at least every second one is there."""
+def count_modules(numbers: Iterable[int]) -> int:
+    """Number of numbered modules: the largest number below which at least half of the numbers exist."""
     return max((n + 1 for rank, n in enumerate(sorted(set(numbers)), 1) if n < 2 * rank), default=0)
 
 
@@ -47,24 +47,24 @@ def checked(
     called: Callable[[str], str] = str,
     more: Sequence[str] = (),
 ) -> dict[str, Tensor]:
-    """The weights in the model's order, once names, shapes and kinds are what the model has.
+    """Check names, shapes and types of weights, and return the weights in the model's order.
 
     Args:
-        weights: the checkpoint's, under the model's names.
-        expected: the model's.
-        what: how the message begins, such as ``large.pt does not fit AV-HuBERT``.
-        called: what the message calls a tensor of this name.
+        weights: of the checkpoint, under the model's names.
+        expected: the model's state dict.
+        what: the beginning of the message, such as ``large.pt does not fit AV-HuBERT``.
+        called: maps a name to what messages call it.
         more: differences that were found before.
 
     Raises:
-        MomeError: they are not; every difference is counted, and the first ones are listed.
+        MomeError: names, shapes or types differ; it counts all differences and lists the first ones.
     """
     problems = [f"{called(key)} is missing" for key in expected if key not in weights]
     problems += [f"{called(key)} is unknown" for key in weights if key not in expected]
     for key, model in expected.items():
         if key in weights and (why := misfit(weights[key], model)):
             problems.append(f"{called(key)} is {why}")
-    problems = list(dict.fromkeys([*problems, *more]))  # one tensor of the file may be several of the model's
+    problems = list(dict.fromkeys([*problems, *more]))  # a tensor of the file may become several of the model
     if problems:
         count = f"{len(problems)} difference{'s' if len(problems) > 1 else ''}"
         raise MomeError(f"{what} ({count}): {listed(problems, MOST)}")
@@ -72,7 +72,7 @@ def checked(
 
 
 def misfit(found: object, model: Tensor) -> str | None:
-    """What is wrong with ``found`` in place of the model's tensor; ``None`` where it fits."""
+    """Why ``found`` cannot replace the model's tensor; ``None`` if it can."""
     if not isinstance(found, Tensor) or found.layout != torch.strided or found.device.type != "cpu":
         return "not an ordinary tensor"
     if found.shape != model.shape:
@@ -83,15 +83,15 @@ def misfit(found: object, model: Tensor) -> str | None:
 
 
 def same(tensor: Tensor, other: Tensor) -> bool:
-    """Whether two tensors hold the same numbers, be they of different precision."""
+    """Whether two tensors, also of different precision, hold exactly the same numbers."""
     return torch.equal(tensor.to(other.dtype), other) and torch.equal(tensor, other.to(tensor.dtype))
 
 
 def same_rounded(tensor: Tensor, other: Tensor) -> bool:
-    """Whether two tensors hold the same numbers once the finer is rounded as the other is."""
+    """Whether two tensors hold the same numbers once the finer one is rounded to the precision of the other."""
     return torch.equal(tensor.to(other.dtype), other) or torch.equal(tensor, other.to(tensor.dtype))
 
 
 def dtype_name(tensor: Tensor) -> str:
-    """The precision, such as ``float16``."""
+    """The name of a tensor's precision, such as ``float16``."""
     return str(tensor.dtype).removeprefix("torch.")

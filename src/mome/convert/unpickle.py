@@ -1,8 +1,8 @@
-"""Reading other programs' checkpoints without running code that is in them.
+"""Read other programs' checkpoints without running code that is in them.
 
-A checkpoint is a pickle, and a pickle can call any function. PyTorch's ``weights_only`` unpickler calls none but those
-of a list; objects that checkpoints carry beside their weights (dictionaries, arguments, configurations) become
-:class:`StandIn` objects here, so the classes that they were made of need not be installed and are never looked up.
+A checkpoint is a pickle, and a pickle can call any function. PyTorch's ``weights_only`` unpickler calls only functions
+on a list. Other objects in a checkpoint (dictionaries, arguments, configurations) become :class:`StandIn` objects, so
+their classes are never imported and need not be installed.
 """
 
 from __future__ import annotations
@@ -54,19 +54,19 @@ INERT = (
     "sentencepiece.SentencePieceProcessor",
     "typing.Any",
 )
-"""Classes and functions of which a checkpoint may hold traces; each becomes a stand-in."""
+"""Classes and functions that a checkpoint may refer to; their objects become stand-ins."""
 
-DEFAULTS = "collections.defaultdict"  # becomes a plain dictionary, as PyTorch's unpickler fills no other class
+DEFAULTS = "collections.defaultdict"  # becomes a plain dictionary: PyTorch's unpickler fills no other class
 
 _NAME = re.compile(r"GLOBAL (\S+)")
 _ZIP = b"PK\x03\x04"
 
 
 class StandIn:
-    """What is left of an object whose class is not looked up: its attributes, and no behaviour."""
+    """The attributes of an object whose class is not imported."""
 
     def __new__(cls, *arguments: object) -> StandIn:
-        """Whatever the real class would have been given is dropped."""
+        """Make an empty object; the arguments are ignored."""
         return super().__new__(cls)
 
     def __setstate__(self, state: object) -> None:
@@ -75,19 +75,19 @@ class StandIn:
 
 
 def _dictionary(*arguments: object) -> dict[Any, Any]:
-    """An empty dictionary, whatever would make its missing items."""
+    """An empty dictionary; the function for missing items is ignored."""
     return {}
 
 
 def read_checkpoint(path: Path) -> dict[Any, Any]:
-    """A checkpoint's content, with :class:`StandIn` objects where it holds anything but tensors and plain values.
+    """The content of a checkpoint, with :class:`StandIn` objects for all but tensors and plain values.
 
-    Tensors of a zip file (PyTorch's format since 1.6) stay in the file until they are used, unless it is compressed.
-    Dictionaries and tensors have no attributes of the file's: one could stand in the place of a method.
+    Tensors of an uncompressed zip file (PyTorch's format since 1.6) are mapped, so they use no memory until they are
+    read. Attributes that the file gives to dictionaries and tensors are removed, since they could replace methods.
 
     Raises:
-        MomeError: there is no such file, it is damaged, it is no checkpoint, or it asks for a class or function that
-            is not in :data:`INERT` (which is named, and not called).
+        MomeError: the file is missing, damaged or no checkpoint, or it refers to a class or function that is not in
+            :data:`INERT`; the message names it, and it is not called.
     """
     if not path.is_file():
         raise MomeError(f"no checkpoint at {path}: give the file that was downloaded")
@@ -102,16 +102,15 @@ def read_checkpoint(path: Path) -> dict[Any, Any]:
             warnings.simplefilter("ignore")
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped and _is_stored(path))
         _strip(content)
-    except Exception as error:  # a damaged or hostile file can make the unpickler fail in any way
+    except Exception as error:  # damaged files make the unpickler raise any exception
         name = _NAME.search(str(error)) if isinstance(error, pickle.UnpicklingError) else None
         if name is not None:
             raise MomeError(
-                f"{path} is refused: it asks for {name[1]}, which a checkpoint of this kind has no need of "
-                "and which was not run"
+                f"{path} is refused: it asks for {name[1]}, which such a checkpoint does not need; it was not run"
             ) from error
         if "Unsupported operand" in str(error) and (names := _asked_for(path, zipped)):
             raise MomeError(
-                f"{path} is refused: it is not pickled as torch.save does and asks for {listed(names, 20)}, of which "
+                f"{path} is refused: it is not pickled as torch.save does and asks for {listed(names, 20)}; "
                 "nothing was run: load it where it was made, if you trust it, and save its weights with torch.save"
             ) from error
         if "allocate memory" in str(error):
@@ -127,23 +126,23 @@ def read_checkpoint(path: Path) -> dict[Any, Any]:
 
 
 def _is_stored(path: Path) -> bool:
-    """Whether a zip file's entries lie in it as they are, so that they can be mapped."""
+    """Whether no entry of a zip file is compressed, so that tensors can be mapped."""
     with zipfile.ZipFile(path) as archive:
         return all(entry.compress_type == zipfile.ZIP_STORED for entry in archive.infolist())
 
 
 def _strip(content: object) -> None:
-    """Take from dictionaries and tensors the attributes that a file gave them.
+    """Remove the attributes that a file gave to dictionaries and tensors.
 
     Raises:
-        ValueError: a tensor is of several shapes at once.
+        ValueError: there is a nested tensor.
     """
-    left, seen = [content], set()
+    left, visited = [content], set()
     while left:
         value = left.pop()
-        if id(value) in seen:
+        if id(value) in visited:
             continue
-        seen.add(id(value))
+        visited.add(id(value))
         if isinstance(value, Tensor) or (isinstance(value, dict) and type(value) is not dict):
             vars(value).clear()
         if isinstance(value, Tensor) and value.is_nested:
@@ -157,7 +156,7 @@ def _strip(content: object) -> None:
 
 
 def _other_format(path: Path, zipped: bool) -> str | None:
-    """What the file is, if it is one that PyTorch writes or wrote, and no checkpoint of weights."""
+    """What the file is, if it is in another format of PyTorch; ``None`` otherwise."""
     with suppress(Exception):
         if zipped:
             with zipfile.ZipFile(path) as archive:
@@ -169,10 +168,10 @@ def _other_format(path: Path, zipped: bool) -> str | None:
 
 
 def _asked_for(path: Path, zipped: bool) -> list[str]:
-    """The names that a file's pickles would look up and :data:`INERT` has not, read without doing what they say."""
+    """The names outside :data:`INERT` that a file's pickles refer to; the pickles are parsed and not run."""
     found: dict[str, None] = {}
-    with suppress(Exception), _pickle_in(path, zipped) as file:  # what was found before the end, or damage, is told
-        while not found:  # PyTorch's old files are several pickles in a row
+    with suppress(Exception), _pickle_in(path, zipped) as file:  # keep what was found before any damage
+        while not found:  # PyTorch's old files hold several pickles
             for name in _globals(file):
                 if name not in INERT and name != DEFAULTS:
                     found[name] = None
@@ -192,8 +191,8 @@ def _pickle_in(path: Path, zipped: bool) -> Iterator[IO[bytes]]:
 
 
 def _globals(file: IO[bytes]) -> Iterator[str]:
-    """The names of modules' contents in one pickle, as far as they are written in it by any usual pickler."""
-    last: deque[str] = deque(("?", "?"), maxlen=2)  # what the last two steps put onto the stack, if it is text
+    """The names that one pickle refers to, if it was written by a usual pickler."""
+    last: deque[str] = deque(("?", "?"), maxlen=2)  # texts that the last two steps put on the stack
     memory: dict[object, str] = {}
     for step, argument, _ in pickletools.genops(file):
         if step.name in ("GLOBAL", "INST"):
@@ -213,7 +212,7 @@ def _globals(file: IO[bytes]) -> Iterator[str]:
 
 
 def plain(value: object) -> Any:
-    """Dictionaries, lists and values out of configurations, whether plain, of argparse or of OmegaConf."""
+    """Convert configurations (plain, of argparse or of OmegaConf) to dictionaries, lists and values."""
     if isinstance(value, StandIn):
         inside = vars(value)
         for key in ("_content", "_val"):  # a container and a value of OmegaConf

@@ -1,4 +1,4 @@
-"""What a conversion writes: a folder that appears once it is complete, the weights, and what became of every tensor."""
+"""Write the folder of a conversion: its weights, and an account of the checkpoint's tensors."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from torch import Tensor
 
 from mome.checkpoints.folder import WEIGHTS
 from mome.convert.fitting import dtype_name
-from mome.errors import MomeError
+from mome.errors import MomeError, reason
 from mome.files import open_as_usual
 
 
 @dataclass(frozen=True)
 class Unused:
-    """Tensors that were left out.
+    """Tensors of a checkpoint that are not in the folder.
 
     Attributes:
-        name: a tensor's name, or what the names of several begin with.
-        tensors: how many they are.
-        reason: why the model does without.
+        name: the tensor's name, or the common beginning of several names.
+        tensors: number of tensors.
+        reason: why the model does not need them.
     """
 
     name: str
@@ -39,15 +39,15 @@ class Unused:
 
 @dataclass(frozen=True)
 class Account:
-    """What became of a checkpoint; ``used`` and the tensors of ``unused`` are all that it held.
+    """What a conversion did with a checkpoint's tensors, each of which is either used or unused.
 
     Attributes:
-        model: a line on what the model is.
-        used: number of tensors taken.
+        model: a line that describes the model.
+        used: number of tensors that the model has.
         parameters: number of values in them.
-        dtypes: in which precisions they are stored.
-        unused: what was left out.
-        notes: lines on what had to be assumed.
+        dtypes: precisions that they are stored in.
+        unused: the other tensors.
+        notes: lines on assumptions.
         license: a line on the terms of the weights.
     """
 
@@ -63,11 +63,11 @@ class Account:
     def of(
         cls, model: str, tensors: Iterable[Tensor], unused: Sequence[Unused], notes: Sequence[str], license: str
     ) -> Account:
-        """The account of a checkpoint of which these tensors were taken; values and precisions are of floating ones."""
-        taken = list(tensors)
-        floating = [tensor for tensor in taken if tensor.is_floating_point()]
+        """The account of a checkpoint with these used tensors; ``parameters`` counts floating-point values only."""
+        used = list(tensors)
+        floating = [tensor for tensor in used if tensor.is_floating_point()]
         values, dtypes = sum(tensor.numel() for tensor in floating), sorted({dtype_name(value) for value in floating})
-        return cls(model, len(taken), values, dtypes, unused, notes, license)
+        return cls(model, len(used), values, dtypes, unused, notes, license)
 
     @property
     def tensors(self) -> int:
@@ -75,7 +75,7 @@ class Account:
         return self.used + sum(group.tensors for group in self.unused)
 
     def lines(self) -> list[str]:
-        """The account for a reader."""
+        """The account as lines of text."""
         precision = " and ".join(self.dtypes)
         lines = [
             self.model,
@@ -87,7 +87,7 @@ class Account:
         return [*lines, *(f"note: {note}" for note in self.notes), f"licence: {self.license}"]
 
     def to_json(self) -> dict[str, Any]:
-        """The account for a program."""
+        """The account as JSON values."""
         return asdict(self) | {"tensors": self.tensors}
 
 
@@ -101,10 +101,10 @@ def fill_card(template: str, checkpoint: Path, account: Account, **more: str) ->
 
 
 def check_free(out: Path) -> None:
-    """Say before the work that a folder could not be written there.
+    """Check that a new folder can be made at ``out``.
 
     Raises:
-        MomeError: something is there already, an empty folder excepted.
+        MomeError: there is something other than an empty folder.
     """
     try:
         free = not os.path.lexists(out) or not any(out.iterdir())
@@ -116,10 +116,10 @@ def check_free(out: Path) -> None:
 
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """A temporary folder beside ``out`` to write into, which becomes ``out`` when all went well.
+    """Yield a temporary folder beside ``out``, which is renamed to ``out`` when the block has succeeded.
 
     Raises:
-        MomeError: ``out`` is taken, or writing failed; nothing is left behind then.
+        MomeError: ``out`` exists, or writing failed; nothing is left behind then.
     """
     check_free(out)
     target = out.resolve()  # a link to an empty folder stays a link
@@ -131,14 +131,13 @@ def new_folder(out: Path) -> Iterator[Path]:
             target.rmdir()
         part.rename(target)
     except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise MomeError(f"{out} cannot be written: {reason}") from error
+        raise MomeError(f"{out} cannot be written: {reason(error)}") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
 
 def save_weights(state: Mapping[str, Tensor], folder: Path) -> None:
-    """Write ``model.safetensors``; of tensors that overlap, which the format does not have, all but one are copied."""
+    """Write ``model.safetensors``; tensors that share memory are copied, as the format does not allow sharing."""
     apart: dict[str, Tensor] = {}
     end = 0
     for name, tensor in sorted(state.items(), key=lambda item: (item[1].data_ptr(), -item[1].nbytes)):

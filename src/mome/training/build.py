@@ -16,7 +16,7 @@ from mome.checkpoints.backbones import backbone_config, load_backbone, load_extr
 from mome.checkpoints.hub import TOKENIZER_FILES
 from mome.checkpoints.settings import blaming, check_settings
 from mome.checkpoints.source import local_folder
-from mome.checkpoints.vocabulary import MARKERS
+from mome.checkpoints.vocabulary import MARKERS, add_markers, prepare_padding
 from mome.config import MomeConfig
 from mome.config.fields import BACKBONES, MOST_TOKENS
 from mome.encoders import audio_encoder
@@ -211,10 +211,10 @@ def build(recipe: Recipe, dtype: torch.dtype = torch.float32) -> tuple[MomeForSp
     if names.audio_encoder is not None and encoder is not None and encoder.extractor is not None:
         extractor = _extractor(encoder.extractor, names.audio_encoder, names.audio_encoder_revision)
     if names.markers:
-        _add_markers(config, tokenizer)
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    tokenizer.padding_side = "right"
+        add_markers(config, tokenizer, padding=tokenizer.pad_token_id is None)
+        # None where the language model's embedding has rows to spare.
+        config.added_tokens = max(len(tokenizer) - config.text_config.vocab_size, 0)
+    prepare_padding(tokenizer)
     write_texts(config, names, tokenizer)
     config.check_options()  # again, now with tokens: the tokenizer may be another language model's
     parts: dict[str, Any] = {
@@ -256,17 +256,3 @@ def _memory() -> int:
 def _extractor(kind: type, name: str, revision: str | None) -> Any:
     processor = processor_around(name)
     return load_extractor(kind, name, revision) if processor is None else processor.feature_extractor
-
-
-def _add_markers(config: MomeConfig, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Give the tokenizer the tokens around audio and video, and padding if it has none, in the published order.
-
-    Their rows are the vocabulary's next; language models whose embedding has rows to spare need no new ones.
-    """
-    if tokenizer.pad_token_id is None:
-        tokenizer.add_special_tokens({"pad_token": "<pad>"})
-    tokenizer.add_tokens([token for pair in MARKERS.values() for token in pair], special_tokens=True)
-    config.audio_markers, config.video_markers = (
-        tokenizer.convert_tokens_to_ids(list(pair)) for pair in MARKERS.values()
-    )
-    config.added_tokens = max(len(tokenizer) - config.text_config.vocab_size, 0)
