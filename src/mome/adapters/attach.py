@@ -47,9 +47,10 @@ def attach(model: Model, config: AdapterConfig) -> Model:
         MomeError: the model has no decoder layers, lacks a module that the configuration names or does not hand
             the adapters' context on to it, or an adapter of this kind is attached already. The model is unchanged
             then.
+        ValueError: ``config.attach`` added no adapter named after its kind.
     """
     layers = decoder_layers(model)
-    if any(isinstance(module, config.module) for _, module in adapter_modules(model)):
+    if config.kind in _kinds(model):
         raise MomeError(
             f"a {config.kind} adapter is attached to this model already: load the model anew to attach another"
         )
@@ -57,6 +58,8 @@ def attach(model: Model, config: AdapterConfig) -> Model:
     if config.context_at is not None:
         check_context_arrives(model, model_width(layers[0]), below=config.context_at == "attention")
     config.attach(layers)
+    if config.kind not in _kinds(model):  # its parameters would not be saved
+        raise ValueError(f"{type(config).__name__}.attach must add Adapters as sub-modules named '{config.kind}'")
     if first:  # one hook, whatever is attached later
         handle = model.get_decoder().register_forward_pre_hook(enter_decoder, with_kwargs=True)  # type: ignore[operator]
         connect(layers[0], 0).hooks.append(handle)
@@ -64,3 +67,7 @@ def attach(model: Model, config: AdapterConfig) -> Model:
     for _, parameter in adapter_parameters(model):
         parameter.requires_grad_(True)
     return model
+
+
+def _kinds(model: nn.Module) -> set[str]:
+    return {name.rpartition(".")[2] for name, _ in adapter_modules(model)}

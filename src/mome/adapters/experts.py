@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +30,7 @@ Placement = Literal["layer", "attention", "ffn"]
 PLACEMENTS: tuple[Placement, ...] = get_args(Placement)
 
 
-class ExpertBank(Adapter, name="mome"):
+class ExpertBank(Adapter):
     """Routed and shared bottleneck experts over vectors of width d.
 
     All experts are computed for every token and the gates of those not chosen are zero. With bottlenecks
@@ -187,8 +187,6 @@ class MomeAdapterConfig(AdapterConfig, kind="mome"):
             norm before the experts; off gives them the raw residual stream. Without effect elsewhere.
     """
 
-    module: ClassVar[type[Adapter]] = ExpertBank
-
     placement: Placement = "layer"
     routed_experts: int = 23
     shared_experts: int = 1
@@ -228,7 +226,7 @@ class MomeAdapterConfig(AdapterConfig, kind="mome"):
         for index, (layer, target) in enumerate(zip(layers, targets, strict=True)):
             bank = ExpertBank(model_width(layer), self, **adapter_factory(layer))
             bank.slot = connect(layer, index)
-            target.add_module(bank.name, bank)
+            target.add_module(self.kind, bank)
             # In front of hooks that are there already: those that record hidden states must see the sum.
             target.register_forward_hook(hook, with_kwargs=True, prepend=True)
             if self.placement != "layer":

@@ -12,14 +12,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from mome.adapters.base import Adapter, AdapterConfig, ParameterCount
+from mome.adapters.base import Adapter, AdapterConfig, ParameterCount, is_adapter_key
 from mome.adapters.context import AdapterContext
 from mome.adapters.hooks import connect
 from mome.adapters.layers import adapter_factory
@@ -27,7 +27,7 @@ from mome.errors import MomeError
 from mome.options import check_whole
 
 
-class ScaleLora(Adapter, name="lora"):
+class ScaleLora(Adapter):
     """scale * (shared(x) + specific[group](x)), to be added to a frozen linear layer's output; zero at first.
 
     In training mode, x has dropout first, the same for both.
@@ -217,8 +217,6 @@ class LoraAdapterConfig(AdapterConfig, kind="lora"):
             is in training mode; the others are divided by one minus that.
     """
 
-    module: ClassVar[type[Adapter]] = ScaleLora
-
     bottleneck: int
     scale: float = 1 / 8
     targets: tuple[str, ...] = ("q_proj", "v_proj")
@@ -306,14 +304,14 @@ def attach_lora(layers: Iterable[nn.Module], config: LoraAdapterConfig) -> None:
         for linear in linears:
             lora = ScaleLora(linear.in_features, linear.out_features, config, **adapter_factory(linear, layer))
             lora.slot = slot
-            linear.add_module(lora.name, lora.train(linear.training))
+            linear.add_module(config.kind, lora.train(linear.training))
             lora.hook = linear.register_forward_hook(add_lora, prepend=True)
 
 
 def _linears(layer: nn.Module, targets: tuple[str, ...]) -> list[nn.Linear]:
     linears: dict[str, list[nn.Linear]] = {}
     for name, module in layer.named_modules():
-        if isinstance(module, nn.Linear) and ".lora." not in name:
+        if isinstance(module, nn.Linear) and not is_adapter_key(f"{name}.weight"):
             linears.setdefault(name.rpartition(".")[2], []).append(module)
     missing = [name for name in targets if name not in linears]
     if missing:

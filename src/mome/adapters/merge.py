@@ -25,11 +25,12 @@ def lora_modules(model: nn.Module) -> list[tuple[str, nn.Linear, ScaleLora]]:
     """
     found = []
     for name, module in adapter_modules(model):
+        target, _, kind = name.rpartition(".")
         if not isinstance(module, ScaleLora):
-            raise MomeError(f"a {module.name} adapter makes no low-rank update of a weight: only lora can do this")
-        linear = model.get_submodule(name.removesuffix(".lora"))
+            raise MomeError(f"a {kind} adapter makes no low-rank update of a weight: only lora can do this")
+        linear = model.get_submodule(target)
         assert isinstance(linear, nn.Linear)
-        found.append((name.removesuffix(".lora"), linear, module))
+        found.append((target, linear, module))
     if not found:
         raise MomeError("no lora adapter is attached to this model")
     return found
