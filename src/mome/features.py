@@ -1,4 +1,4 @@
-"""Encoder features: what every encoder gives and every connector reads.
+"""Encoder features: the output of every encoder and the input of every connector.
 
 Shape notation: B clips, T frames, D encoder width.
 """
@@ -13,11 +13,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Features:
-    """One modality's encoder features of a right-padded batch.
+    """Encoder features of one modality, a right-padded batch.
 
     Attributes:
-        frames: ``(B, T, D)`` float. An encoder's are zero at and beyond a clip's length.
-        lengths: ``(B,)`` int64, valid frames of each clip; 0 for a clip that lacks the modality.
+        frames: ``(B, T, D)`` float; an encoder's output is zero beyond each clip's length.
+        lengths: ``(B,)`` int64, valid frames of each clip; 0 for a clip without the modality.
     """
 
     frames: Tensor
