@@ -65,20 +65,12 @@ class MixtureConfig(ConnectorConfig, kind="mixture"):
             )
 
     def build(self, around: Surroundings) -> MixtureConnector:
-        """Make the routers and experts."""
-        return MixtureConnector(
-            around.audio_rates,
-            around.video_rates,
-            around.audio_features,
-            around.video_features,
-            around.out_features,
-            around.hidden,
-            experts=self.experts,
-            top_k=self.top_k,
-            sharing=self.sharing,
-            method=around.compression,
-            norm=around.norm,
-        )
+        """Make the routers and experts.
+
+        Raises:
+            MomeError: as :class:`MixtureConnector`.
+        """
+        return MixtureConnector(around, self)
 
     def loss_weights(self) -> dict[str, float]:
         """Factors of the load-balancing loss and of the router z-loss (see :func:`router_losses`)."""
@@ -175,61 +167,33 @@ class MixtureConnector(Connector):
         top_k: active experts.
     """
 
-    def __init__(
-        self,
-        audio_rates: Sequence[int],
-        video_rates: Sequence[int],
-        audio_features: int | None,
-        video_features: int | None,
-        out_features: int = 2048,
-        hidden: int = 2048,
-        *,
-        experts: int = 4,
-        top_k: int = 2,
-        sharing: Sharing = "joint",
-        method: CompressionMethod = "average",
-        norm: bool = True,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
+    def __init__(self, around: Surroundings, config: MixtureConfig) -> None:
         """Make the routers and experts.
-
-        Args:
-            audio_rates, video_rates: rates of each modality.
-            audio_features, video_features: width of the encoder's features; ``None`` leaves that modality out.
-            out_features: width H of the language model.
-            hidden: inner width of the experts.
-            experts: E, of each owner.
-            top_k: k, from 1 to E.
-            sharing: what audio and video share, see above.
-            method: ``"average"`` or ``"stack"``.
-            norm: whether the experts end with a LayerNorm, as the published ones do.
-            device, dtype: of the parameters.
 
         Raises:
             MomeError: several rates of a modality with stacking, different widths of modalities that share
-                something, no or impossible rates, or an unknown method.
+                something, or no rates.
         """
         super().__init__()
+        sharing, self.method, self.top_k = config.sharing, around.compression, config.top_k
+        sides = {
+            "audio": (around.audio_rates, around.audio_features),
+            "video": (around.video_rates, around.video_features),
+        }
         widths = {
-            name: self._width(name, rates, features, method)
-            for name, rates, features in (
-                ("audio", audio_rates, audio_features),
-                ("video", video_rates, video_features),
-            )
+            name: self._width(name, rates, features, self.method)
+            for name, (rates, features) in sides.items()
             if features is not None
         }
         self.rate_set = RateSet(
-            audio=tuple(audio_rates) if "audio" in widths else (),
-            video=tuple(video_rates) if "video" in widths else (),
+            around.audio_rates if "audio" in widths else (), around.video_rates if "video" in widths else ()
         )
         if sharing != "none" and len(set(widths.values())) > 1:
             raise MomeError(
                 f"audio tokens have {widths['audio']} features and video tokens {widths['video']}, which "
                 f"sharing '{sharing}' cannot join: choose sharing 'none', or encoders and compression of equal width"
             )
-        self.method: CompressionMethod = method
-        self.top_k = top_k
+        # The owner of the router and of the experts that each modality uses.
         self._gates = {name: "audiovisual" if sharing == "joint" else name for name in widths}
         self._experts = {name: "audiovisual" if sharing in ("joint", "experts") else name for name in widths}
         for owner in sorted({*self._gates.values(), *self._experts.values()}):
@@ -237,14 +201,15 @@ class MixtureConnector(Connector):
         for name, width in widths.items():
             gates, pools = self._part(self._gates[name]), self._part(self._experts[name])
             if "gate" not in gates:
-                gates["gate"] = nn.Linear(width, experts, bias=False, device=device, dtype=dtype)
+                gates["gate"] = nn.Linear(width, config.experts, bias=False)
             if "experts" not in pools:
                 pools["experts"] = ProjectorExperts(
-                    Projector(width, out_features, hidden, norm, device=device, dtype=dtype) for _ in range(experts)
+                    Projector(width, around.out_features, around.hidden, around.norm) for _ in range(config.experts)
                 )
 
     @staticmethod
     def _width(name: str, rates: Sequence[int], features: int, method: CompressionMethod) -> int:
+        """Width D of one modality's frames after compression."""
         widths = {compressed_width(features, rate, method) for rate in rates}
         if not widths:
             raise MomeError(f"a mixture of projectors needs at least one {name} rate")

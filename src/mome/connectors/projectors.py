@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from mome.connectors.base import ConnectorConfig, SeparateConnector, Surroundings, parameters
@@ -55,18 +54,15 @@ class Projector(nn.Sequential):
         out_features: int,
         hidden: int = 2048,
         norm: bool = False,
-        *,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
     ) -> None:
         """Map (..., in_features) to (..., out_features) through ``hidden`` features."""
         layers: list[nn.Module] = [
-            nn.Linear(in_features, hidden, device=device, dtype=dtype),
+            nn.Linear(in_features, hidden),
             nn.ReLU(),
-            nn.Linear(hidden, out_features, device=device, dtype=dtype),
+            nn.Linear(hidden, out_features),
         ]
         if norm:
-            layers.append(nn.LayerNorm(out_features, device=device, dtype=dtype))
+            layers.append(nn.LayerNorm(out_features))
         super().__init__(*layers)
 
 
@@ -88,9 +84,6 @@ class RateProjectors(nn.ModuleList):
         out_features: int = 2048,
         method: CompressionMethod = "average",
         norm: bool = False,
-        *,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
     ) -> None:
         """Make one projector per rate, from D (average) or rate * D (stack) through ``hidden`` to H features.
 
@@ -100,15 +93,7 @@ class RateProjectors(nn.ModuleList):
         check_method(method)
         check_rates(rates)
         super().__init__(
-            Projector(
-                compressed_width(in_features, rate, method),
-                out_features,
-                hidden,
-                norm,
-                device=device,
-                dtype=dtype,
-            )
-            for rate in rates
+            Projector(compressed_width(in_features, rate, method), out_features, hidden, norm) for rate in rates
         )
         self.rates = tuple(rates)
         self.method: CompressionMethod = method

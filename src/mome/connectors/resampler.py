@@ -125,9 +125,6 @@ class QueryResampler(nn.Module):
         out_features: int = 2048,
         queries: int = 256,
         heads: int = 16,
-        *,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
     ) -> None:
         """Make ``queries`` queries, from features of width ``in_features`` to tokens of width ``out_features``.
 
@@ -139,12 +136,12 @@ class QueryResampler(nn.Module):
             raise MomeError(f"heads = {heads} do not divide the encoder's width {in_features}: choose another number")
         if in_features % 2:
             raise MomeError(f"a resampler cannot read the odd width {in_features}: its position embedding is even")
-        self.query = nn.Parameter(torch.empty(queries, in_features, device=device, dtype=dtype))
-        self.attn = nn.MultiheadAttention(in_features, heads, batch_first=True, device=device, dtype=dtype)
-        self.ln_q = nn.LayerNorm(in_features, eps=1e-6, device=device, dtype=dtype)
-        self.ln_k = nn.LayerNorm(in_features, eps=1e-6, device=device, dtype=dtype)
-        self.ln_v = nn.LayerNorm(in_features, eps=1e-6, device=device, dtype=dtype)
-        self.proj = nn.Parameter(torch.empty(in_features, out_features, device=device, dtype=dtype))
+        self.query = nn.Parameter(torch.empty(queries, in_features))
+        self.attn = nn.MultiheadAttention(in_features, heads, batch_first=True)
+        self.ln_q = nn.LayerNorm(in_features, eps=1e-6)
+        self.ln_k = nn.LayerNorm(in_features, eps=1e-6)
+        self.ln_v = nn.LayerNorm(in_features, eps=1e-6)
+        self.proj = nn.Parameter(torch.empty(in_features, out_features))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

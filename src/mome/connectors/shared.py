@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from mome.connectors.base import ConnectorConfig, SeparateConnector, Surroundings
@@ -49,9 +48,6 @@ class SharedProjector(nn.Module):
         hidden: int = 2048,
         out_features: int = 2048,
         norm: bool = False,
-        *,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
     ) -> None:
         """Make the projector from width ``in_features`` through ``hidden`` to ``out_features``.
 
@@ -60,7 +56,7 @@ class SharedProjector(nn.Module):
         """
         super().__init__()
         self.rates = check_rates(rates)
-        self.projector = Projector(in_features, out_features, hidden, norm, device=device, dtype=dtype)
+        self.projector = Projector(in_features, out_features, hidden, norm)
 
     def forward(self, frames: Tensor, lengths: Tensor, rate: int) -> tuple[Tensor, Tensor]:
         """Project all frames, then average each run of ``rate``; a :data:`~mome.connectors.base.Compressor`.
