@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import nn
 
-from mome.adapters.context import AdapterSlot
+from mome.adapters.context import AdapterContext, AdapterSlot
 from mome.options import options_from_dict, register
 
 
@@ -29,6 +29,11 @@ class Adapter(nn.Module):
     """
 
     slot: AdapterSlot | None = None
+
+    @property
+    def context(self) -> AdapterContext | None:
+        """The running forward pass's context; ``None`` if it has none, and outside of one."""
+        return None if self.slot is None else self.slot.context
 
 
 @dataclass(frozen=True)

@@ -143,8 +143,7 @@ class ExpertBank(Adapter):
         Returns:
             (..., d) in the dtype of ``x``.
         """
-        if context is None and self.slot is not None:
-            context = self.slot.context
+        context = context or self.context
         routed = self.config.routed_experts
         inner = F.linear(x.to(self.inner_weight.dtype), self.inner_weight, F.pad(self.inner_bias, (routed, 0)))
         gates, probabilities, chosen = self.route(inner[..., :routed])

@@ -87,8 +87,7 @@ class ScaleLora(Adapter):
         Raises:
             MomeError: there are specific updates, and the context names no group, or a group that does not exist.
         """
-        if context is None and self.slot is not None:
-            context = self.slot.context
+        context = context or self.context
         inner = F.dropout(x.to(next(self.parameters()).dtype), self.dropout, self.training)
         update: Tensor | None = None
         if self.down is not None and self.up is not None:
