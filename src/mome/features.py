@@ -23,6 +23,12 @@ class Features:
     frames: Tensor
     lengths: Tensor
 
+    @classmethod
+    def masked(cls, frames: Tensor, lengths: Tensor) -> Features:
+        """Make features of ``frames`` with zeros beyond each clip's length, whatever is there."""
+        mask = length_mask(lengths, frames.shape[1]).to(frames.device)
+        return cls(frames.masked_fill(~mask.unsqueeze(-1), 0), lengths)
+
     @property
     def mask(self) -> Tensor:
         """``(B, T)`` bool, true on valid frames."""

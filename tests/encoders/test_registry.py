@@ -15,7 +15,7 @@ from mome import MomeError, MomeForSpeechRecognition, MomeProcessor
 from mome.clip import Clip
 from mome.encoders import AudioEncoder, audio_encoder, base, encoder_reading
 from mome.encoders.waveform import WaveformAudioEncoder
-from mome.features import Features, length_mask
+from mome.features import Features
 from mome.model.cost import inference_cost
 from mome.model.sequence import encoder_frames
 from mome.operations import count_operations, meta
@@ -58,7 +58,7 @@ def define_stranger() -> type[AudioEncoder]:
             size = input_features.shape[2]
             samples = [size] * len(rows) if input_features_mask is None else input_features_mask.sum(1).tolist()
             lengths = torch.tensor([self.frames(self.encoder.config, count) for count in samples])
-            return Features(frames * length_mask(lengths, frames.shape[1]).to(frames.device)[..., None], lengths)
+            return Features.masked(frames, lengths)
 
         def example(self, frames: int) -> Tensor:
             return meta(1, 1, 400 + 320 * (frames - 1))

@@ -49,7 +49,7 @@ class WaveformAudioEncoder(AudioEncoder, reads="waveform", types=("wavlm", "hube
             return Features(encoder.encoder(hidden).last_hidden_state, lengths)
         mask = length_mask(lengths, hidden.shape[1])
         frames = encoder.encoder(hidden, attention_mask=mask).last_hidden_state
-        return Features(frames.masked_fill(~mask[..., None], 0), lengths)
+        return Features.masked(frames, lengths)
 
     def _windows(self, waves: Tensor, samples: list[int]) -> Tensor:
         """``(B, M)`` samples → ``(B, T, C)``, the convolutions' outputs; T is at least 1."""

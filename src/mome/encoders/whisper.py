@@ -54,7 +54,7 @@ class WhisperAudioEncoder(AudioEncoder, reads="log_mel", types=("whisper",)):
             frames = self.encoder(input_features).last_hidden_state[:, : int(lengths.max())]
         else:
             frames = self._encode_clips(input_features, mask, lengths)
-        return Features(frames * length_mask(lengths, frames.shape[1]).to(frames.device)[..., None], lengths)
+        return Features.masked(frames, lengths)
 
     def _encode_clips(self, log_mel: Tensor, mask: Tensor, lengths: Tensor) -> Tensor:
         encoder, size = cast(WhisperEncoder, self.encoder), max(int(lengths.max()), 1)

@@ -14,7 +14,7 @@ from transformers import initialization as init
 
 from mome.encoders.avhubert.config import AVHubertConfig
 from mome.encoders.avhubert.frontend import VisualResNet
-from mome.features import Features, length_mask
+from mome.features import Features
 
 
 class FeatureExtractor(nn.Module):
@@ -196,5 +196,4 @@ class AVHubertModel(PreTrainedModel):
         frames = self.encoder(self.dropout_input(self.post_extract_proj(fused)), mask)
         if mask is None:
             return Features(frames, torch.full(frames.shape[:1], frames.shape[1], device=frames.device))
-        lengths = mask.sum(1)
-        return Features(frames * length_mask(lengths, frames.shape[1])[..., None], lengths)
+        return Features.masked(frames, mask.sum(1))
