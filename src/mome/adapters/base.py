@@ -51,7 +51,7 @@ class AdapterConfig(ABC):
     recipes choose the adapter by this name, as the option ``type``.
 
     Attributes:
-        kind: the name, also of the attached sub-modules.
+        kind: the name, also of the attached sub-modules; no module of a language model may have it.
     """
 
     kind: ClassVar[str]

@@ -197,9 +197,10 @@ def build_connector(config: ConnectorConfig, around: Surroundings) -> Connector:
         MomeError: it cannot compress by this method, or as :meth:`ConnectorConfig.build`.
     """
     if around.compression != "average" and not config.stacks:
+        able = " or ".join(kind for kind, other in CONNECTORS.items() if other.stacks)
         raise MomeError(
             f"compression={around.compression} is not possible with the connector {config.kind}: "
-            "leave it out, or choose the connector projectors or mixture"
+            f"leave it out, or choose the connector {able}"
         )
     return config.build(around)
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Blip2QFormerConfig, Blip2QFormerModel
 
+from mome.clip import FRAME_RATE
 from mome.connectors.base import Connected, Connector, ConnectorConfig, Surroundings, TokenCounts
 from mome.connectors.fusion import EarlyFusion, resize
 from mome.connectors.speech_rate import SpeechRatePredictor
@@ -26,7 +27,6 @@ from mome.operations import count_operations, meta
 from mome.options import check_whole
 from mome.rates import Rates
 
-FRAMES_PER_SECOND = 25
 SLOWEST, FASTEST = 1.0, 2.0  # speech rates are limited to these
 MOST_LAYERS = 64
 
@@ -48,7 +48,7 @@ class QFormerConfig(ConnectorConfig, kind="qformer"):
     """
 
     fuses = True
-    audio_frames_per_second = 2 * FRAMES_PER_SECOND
+    audio_frames_per_second = 2 * FRAME_RATE
 
     queries_per_second: int = 3
     longest: int = 20
@@ -106,7 +106,7 @@ def query_count(config: QFormerConfig, frames: int, speech_rate: float = 1.0) ->
     """
     if frames == 0:
         return 0
-    count = int(frames * config.queries_per_second * speech_rate / FRAMES_PER_SECOND)
+    count = int(frames * config.queries_per_second * speech_rate / FRAME_RATE)
     return min(max(count, config.queries_per_second), learned_queries(config))
 
 
@@ -217,7 +217,7 @@ class QFormerConnector(Connector):
         if self.predictor is None or audio is None:
             return {}
         counted = audio.lengths > 0
-        seconds = audio.lengths.clamp(min=1) / (2 * FRAMES_PER_SECOND)
+        seconds = audio.lengths.clamp(min=1) / (2 * FRAME_RATE)
         target = words / seconds / self.config.words_per_second
         errors = self.predictor(audio.frames.detach(), audio.lengths).float() - target
         return {"speech_rate": (errors.square() * counted).sum() / counted.sum().clamp(min=1)}
@@ -234,7 +234,7 @@ class QFormerConnector(Connector):
         queries = query_count(self.config, frames) if tokens is None else tokens.fused
         speech_rate = SLOWEST
         if per_second < queries < learned_queries(self.config):
-            speech_rate = min(max(queries * FRAMES_PER_SECOND / (per_second * frames), SLOWEST), FASTEST)
+            speech_rate = min(max(queries * FRAME_RATE / (per_second * frames), SLOWEST), FASTEST)
         # The convolution runs on zeros where there is no audio.
         sound = meta(1, 2 * frames, self.fusion.downsample.in_channels)
         total = count_operations(lambda: self.fusion.downsample(sound.transpose(1, 2)))
