@@ -40,43 +40,38 @@ _HOMES = {
     "Transcriber": "mome.decoding",
     "load": "mome.decoding",
 }
-_ROOMS = ("adapters", "config", "connectors", "data", "decoding", "evaluation", "media", "model", "text", "training")
+_PACKAGES = (
+    *("adapters", "config", "connectors", "data", "decoding", "encoders", "evaluation", "media", "model", "text"),
+    "training",
+)
 
 
 def __getattr__(name: str) -> Any:
-    """Import PyTorch and the rooms above only when something of theirs is asked for."""
+    """Import a package, and with it PyTorch, when it or one of its names is first used."""
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
-    if name in (
-        "adapters",
-        "config",
-        "connectors",
-        "data",
-        "decoding",
-        "evaluation",
-        "media",
-        "model",
-        "text",
-        "training",
-    ):
+    if name in _PACKAGES:
         return importlib.import_module(f"mome.{name}")
     raise AttributeError(f"module 'mome' has no attribute '{name}'")
 
 
 def _is_command_line() -> bool:
-    """Whether the program is ``mome`` or ``python -m mome``, which its name alone does not tell."""
-    if sys.argv[:1] == ["-m"]:  # so it is until the module is found, whichever it is
+    """Whether this program is the command line: ``mome``, ``python -m mome`` or code that stands in for it.
+
+    The program's name does not tell: any script may be called ``mome``.
+    """
+    if sys.argv[:1] == ["-m"]:  # `python -m PACKAGE`, still looking for the package
         return sys.orig_argv[-len(sys.argv)].removeprefix("-m") == "mome"
     main: Any = sys.modules.get("__main__")
-    if not hasattr(main, "__file__"):
+    if not hasattr(main, "__file__"):  # `python -c`
         return sys.argv[:1] == ["mome"]
-    try:
+    try:  # the script that an installer writes for the entry point `mome.cli:main`
         return "from mome.cli import main" in (main.__loader__.get_source("__main__") or "")
     except (AttributeError, ImportError, OSError):
         return False
 
 
-# `import mome` registers the classes with Transformers' Auto classes, which takes seconds. The command line, which must
-# answer `--help` at once, does without until a command needs a model.
+# Importing `mome.model` registers the classes with Transformers' Auto classes and takes seconds. The command line must
+# answer `--help` at once, so there it waits for a command that needs a model.
 if not _is_command_line():
     importlib.import_module("mome.model")

@@ -1,4 +1,4 @@
-"""A clip: speech as sound and as pictures of the mouth, in the form that all models read."""
+"""A clip: sound and mouth video of one recording on one clock, in the form that all models read."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ import numpy as np
 SAMPLE_RATE = 16_000
 """Samples of sound a second."""
 FRAME_RATE = 25
-"""Pictures of the mouth a second."""
+"""Frames of the mouth video a second."""
 SAMPLES_PER_FRAME = SAMPLE_RATE // FRAME_RATE
 MOUTH_SIZE = 96
-"""Height and width of a picture in pixels."""
+"""Height and width of a frame in pixels."""
 
 
 @dataclass(frozen=True)
 class Clip:
-    """Sound and mouth of one file, both from t = 0 on; None where the file has none or it was not wanted."""
+    """Sound and mouth video of one file, both from t = 0 on; None if the file lacks it or it was not asked for."""
 
     audio: np.ndarray | None
     """(samples,) float32, 16 kHz mono in [-1, 1]."""
     mouth: np.ndarray | None
     """(frames, 96, 96) uint8 grey at 25 fps."""
     seconds: float
-    """Length of the longer of the two, see :func:`length`."""
+    """Length of the longer of both, see :func:`length`."""
     path: Path | None = None
     warnings: tuple[str, ...] = ()
-    """One line each, for the user."""
+    """One line each, to be shown to the user."""
 
 
 def length(audio: np.ndarray | None, mouth: np.ndarray | None) -> float:
-    """Seconds of the longer of sound ``(samples,)`` and mouth ``(frames, …)``; a stream that is None has 0."""
+    """Seconds of the longer of sound ``(samples,)`` and mouth ``(frames, …)``; None counts as 0."""
     return max(0.0 if audio is None else len(audio) / SAMPLE_RATE, 0.0 if mouth is None else len(mouth) / FRAME_RATE)

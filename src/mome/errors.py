@@ -1,4 +1,4 @@
-"""The one exception that carries a message for the user, how messages list names, and how other exceptions read."""
+"""The exception with a message for the user, and helpers that write such messages."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ from collections.abc import Sequence
 
 
 class MomeError(Exception):
-    """Something the user can mend: one line that names the file or option and says how.
+    """An error that the user can mend. The message is one line that names the file or option and says how.
 
     The command line prints the message without a traceback and exits with code 2.
     """
 
 
 def listed(names: Sequence[object], most: int = 5) -> str:
-    """The names with commas between, of many the first ones and how many more there are."""
+    """Names separated by commas; beyond ``most``, only the number of further names."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(map(str, names[:most])) + more
 
 
 def shortened(value: object, most: int = 80) -> str:
-    """A value as a message quotes it: on one line, and not all of it where it is long."""
+    """A value as text on one line, cut after ``most`` characters."""
     text = " ".join(str(value).split())
     return text if len(text) <= most else f"{text[:most]}…"
 
 
 def in_one_line(error: BaseException) -> str:
-    """The first line of the message, after the name of the class where the message may make no sense without it."""
+    """The first line of an exception's message, after the name of its class unless the message speaks for itself."""
     line = next(iter(str(error).splitlines()), "")
     if isinstance(error, MomeError | RuntimeError | OSError) and line:
         return line
@@ -33,6 +33,6 @@ def in_one_line(error: BaseException) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """Why it failed, to follow the name of a file: the system's words, else the first line of the message."""
+    """Why an operation on a file failed: the system's words, or the message's first line."""
     text = str(getattr(error, "strerror", None) or error).strip()
     return text.splitlines()[0] if text else type(error).__name__

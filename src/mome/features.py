@@ -1,4 +1,4 @@
-"""Encoder features: what every encoder gives and every connector reads.
+"""Encoder features: the output of every encoder and the input of every connector.
 
 Shape notation: B clips, T frames, D encoder width.
 """
@@ -13,15 +13,21 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Features:
-    """One modality's encoder features of a right-padded batch.
+    """Encoder features of one modality, a right-padded batch.
 
     Attributes:
-        frames: ``(B, T, D)`` float. An encoder's are zero at and beyond a clip's length.
-        lengths: ``(B,)`` int64, valid frames of each clip; 0 for a clip that lacks the modality.
+        frames: ``(B, T, D)`` float; an encoder's output is zero beyond each clip's length.
+        lengths: ``(B,)`` int64, valid frames of each clip; 0 for a clip without the modality.
     """
 
     frames: Tensor
     lengths: Tensor
+
+    @classmethod
+    def masked(cls, frames: Tensor, lengths: Tensor) -> Features:
+        """Make features of ``frames`` with zeros beyond each clip's length, whatever is there."""
+        mask = length_mask(lengths, frames.shape[1]).to(frames.device)
+        return cls(frames.masked_fill(~mask.unsqueeze(-1), 0), lengths)
 
     @property
     def mask(self) -> Tensor:

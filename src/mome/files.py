@@ -1,4 +1,4 @@
-"""Files that are written completely or not at all, and one line where the disk refuses."""
+"""Files that are written completely or not at all, and disk errors as messages of one line."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _numbers = itertools.count()
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path``, which takes its place once the block has written it.
+    """Yield a temporary path beside ``path`` for the block to write; then move it to ``path``.
 
-    The file gets the permissions that new files have; a link in its place is replaced, not followed. If the block
-    fails, what was there before stays.
+    The file gets the permissions of a new file; a link at ``path`` is replaced, not followed. If the block fails,
+    ``path`` is unchanged.
 
     Raises:
         MomeError: the folder is missing or the file cannot be written.
@@ -32,7 +32,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         temporary.touch()
         mode = temporary.stat().st_mode & 0o777
         yield temporary
-        temporary.chmod(mode)  # safetensors makes files for their owner alone
+        temporary.chmod(mode)  # safetensors makes files readable by their owner alone
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
         raise MomeError(f"{path} cannot be written: {shortened(reason(error), 120)}") from error
@@ -41,7 +41,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file in UTF-8, completely or not at all; characters that UTF-8 lacks are spelled out.
+    """Write a text file in UTF-8, completely or not at all; what UTF-8 cannot encode is written as an escape.
 
     Raises:
         MomeError: as :func:`atomic_write`.
@@ -50,8 +50,8 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
-def open_as_usual(*files: Path) -> None:
-    """Give files the permissions that new files have; safetensors makes them for their owner alone."""
+def set_default_permissions(*files: Path) -> None:
+    """Give files the permissions of new files; safetensors makes them readable by their owner alone."""
     for file in files:
         sample = file.with_name(f".mome.{os.getpid()}.{next(_numbers)}.mode")  # reading the umask would change it
         sample.touch()
@@ -62,10 +62,13 @@ def open_as_usual(*files: Path) -> None:
 
 @contextmanager
 def disk_errors(what: Path | str) -> Iterator[None]:
-    """Turn what the disk refuses into one line that names the file, or ``what`` where the system does not say which.
+    """Turn disk errors of the block into a :class:`MomeError`.
+
+    Args:
+        what: the file or folder that the message names if the error does not name one.
 
     Raises:
-        MomeError: it cannot be read or written.
+        MomeError: a file cannot be read or written.
     """
     try:
         yield

@@ -1,7 +1,7 @@
 """Floating-point operations, counted by PyTorch's formulas while a module runs on the meta device.
 
-A multiply-add counts as two operations; matrix products, convolutions and attention count, padding and masked
-positions included. Nothing is computed, so a configuration suffices.
+A multiply-add is two operations. Matrix products, convolutions and attention count, with their padded and masked
+positions. Nothing is computed, so no weights are needed.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from torch.utils.flop_counter import flop_registry
 
 
 class _Counter(TorchDispatchMode):
-    """As PyTorch's ``FlopCounterMode``, whose hooks would also see the modules that other threads run."""
+    """PyTorch's ``FlopCounterMode`` without its module hooks, which would also count what other threads run."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.operations = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -33,14 +33,15 @@ class _Counter(TorchDispatchMode):
 
 
 def count_operations(run: Callable[[], object]) -> int:
-    """Operations of a call whose tensors are on the meta device."""
-    with torch.no_grad(), _Counter() as counter:
+    """Count the operations of a call whose tensors are on the meta device."""
+    counter = _Counter()
+    with torch.no_grad(), counter:
         run()
     return counter.operations
 
 
 def meta(*shape: int) -> Tensor:
-    """A float tensor of this shape without content."""
+    """Make a float tensor of this shape on the meta device."""
     return torch.empty(shape, device="meta")
 
 
@@ -54,12 +55,12 @@ class Growth:
 
     @classmethod
     def of(cls, operations: Callable[[int], int], step: int) -> Growth:
-        """The growth through the operations at ``step``, 2 ``step`` and 3 ``step``."""
+        """Fit to ``operations(length)`` at the lengths ``step``, 2 ``step`` and 3 ``step``."""
         first, second, third = (operations(times * step) for times in (1, 2, 3))
         quadratic = (third - 2 * second + first) / (2 * step**2)
         linear = (second - first) / step - 3 * quadratic * step
         return cls(first - linear * step - quadratic * step**2, linear, quadratic)
 
     def __call__(self, length: int) -> int:
-        """Operations at a length; none at length 0."""
+        """Operations at a length; 0 at length 0."""
         return round(self.constant + self.linear * length + self.quadratic * length**2) if length else 0

@@ -1,4 +1,4 @@
-"""Options of which ``type`` names the kind, as adapters and connectors have in configurations and recipes."""
+"""Options whose ``type`` names a dataclass: those of adapters and connectors in configurations and recipes."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _VALUES = {float: "a number", bool: "true or false", tuple[str, ...]: "a list of
 
 
 def options_from_dict(what: str, kinds: Mapping[str, type[Options]], values: Mapping[str, Any]) -> Options:
-    """The dataclass that ``values`` describe.
+    """Make the dataclass that ``values`` describe.
 
     Args:
-        what: the word for these options in messages, such as ``adapter``.
+        what: what the options are for, as messages say it, such as ``adapter``.
         kinds: the dataclasses by type.
-        values: ``"type"`` and any of that dataclass's fields.
+        values: ``"type"`` and any of the dataclass's fields.
 
     Raises:
         MomeError: the type is missing or unknown, a key is unknown (the nearest name is suggested), a needed key
@@ -47,10 +47,27 @@ def options_from_dict(what: str, kinds: Mapping[str, type[Options]], values: Map
     return kinds[kind](**options)
 
 
+def register(kinds: dict[str, type[Options]], name: str, kind: type[Options]) -> None:
+    """Enter a class into a registry under its name.
+
+    A class that is defined again (a notebook's cell, a reloaded module) takes its old place.
+
+    Raises:
+        ValueError: another class has this name.
+    """
+    other = kinds.get(name, kind)
+    if (other.__module__, other.__qualname__) != (kind.__module__, kind.__qualname__):
+        raise ValueError(
+            f"{kind.__module__}.{kind.__qualname__}: the name '{name}' is taken by "
+            f"{other.__module__}.{other.__qualname__}; choose another"
+        )
+    kinds[name] = kind
+
+
 def check_whole(name: str, value: Any, most: int = 2**20, least: int = 1) -> None:
     """Raise :class:`MomeError` unless an option is a whole number from ``least`` to ``most``.
 
-    By default the most is far beyond sense, so that a model's size can be computed.
+    The default of ``most`` is beyond any useful value, and small enough to compute a model's size with.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise MomeError(f"{name} = {shortened(repr(value))} is not possible: give a whole number from {least} up")

@@ -1,4 +1,4 @@
-"""Compression rates: how many encoder tokens become one language-model token."""
+"""Compression rates: how many encoder frames become one token."""
 
 from __future__ import annotations
 
@@ -20,16 +20,15 @@ _RATES = re.compile(rf"\s*\(?\s*({_RATE})\s*,\s*({_RATE})\s*\)?\s*")
 class Rates:
     """One audio rate and one video rate; ``None`` leaves that modality out.
 
-    ``Rates(4, 2)`` feeds a quarter of the audio tokens and half of the video tokens (AVSR),
-    ``Rates(4, None)`` is ASR and ``Rates(None, 2)`` is VSR. Rates are whole numbers, but for models that take any
-    number of tokens (MQT): ``Rates(2.5, 1.5)``.
+    ``Rates(4, 2)`` makes a token of four audio frames and of two video frames (AVSR), ``Rates(4, None)`` is ASR and
+    ``Rates(None, 2)`` is VSR. Rates are whole numbers, except for models that take any rate (MQT): ``Rates(2.5, 1.5)``.
     """
 
     audio: float | None
     video: float | None
 
     def __post_init__(self) -> None:
-        """Refuse rates below 1 and the empty pair."""
+        """Raise :class:`MomeError` for rates below 1 and the empty pair."""
         if self.audio is None and self.video is None:
             raise MomeError("rates '-,-' leave out both modalities: give an audio rate, a video rate or both")
         for name, rate in (("audio", self.audio), ("video", self.video)):
@@ -40,7 +39,7 @@ class Rates:
 
     @classmethod
     def parse(cls, text: str | Rates) -> Rates:
-        """Read ``"4,2"``, ``"(4, 2)"``, ``"4,-"`` or ``"-,2"``."""
+        """Read ``"4,2"``, ``"(4, 2)"``, ``"4,-"`` or ``"-,2"``; raise :class:`MomeError` for other text."""
         if isinstance(text, Rates):
             return text
         match = _RATES.fullmatch(str(text))
@@ -57,7 +56,11 @@ class Rates:
         return "asr" if self.video is None else "avsr"
 
     def for_task(self, task: Task) -> Rates:
-        """The same rates with the modality that ``task`` does not use left out."""
+        """These rates without the modality that ``task`` does not use.
+
+        Raises:
+            MomeError: the rate of a modality that it uses is missing.
+        """
         needs_audio, needs_video = task != "vsr", task != "asr"
         if (needs_audio and self.audio is None) or (needs_video and self.video is None):
             raise MomeError(f"rates '{self}' lack a rate that the task {task} needs")
@@ -69,13 +72,13 @@ class Rates:
 
 @dataclass(frozen=True)
 class RateSet:
-    """All rates that one model is trained for, in its tasks: audio rates with video rates, and each alone.
+    """The rates that a model is for: all pairs of its audio and video rates (AVSR), and each rate alone (ASR, VSR).
 
     Attributes:
-        audio, video: the modalities' rates; a modality without any is not there.
-        tasks: what the rates are for.
-        open: whether any other rate of these modalities, whole or not, will do as well (MQT); those listed are then
-            the ones that are measured and shown.
+        audio, video: rates of each modality; empty for a modality that the model does not read.
+        tasks: tasks that the model is for.
+        open: whether any other rate of these modalities, whole or not, is possible too (MQT); the listed rates are
+            those that are evaluated and shown.
     """
 
     audio: tuple[int, ...] = ()
@@ -84,7 +87,7 @@ class RateSet:
     open: bool = False
 
     def __post_init__(self) -> None:
-        """Sort and deduplicate; refuse an empty set."""
+        """Sort and deduplicate; raise :class:`MomeError` for an empty set or a rate below 1."""
         if not self.audio and not self.video:
             raise MomeError("a rate set needs at least one audio rate or one video rate")
         for name in ("audio", "video"):
@@ -95,7 +98,7 @@ class RateSet:
             Rates(None, rate)
 
     def rates(self, tasks: Iterable[Task] | None = None) -> Iterator[Rates]:
-        """All rates of the given tasks, of all the set's by default: AVSR pairs first, audio rate outermost."""
+        """All rates of the given tasks, by default of the set's tasks, in their order; the audio rate is outermost."""
         for task in self.tasks if tasks is None else tasks:
             for audio in self.audio if task != "vsr" else (None,):
                 for video in self.video if task != "asr" else (None,):
@@ -106,7 +109,11 @@ class RateSet:
         return list(self.rates([next(self.rates()).task]))
 
     def only(self, which: str) -> RateSet:
-        """The part of the set that is one pair of rates (``"4,2"``) or one task (``"asr"``)."""
+        """The part of the set that is one pair of rates (``"4,2"``) or one task (``"asr"``).
+
+        Raises:
+            MomeError: the set does not have it.
+        """
         kept = [rates for rates in self.rates() if which in (str(rates), rates.task)]
         if not kept:
             raise MomeError(f"'{which}' is no part of this model's rate set: {self}")
@@ -121,7 +128,7 @@ class RateSet:
         return all(rate is None or rate in known or (self.open and bool(known)) for rate, known in sides)
 
     def check(self, rates: Rates) -> Rates:
-        """Return ``rates`` if the set has them; raise :class:`MomeError` naming those that exist otherwise."""
+        """Return ``rates``; raise :class:`MomeError` naming the set if it does not have them."""
         if rates.task not in self.tasks and self._covers(rates):
             raise MomeError(f"rates ({rates}) ask for {rates.task}, which this model was not made for: {self}")
         if rates not in self:

@@ -1,4 +1,4 @@
-"""How evenly a router spreads tokens over its experts, those of an adapter or of a mixture of projectors."""
+"""How evenly a router spreads tokens over its experts: those of an adapter, or of a mixture of projectors."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Tensor
 
 @dataclass
 class RouterStatistics:
-    """Routing of one expert bank over the counted tokens of one forward pass.
+    """Statistics of one router over the counted tokens of one forward pass.
 
     Attributes:
         balance_loss: scalar, differentiable: N_r * sum over experts e of f_e * P_e, where f_e is the share
             of the k * tokens assignments that went to expert e (so the f_e sum to 1) and P_e the mean
-            router probability of e. It is 1 where the assignments or the probabilities are uniform and N_r
-            / k where the same k experts take everything. The form is that of the Switch Transformer;
-            dividing f by k keeps the balanced value at 1 for every k. Only P carries a gradient.
+            router probability of e. It is 1 if the assignments or the probabilities are uniform, and N_r
+            / k if the same k experts take everything. The form is that of the Switch Transformer (Fedus et al.,
+            2022); dividing f by k keeps the balanced value at 1 for every k. Only P carries a gradient.
         load: (N_r,) the f_e, detached.
         probability: (N_r,) the P_e, detached.
         entropy: scalar, mean entropy of a token's router probabilities in nats, detached.
@@ -31,13 +31,13 @@ class RouterStatistics:
 
 
 def router_statistics(probabilities: Tensor, chosen: Tensor, mask: Tensor | None = None) -> RouterStatistics:
-    """Statistics of one routing decision.
+    """Compute the statistics of one routing decision.
 
     Args:
         probabilities: (..., N_r) floating, the router's softmax.
         chosen: (..., k) long, experts of each token.
-        mask: (...) bool, tokens that count, or floating weights; None counts all. With no counted token all
-            statistics are 0.
+        mask: (...) bool, tokens that count, or floating weights of the tokens; None counts all. Without a counted
+            token all statistics are 0.
 
     Returns:
         Statistics in the dtype of ``probabilities``.
@@ -66,6 +66,9 @@ def router_statistics(probabilities: Tensor, chosen: Tensor, mask: Tensor | None
 
 
 def mean_statistics(several: Sequence[RouterStatistics]) -> RouterStatistics:
-    """The mean over forward passes of one router, detached."""
-    names = [one.name for one in fields(RouterStatistics)]
-    return RouterStatistics(*(torch.stack([getattr(one, name).detach() for one in several]).mean(0) for name in names))
+    """Average one router's statistics over forward passes; the result is detached."""
+
+    def mean(name: str) -> Tensor:
+        return torch.stack([getattr(statistics, name).detach() for statistics in several]).mean(0)
+
+    return RouterStatistics(*(mean(field.name) for field in fields(RouterStatistics)))

@@ -15,7 +15,6 @@ from mome.adapters import (
     adapter_config_to_dict,
     adapter_parameters,
     attach,
-    count_adapter_parameters,
 )
 from mome.adapters.experts import active_bank_parameters, bank_parameters
 from mome.adapters.lora import lora_parameters
@@ -36,24 +35,24 @@ LLAMA_3B = SimpleNamespace(
     [(LLAMA_1B, 8, 3.5), (LLAMA_3B, 12, 12.7), (LLAMA_1B, 1, 1.2), (LLAMA_3B, 1, 3.3)],
 )
 def test_published_active_parameters_of_mome(language_model, bottleneck, millions) -> None:
-    count = count_adapter_parameters(MomeAdapterConfig(bottleneck=bottleneck), language_model)
+    count = MomeAdapterConfig(bottleneck=bottleneck).count(language_model)
     assert round(count.active / 1e6, 1) == millions
 
 
 @pytest.mark.parametrize(("language_model", "bottleneck", "millions"), [(LLAMA_1B, 64, 6.8), (LLAMA_3B, 96, 27.5)])
 def test_published_parameters_of_lora(language_model, bottleneck, millions) -> None:
-    shared = count_adapter_parameters(LoraAdapterConfig(bottleneck), language_model)
+    shared = LoraAdapterConfig(bottleneck).count(language_model)
     assert round(shared.total / 1e6, 1) == millions
     assert shared.active == shared.total
-    specific = count_adapter_parameters(LoraAdapterConfig(bottleneck, shared=False, specific=4), language_model)
+    specific = LoraAdapterConfig(bottleneck, shared=False, specific=4).count(language_model)
     assert specific == ParameterCount(4 * shared.total, shared.total)
-    both = count_adapter_parameters(LoraAdapterConfig(bottleneck, specific=4), language_model)
+    both = LoraAdapterConfig(bottleneck, specific=4).count(language_model)
     assert both == ParameterCount(5 * shared.total, 2 * shared.total)
 
 
 def test_published_active_parameters_of_lora_mss() -> None:
     counts = [
-        count_adapter_parameters(LoraAdapterConfig(bottleneck, specific=4), language_model).active
+        LoraAdapterConfig(bottleneck, specific=4).count(language_model).active
         for language_model, bottleneck in ((LLAMA_1B, 64), (LLAMA_3B, 96))
     ]
     # Printed as 13.6 M and 55.0 M; the second rounds to 55.1 and is 55.0 as twice the rounded 27.5.
@@ -74,13 +73,13 @@ def test_counts_by_hand() -> None:
 @pytest.mark.parametrize("adapter", tiny.ADAPTERS | tiny.GROUPED)
 def test_counts_are_those_of_the_modules(family, adapter) -> None:
     model = tiny.model(family, adapter)
-    count = count_adapter_parameters((tiny.ADAPTERS | tiny.GROUPED)[adapter], model.config)
+    count = (tiny.ADAPTERS | tiny.GROUPED)[adapter].count(model.config)
     assert count.total == sum(p.numel() for _, p in adapter_parameters(model))
 
 
 def test_unknown_lora_target_cannot_be_counted() -> None:
     with pytest.raises(MomeError, match="gates_proj"):
-        count_adapter_parameters(LoraAdapterConfig(4, targets=("gates_proj",)), LLAMA_1B)
+        LoraAdapterConfig(4, targets=("gates_proj",)).count(LLAMA_1B)
 
 
 @pytest.mark.parametrize(

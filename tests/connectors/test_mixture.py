@@ -5,7 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mome.connectors.mixture import MixtureConnector, ProjectorExperts, route, router_losses
+from mome.connectors import Surroundings
+from mome.connectors.mixture import MixtureConfig, MixtureConnector, ProjectorExperts, route, router_losses
 from mome.connectors.pooling import average_pool
 from mome.connectors.projectors import Projector
 from mome.errors import MomeError
@@ -17,7 +18,8 @@ SHARINGS = ("joint", "experts", "none")
 
 def connector(sharing="joint", method="average", video=6, rates=((2, 4), (1, 3)), **options) -> MixtureConnector:
     torch.manual_seed(0)
-    return MixtureConnector(*rates, 6, video, 10, 7, sharing=sharing, method=method, dtype=torch.float64, **options)
+    around = Surroundings(*rates, 6, video, 10, 7, method, norm=True)
+    return MixtureConnector(around, MixtureConfig(sharing=sharing, **options)).double()
 
 
 def stream(lengths, width=6) -> Features:
@@ -58,7 +60,7 @@ def test_experts_losses_and_gradients_equal_a_slow_loop(tokens, experts, seed, n
     top_k = data.draw(st.integers(1, experts))
     torch.manual_seed(seed)
     gate = torch.nn.Linear(4, experts, bias=False, dtype=torch.float64)
-    pool = ProjectorExperts(Projector(4, 5, 3, norm, dtype=torch.float64) for _ in range(experts))
+    pool = ProjectorExperts(Projector(4, 5, 3, norm).double() for _ in range(experts))
     x = torch.randn(tokens, 4, dtype=torch.float64, requires_grad=True)
     routing = route(gate(x), top_k)
     ours, theirs = pool(x, routing), slow(x, gate(x), pool, top_k)
@@ -180,7 +182,7 @@ def test_bfloat16_and_autocast() -> None:
 
 def test_meta_device() -> None:
     with torch.device("meta"):
-        module = MixtureConnector((4,), (2,), 8, 8, norm=False)
+        module = MixtureConnector(Surroundings((4,), (2,), 8, 8, 2048), MixtureConfig())
     assert all(parameter.is_meta for parameter in module.parameters())
     assert "audiovisual.experts.0.3.weight" not in module.state_dict()
 
@@ -205,17 +207,16 @@ def test_golden_llama_smop_router(golden) -> None:
     prefix = "audiovisual_proj."
     weights = {k.replace(prefix, "audiovisual."): v for k, v in state.items() if k.startswith(prefix)}
     tokens, projected = outputs["proj_in"], outputs["proj_out"]
-    module = MixtureConnector(
+    around = Surroundings(
         (config["rate_audio"],),
         (config["rate_video"],),
         tokens.shape[-1],
         tokens.shape[-1],
         projected.shape[-1],
         config["projector_intermediate"],
-        experts=config["experts"],
-        top_k=config["top_k"],
         norm="audiovisual.experts.0.3.weight" in weights,
     )
+    module = MixtureConnector(around, MixtureConfig(experts=config["experts"], top_k=config["top_k"]))
     module.load_state_dict(weights, strict=True)
     # The original counted padded frames in its losses, so here all frames are valid.
     logits = module.audiovisual["gate"](tokens.flatten(0, 1))

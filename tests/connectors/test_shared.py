@@ -45,7 +45,6 @@ def test_state_dict_keys_and_meta_device() -> None:
     keys = {f"projector.{part}.{name}" for part in (0, 2, 3) for name in ("weight", "bias")}
     assert shared.state_dict().keys() == keys
     assert all(parameter.is_meta for parameter in shared.parameters())
-    assert SharedProjector((1,), 6, dtype=torch.bfloat16).projector[0].weight.dtype == torch.bfloat16
 
 
 def test_errors_name_what_is_possible() -> None:

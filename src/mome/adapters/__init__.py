@@ -8,7 +8,6 @@ from mome.adapters.base import (
     ParameterCount,
     adapter_config_from_dict,
     adapter_config_to_dict,
-    count_adapter_parameters,
     is_adapter_key,
 )
 from mome.adapters.context import AdapterContext, load_balancing_loss
@@ -47,7 +46,6 @@ __all__ = [
     "adapter_state_dict",
     "attach",
     "attach_lora",
-    "count_adapter_parameters",
     "decoder_layers",
     "export_peft",
     "is_adapter_key",

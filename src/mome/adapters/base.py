@@ -1,7 +1,7 @@
-"""What an adapter is: options that attach and count it, and the module that they attach.
+"""The interface of an adapter: its options, which attach and count it, and the module that they attach.
 
-To add one, write a subclass of :class:`AdapterConfig` and one of :class:`Adapter`; nothing else in the package knows
-the adapters by name.
+To add an adapter, write a subclass of :class:`AdapterConfig` and one of :class:`Adapter`; nothing else in the package
+knows adapters by name. docs/extending.md has an example.
 """
 
 from __future__ import annotations
@@ -13,84 +13,76 @@ from typing import Any, ClassVar, Literal
 
 from torch import nn
 
-from mome.adapters.context import AdapterSlot
-from mome.options import options_from_dict
+from mome.adapters.context import AdapterContext, AdapterSlot
+from mome.options import options_from_dict, register
 
 
 class Adapter(nn.Module):
-    """A trained module that stands beside a frozen one, as its sub-module ``name``, and whose output is zero at first.
+    """A trained module beside a frozen one, whose output is zero at first.
+
+    It is a sub-module of the frozen module, named after the adapter's ``kind``: the keys of its parameters contain
+    ``.KIND.``.
 
     Attributes:
-        name: of the sub-module; the names of the adapter's parameters contain ``.NAME.``.
-        slot: where the running forward pass's context is found, set by :func:`mome.adapters.attach`.
+        slot: holds the context of the running forward pass (:func:`mome.adapters.hooks.connect` makes it); ``None``
+            for an adapter that needs none, or that is not attached.
     """
 
-    name: ClassVar[str]
     slot: AdapterSlot | None = None
 
-    def __init_subclass__(cls, name: str, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        cls.name = name
-        ADAPTER_NAMES.add(name)
-
-
-ADAPTER_NAMES: set[str] = set()
-"""Names of the adapters' sub-modules; one enters when its class is made."""
-
-
-def is_adapter_key(key: str) -> bool:
-    """Whether a name of a state dict is that of an adapter's parameter."""
-    return not ADAPTER_NAMES.isdisjoint(key.split(".")[:-1])
+    @property
+    def context(self) -> AdapterContext | None:
+        """The running forward pass's context; ``None`` if it has none, and outside of one."""
+        return None if self.slot is None else self.slot.context
 
 
 @dataclass(frozen=True)
 class ParameterCount:
-    """Numbers of parameters: all that are trained, and those that one token uses."""
+    """Numbers of parameters: of the whole adapter, and of the part that one token uses."""
 
     total: int
     active: int
 
 
 class AdapterConfig(ABC):
-    """The options of an adapter, a frozen dataclass.
+    """The options of an adapter. Subclasses are frozen dataclasses.
 
-    A subclass names the adapter: ``class LoraAdapterConfig(AdapterConfig, kind="lora")``. Configurations and recipes
-    choose it as ``type``.
+    A subclass gives the adapter's name: ``class LoraAdapterConfig(AdapterConfig, kind="lora")``. Configurations and
+    recipes choose the adapter by this name, as the option ``type``.
 
     Attributes:
-        kind: the name, given as the option ``type``.
-        module: what is attached.
+        kind: the name, also of the attached sub-modules; no module of a language model may have it.
     """
 
     kind: ClassVar[str]
-    module: ClassVar[type[Adapter]]
 
     def __init_subclass__(cls, kind: str, **kwargs: Any) -> None:
+        """Register the adapter; raise ``ValueError`` if another one has its name."""
         super().__init_subclass__(**kwargs)
+        register(ADAPTERS, kind, cls)
         cls.kind = kind
-        ADAPTERS[kind] = cls
 
     @property
     def context_at(self) -> Literal["layer", "attention"] | None:
-        """Which module must be handed the context of a forward pass; ``None``: the adapter needs none."""
+        """The module that must receive the context of a forward pass; ``None``: the adapter needs no context."""
         return None
 
     @property
     def groups(self) -> int:
-        """How many groups have parts of their own; a forward pass must then say the group of each sequence."""
+        """Number of groups with parameters of their own; unless 0, a forward pass must name each sequence's group."""
         return 0
 
     @abstractmethod
     def attach(self, layers: nn.ModuleList) -> None:
-        """Attach a module to each decoder layer; nothing else is changed.
+        """Add adapters to the decoder layers, as sub-modules named ``self.kind``; change nothing else.
 
         Raises:
-            MomeError: a layer lacks what the adapter needs; the layers are unchanged then.
+            MomeError: a layer lacks a module that the adapter needs. The layers are unchanged then.
         """
 
     @abstractmethod
     def count(self, language_model: Any) -> ParameterCount:
-        """Parameters in all layers.
+        """Count the parameters in all layers.
 
         Args:
             language_model: the model's Hugging Face configuration, or anything with its ``hidden_size``,
@@ -98,23 +90,28 @@ class AdapterConfig(ABC):
                 ``num_key_value_heads``, ``head_dim`` and ``intermediate_size``.
 
         Raises:
-            MomeError: they cannot be told from the configuration.
+            MomeError: the configuration does not determine the number.
         """
 
 
 ADAPTERS: dict[str, type[AdapterConfig]] = {}
-"""All adapters by type; one enters when its options' class is made."""
+"""The adapters' options by kind; defining a subclass of :class:`AdapterConfig` adds it."""
+
+
+def is_adapter_key(key: str) -> bool:
+    """Whether a key of a state dict belongs to an adapter."""
+    return not ADAPTERS.keys().isdisjoint(key.split(".")[:-1])
 
 
 def adapter_config_to_dict(config: AdapterConfig) -> dict[str, Any]:
-    """Plain dict of ``config`` that JSON and YAML can hold, with its kind under ``"type"``."""
+    """Plain dict of ``config`` that JSON and YAML can hold, with its kind as ``"type"``."""
     options = asdict(config)  # type: ignore[call-overload]  # a dataclass, as every subclass is
     values = {key: list(value) if isinstance(value, tuple) else value for key, value in options.items()}
     return {"type": config.kind, **values}
 
 
 def adapter_config_from_dict(values: Mapping[str, Any]) -> AdapterConfig:
-    """The configuration that ``values`` describe.
+    """Make the configuration that ``values`` describe.
 
     Args:
         values: ``"type"`` (such as ``"mome"`` or ``"lora"``) and any of that configuration's fields.
@@ -124,8 +121,3 @@ def adapter_config_from_dict(values: Mapping[str, Any]) -> AdapterConfig:
             needed key is missing, or a value is not possible.
     """
     return options_from_dict("adapter", ADAPTERS, values)
-
-
-def count_adapter_parameters(config: AdapterConfig, language_model: Any) -> ParameterCount:
-    """See :meth:`AdapterConfig.count`."""
-    return config.count(language_model)

@@ -1,4 +1,4 @@
-"""What one forward pass tells its adapters, and what they tell back.
+"""Input and output of the adapters in one forward pass.
 
 The context travels as the keyword argument ``adapter_context`` of the language model's ``forward``, never
 through global state: gradient checkpointing runs parts of the model again during the backward pass, when
@@ -29,16 +29,15 @@ NOT_REENTRANT = (
 
 @dataclass
 class AdapterContext:
-    """Per-forward input and output of the adapters; make a new one for every forward pass.
+    """Input and output of the adapters in one forward pass; make a new one for every forward pass.
 
     Attributes:
         token_mask: (B, T) bool, the positions that count for the routing statistics; a floating tensor
             weights the positions instead. None counts all.
-        group: (B,) long, the group of each sequence, for adapters that are specific to a rate, a task or the
-            like; a number for all. Where the model sees k * B rows, k that follow each other belong to one
-            sequence, as the beams of a beam search do.
-        routing: filled by the forward pass: statistics of the expert bank of each decoder layer, by layer
-            index.
+        group: (B,) long, the group of each sequence, for adapters with parts for a rate, a task or the like; one
+            number for the whole batch. If the model runs on k * B rows, as in a beam search, each k successive rows
+            belong to one sequence.
+        routing: output: statistics of the expert bank of each decoder layer, by layer index.
     """
 
     token_mask: Tensor | None = None
@@ -47,10 +46,10 @@ class AdapterContext:
 
     @cached_property
     def groups(self) -> tuple[int, ...]:
-        """The groups as numbers, one for each sequence or one for all; fetched from the device once.
+        """The groups as numbers, one for each sequence or one for all; copied from the device once.
 
         Raises:
-            MomeError: they are neither (B,) whole numbers nor a number, or not given.
+            MomeError: ``group`` is neither a (B,) long tensor nor a number.
         """
         if isinstance(self.group, int):
             return (self.group,)
@@ -62,8 +61,8 @@ class AdapterContext:
     def record(self, layer_index: int, statistics: RouterStatistics) -> None:
         """Keep ``statistics``, unless gradient checkpointing is only repeating a forward pass.
 
-        The first pass's entry is the one that the loss was computed from; keeping the repeated one instead
-        would hold all recomputed activations in memory until the end of the backward pass.
+        The loss was computed from the first pass's entry; keeping the repetition's entry instead would hold all
+        recomputed activations in memory until the end of the backward pass.
 
         Raises:
             MomeError: the first pass ran without gradients, so the load-balancing loss has none.
@@ -89,11 +88,11 @@ def load_balancing_loss(context: AdapterContext) -> Tensor:
 
 
 class AdapterSlot:
-    """Where the hooks of one decoder layer leave the context of the forward pass running in it.
+    """Holds the context of the forward pass that runs in a decoder layer; the layer's hooks fill and empty it.
 
-    The layer, its self-attention and its adapters share one slot; copying a model copies the sharing along.
-    Each thread has a place of its own in it: a pass, or the repetition of a part of it by the engine that computes
-    gradients, runs in one thread from the layer's first hook to its last.
+    The layer, its self-attention and its adapters share one slot, also in a copy of the model. Each thread has its own
+    place in the slot: a forward pass, and its repetition by gradient checkpointing, runs in one thread from the layer's
+    first hook to its last.
 
     Attributes:
         layer_index: position of the decoder layer.
@@ -107,13 +106,13 @@ class AdapterSlot:
 
     @property
     def context(self) -> AdapterContext | None:
-        """The context of the pass that this thread runs; None outside one and when none was given."""
-        found = getattr(self._running, "context", None)
-        return None if found is None else found()
+        """The context of this thread's forward pass; None outside of one, and if none was given."""
+        reference = getattr(self._running, "context", None)
+        return None if reference is None else reference()
 
     @context.setter
     def context(self, context: AdapterContext | None) -> None:
-        # Weakly: the threads in which gradients are computed live on, and what a repetition leaves must not.
+        # A weak reference: the threads that compute gradients live on, and must not keep a repetition's context alive.
         self._running.context = None if context is None else weakref.ref(context)
 
     def disconnect(self) -> None:
@@ -122,7 +121,7 @@ class AdapterSlot:
             hook.remove()
 
     def __getstate__(self) -> dict[str, Any]:
-        # A context holds tensors with history, which can be neither copied nor pickled.
+        # Thread-local data cannot be pickled; a copy starts without a context.
         return {name: value for name, value in self.__dict__.items() if name != "_running"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

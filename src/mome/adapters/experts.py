@@ -1,17 +1,20 @@
-"""The MoME expert bank: a router and its small experts, evaluated densely with two matrix products.
+"""The MoME expert bank: a router and small experts, computed densely with two matrix products.
 
 Shape notation: d model width, r bottleneck, N_r routed and N_s shared experts, N = N_s + N_r, k active
-experts.
+routed experts.
 
-Source: MoME ("Mixture of Matryoshka Experts for AVSR", NeurIPS 2025): the sum of the shared experts and of
-the top-k routed experts weighted by their gates, every expert being W_up GELU(W_down x + b_down) + b_up.
+Source: MoME ("Mixture of Matryoshka Experts for AVSR", NeurIPS 2025), with the gated sum
+
+    y = sum over shared s of E_s(x) + sum over routed e of g_e(x) E_e(x),
+
+    E_e(x) = U_e GELU(D_e x + b_e) + c_e,   g(x) = softmax(R x) at the k largest entries, 0 elsewhere.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -30,23 +33,23 @@ Placement = Literal["layer", "attention", "ffn"]
 PLACEMENTS: tuple[Placement, ...] = get_args(Placement)
 
 
-class ExpertBank(Adapter, name="mome"):
-    """Routed and shared bottleneck experts over vectors of width d.
+class ExpertBank(Adapter):
+    """Routed and shared bottleneck experts over vectors of width d; see the module for the equation.
 
-    All experts are computed for every token and the gates of those not chosen are zero. With bottlenecks
-    this small that is far cheaper than gathering the chosen ones: router and all down-projections are one
-    matrix product, all up-projections another. The result is that of the sparse sum.
+    All experts are computed for every token, and the gates of those not chosen are zero. With small bottlenecks this
+    is far cheaper than gathering the chosen experts: router and all down-projections are one matrix product, all
+    up-projections another. The result is that of the sparse sum.
 
     Experts are ordered shared first, then routed.
 
     Parameters (in the dtype given):
-        inner_weight: (N_r + N * r, d), the router's rows, then the down-projections, expert after expert.
-        inner_bias: (N * r,), the down-projections' biases; the router has none.
-        outer_weight: (d, N * (r + 1)), the up-projections side by side, each followed by its bias as one more
-            column, so that the gated biases need no product of their own.
+        inner_weight: (N_r + N * r, d), the router R, then the down-projections D_e, expert after expert.
+        inner_bias: (N * r,), the down-projections' biases b_e; the router has none.
+        outer_weight: (d, N * (r + 1)), the up-projections U_e side by side, each followed by its bias c_e as one more
+            column, so that the gated biases need no separate product.
 
     Attributes:
-        top_k: active routed experts; may be changed between forward passes (elastic inference).
+        top_k: k, active routed experts; may be changed between forward passes (elastic inference).
     """
 
     def __init__(
@@ -71,7 +74,7 @@ class ExpertBank(Adapter, name="mome"):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Router and down-projections as ``nn.Linear`` draws them; up-projections zero, so is the output."""
+        """Draw router and down-projections as ``nn.Linear`` does; zero the up-projections, and so the output."""
         bound = 1 / math.sqrt(self.width)
         nn.init.uniform_(self.inner_weight, -bound, bound)
         nn.init.uniform_(self.inner_bias, -bound, bound)
@@ -114,14 +117,14 @@ class ExpertBank(Adapter, name="mome"):
         return self.outer_weight.view(self.width, self.experts, -1)[..., -1].t()
 
     def route(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Gates of the routed experts.
+        """Compute the gates of the routed experts.
 
         Args:
             logits: (..., N_r), floating.
 
         Returns:
-            Gates (..., N_r), zero but for the top k; probabilities (..., N_r); chosen experts (..., k),
-            long. The floating ones are float32, or float64 where the logits are.
+            Gates (..., N_r), zero except for the top k; probabilities (..., N_r); chosen experts (..., k),
+            long. Gates and probabilities are float32, or float64 if the logits are.
         """
         # At least float32: in bfloat16 near-equal experts get equal probabilities.
         probabilities = logits.softmax(dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
@@ -131,17 +134,16 @@ class ExpertBank(Adapter, name="mome"):
         return torch.zeros_like(probabilities).scatter(-1, chosen, kept), probabilities, chosen
 
     def forward(self, x: Tensor, context: AdapterContext | None = None) -> Tensor:
-        """The experts' output for ``x``.
+        """Compute the gated sum of the experts for ``x``.
 
         Args:
             x: (..., d), floating; computed in the dtype of the parameters.
-            context: where to record the routing statistics; by default the running forward pass's context.
+            context: records the routing statistics; by default the running forward pass's context.
 
         Returns:
             (..., d) in the dtype of ``x``.
         """
-        if context is None and self.slot is not None:
-            context = self.slot.context
+        context = context or self.context
         routed = self.config.routed_experts
         inner = F.linear(x.to(self.inner_weight.dtype), self.inner_weight, F.pad(self.inner_bias, (routed, 0)))
         gates, probabilities, chosen = self.route(inner[..., :routed])
@@ -149,9 +151,10 @@ class ExpertBank(Adapter, name="mome"):
             layer_index = 0 if self.slot is None else self.slot.layer_index
             context.record(layer_index, router_statistics(probabilities, chosen, context.token_mask))
 
+        # y = sum_e g_e (U_e GELU(D_e x + b_e) + c_e) = sum_e [U_e c_e] (g_e [GELU(D_e x + b_e); 1]), g_s = 1 for
+        # shared experts. The factor g_e is on the narrow side, and the sum over e is part of the matrix product.
         hidden = F.gelu(inner[..., routed:]).unflatten(-1, (self.experts, -1))
         gates = F.pad(gates, (self.config.shared_experts, 0), value=1.0).to(hidden.dtype)
-        # A hidden unit that is always 1 meets the column of the up-projection's bias.
         hidden = F.pad(hidden, (0, 1), value=1.0) * gates.unsqueeze(-1)
         return F.linear(hidden.flatten(-2), self.outer_weight).to(x.dtype)
 
@@ -167,27 +170,23 @@ class ExpertBank(Adapter, name="mome"):
 class MomeAdapterConfig(AdapterConfig, kind="mome"):
     """A bank of routed and shared bottleneck experts parallel to a frozen module of every decoder layer.
 
-    Source: MoME ("Mixture of Matryoshka Experts for AVSR", NeurIPS 2025). "MoME-23/4" is 23 routed experts
-    of which 4 are active for a token, and 1 shared expert: the defaults here.
+    Source: MoME ("Mixture of Matryoshka Experts for AVSR", NeurIPS 2025). The defaults are "MoME-23/4": 23 routed
+    experts, 4 of them active for a token, and 1 shared expert.
 
     Attributes:
         placement: the frozen module that the experts run beside: ``"layer"`` (the whole decoder layer),
-            ``"attention"`` (its self-attention) or ``"ffn"`` (its feed-forward part). The last two see the
-            same normalised input as that module.
+            ``"attention"`` (its self-attention) or ``"ffn"`` (its feed-forward part). With the last two, the experts
+            read the same normalised input as that module.
         routed_experts: N_r, experts that the router chooses from.
         shared_experts: N_s, experts that every token uses with gate 1.
         top_k: routed experts active for a token.
         bottleneck: r, hidden width of an expert, as small as 1.
-        renormalize: divide the kept gates by their sum. Off by default: the gates are then the router's
-            softmax over all experts with all but the top k set to zero. That way the router receives a
-            gradient at k = 1 too (a renormalised single gate is constantly 1), and changing k at inference
-            adds or removes only the least probable experts and leaves the gates of the others as they were
-            trained.
-        normalize_input: with placement ``"layer"``, pass the layer's input through the layer's own input
-            norm before the experts; off gives them the raw residual stream. Without effect elsewhere.
+        renormalize: divide the kept gates by their sum. Off by default: the router then receives a gradient at
+            k = 1 too (a renormalised single gate is always 1), and changing k at inference adds or removes the least
+            probable experts and leaves the gates of the others as they were trained.
+        normalize_input: with placement ``"layer"``, whether the experts read the layer's input after the layer's own
+            input norm, or the residual stream itself. No effect with other placements.
     """
-
-    module: ClassVar[type[Adapter]] = ExpertBank
 
     placement: Placement = "layer"
     routed_experts: int = 23
@@ -214,7 +213,7 @@ class MomeAdapterConfig(AdapterConfig, kind="mome"):
 
     @property
     def context_at(self) -> Literal["layer", "attention"]:
-        """The layer, or its self-attention where the bank is inside the layer."""
+        """The layer, or its self-attention if the bank is inside the layer."""
         return "layer" if self.placement == "layer" else "attention"
 
     def attach(self, layers: nn.ModuleList) -> None:
@@ -228,31 +227,31 @@ class MomeAdapterConfig(AdapterConfig, kind="mome"):
         for index, (layer, target) in enumerate(zip(layers, targets, strict=True)):
             bank = ExpertBank(model_width(layer), self, **adapter_factory(layer))
             bank.slot = connect(layer, index)
-            target.add_module(bank.name, bank)
-            # In front of hooks that are there already: those that record hidden states must see the sum.
+            target.add_module(self.kind, bank)
+            # Before existing hooks: those that record hidden states must see the sum.
             target.register_forward_hook(hook, with_kwargs=True, prepend=True)
             if self.placement != "layer":
                 layer.register_forward_pre_hook(refuse_reentrant)
 
     def count(self, language_model: Any) -> ParameterCount:
-        """For each layer the router and all experts, or those of one token; biases included."""
+        """Count in each layer the router and all experts, or the active experts; biases included."""
         layers, width = language_model.num_hidden_layers, language_model.hidden_size
         return ParameterCount(layers * bank_parameters(self, width), layers * active_bank_parameters(self, width))
 
 
 def expert_parameters(width: int, bottleneck: int) -> int:
-    """Parameters of one expert, 2dr + d + r: two projections and their biases."""
+    """Number of parameters of one expert, 2dr + d + r: two projections and their biases."""
     return 2 * width * bottleneck + width + bottleneck
 
 
 def bank_parameters(config: MomeAdapterConfig, width: int) -> int:
-    """Parameters of one expert bank: N_r * d for the router and N_r + N_s experts."""
+    """Number of parameters of one expert bank: N_r * d for the router, and N_r + N_s experts."""
     experts = config.routed_experts + config.shared_experts
     return config.routed_experts * width + experts * expert_parameters(width, config.bottleneck)
 
 
 def active_bank_parameters(config: MomeAdapterConfig, width: int, top_k: int | None = None) -> int:
-    """Parameters of one expert bank that one token uses: the router and ``top_k`` + N_s experts."""
+    """Number of parameters of one expert bank that one token uses: the router and ``top_k`` + N_s experts."""
     experts = (config.top_k if top_k is None else top_k) + config.shared_experts
     return config.routed_experts * width + experts * expert_parameters(width, config.bottleneck)
 
@@ -261,7 +260,7 @@ def add_layer_bank(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, An
     """Hook of a decoder layer: add the experts' output for the layer's input."""
     x, context = hidden_states(args, kwargs), kwargs.get(CONTEXT_KEY)
     if getattr(layer, "gradient_checkpointing", False) and layer.training and torch.is_grad_enabled():
-        # This hook runs outside the layer's own checkpoint, so the bank's activations need one of theirs.
+        # This hook runs outside the layer's own checkpoint, so the bank needs another one.
         added = checkpoint(_layer_bank, layer, x, context, use_reentrant=False, preserve_rng_state=False)
     else:
         added = _layer_bank(layer, x, context)
@@ -269,12 +268,12 @@ def add_layer_bank(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, An
 
 
 def add_attention_bank(attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-    """Hook of a self-attention: add the experts' output for its input, which is normalised already."""
+    """Hook of a self-attention: add the experts' output for its input, which the layer has normalised."""
     return add_to_output(output, _bank(attention)(hidden_states(args, kwargs)))
 
 
 def add_ffn_bank(ffn: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-    """Hook of a feed-forward part: add the experts' output for its input, which is normalised already."""
+    """Hook of a feed-forward part: add the experts' output for its input, which the layer has normalised."""
     return add_to_output(output, _bank(ffn)(hidden_states(args, kwargs, "x")))
 
 
@@ -299,7 +298,7 @@ def set_top_k(model: nn.Module, top_k: int) -> None:
     """Set the number of active routed experts of every expert bank (elastic inference).
 
     Raises:
-        MomeError: the model has no expert bank, or not that many routed experts.
+        MomeError: the model has no expert bank, or fewer routed experts.
     """
     banks = [module for module in model.modules() if isinstance(module, ExpertBank)]
     if not banks:

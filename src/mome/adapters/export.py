@@ -1,4 +1,4 @@
-"""A LoRA in the files of PEFT, for programs that read those."""
+"""Export of a LoRA in PEFT's file format."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ WEIGHTS = "adapter_model.safetensors"
 def export_peft(model: nn.Module, folder: str | os.PathLike[str], group: int | None = None) -> None:
     """Write the LoRA of one group as an adapter that ``peft.PeftModel.from_pretrained(base, folder)`` loads.
 
-    PEFT multiplies an update by alpha / rank, so alpha is our scale times the rank. A shared and a specific
-    update side by side become one of twice the rank. Each file is complete when it appears under its name;
-    the configuration appears last. PEFT itself is not needed.
+    PEFT multiplies an update by alpha / rank, so alpha is ``scale`` times the rank. A shared and a specific update
+    become one of twice the rank. Each file is written completely or not at all, the configuration last. PEFT itself is
+    not needed.
 
     Args:
-        model: the causal language model that :func:`mome.adapters.attach` put a LoRA on.
-        folder: where to write; made where it is missing, files of that name in it are replaced.
+        model: a causal language model with a LoRA.
+        folder: where to write; it is made if missing, and existing files are replaced.
         group: the group of a LoRA with a specific part; None for one without.
 
     Raises:
         MomeError: the model has no LoRA, LoRAs of several ranks, factors or dropouts, or experts, or the group
-            is missing, unwanted or out of range. Nothing is written then.
+            is missing, superfluous or out of range. Nothing is written then.
     """
     modules = lora_modules(model)
     state = {}
@@ -65,7 +65,7 @@ def export_peft(model: nn.Module, folder: str | os.PathLike[str], group: int | N
 
 
 def _targets(model: nn.Module, names: list[str]) -> list[str]:
-    """Last parts of ``names`` where no other layer ends like that (a vision tower's would), else all of them."""
+    """The last parts of ``names`` if no other module (as in a vision tower) has such a last part, else ``names``."""
     ends = sorted({name.rpartition(".")[2] for name in names})
     alike = {name for name, _ in model.named_modules() if name.rpartition(".")[2] in ends}
     return ends if alike == set(names) else names

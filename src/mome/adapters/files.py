@@ -1,4 +1,4 @@
-"""Weights on the disk."""
+"""Safetensors files."""
 
 from __future__ import annotations
 

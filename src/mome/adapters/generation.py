@@ -1,4 +1,4 @@
-"""A context for forward passes that somebody else calls."""
+"""A context for forward passes that other code calls, such as ``generate``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mome.adapters.layers import decoder_layers
 
 
 class _Blocks(threading.local):
-    """The blocks that a thread is inside: decoders with their contexts, innermost last."""
+    """The ``use_context`` blocks that a thread has entered: decoders with their contexts, innermost last."""
 
     entered: tuple[tuple[nn.Module, AdapterContext], ...] = ()
 
@@ -24,17 +24,15 @@ _BLOCKS = _Blocks()
 
 @contextmanager
 def use_context(model: nn.Module, context: AdapterContext) -> Iterator[AdapterContext]:
-    """Inside the ``with`` block, every forward pass of ``model`` gets ``context`` unless it is given another.
+    """Give ``context`` to every forward pass of ``model`` in the ``with`` block that is given no other.
 
-    This is for ``model.generate``, which refuses arguments that the model's ``forward`` does not name. The
-    context goes on as an argument from the decoder to its layers, as everywhere. Beams of a sequence are in
-    its group. Leave ``token_mask`` out: decoding steps have other lengths. The block is this thread's
-    own: what others run on the same model meanwhile does not see it. Without adapters on the
-    model it does nothing.
+    This is for ``model.generate``, which refuses arguments that the model's ``forward`` does not name. The beams of a
+    sequence are in its group. Leave ``token_mask`` out: decoding steps have other lengths. The block counts for this
+    thread only. It does nothing for a model without adapters.
 
     Args:
         model: a causal language model.
-        context: what the passes are given.
+        context: context of the forward passes.
 
     Raises:
         MomeError: the model has no decoder layers.
@@ -51,6 +49,6 @@ def use_context(model: nn.Module, context: AdapterContext) -> Iterator[AdapterCo
 def enter_decoder(
     decoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-    """Pre-hook of a decoder with adapters: pass on the context of the block that it runs in, if it is given none."""
+    """Pre-hook of a decoder with adapters: pass on the context of the innermost block unless another one is given."""
     given = next((context for owner, context in reversed(_BLOCKS.entered) if owner is decoder), None)
     return None if given is None else (args, {CONTEXT_KEY: given, **kwargs})

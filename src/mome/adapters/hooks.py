@@ -1,12 +1,11 @@
 """The hooks that connect adapters to a decoder layer.
 
-They are plain functions that find their adapter on the module they are called with. A closure over the
-adapter would survive ``copy.deepcopy`` as a reference to the original's weights, and could not be pickled.
+They are plain functions that find their adapter on the module that they are called with. A closure over the adapter
+would still refer to the original's weights after ``copy.deepcopy``, and could not be pickled.
 
-The context reaches a layer's adapters by two ways that both end in the layer's slot. The layer's own hook
-puts it there before the layer runs. Gradient checkpointing may repeat the layer's ``forward`` without the
-layer's hooks, so the self-attention, which receives the layer's extra keyword arguments and runs first,
-puts it there again.
+The context reaches a layer's adapters through the layer's slot, which is filled in two places. The layer's own hook
+fills it before the layer runs. Gradient checkpointing may repeat the layer's ``forward`` without the layer's hooks, so
+the self-attention, which runs first and receives the layer's extra keyword arguments, fills it again.
 """
 
 from __future__ import annotations
@@ -21,17 +20,17 @@ from mome.errors import MomeError
 
 
 def enter_layer(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Pre-hook of a decoder layer: take note of the context, or of its absence."""
+    """Pre-hook of a decoder layer: put the context, or None, into the slot."""
     slot_of(layer).context = kwargs.get(CONTEXT_KEY)
 
 
 def leave_layer(layer: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-    """Hook of a decoder layer, the last: let go of the context."""
+    """Last hook of a decoder layer: empty the slot."""
     slot_of(layer).context = None
 
 
 def refuse_reentrant(layer: nn.Module, args: tuple[Any, ...]) -> None:
-    """Pre-hook of a decoder layer with a bank inside: its first pass must not run without gradients."""
+    """Pre-hook of a decoder layer with a bank inside: refuse to run its first pass without gradients."""
     checkpointing = getattr(layer, "gradient_checkpointing", False) and layer.training and torch.is_grad_enabled()
     if checkpointing and getattr(layer._gradient_checkpointing_func, "keywords", {}).get("use_reentrant"):
         raise MomeError(NOT_REENTRANT)
@@ -40,7 +39,7 @@ def refuse_reentrant(layer: nn.Module, args: tuple[Any, ...]) -> None:
 def enter_attention(
     attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Pre-hook of a self-attention: take the context from its arguments; attention kernels do not know it."""
+    """Pre-hook of a self-attention: move the context from its arguments, which kernels do not know, to the slot."""
     kwargs = dict(kwargs)
     slot_of(attention).context = kwargs.pop(CONTEXT_KEY, None)
     return args, kwargs
@@ -54,14 +53,19 @@ def slot_of(module: nn.Module) -> AdapterSlot:
 
 
 def add_to_output(output: Any, added: Tensor) -> Any:
-    """Add to a module's output tensor, the first member where the module returns a tuple."""
+    """Add to a module's output: a tensor, or a tuple whose first member is changed."""
     if isinstance(output, tuple):
         return (output[0] + added, *output[1:])
     return output + added
 
 
 def connect(layer: nn.Module, index: int) -> AdapterSlot:
-    """The layer's slot, made with the hooks that fill it where there is none yet."""
+    """The layer's slot, which is made with its hooks on the first call.
+
+    Args:
+        layer: a decoder layer.
+        index: its position, for the routing statistics.
+    """
     slot = getattr(layer, "adapter_slot", None)
     if isinstance(slot, AdapterSlot):
         return slot

@@ -18,7 +18,7 @@ def adapter_modules(model: nn.Module) -> Iterator[tuple[str, Adapter]]:
 
 
 def adapter_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Name and parameter of every adapter parameter; the names are those of :func:`is_adapter_key`."""
+    """Name and value of every adapter parameter, in the order of the layers."""
     for prefix, module in adapter_modules(model):
         for name, parameter in module.named_parameters():
             yield f"{prefix}.{name}", parameter
@@ -30,11 +30,10 @@ def adapter_state_dict(model: nn.Module) -> dict[str, Tensor]:
 
 
 def load_adapter_state_dict(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Load what :func:`adapter_state_dict` gave into a model with the same adapters.
+    """Load the result of :func:`adapter_state_dict` into a model with the same adapters.
 
     Raises:
-        MomeError: a name is missing or unknown, or a shape differs; the message names the first. The model
-            is unchanged then.
+        MomeError: a name is missing or unknown, or a shape differs. The model is unchanged then.
     """
     own = dict(adapter_parameters(model))
     for what, names in (("lacks", own.keys() - state.keys()), ("has an unknown", state.keys() - own.keys())):

@@ -12,14 +12,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from mome.adapters.base import Adapter, AdapterConfig, ParameterCount
+from mome.adapters.base import Adapter, AdapterConfig, ParameterCount, is_adapter_key
 from mome.adapters.context import AdapterContext
 from mome.adapters.hooks import connect
 from mome.adapters.layers import adapter_factory
@@ -27,10 +27,10 @@ from mome.errors import MomeError
 from mome.options import check_whole
 
 
-class ScaleLora(Adapter, name="lora"):
-    """scale * (shared(x) + specific[group](x)), to be added to a frozen linear layer's output; zero at first.
+class ScaleLora(Adapter):
+    """scale * (shared(x) + specific[group](x)), which a hook adds to a frozen linear layer's output; zero at first.
 
-    In training mode, x has dropout first, the same for both.
+    In training mode, dropout is applied to x first, with the same mask for both.
 
     Attributes:
         down, up: the shared update, bias-free ``nn.Linear`` with weights (r, in_features) and
@@ -38,8 +38,7 @@ class ScaleLora(Adapter, name="lora"):
         specific: the updates of the groups; None where the configuration has none.
         scale: fixed factor.
         dropout: probability with which a feature of x is left out in training.
-        slot: where the running forward pass's context is found, set by :func:`mome.adapters.attach`.
-        hook: what calls this module; None for one that stands alone.
+        hook: the hook that calls this module; None if it is not attached.
     """
 
     def __init__(
@@ -68,7 +67,7 @@ class ScaleLora(Adapter, name="lora"):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Down-projections Kaiming-uniform, up-projections zero."""
+        """Draw the down-projections (Kaiming-uniform); zero the up-projections."""
         if self.down is not None and self.up is not None:
             nn.init.kaiming_uniform_(self.down.weight, a=math.sqrt(5))
             nn.init.zeros_(self.up.weight)
@@ -76,25 +75,23 @@ class ScaleLora(Adapter, name="lora"):
             self.specific.reset_parameters()
 
     def forward(self, x: Tensor, context: AdapterContext | None = None) -> Tensor:
-        """The update for ``x``.
+        """Compute the update for ``x``.
 
         Args:
             x: (B, ..., in_features), floating; computed in the dtype of the parameters.
-            context: says the groups; by default the running forward pass's context.
+            context: names the groups; by default the running forward pass's context.
 
         Returns:
             (B, ..., out_features) in the dtype of ``x``.
 
         Raises:
-            MomeError: there are specific updates, and the context does not say which, or names one that does
-                not exist.
+            MomeError: there are specific updates, and the context names no group, or a group that does not exist.
         """
-        if context is None and self.slot is not None:
-            context = self.slot.context
+        context = context or self.context
         inner = F.dropout(x.to(next(self.parameters()).dtype), self.dropout, self.training)
         update: Tensor | None = None
         if self.down is not None and self.up is not None:
-            # The factor on the narrow side: fewer products than on the output.
+            # Scale the narrow side: fewer products than scaling the output.
             update = self.up(self.down(inner) * self.scale)
         if self.specific is not None:
             specific = self.specific(inner, context, self.scale)
@@ -103,17 +100,17 @@ class ScaleLora(Adapter, name="lora"):
         return update.to(x.dtype)
 
     def matrices(self, group: int | None) -> tuple[Tensor, Tensor]:
-        """The update of one group as a single pair of matrices, without the factor.
+        """The update of one group as a single pair of matrices, without the factor ``scale``.
 
         Args:
-            group: which specific update; None where there are none.
+            group: which specific update; None if there are none.
 
         Returns:
-            Down (R, in_features) and up (out_features, R), detached. R is r, or 2r where a shared and a
-            specific update stand side by side.
+            Down (R, in_features) and up (out_features, R), detached. R is r, or 2r with both a shared and a
+            specific update.
 
         Raises:
-            MomeError: a group is missing, not wanted or out of range.
+            MomeError: the group is missing, out of range, or given to a LoRA without specific updates.
         """
         pairs = []
         if self.down is not None and self.up is not None:
@@ -135,11 +132,11 @@ class ScaleLora(Adapter, name="lora"):
 
 
 class SpecificLora(nn.Module):
-    """n low-rank updates, of which every sequence uses the one of its group.
+    """n low-rank updates; each sequence uses that of its group.
 
-    The updates of all groups are slices of two parameters, so each backward pass gives every one of them a
-    gradient, zero for the groups that no sequence was in. DistributedDataParallel waits for a gradient of
-    every parameter; with a parameter per group it would wait for ever.
+    The updates of all groups are slices of two parameters, so each backward pass gives all of them a gradient, zero
+    for a group without a sequence. With a parameter per group, DistributedDataParallel would wait for the missing
+    gradients for ever.
 
     Parameters (in the dtype given):
         down: (n, r, in_features).
@@ -163,13 +160,13 @@ class SpecificLora(nn.Module):
         self.up = nn.Parameter(torch.empty(groups, out_features, bottleneck, device=device, dtype=dtype))
 
     def reset_parameters(self) -> None:
-        """Each group as the shared update: the bound is that of Kaiming-uniform with a = sqrt(5)."""
+        """Draw each group as the shared update; the bound is that of Kaiming-uniform with a = sqrt(5)."""
         bound = 1 / math.sqrt(self.down.shape[-1])
         nn.init.uniform_(self.down, -bound, bound)
         nn.init.zeros_(self.up)
 
     def check(self, groups: tuple[int, ...]) -> None:
-        """Raise :class:`MomeError` where one of ``groups`` does not exist."""
+        """Raise :class:`MomeError` if one of ``groups`` does not exist."""
         for group in (min(groups), max(groups)):
             if not 0 <= group < self.groups:
                 raise MomeError(f"group = {group} does not exist: the LoRA has groups 0 to {self.groups - 1}")
@@ -189,7 +186,7 @@ class SpecificLora(nn.Module):
             return F.linear(F.linear(x, self.down[groups[0]]) * scale, self.up[groups[0]])
         assert isinstance(context.group, Tensor)
         chosen = context.group.to(x.device)
-        # A sequence's rows stand together, whether they are its beams, its tokens or both: one matrix for each.
+        # The rows of a sequence (its beams times its tokens) are adjacent, so each sequence is one matrix of bmm.
         inner = torch.bmm(x.reshape(len(groups), -1, x.shape[-1]), self.down.index_select(0, chosen).mT) * scale
         return torch.bmm(inner, self.up.index_select(0, chosen).mT).view(*x.shape[:-1], -1)
 
@@ -211,13 +208,10 @@ class LoraAdapterConfig(AdapterConfig, kind="lora"):
         scale: fixed factor on the update, applied as it stands (not alpha / rank).
         targets: names of the linear layers of a decoder layer that get an update.
         shared: have an update that all sequences use.
-        specific: number of groups that have an update of their own; 0 for none. A forward pass must then say
-            the group of each sequence, in ``AdapterContext(group=...)``.
-        dropout: probability with which a feature of h is left out of the updates, of all alike, while the adapter
-            is in training mode; the others are divided by one minus that.
+        specific: number of groups with an update of their own; unless 0, a forward pass must name the group of each
+            sequence, in ``AdapterContext(group=...)``.
+        dropout: dropout probability of h in training mode, before the updates; all updates see the same mask.
     """
-
-    module: ClassVar[type[Adapter]] = ScaleLora
 
     bottleneck: int
     scale: float = 1 / 8
@@ -244,12 +238,12 @@ class LoraAdapterConfig(AdapterConfig, kind="lora"):
 
     @property
     def context_at(self) -> Literal["attention"] | None:
-        """The self-attention, where the specific updates are told their group."""
+        """The self-attention, which passes the groups to the specific updates."""
         return "attention" if self.specific else None
 
     @property
     def groups(self) -> int:
-        """As many as there are specific updates."""
+        """Number of specific updates."""
         return self.specific
 
     def attach(self, layers: nn.ModuleList) -> None:
@@ -257,7 +251,7 @@ class LoraAdapterConfig(AdapterConfig, kind="lora"):
         attach_lora(layers, self)
 
     def count(self, language_model: Any) -> ParameterCount:
-        """For each target of each layer its updates; a sequence uses the shared one and that of its group."""
+        """Count all updates of all targets and layers; a sequence uses the shared one and that of its group."""
         layers = language_model.num_hidden_layers
         single = layers * sum(
             lora_parameters(self.bottleneck, *_linear_shape(name, language_model)) for name in self.targets
@@ -267,12 +261,12 @@ class LoraAdapterConfig(AdapterConfig, kind="lora"):
 
 
 def lora_parameters(bottleneck: int, in_features: int, out_features: int) -> int:
-    """Parameters of one low-rank update."""
+    """Number of parameters of one low-rank update."""
     return bottleneck * (in_features + out_features)
 
 
 def _linear_shape(name: str, language_model: Any) -> tuple[int, int]:
-    """Input and output width of a linear layer of the usual decoder layer."""
+    """Input and output width of a linear layer, by its name in Transformers' decoder layers."""
     width, heads = language_model.hidden_size, language_model.num_attention_heads
     head_dim = getattr(language_model, "head_dim", None) or width // heads
     queries = heads * head_dim
@@ -292,12 +286,12 @@ def _linear_shape(name: str, language_model: Any) -> tuple[int, int]:
 
 
 def attach_lora(layers: Iterable[nn.Module], config: LoraAdapterConfig) -> None:
-    """Attach low-rank updates to Transformer layers of any kind, an encoder's for instance.
+    """Attach low-rank updates to Transformer layers, a decoder's or an encoder's.
 
     Nothing is frozen or made trainable.
 
     Raises:
-        MomeError: a layer lacks a linear layer that the configuration names; the layers are unchanged then.
+        MomeError: a layer lacks a linear layer that the configuration names. The layers are unchanged then.
     """
     layers = list(layers)
     found = [_linears(layer, config.targets) for layer in layers]
@@ -306,14 +300,14 @@ def attach_lora(layers: Iterable[nn.Module], config: LoraAdapterConfig) -> None:
         for linear in linears:
             lora = ScaleLora(linear.in_features, linear.out_features, config, **adapter_factory(linear, layer))
             lora.slot = slot
-            linear.add_module(lora.name, lora.train(linear.training))
+            linear.add_module(config.kind, lora.train(linear.training))
             lora.hook = linear.register_forward_hook(add_lora, prepend=True)
 
 
 def _linears(layer: nn.Module, targets: tuple[str, ...]) -> list[nn.Linear]:
     linears: dict[str, list[nn.Linear]] = {}
     for name, module in layer.named_modules():
-        if isinstance(module, nn.Linear) and ".lora." not in name:
+        if isinstance(module, nn.Linear) and not is_adapter_key(f"{name}.weight"):
             linears.setdefault(name.rpartition(".")[2], []).append(module)
     missing = [name for name in targets if name not in linears]
     if missing:

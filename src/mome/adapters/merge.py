@@ -1,4 +1,4 @@
-"""Fold the LoRA of one group into the weights that it updates."""
+"""Merge the LoRA of one group into the frozen weights."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ _MERGEABLE = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 def lora_modules(model: nn.Module) -> list[tuple[str, nn.Linear, ScaleLora]]:
-    """Name and module of every linear layer of ``model`` that has a LoRA, and the LoRA.
+    """List every linear layer of ``model`` that has a LoRA: its name, its module, and the LoRA.
 
     Raises:
-        MomeError: there is none, or there are experts, which choose by token and are no matrix update.
+        MomeError: the model has no LoRA, or an adapter that is no matrix update, as experts.
     """
     found = []
     for name, module in adapter_modules(model):
+        target, _, kind = name.rpartition(".")
         if not isinstance(module, ScaleLora):
-            raise MomeError(f"a {module.name} adapter makes no low-rank update of a weight: only lora can do this")
-        linear = model.get_submodule(name.removesuffix(".lora"))
+            raise MomeError(f"a {kind} adapter makes no low-rank update of a weight: only lora can do this")
+        linear = model.get_submodule(target)
         assert isinstance(linear, nn.Linear)
-        found.append((name.removesuffix(".lora"), linear, module))
+        found.append((target, linear, module))
     if not found:
         raise MomeError("no lora adapter is attached to this model")
     return found
@@ -39,8 +40,8 @@ def lora_modules(model: nn.Module) -> list[tuple[str, nn.Linear, ScaleLora]]:
 def merge(model: Model, group: int | None = None) -> Model:
     """Add the LoRA of one group to the frozen weights, in place, and remove the adapters and their hooks.
 
-    What remains is a plain model that computes what the adapted one computed for that group, at no extra
-    cost. The sum is made in float32 (float64 for such weights) and rounded once to the weights' dtype.
+    The result is a plain model that computes what the adapted one computed for that group, at no extra cost. The sum is
+    computed in float32 (float64 for float64 weights) and rounded once to the weights' dtype.
 
     Args:
         model: a model with a ``lora`` adapter and no ``mome`` adapter.
@@ -50,14 +51,14 @@ def merge(model: Model, group: int | None = None) -> Model:
         ``model`` itself.
 
     Raises:
-        MomeError: the model has no LoRA or has experts, the group is missing, unwanted or out of range, or
+        MomeError: the model has no LoRA or has experts, the group is missing, superfluous or out of range, or
             a weight is quantised. The model is unchanged then.
     """
     modules = lora_modules(model)
     updates = []
     for name, linear, lora in modules:
         weight = linear.weight
-        # Some quantised weights keep a floating dtype and show it by their class alone.
+        # Some quantised weights have a floating dtype, and differ from others by their class alone.
         if weight.dtype not in _MERGEABLE or type(weight.data) is not Tensor:
             raise MomeError(f"{name}.weight is quantised and cannot be merged into: load the model unquantised")
         down, up = lora.matrices(group)

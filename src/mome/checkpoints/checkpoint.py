@@ -26,7 +26,7 @@ from mome.config.fields import BACKBONES, Compatibility
 from mome.encoders import AudioEncoder
 from mome.encoders.avhubert import AVHubertModel
 from mome.errors import MomeError, listed
-from mome.files import open_as_usual
+from mome.files import set_default_permissions
 
 Model = TypeVar("Model", bound="SavedModel")
 
@@ -113,7 +113,7 @@ class SavedModel(PreTrainedModel):
             reference = getattr(config, kind)
             if self_contained or _is_nowhere_else(reference):
                 backbone.save_pretrained(folder / kind, state_dict=_without_adapters(backbone))
-                open_as_usual(*(folder / kind).glob("*.safetensors"))
+                set_default_permissions(*(folder / kind).glob("*.safetensors"))
                 setattr(config, kind, INSIDE + kind)
                 setattr(config, f"{kind}_revision", None)
                 setattr(config, f"{kind}_rounding", None)  # the copy holds rounded weights

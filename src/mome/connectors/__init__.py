@@ -1,6 +1,6 @@
 """Encoder features to language-model tokens: compression at a chosen rate, then projection.
 
-Every module of this folder is imported, so that the connectors in it are known.
+All modules of this folder are imported, and so the connectors in them are registered.
 """
 
 import importlib

@@ -1,9 +1,10 @@
-"""What a connector is: options that say what it needs, gives and costs, and the module that they build.
+"""The interface of a connector: its options, which build it and know its tokens, and the module that they build.
 
 A connector turns the encoders' features into the language model's tokens. To add one, write a subclass of
-:class:`ConnectorConfig` and one of :class:`Connector`; nothing else in the package knows the connectors by name.
+:class:`ConnectorConfig` and one of :class:`Connector`; nothing else in the package knows connectors by name.
+docs/extending.md has an example.
 
-Shape notation: B clips, T frames, D encoder width, H width of the language model.
+Shape notation: B clips, T frames, D encoder width, N tokens, H width of the language model.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from mome.connectors.pooling import CompressionMethod
 from mome.errors import MomeError
 from mome.features import Features
 from mome.operations import count_operations
-from mome.options import options_from_dict
+from mome.options import options_from_dict, register
 from mome.rates import Rates
 from mome.routing import RouterStatistics
 
 
 class TokenCounts(NamedTuple):
-    """Language-model tokens of a clip made of the audio, of the video, and of both together."""
+    """Numbers of tokens of a clip: made of its audio, of its video, and of both together."""
 
     audio: int = 0
     video: int = 0
@@ -34,14 +35,14 @@ class TokenCounts(NamedTuple):
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What the rest of a recogniser gives its connector and wants of it.
+    """What a recogniser's configuration tells any connector, whatever its type.
 
     Attributes:
-        audio_rates, video_rates: that tokens are wanted at.
-        audio_features, video_features: widths D of the encoders' tokens; ``None`` without that encoder.
+        audio_rates, video_rates: rates that the recogniser is for.
+        audio_features, video_features: widths D of the encoders' features; ``None`` without that encoder.
         out_features: width H of the language model.
         hidden: width between a projector's two linear layers.
-        compression: how frames become tokens.
+        compression: whether a token is the average of its frames or a stack of them.
         norm: whether projectors end with a LayerNorm.
     """
 
@@ -57,14 +58,14 @@ class Surroundings:
 
 @dataclass
 class Connected:
-    """Language-model tokens of B clips, each ``(T_i, H)`` without padding, or ``None`` where a clip has none.
+    """Tokens of B clips: for each clip ``(N_i, H)`` without padding, or ``None``.
 
     Attributes:
-        audio: tokens made of the audio alone.
-        video: tokens made of the video alone.
-        fused: tokens made of audio and video together.
-        losses: auxiliary losses by name, as means over the tokens and without their weights.
-        routing: statistics of the routers over the valid tokens, by what they route (``audio``, ``video``,
+        audio: tokens made of the audio alone; ``None`` for a clip whose rates leave out the audio.
+        video: tokens made of the video alone; ``None`` for a clip whose rates leave out the video.
+        fused: tokens made of audio and video together; ``None`` throughout unless the connector fuses them.
+        losses: auxiliary losses by name, scalars: means over the tokens, not yet weighted.
+        routing: router statistics over the valid tokens, by what the router reads (``audio``, ``video``,
             ``audiovisual``).
     """
 
@@ -76,62 +77,69 @@ class Connected:
 
 
 class Connector(nn.Module, ABC):
-    """Compression and projection of a batch in which every clip has rates of its own."""
+    """Compression and projection of a batch; each clip has its own rates."""
 
     @abstractmethod
     def forward(self, audio: Features | None, video: Features | None, rates: Sequence[Rates]) -> Connected:
         """Make the tokens of each clip at its rates.
 
+        A clip's tokens must not depend on the other clips.
+
         Args:
-            audio: audio features of all B clips; ``None`` if no clip's rates ask for audio.
-            video: video features, likewise.
-            rates: one per clip.
+            audio: audio features of all B clips; may be ``None`` if every clip's rates leave out the audio.
+            video: video features of all B clips; may be ``None`` if every clip's rates leave out the video.
+            rates: rates of each clip, B of them.
 
         Raises:
             MomeError: the connector does not have a clip's rates.
+            ValueError: a clip's rates name a modality that was not given.
         """
 
     def losses(self, audio: Features | None, video: Features | None, words: Tensor) -> dict[str, Tensor]:
-        """Auxiliary losses that do not depend on the rates, once for each training step; by default none.
+        """Auxiliary losses that do not depend on the rates, computed once a training step; none by default.
 
         Args:
-            audio, video: features of all B clips, where they were given.
-            words: ``(B,)`` words spoken in each clip.
+            audio, video: features of all B clips; ``None`` where the batch has none.
+            words: ``(B,)`` number of words spoken in each clip.
+
+        Returns:
+            Scalars by name; :meth:`ConnectorConfig.loss_weights` gives their factors.
         """
         return {}
 
     def active_parameters(self) -> int:
-        """Parameters that one clip uses, the most where rates differ; by default all."""
+        """Number of parameters that one clip uses, the largest number over its possible rates; all by default."""
         return parameters(self)
 
     def operations(
         self, audio: Features | None, video: Features | None, rates: Rates, tokens: TokenCounts | None = None
     ) -> int:
-        """Operations of one clip, of a connector on the meta device (:mod:`mome.operations`).
+        """Count the operations for one clip, with the connector on the meta device (:mod:`mome.operations`).
 
-        By default those of :meth:`forward`, counted. A connector whose forward pass depends on what features hold
-        counts its parts instead.
+        The default runs :meth:`forward`. Override it for a connector whose forward pass looks at the values of
+        features, which the meta device does not have.
 
         Args:
-            audio, video: features ``(1, T, D)`` on the meta device, their lengths on the CPU.
-            rates: of the clip.
-            tokens: that were made of the clip, where that is known.
+            audio, video: features ``(1, T, D)`` on the meta device, their lengths on the CPU; ``None`` where the
+                rates leave out the modality.
+            rates: rates of the clip.
+            tokens: numbers of tokens that the clip became, if known.
         """
         return count_operations(lambda: self(audio, video, [rates]))
 
 
 class ConnectorConfig(ABC):
-    """The options of a connector, a frozen dataclass; what is known of the connector without its weights.
+    """The options of a connector, and what is known about it without its weights. Subclasses are frozen dataclasses.
 
-    A subclass names the connector: ``class SharedConfig(ConnectorConfig, kind="shared")``. Configurations and recipes
-    choose it as ``type``.
+    A subclass gives the connector's name: ``class SharedConfig(ConnectorConfig, kind="shared")``. Configurations and
+    recipes choose the connector by this name, as the option ``type``.
 
     Attributes:
-        kind: the name, given as the option ``type``.
-        any_rate: whether any rate will do, whole or not, and not only the listed ones.
-        stacks: whether frames can be stacked instead of averaged.
-        fuses: whether audio and video become tokens together.
-        audio_frames_per_second: that its audio encoder must give; ``None``: any number.
+        kind: the name.
+        any_rate: whether the connector takes any rate from 1 up, whole or not, besides the recogniser's own rates.
+        stacks: whether it can stack frames instead of averaging them.
+        fuses: whether it makes tokens of audio and video together (:attr:`Connected.fused`).
+        audio_frames_per_second: frames a second that the audio encoder must give; ``None``: any number.
     """
 
     kind: ClassVar[str]
@@ -141,36 +149,40 @@ class ConnectorConfig(ABC):
     audio_frames_per_second: ClassVar[int | None] = None
 
     def __init_subclass__(cls, kind: str, **kwargs: Any) -> None:
+        """Register the connector; raise ``ValueError`` if another one has its name."""
         super().__init_subclass__(**kwargs)
+        register(CONNECTORS, kind, cls)
         cls.kind = kind
-        CONNECTORS[kind] = cls
 
     @abstractmethod
     def build(self, around: Surroundings) -> Connector:
         """Make the connector, with new weights.
 
         Raises:
-            MomeError: it cannot do what is wanted of it.
+            MomeError: the options do not go with the rates or widths around it.
         """
 
     def tokens(self, rates: Rates, audio_frames: int, video_frames: int) -> TokenCounts:
-        """Tokens of a clip of so many frames; by default the whole part of frames / rate."""
+        """Numbers of tokens of a clip with these numbers of encoder frames; by default floor(frames / rate)."""
         return TokenCounts(
             0 if rates.audio is None else audio_frames // int(rates.audio),
             0 if rates.video is None else video_frames // int(rates.video),
         )
 
     def loss_weights(self) -> dict[str, float]:
-        """Factors of the connector's auxiliary losses by their names."""
+        """Factors of the connector's auxiliary losses, by the names of the losses."""
         return {}
 
 
 CONNECTORS: dict[str, type[ConnectorConfig]] = {}
-"""All connectors by type; a connector enters when its class is made."""
+"""The connectors' options by kind; defining a subclass of :class:`ConnectorConfig` adds it."""
 
 
 def connector_config(values: Mapping[str, Any] | None) -> ConnectorConfig:
-    """The options that ``values`` describe: their ``type`` and fields; a projector for every rate without any.
+    """Make the options that ``values`` describe.
+
+    Args:
+        values: ``"type"`` and any of that connector's options; without values a projector for every rate.
 
     Raises:
         MomeError: the type or an option is unknown, or a value is not possible.
@@ -179,15 +191,16 @@ def connector_config(values: Mapping[str, Any] | None) -> ConnectorConfig:
 
 
 def build_connector(config: ConnectorConfig, around: Surroundings) -> Connector:
-    """Make a connector, once it is known to compress as is wanted.
+    """Make the connector of these options, with new weights.
 
     Raises:
-        MomeError: it does not, or cannot do what else is wanted of it.
+        MomeError: it cannot compress by this method, or as :meth:`ConnectorConfig.build`.
     """
     if around.compression != "average" and not config.stacks:
+        able = " or ".join(kind for kind, other in CONNECTORS.items() if other.stacks)
         raise MomeError(
             f"compression={around.compression} is not possible with the connector {config.kind}: "
-            "leave it out, or choose the connector projectors or mixture"
+            f"leave it out, or choose the connector {able}"
         )
     return config.build(around)
 
@@ -198,18 +211,27 @@ def parameters(module: nn.Module) -> int:
 
 
 Compressor = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
+"""Compression of one modality: ``(frames (B, T, D), lengths (B,), rate)`` to ``(tokens (B, N, H), lengths (B,))``.
+
+Frames and tokens are right-padded. ``lengths`` are integers: each clip's valid frames, and its valid tokens. Tokens
+beyond a clip's length may hold anything; those before it have seen none of the padding. The rate is a whole number,
+unless the connector takes any rate.
+"""
 
 
 def by_rate(features: Features | None, rates: Sequence[float | None], compress: Compressor) -> list[Tensor | None]:
     """Run ``compress`` once for each rate, on the clips that have it.
 
     Args:
-        features: of all clips.
-        rates: one per clip; ``None`` for a clip that gets no tokens.
-        compress: ``(tokens (B', T, D), lengths (B',), rate)`` to tokens ``(B', T', H)`` and lengths ``(B',)``.
+        features: features of all clips.
+        rates: rate of each clip; ``None`` for a clip that gets no tokens.
+        compress: a :data:`Compressor`.
 
     Returns:
-        Tokens ``(T_i, H)`` per clip, unpadded.
+        Tokens ``(N_i, H)`` of each clip, without padding; ``None`` for a clip without a rate.
+
+    Raises:
+        ValueError: a clip has a rate, and there are no features.
     """
     tokens: list[Tensor | None] = [None] * len(rates)
     for rate in sorted({rate for rate in rates if rate is not None}):
@@ -223,22 +245,24 @@ def by_rate(features: Features | None, rates: Sequence[float | None], compress: 
 
 
 class SeparateConnector(Connector):
-    """Audio and video each through a module of their own, such as :class:`RateProjectors`.
+    """Audio and video each through a module of its own.
+
+    State-dict keys: ``audio.*`` and ``video.*``.
 
     Attributes:
-        audio: module for audio ``(tokens, lengths, rate) -> (tokens, lengths)``; ``None`` without audio.
-        video: likewise.
+        audio: module for audio, called as a :data:`Compressor`; ``None`` without audio.
+        video: module for video, called as a :data:`Compressor`; ``None`` without video.
     """
 
     def __init__(self, audio: nn.Module | None, video: nn.Module | None) -> None:
-        """Connect by the given modules."""
+        """Connect audio and video by the given modules."""
         super().__init__()
         self.audio = audio
         self.video = video
 
     @classmethod
     def of(cls, around: Surroundings, make: Callable[[tuple[int, ...], int], nn.Module]) -> Self:
-        """Connect each modality that there is by what ``make`` makes of its rates and width."""
+        """Connect each modality that has an encoder by ``make(rates, width D)``."""
         sides = (around.audio_rates, around.audio_features), (around.video_rates, around.video_features)
         return cls(*(None if features is None else make(rates, features) for rates, features in sides))
 
@@ -246,6 +270,6 @@ class SeparateConnector(Connector):
         """See :meth:`Connector.forward`."""
         rows: list[list[Tensor | None]] = []
         for module, features, name in ((self.audio, audio, "audio"), (self.video, video, "video")):
-            wanted = [getattr(rate, name) for rate in rates]
-            rows.append([None] * len(rates) if module is None else by_rate(features, wanted, module))
+            own = [getattr(rate, name) for rate in rates]
+            rows.append([None] * len(rates) if module is None else by_rate(features, own, module))
         return Connected(rows[0], rows[1], [None] * len(rates))

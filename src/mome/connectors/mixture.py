@@ -1,4 +1,4 @@
-"""A sparse mixture of projectors: every token is projected by the few experts that a router chooses for it.
+"""A sparse mixture of projectors: a router chooses for each token the few experts that project it.
 
 Shape notation: B clips, N tokens of all clips together, D width after compression, H width of the language model,
 E experts, k active experts.
@@ -38,8 +38,8 @@ class MixtureConfig(ConnectorConfig, kind="mixture"):
     Attributes:
         experts: projectors to choose from.
         top_k: projectors active for a token.
-        sharing: ``"joint"`` one router and one set of experts for audio and video (JEJR; their encoders must have
-            the same width), ``"experts"`` one set of experts but a router each (JEDR), ``"none"`` nothing (DEDR).
+        sharing: what audio and video share: ``"joint"`` the router and the experts (JEJR; their encoders must have
+            the same width), ``"experts"`` the experts (JEDR; the same), ``"none"`` nothing (DEDR).
         balance_weight: factor of the load-balancing loss in the form that is 1 at balance, as for the adapters. The
             published 0.01 belongs to the form that is ``top_k`` at balance.
         z_weight: factor of the router z-loss.
@@ -65,23 +65,15 @@ class MixtureConfig(ConnectorConfig, kind="mixture"):
             )
 
     def build(self, around: Surroundings) -> MixtureConnector:
-        """Make the routers and experts."""
-        return MixtureConnector(
-            around.audio_rates,
-            around.video_rates,
-            around.audio_features,
-            around.video_features,
-            around.out_features,
-            around.hidden,
-            experts=self.experts,
-            top_k=self.top_k,
-            sharing=self.sharing,
-            method=around.compression,
-            norm=around.norm,
-        )
+        """Make the routers and experts.
+
+        Raises:
+            MomeError: as :class:`MixtureConnector`.
+        """
+        return MixtureConnector(around, self)
 
     def loss_weights(self) -> dict[str, float]:
-        """Of the load-balancing loss and of the router z-loss."""
+        """Factors of the load-balancing loss and of the router z-loss (see :func:`router_losses`)."""
         return {"balance": self.balance_weight / self.top_k, "z": self.z_weight}
 
 
@@ -115,51 +107,53 @@ def route(logits: Tensor, top_k: int) -> Routing:
 
 
 def router_losses(routings: Sequence[Routing]) -> tuple[dict[str, Tensor], RouterStatistics]:
-    """Auxiliary losses and statistics of one router over all tokens of the given routings, zero where there are none.
+    """Auxiliary losses and statistics of one router, over all tokens of the routings; zero without a token.
 
     Returns:
-        ``"balance"``: E * sum over experts of (share of the tokens that choose it, in any of the k places) * (its
-        mean probability), k where all experts are used alike. Only the probabilities carry a gradient.
-        ``"z"``: mean squared logsumexp of the logits. Both scalar, without weights. Then the statistics.
+        The losses, scalars that are not yet weighted, and the statistics. With f_e the share of the tokens for which
+        expert e is among the k, P_e its mean probability and z the logits:
+        ``"balance"``: E * sum_e f_e * P_e, which is k at balance; only P carries a gradient.
+        ``"z"``: the mean over the tokens of (log sum_e exp z_e)^2.
     """
     logits, probabilities, chosen = (
         torch.cat([getattr(routing, name) for routing in routings]) for name in ("logits", "probabilities", "chosen")
     )
     statistics = router_statistics(probabilities, chosen)
-    # The statistics count assignments, of which a token has k.
+    # The statistics' f_e is the share of the assignments, and a token has k of them.
     balance = chosen.shape[-1] * statistics.balance_loss
     return {"balance": balance, "z": logits.logsumexp(dim=-1).square().sum() / max(len(logits), 1)}, statistics
 
 
 class ProjectorExperts(nn.ModuleList):
-    """E projectors, of which a token passes through those chosen for it only.
+    """E projectors; each token passes only through those that were chosen for it.
 
     State-dict keys: ``{e}.{0,2[,3]}.*``.
     """
 
     def forward(self, tokens: Tensor, routing: Routing) -> Tensor:
-        """Weighted sum of the chosen experts' outputs.
+        """Compute sum_e g_e expert_e(x) over the chosen experts e of each token x, g being ``routing.weights``.
 
         Args:
             tokens: (N, D), floating, in the dtype of the experts.
-            routing: of the same tokens.
+            routing: the router's choice for the same tokens.
 
         Returns:
-            (N, H) in the dtype that the experts give.
+            (N, H) in the dtype of the experts' outputs.
         """
         top_k = routing.chosen.shape[-1]
         # Sorted by expert, so that each expert reads one slice.
         order = routing.chosen.flatten().argsort(stable=True)
         counts = torch.bincount(routing.chosen.flatten(), minlength=len(self)).tolist()
         slices = tokens[order // top_k].split(counts)
-        # An expert nobody chose runs on nothing: its gradient is zero then, and not missing.
+        # An expert that no token chose runs on an empty slice, so its gradient is zero and not missing.
         made = torch.cat([expert(part) for expert, part in zip(self, slices, strict=True)])
         made = made[order.argsort()].unflatten(0, (len(tokens), top_k))
-        return (made * routing.weights.unsqueeze(-1).to(made.dtype)).sum(dim=1)
+        summed: Tensor = (made * routing.weights.unsqueeze(-1).to(made.dtype)).sum(dim=1)
+        return summed
 
 
 class MixtureConnector(Connector):
-    """Compression by the clip's rates, then the mixture of projectors, the same for all rates.
+    """Compression by each clip's rates, then a mixture of projectors that is the same for all rates.
 
     What audio and video share: ``"joint"`` the router and the experts (JEJR, as the published code and
     checkpoints), ``"experts"`` the experts (JEDR), ``"none"`` nothing (DEDR).
@@ -168,66 +162,38 @@ class MixtureConnector(Connector):
     for what is shared and ``audio`` or ``video`` for what is not.
 
     Attributes:
-        grid: the rates.
+        rate_set: the rates.
         method: ``"average"`` or ``"stack"``.
         top_k: active experts.
     """
 
-    def __init__(
-        self,
-        audio_rates: Sequence[int],
-        video_rates: Sequence[int],
-        audio_features: int | None,
-        video_features: int | None,
-        out_features: int = 2048,
-        hidden: int = 2048,
-        *,
-        experts: int = 4,
-        top_k: int = 2,
-        sharing: Sharing = "joint",
-        method: CompressionMethod = "average",
-        norm: bool = True,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
+    def __init__(self, around: Surroundings, config: MixtureConfig) -> None:
         """Make the routers and experts.
-
-        Args:
-            audio_rates, video_rates: of the two modalities.
-            audio_features, video_features: width of the encoder's tokens; ``None`` leaves that modality out.
-            out_features: width H of the language model.
-            hidden: inner width of the experts.
-            experts: E, of each owner.
-            top_k: k, from 1 to E.
-            sharing: what audio and video share, see above.
-            method: ``"average"`` or ``"stack"``.
-            norm: whether the experts end with a LayerNorm, as the published ones do.
-            device, dtype: of the parameters.
 
         Raises:
             MomeError: several rates of a modality with stacking, different widths of modalities that share
-                something, no or impossible rates, or an unknown method.
+                something, or no rates.
         """
         super().__init__()
+        sharing, self.method, self.top_k = config.sharing, around.compression, config.top_k
+        sides = {
+            "audio": (around.audio_rates, around.audio_features),
+            "video": (around.video_rates, around.video_features),
+        }
         widths = {
-            name: self._width(name, rates, features, method)
-            for name, rates, features in (
-                ("audio", audio_rates, audio_features),
-                ("video", video_rates, video_features),
-            )
+            name: self._width(name, rates, features, self.method)
+            for name, (rates, features) in sides.items()
             if features is not None
         }
         self.rate_set = RateSet(
-            audio=tuple(audio_rates) if "audio" in widths else (),
-            video=tuple(video_rates) if "video" in widths else (),
+            around.audio_rates if "audio" in widths else (), around.video_rates if "video" in widths else ()
         )
         if sharing != "none" and len(set(widths.values())) > 1:
             raise MomeError(
                 f"audio tokens have {widths['audio']} features and video tokens {widths['video']}, which "
                 f"sharing '{sharing}' cannot join: choose sharing 'none', or encoders and compression of equal width"
             )
-        self.method: CompressionMethod = method
-        self.top_k = top_k
+        # The owner of the router and of the experts that each modality uses.
         self._gates = {name: "audiovisual" if sharing == "joint" else name for name in widths}
         self._experts = {name: "audiovisual" if sharing in ("joint", "experts") else name for name in widths}
         for owner in sorted({*self._gates.values(), *self._experts.values()}):
@@ -235,14 +201,15 @@ class MixtureConnector(Connector):
         for name, width in widths.items():
             gates, pools = self._part(self._gates[name]), self._part(self._experts[name])
             if "gate" not in gates:
-                gates["gate"] = nn.Linear(width, experts, bias=False, device=device, dtype=dtype)
+                gates["gate"] = nn.Linear(width, config.experts, bias=False)
             if "experts" not in pools:
                 pools["experts"] = ProjectorExperts(
-                    Projector(width, out_features, hidden, norm, device=device, dtype=dtype) for _ in range(experts)
+                    Projector(width, around.out_features, around.hidden, around.norm) for _ in range(config.experts)
                 )
 
     @staticmethod
     def _width(name: str, rates: Sequence[int], features: int, method: CompressionMethod) -> int:
+        """Width D of one modality's frames after compression."""
         widths = {compressed_width(features, rate, method) for rate in rates}
         if not widths:
             raise MomeError(f"a mixture of projectors needs at least one {name} rate")
@@ -256,23 +223,23 @@ class MixtureConnector(Connector):
     def _part(self, owner: str) -> nn.ModuleDict:
         return cast(nn.ModuleDict, self.get_submodule(owner))
 
-    def _compress(self, tokens: Tensor, lengths: Tensor, rate: float) -> tuple[Tensor, Tensor]:
-        return compress(tokens, lengths, int(rate), self.method)
+    def _compress(self, frames: Tensor, lengths: Tensor, rate: float) -> tuple[Tensor, Tensor]:
+        return compress(frames, lengths, int(rate), self.method)
 
     def forward(self, audio: Features | None, video: Features | None, rates: Sequence[Rates]) -> Connected:
         """See :meth:`Connector.forward`.
 
-        There are statistics of each router, and the losses ``"balance"`` and ``"z"`` of :func:`router_losses`: of all
-        valid tokens together with a shared router, otherwise the mean over the routers that had a modality to route.
+        The result has the statistics of each router, and the losses ``"balance"`` and ``"z"`` of
+        :func:`router_losses`: a shared router's over all valid tokens together, otherwise the mean of both routers'.
         """
         for rate in rates:
             self.rate_set.check(rate)
         made: dict[str, list[Tensor | None]] = {}
         routings: dict[str, list[Routing]] = {}
-        for name, stream in (("audio", audio), ("video", video)):
-            # Only valid tokens are routed. The published code counts padding in its losses as well, so that they
-            # depend on how clips are batched.
-            rows = by_rate(stream, [getattr(rate, name) for rate in rates], self._compress)
+        for name, features in (("audio", audio), ("video", video)):
+            # Only valid tokens are routed. The published code counts padding in its losses as well, so they depend on
+            # how clips are batched.
+            rows = by_rate(features, [getattr(rate, name) for rate in rates], self._compress)
             made[name] = rows
             clips = [row for row in rows if row is not None]
             if clips:
@@ -283,21 +250,21 @@ class MixtureConnector(Connector):
                 projected = self._part(experts)["experts"](tokens, routing)
                 parts = iter(projected.split([len(clip) for clip in clips]))
                 made[name] = [None if row is None else next(parts) for row in rows]
-        routed = {gate: router_losses(group) for gate, group in routings.items()}
-        losses = [each for each, _ in routed.values()]
-        means = {name: torch.stack([each[name] for each in losses]).mean() for name in losses[0]}
-        statistics = {gate: each for gate, (_, each) in routed.items()}
+        by_router = {gate: router_losses(group) for gate, group in routings.items()}
+        losses = [router for router, _ in by_router.values()]
+        means = {name: torch.stack([router[name] for router in losses]).mean() for name in losses[0]}
+        statistics = {gate: router for gate, (_, router) in by_router.items()}
         return Connected(made["audio"], made["video"], [None] * len(rates), means, statistics)
 
     def active_parameters(self) -> int:
-        """All but the experts that are not chosen for a token."""
+        """Number of parameters without the experts that a token does not choose."""
         pools = [module for module in self.modules() if isinstance(module, ProjectorExperts)]
         return parameters(self) - sum(parameters(pool[0]) * (len(pool) - self.top_k) for pool in pools)
 
     def operations(
         self, audio: Features | None, video: Features | None, rates: Rates, tokens: TokenCounts | None = None
     ) -> int:
-        """Operations of the routers and of the chosen experts, which without content nothing chooses."""
+        """Count those of the routers and of ``top_k`` experts; without values the routers cannot choose any."""
         total = 0
         for name, features in (("audio", audio), ("video", video)):
             for row in by_rate(features, [getattr(rates, name)], self._compress):

@@ -1,4 +1,4 @@
-"""Shorter token sequences: averaging or stacking each run of consecutive encoder frames.
+"""Compression by a rate: the average or the stack of each run of consecutive encoder frames.
 
 Shape notation: B clips, T frames, D encoder width, r the rate; every function gives T // r tokens.
 
@@ -74,60 +74,60 @@ def compressed_width(width: int, rate: int, method: CompressionMethod) -> int:
     return width * rate if check_method(method) == "stack" else width
 
 
-def _windows(tokens: Tensor, rate: int) -> Tensor:
+def _windows(frames: Tensor, rate: int) -> Tensor:
     """(B, T, D) to (B, T // r, r, D); the last T mod r frames are dropped."""
-    batch, frames, width = tokens.shape
-    count = pooled_length(int(frames), rate)
-    # Explicit sizes: a -1 could not be inferred where there is no whole window.
-    return tokens[:, : count * rate].reshape(batch, count, rate, width)
+    batch, length, width = frames.shape
+    count = pooled_length(int(length), rate)
+    # Explicit sizes: a -1 could not be inferred for an empty tensor.
+    return frames[:, : count * rate].reshape(batch, count, rate, width)
 
 
-def average_pool(tokens: Tensor, rate: int) -> Tensor:
+def average_pool(frames: Tensor, rate: int) -> Tensor:
     """Mean of each run of ``rate`` frames (kernel = stride = rate, remainder dropped).
 
     Args:
-        tokens: (B, T, D), any floating dtype.
-        rate: frames per token; 1 returns ``tokens`` itself.
+        frames: (B, T, D), any floating dtype.
+        rate: frames per token; 1 returns ``frames`` itself.
 
     Returns:
-        (B, T // rate, D) in the dtype of ``tokens``; (B, 0, D) where T < rate.
+        (B, T // rate, D) in the dtype of ``frames``; (B, 0, D) where T < rate.
 
     Raises:
         MomeError: the rate is below 1 or not whole.
     """
     if check_rate(rate) == 1:
-        return tokens
-    return _windows(tokens, rate).mean(dim=2)
+        return frames
+    return _windows(frames, rate).mean(dim=2)
 
 
-def stack(tokens: Tensor, rate: int) -> Tensor:
+def stack(frames: Tensor, rate: int) -> Tensor:
     """Each run of ``rate`` frames concatenated along the features, earliest first (remainder dropped).
 
     Args:
-        tokens: (B, T, D), any dtype.
-        rate: frames per token; 1 returns ``tokens`` itself.
+        frames: (B, T, D), any dtype.
+        rate: frames per token; 1 returns ``frames`` itself.
 
     Returns:
-        (B, T // rate, rate * D) in the dtype of ``tokens``; (B, 0, rate * D) where T < rate.
+        (B, T // rate, rate * D) in the dtype of ``frames``; (B, 0, rate * D) where T < rate.
 
     Raises:
         MomeError: the rate is below 1 or not whole.
     """
     if check_rate(rate) == 1:
-        return tokens
-    return _windows(tokens, rate).flatten(start_dim=2)
+        return frames
+    return _windows(frames, rate).flatten(start_dim=2)
 
 
 def compress(
-    tokens: Tensor, lengths: Tensor, rate: int, method: CompressionMethod = "average"
+    frames: Tensor, lengths: Tensor, rate: int, method: CompressionMethod = "average"
 ) -> tuple[Tensor, Tensor]:
     """Compress a right-padded batch.
 
-    A token is valid only where all of its frames are, so no valid token has seen padding and a clip's
-    tokens do not depend on what it is batched with.
+    A token is valid only if all of its frames are, so no valid token has seen padding, and a clip's tokens do not
+    depend on the rest of the batch.
 
     Args:
-        tokens: (B, T, D), any floating dtype.
+        frames: (B, T, D), any floating dtype.
         lengths: (B,) integer, valid frames of each clip, at most T.
         rate: frames per token, from 1 up.
         method: ``"average"`` or ``"stack"``.
@@ -138,5 +138,5 @@ def compress(
     Raises:
         MomeError: unknown method, or a rate below 1.
     """
-    pooled = average_pool(tokens, rate) if check_method(method) == "average" else stack(tokens, rate)
+    pooled = average_pool(frames, rate) if check_method(method) == "average" else stack(frames, rate)
     return pooled, pooled_length(lengths, rate)

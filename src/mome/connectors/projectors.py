@@ -1,5 +1,7 @@
 """From encoder width to the language model's width: one projector per rate.
 
+Shape notation: B clips, T frames, D encoder width, H width of the language model.
+
 Source: Llama-MTSK ("Adaptive AVSR via Matryoshka-based multimodal LLMs") and MoME (NeurIPS 2025): two
 linear layers with a ReLU between them, one pair of layers for each rate of each modality. The names in the
 state dict are those of the published checkpoints.
@@ -10,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from mome.connectors.base import ConnectorConfig, SeparateConnector, Surroundings, parameters
@@ -53,18 +54,15 @@ class Projector(nn.Sequential):
         out_features: int,
         hidden: int = 2048,
         norm: bool = False,
-        *,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
     ) -> None:
         """Map (..., in_features) to (..., out_features) through ``hidden`` features."""
         layers: list[nn.Module] = [
-            nn.Linear(in_features, hidden, device=device, dtype=dtype),
+            nn.Linear(in_features, hidden),
             nn.ReLU(),
-            nn.Linear(hidden, out_features, device=device, dtype=dtype),
+            nn.Linear(hidden, out_features),
         ]
         if norm:
-            layers.append(nn.LayerNorm(out_features, device=device, dtype=dtype))
+            layers.append(nn.LayerNorm(out_features))
         super().__init__(*layers)
 
 
@@ -76,9 +74,6 @@ class RateProjectors(nn.ModuleList):
     Attributes:
         rates: the rates, in the order of the projectors.
         method: ``"average"`` or ``"stack"``.
-        in_features: width D of the encoder's tokens; the projector of rate r reads D (average) or r * D
-            (stack).
-        out_features: width H of the language model.
     """
 
     def __init__(
@@ -89,11 +84,8 @@ class RateProjectors(nn.ModuleList):
         out_features: int = 2048,
         method: CompressionMethod = "average",
         norm: bool = False,
-        *,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
     ) -> None:
-        """Make one projector per rate.
+        """Make one projector per rate, from D (average) or rate * D (stack) through ``hidden`` to H features.
 
         Raises:
             MomeError: no rate, a rate twice or below 1, or an unknown method.
@@ -101,44 +93,28 @@ class RateProjectors(nn.ModuleList):
         check_method(method)
         check_rates(rates)
         super().__init__(
-            Projector(
-                compressed_width(in_features, rate, method),
-                out_features,
-                hidden,
-                norm,
-                device=device,
-                dtype=dtype,
-            )
-            for rate in rates
+            Projector(compressed_width(in_features, rate, method), out_features, hidden, norm) for rate in rates
         )
         self.rates = tuple(rates)
         self.method: CompressionMethod = method
-        self.in_features = in_features
-        self.out_features = out_features
 
     def projector(self, rate: int) -> Projector:
-        """The projector of ``rate``; raises :class:`MomeError` naming the rates that exist otherwise."""
+        """The projector of ``rate``; raises :class:`MomeError` if there is none."""
         projector = self[self.rates.index(check_known(rate, self.rates))]
         assert isinstance(projector, Projector)
         return projector
 
-    def forward(self, tokens: Tensor, lengths: Tensor, rate: int) -> tuple[Tensor, Tensor]:
-        """Compress ``tokens`` by ``rate`` and project them to the language model's width.
-
-        Args:
-            tokens: (B, T, D), floating, right-padded, in the dtype of the projectors.
-            lengths: (B,) integer, valid frames of each clip.
-            rate: one of ``self.rates``.
+    def forward(self, frames: Tensor, lengths: Tensor, rate: int) -> tuple[Tensor, Tensor]:
+        """Compress by the rate, then project; a :data:`~mome.connectors.base.Compressor`.
 
         Returns:
-            Tokens (B, T // rate, H) and lengths (B,), floor(lengths / rate). Positions beyond the lengths
-            hold projected padding, to be masked by the caller.
+            Tokens (B, T // rate, H) and lengths (B,), floor(lengths / rate).
 
         Raises:
             MomeError: the rate has no projector.
         """
         projector = self.projector(rate)
-        pooled, pooled_lengths = compress(tokens, lengths, rate, self.method)
+        pooled, pooled_lengths = compress(frames, lengths, rate, self.method)
         return projector(pooled), pooled_lengths
 
 
@@ -146,6 +122,6 @@ class RateProjectorsConnector(SeparateConnector):
     """A :class:`RateProjectors` for each modality."""
 
     def active_parameters(self) -> int:
-        """Parameters of the largest projector of each modality."""
+        """Number of parameters of the largest projector of each modality."""
         sides = [side for side in (self.audio, self.video) if isinstance(side, RateProjectors)]
         return sum(max(map(parameters, side)) for side in sides)

@@ -1,6 +1,7 @@
-"""Audio and video read together by learned queries, as many as the clip's length and speech rate ask for.
+"""Learned queries that read audio and video together; their number follows the clip's length and speech rate.
 
-Shape notation: B clips, T fused frames, R frames after resizing, n queries, H width of the language model.
+Shape notation: B clips, T fused frames, R frames after resizing, Q queries, n of them used, H width of the language
+model.
 
 Source: "MMS-LLaMA: Efficient LLM-based Audio-Visual Speech Recognition with Minimal Multimodal Speech Tokens"
 (ACL Findings 2025). The Q-Former is that of BLIP-2, from Transformers.
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Blip2QFormerConfig, Blip2QFormerModel
 
+from mome.clip import FRAME_RATE
 from mome.connectors.base import Connected, Connector, ConnectorConfig, Surroundings, TokenCounts
 from mome.connectors.fusion import EarlyFusion, resize
 from mome.connectors.speech_rate import SpeechRatePredictor
@@ -25,8 +27,7 @@ from mome.operations import count_operations, meta
 from mome.options import check_whole
 from mome.rates import Rates
 
-FRAMES_PER_SECOND = 25
-SLOWEST, FASTEST = 1.0, 2.0  # speech rates beyond these count as these
+SLOWEST, FASTEST = 1.0, 2.0  # speech rates are limited to these
 MOST_LAYERS = 64
 
 
@@ -35,18 +36,19 @@ class QFormerConfig(ConnectorConfig, kind="qformer"):
     """Early fusion and a Q-Former whose number of queries follows length and speech rate (MMS-LLaMA).
 
     Attributes:
-        queries_per_second: queries for a second of normally fast speech.
-        longest: seconds that there are queries for, at normal speed; half of what is learned.
+        queries_per_second: queries for a second of speech of normal speed.
+        longest: seconds of speech, at normal speed, that half of the learned queries suffice for.
         hidden: width of the Q-Former.
-        layers: its layers.
-        heads: its attention heads.
-        inner: its feed-forward width.
-        speech_rate: whether a predictor of the speech rate, trained along, widens the number of queries.
-        words_per_second: of normally fast speech, the mean of the training set (LRS3: 2.71).
+        layers: layers of the Q-Former.
+        heads: attention heads of the Q-Former.
+        inner: feed-forward width of the Q-Former.
+        speech_rate: whether a predictor of the speech rate, trained with the rest, raises the number of queries for
+            fast speech.
+        words_per_second: normal speed, the mean of the training set (LRS3: 2.71).
     """
 
     fuses = True
-    audio_frames_per_second = 2 * FRAMES_PER_SECOND
+    audio_frames_per_second = 2 * FRAME_RATE
 
     queries_per_second: int = 3
     longest: int = 20
@@ -66,7 +68,7 @@ class QFormerConfig(ConnectorConfig, kind="qformer"):
             raise MomeError(f"words_per_second = {self.words_per_second!r} is not possible: give a positive number")
 
     def build(self, around: Surroundings) -> QFormerConnector:
-        """Make the Q-Former and what is around it.
+        """Make fusion, predictor, Q-Former and projector.
 
         Raises:
             MomeError: an encoder is missing.
@@ -76,22 +78,22 @@ class QFormerConfig(ConnectorConfig, kind="qformer"):
         return QFormerConnector(around.audio_features, around.video_features, around.out_features, self)
 
     def tokens(self, rates: Rates, audio_frames: int, video_frames: int) -> TokenCounts:
-        """As :func:`query_count`, for normally fast speech."""
+        """See :func:`query_count`, for speech of normal speed."""
         frames = video_frames if rates.video is not None else audio_frames // 2
         return TokenCounts(fused=query_count(self, frames))
 
     def loss_weights(self) -> dict[str, float]:
-        """The speech rate's, where it is predicted."""
+        """Factor 1 of the predictor's loss, if there is a predictor."""
         return {"speech_rate": 1.0} if self.speech_rate else {}
 
 
 def learned_queries(config: QFormerConfig) -> int:
-    """How many queries there are, enough for the longest clip at the fastest speech."""
+    """Q, the number of queries: enough for the longest clip at the fastest speech."""
     return int(config.queries_per_second * config.longest * FASTEST)
 
 
 def query_count(config: QFormerConfig, frames: int, speech_rate: float = 1.0) -> int:
-    """Tokens that a clip becomes.
+    """Number of tokens of a clip: floor(seconds * queries_per_second * speech_rate), within limits.
 
     Args:
         config: gives the queries per second.
@@ -104,8 +106,8 @@ def query_count(config: QFormerConfig, frames: int, speech_rate: float = 1.0) ->
     """
     if frames == 0:
         return 0
-    wanted = int(frames * config.queries_per_second * speech_rate / FRAMES_PER_SECOND)
-    return min(max(wanted, config.queries_per_second), learned_queries(config))
+    count = int(frames * config.queries_per_second * speech_rate / FRAME_RATE)
+    return min(max(count, config.queries_per_second), learned_queries(config))
 
 
 class QFormerConnector(Connector):
@@ -115,10 +117,10 @@ class QFormerConnector(Connector):
     ``Blip2QFormerModel``), ``projector.{0,1}.*``.
 
     Attributes:
-        fusion: makes one stream of the two.
-        predictor: tells the speech rate; ``None`` takes all speech for normally fast. The number of queries has no
-            gradient, so :meth:`speech_rate_loss` trains it.
-        queries: ``(1, Q, hidden)``, of which a clip uses the first n.
+        fusion: fuses audio and video.
+        predictor: predicts the speech rate, and is trained by :meth:`losses` alone, as the number of queries has no
+            gradient; ``None``: all speech has normal speed.
+        queries: ``(1, Q, hidden)``; a clip uses the first n.
     """
 
     def __init__(self, audio_features: int, video_features: int, out_features: int, config: QFormerConfig) -> None:
@@ -147,16 +149,16 @@ class QFormerConnector(Connector):
         nn.init.normal_(self.queries, std=0.02)
 
     def forward(self, audio: Features | None, video: Features | None, rates: Sequence[Rates]) -> Connected:
-        """Make fused tokens.
+        """Make fused tokens; see :meth:`Connector.forward`.
 
-        Of the rates it matters only which modalities they name: how many tokens there are follows from a clip's
-        length and speech rate. Clips of one modality go beyond the paper: the missing half of the features is zero,
-        and without audio speech counts as normally fast.
+        The rates say only which modalities are used: the number of tokens follows from a clip's length and speech
+        rate. Not in the paper: for a clip of one modality the other's features are zero, and without audio its speech
+        has normal speed.
 
         Args:
-            audio: tokens ``(B, T_a, D_a)``, 50 a second; ``None`` if no clip's rates name audio.
-            video: tokens ``(B, T_v, D_v)``, 25 a second, likewise.
-            rates: one per clip.
+            audio: features ``(B, T_a, D_a)``, 50 a second.
+            video: features ``(B, T_v, D_v)``, 25 a second.
+            rates: rates of each clip.
 
         Returns:
             ``fused`` tokens ``(n, H)`` of each clip, ``(0, H)`` for a clip without a frame.
@@ -171,7 +173,7 @@ class QFormerConnector(Connector):
         fused = self.fusion(audio, video)
         frames, speech_rates = fused.lengths.tolist(), self.speech_rates(audio, fused.lengths).tolist()
         counts = [query_count(self.config, *clip) for clip in zip(frames, speech_rates, strict=True)]
-        # A clip without a frame is read as one frame of zeros, for attention to nothing is not a number.
+        # A clip without a frame is read as one frame of zeros, as attention to nothing would give NaN.
         sizes = [max(int(length * rate), 1) for length, rate in zip(frames, speech_rates, strict=True)]
         features = resize(fused.frames, [max(length, 1) for length in frames], sizes)
         tokens = self.projector(self.read(features, sizes, counts))
@@ -179,22 +181,22 @@ class QFormerConnector(Connector):
         made: list[Tensor | None] = [row[:count] for row, count in zip(tokens, counts, strict=True)]
         return Connected(none, list(none), made)
 
-    def _named(self, stream: Features | None, named: Sequence[bool], features: int) -> Features:
-        """The stream with length 0 for the clips whose rates do not name it."""
-        if stream is None:
+    def _named(self, features: Features | None, named: Sequence[bool], width: int) -> Features:
+        """One modality's features, with length 0 for the clips whose rates do not name it."""
+        if features is None:
             if any(named):
                 raise ValueError("a clip's rates name a modality that was not given")
-            absent = self.queries.new_zeros(len(named), 0, features)
-            stream = Features(absent, self.queries.new_zeros(len(named), dtype=torch.long))
-        return Features(stream.frames, stream.lengths * torch.tensor(named, device=stream.lengths.device))
+            absent = self.queries.new_zeros(len(named), 0, width)
+            features = Features(absent, self.queries.new_zeros(len(named), dtype=torch.long))
+        return Features(features.frames, features.lengths * torch.tensor(named, device=features.lengths.device))
 
     @torch.no_grad()
     def speech_rates(self, audio: Features, frames: Tensor) -> Tensor:
-        """The factors by which speech rates lengthen the clips.
+        """Predict the speech rates, limited to 1 to 2: factors of the clips' lengths and numbers of tokens.
 
         Args:
-            audio: tokens ``(B, T_a, D_a)``; clips of length 0 count as normally fast.
-            frames: ``(B,)`` integer, fused frames; audio beyond them is not considered.
+            audio: features ``(B, T_a, D_a)``; a clip of length 0 has the factor 1.
+            frames: ``(B,)`` integer, fused frames; audio beyond them is not read.
 
         Returns:
             ``(B,)`` float32 from 1 to 2.
@@ -203,19 +205,19 @@ class QFormerConnector(Connector):
         lengths = torch.minimum(audio.lengths, 2 * frames)
         known = lengths > 0
         if self.predictor is not None and known.any():
-            tokens, lengths = audio.frames[known], lengths[known]
-            factors[known] = self.predictor(tokens[:, : int(lengths.max())], lengths).float().clamp(SLOWEST, FASTEST)
+            sound, lengths = audio.frames[known], lengths[known]
+            factors[known] = self.predictor(sound[:, : int(lengths.max())], lengths).float().clamp(SLOWEST, FASTEST)
         return factors
 
     def losses(self, audio: Features | None, video: Features | None, words: Tensor) -> dict[str, Tensor]:
-        """``speech_rate``: mean squared error of the predicted speech rates, which trains the predictor.
+        """``speech_rate``: mean squared error of the predicted speech rates, over the clips with audio.
 
-        Its gradient reaches nothing but the predictor. Clips without audio do not count.
+        Its gradient reaches the predictor only.
         """
         if self.predictor is None or audio is None:
             return {}
         counted = audio.lengths > 0
-        seconds = audio.lengths.clamp(min=1) / (2 * FRAMES_PER_SECOND)
+        seconds = audio.lengths.clamp(min=1) / (2 * FRAME_RATE)
         target = words / seconds / self.config.words_per_second
         errors = self.predictor(audio.frames.detach(), audio.lengths).float() - target
         return {"speech_rate": (errors.square() * counted).sum() / counted.sum().clamp(min=1)}
@@ -223,7 +225,7 @@ class QFormerConnector(Connector):
     def operations(
         self, audio: Features | None, video: Features | None, rates: Rates, tokens: TokenCounts | None = None
     ) -> int:
-        """Operations of one clip. Its number of tokens tells its speech rate, unless it is the least or the most."""
+        """See :meth:`Connector.operations`; the speech rate is computed from the number of tokens."""
         given = video if video is not None else audio
         if given is None:
             return 0
@@ -232,7 +234,7 @@ class QFormerConnector(Connector):
         queries = query_count(self.config, frames) if tokens is None else tokens.fused
         speech_rate = SLOWEST
         if per_second < queries < learned_queries(self.config):
-            speech_rate = min(max(queries * FRAMES_PER_SECOND / (per_second * frames), SLOWEST), FASTEST)
+            speech_rate = min(max(queries * FRAME_RATE / (per_second * frames), SLOWEST), FASTEST)
         # The convolution runs on zeros where there is no audio.
         sound = meta(1, 2 * frames, self.fusion.downsample.in_channels)
         total = count_operations(lambda: self.fusion.downsample(sound.transpose(1, 2)))
@@ -249,14 +251,13 @@ class QFormerConnector(Connector):
         Args:
             features: ``(B, R, D_a + D_v)`` fused and resized, in the dtype of the weights.
             sizes: frames of each clip, from 1 up.
-            counts: queries of each clip.
+            counts: queries n of each clip.
 
         Returns:
-            ``(B, max(counts), hidden)``; positions beyond a clip's count hold nothing of use, and there is at least
-            one.
+            ``(B, max(counts), hidden)``, at least one position; positions beyond a clip's count hold no token.
         """
         device = features.device
-        # Queries that a clip does not use would be read by those that it does.
+        # Queries attend to each other: those that a clip does not use are masked.
         used = torch.tensor([max(count, 1) for count in counts], device=device)
         queries = self.queries[:, : max(*counts, 1)].expand(len(features), -1, -1)
         read: Tensor = self.qformer(

@@ -50,7 +50,7 @@ from mome.convert.avsr_names import (
 from mome.convert.fitting import checked, read_size
 from mome.convert.unpickle import read_checkpoint
 from mome.convert.writing import Account, Unused, check_free, fill_card, new_folder, save_weights
-from mome.encoders.whisper import TOKENS_PER_SECOND
+from mome.encoders.whisper import FRAMES_PER_SECOND
 from mome.errors import MomeError
 from mome.model.model import MomeForSpeechRecognition
 from mome.model.processor import MomeProcessor
@@ -328,7 +328,7 @@ def _write(
     audio = config.audio_config
     extractor: WhisperFeatureExtractor | Wav2Vec2FeatureExtractor | None = None
     if audio is not None and audio.model_type == "whisper":
-        window = audio.max_source_positions // TOKENS_PER_SECOND
+        window = audio.max_source_positions // FRAMES_PER_SECOND
         extractor = WhisperFeatureExtractor(feature_size=audio.num_mel_bins, chunk_length=window)
     elif audio is not None:
         extractor = Wav2Vec2FeatureExtractor(do_normalize=False)  # the processor normalises

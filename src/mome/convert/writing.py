@@ -19,7 +19,7 @@ from torch import Tensor
 from mome.checkpoints.folder import WEIGHTS
 from mome.convert.fitting import dtype_name
 from mome.errors import MomeError, reason
-from mome.files import open_as_usual
+from mome.files import set_default_permissions
 
 
 @dataclass(frozen=True)
@@ -146,4 +146,4 @@ def save_weights(state: Mapping[str, Tensor], folder: Path) -> None:
         else:
             apart[name] = tensor.clone(memory_format=torch.contiguous_format)
     save_file(apart, folder / WEIGHTS, metadata={"format": "pt"})
-    open_as_usual(folder / WEIGHTS)
+    set_default_permissions(folder / WEIGHTS)

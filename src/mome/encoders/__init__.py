@@ -1,6 +1,6 @@
-"""Frozen pre-trained encoders: clips to features, their lengths, and how many tokens there are per second.
+"""Frozen pre-trained encoders: sound or mouth video to features.
 
-Every module of this folder is imported, so that the encoders in it are known.
+All modules of this folder are imported, and so the audio encoders in them are registered.
 """
 
 import importlib

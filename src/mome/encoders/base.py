@@ -1,10 +1,11 @@
-"""What an audio encoder is: a pre-trained model, and what is known about it without its weights.
+"""The interface of an audio encoder: a wrapper of a pre-trained model, and facts that need no weights.
 
-To add one, write a subclass of :class:`AudioEncoder`; nothing else in the package knows the encoders by name. A video
-encoder is a model that Transformers' Auto classes know and whose forward pass returns
-:class:`~mome.features.Features`, as :class:`~mome.encoders.avhubert.AVHubertModel`.
+To add an audio encoder, write a subclass of :class:`AudioEncoder`; nothing else in the package knows encoders by name.
+A video encoder needs no wrapper: it is a model that Transformers' Auto classes know and whose forward pass returns
+:class:`~mome.features.Features`, such as :class:`~mome.encoders.avhubert.AVHubertModel`. docs/extending.md has an
+example.
 
-Shape notation: B clips, C input channels, M input frames, T tokens, D width.
+Shape notation: B clips, C input channels, M input frames, T encoder frames, D width.
 """
 
 from __future__ import annotations
@@ -19,44 +20,51 @@ from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
 from mome.errors import MomeError
 from mome.features import Features
+from mome.options import register
 
 AudioContext = Literal["window", "clip"]
 Report = dict[str, Any]
-"""What Transformers tells of the weights that it has loaded."""
+"""Transformers' ``loading_info``: keys that were missing, unexpected or of another shape."""
 
 
 class AudioEncoder(nn.Module, ABC):
-    """A frozen audio encoder that gives each clip the tokens it would have by itself.
+    """A frozen audio encoder. A clip's features do not depend on the other clips of its batch.
 
-    A subclass names what it reads and the types of the Transformers configurations that it wraps:
-    ``class WhisperAudioEncoder(AudioEncoder, reads="log_mel", types=("whisper",))``.
+    A subclass gives the name of its input, and the ``model_type`` of the Transformers models that it wraps:
+    ``class WhisperAudioEncoder(AudioEncoder, reads="log_mel", types=("whisper",))``. A subclass of another encoder
+    may leave ``reads`` out: it then reads its parent's input.
 
     Args:
         encoder: the pre-trained model.
-        context: how much an encoder with a fixed window computes, see :class:`WhisperAudioEncoder`; for the others
-            it says nothing.
+        context: how much an encoder with a fixed window computes, see :class:`WhisperAudioEncoder`; other encoders
+            ignore it.
 
     Attributes:
-        reads: its kind of input, as the processor's files name it.
-        extractor: the class of its feature extractor; ``None`` where it needs none.
+        reads: name of the input, as in the processor's files.
+        extractor: class of the Transformers feature extractor that :meth:`prepare` uses; ``None``: it uses none.
     """
 
     reads: ClassVar[str]
     extractor: ClassVar[type | None] = None
 
-    def __init_subclass__(cls, reads: str, types: tuple[str, ...], **kwargs: Any) -> None:
+    def __init_subclass__(cls, types: tuple[str, ...], reads: str | None = None, **kwargs: Any) -> None:
+        """Register the encoder; raise ``ValueError`` if another one has its input's name or one of its types."""
         super().__init_subclass__(**kwargs)
-        cls.reads = reads
-        AUDIO_ENCODERS.update(dict.fromkeys(types, cls))
+        if reads is not None:
+            register(_INPUTS, reads, cls)
+            cls.reads = reads
+        for name in types:
+            register(AUDIO_ENCODERS, name, cls)
 
-    def __init__(self, encoder: PreTrainedModel, context: AudioContext = "window"):
+    def __init__(self, encoder: PreTrainedModel, context: AudioContext = "window") -> None:
+        """Wrap ``encoder``."""
         super().__init__()
         self.encoder = encoder
         self.context = context
 
     @property
     def hidden_size(self) -> int:
-        """Width D of the tokens."""
+        """Width D of the features."""
         return int(self.encoder.config.hidden_size)
 
     @abstractmethod
@@ -68,35 +76,35 @@ class AudioEncoder(nn.Module, ABC):
             input_features_mask: ``(B, M)`` bool, true on real frames; without it all are.
 
         Returns:
-            Features with a length of 0 for a clip too short for one token.
+            Features ``(B, T, D)``, zero beyond each clip's length; the length is 0 for a clip too short for a frame.
         """
 
     @abstractmethod
-    def example(self, tokens: int) -> Tensor:
-        """An input ``(1, C, M)`` on the meta device of a clip that gives so many tokens."""
+    def example(self, frames: int) -> Tensor:
+        """Make an input ``(1, C, M)`` on the meta device that gives this many frames, to count operations with."""
 
     @staticmethod
     @abstractmethod
     def frames(config: PreTrainedConfig, samples: int) -> int:
-        """Tokens that a clip of so many samples at 16 kHz gives."""
+        """Number of encoder frames T of a clip of ``samples`` samples at 16 kHz."""
 
     @staticmethod
     @abstractmethod
     def frames_per_second(config: PreTrainedConfig) -> int:
-        """Tokens a second."""
+        """Encoder frames a second."""
 
     @staticmethod
     @abstractmethod
-    def features(waveform: np.ndarray, extractor: Any, context: AudioContext) -> tuple[np.ndarray, int]:
-        """The input of one clip.
+    def prepare(waveform: np.ndarray, extractor: Any, context: AudioContext) -> tuple[np.ndarray, int]:
+        """Make the input of one clip.
 
         Args:
             waveform: ``(samples,)`` float32, 16 kHz mono.
-            extractor: of the class ``extractor``.
+            extractor: an instance of the class ``extractor``.
             context: as for the encoder.
 
         Returns:
-            ``(C, M)`` float32 and the number of real frames.
+            Input ``(C, M)`` float32, and how many of its M frames are real, not padding.
 
         Raises:
             MomeError: the clip is too long.
@@ -104,58 +112,70 @@ class AudioEncoder(nn.Module, ABC):
 
     @staticmethod
     def new(config: PreTrainedConfig) -> PreTrainedModel:
-        """A model with random weights to wrap."""
-        return AutoModel.from_config(config, trust_remote_code=False)
+        """Make the model to wrap, with random weights."""
+        model: PreTrainedModel = AutoModel.from_config(config, trust_remote_code=False)
+        return model
 
     @staticmethod
     def load(config: PreTrainedConfig, load: Callable[[Any], tuple[Any, Report]]) -> tuple[PreTrainedModel, Report]:
-        """The pre-trained model to wrap, and the report on its weights.
+        """Load the model to wrap.
 
         Args:
-            config: of the model's files.
-            load: reads them as a class of Transformers.
+            config: the configuration in the model's files.
+            load: loads the files with the ``from_pretrained`` of the Transformers class that it is given.
+
+        Returns:
+            The model, and the report on its weights.
         """
         return load(AutoModel)
 
     @staticmethod
     def window(extractor: Any) -> float | None:
-        """Seconds of sound that the encoder can read at once; ``None``: any number."""
+        """Longest sound in seconds that the encoder reads; ``None``: no limit."""
         return None
 
     @staticmethod
-    def needed(config: PreTrainedConfig) -> dict[str, Any]:
-        """Settings that the feature extractor must have for the encoder of this configuration."""
+    def extractor_settings(config: PreTrainedConfig) -> dict[str, Any]:
+        """Attributes, with their values, that the feature extractor must have for an encoder of this configuration."""
         return {}
 
 
 AUDIO_ENCODERS: dict[str, type[AudioEncoder]] = {}
-"""The audio encoders by the type of their configuration; an encoder enters when its class is made."""
+"""The audio encoders by the ``model_type`` that they wrap; defining a subclass of :class:`AudioEncoder` adds it."""
+_INPUTS: dict[str, type[AudioEncoder]] = {}
 
 
 def audio_encoder(config: PreTrainedConfig, what: str = "audio_config") -> type[AudioEncoder]:
-    """The audio encoder of a configuration.
+    """The wrapper for models of a configuration.
+
+    Args:
+        config: an audio encoder's configuration.
+        what: how a message names it.
 
     Raises:
-        MomeError: there is none for its type.
+        MomeError: no audio encoder wraps models of its type.
     """
     if config.model_type not in AUDIO_ENCODERS:
         raise MomeError(f"{what} is of type {config.model_type}, not one of {', '.join(sorted(AUDIO_ENCODERS))}")
     return AUDIO_ENCODERS[config.model_type]
 
 
-def encoder_reading(kind: str) -> type[AudioEncoder]:
-    """The audio encoder with this kind of input.
+def encoder_reading(audio_input: str) -> type[AudioEncoder]:
+    """The audio encoder that prepares and reads an input.
+
+    Args:
+        audio_input: an encoder's ``reads``.
 
     Raises:
-        MomeError: there is none.
+        MomeError: no audio encoder reads it.
     """
-    kinds = {encoder.reads: encoder for encoder in AUDIO_ENCODERS.values()}
-    if kind not in kinds:
-        raise MomeError(f"audio_input {kind!r:.60} is unknown: choose one of {', '.join(kinds)}")
-    return kinds[kind]
+    if audio_input not in _INPUTS:
+        raise MomeError(f"audio_input {audio_input!r:.60} is unknown: choose one of {', '.join(_INPUTS)}")
+    return _INPUTS[audio_input]
 
 
 def z_normalize(waveform: np.ndarray) -> np.ndarray:
-    """``(samples,)`` float32 → the same with mean 0 and variance 1 over the utterance (eps 1e-8)."""
+    """Scale a waveform ``(samples,)`` float32 to mean 0 and variance 1 (eps 1e-8)."""
     centred = waveform - waveform.mean()
-    return (centred / np.sqrt(centred.var() + 1e-8)).astype(np.float32)
+    scaled: np.ndarray = centred / np.sqrt(centred.var() + 1e-8)
+    return scaled.astype(np.float32)

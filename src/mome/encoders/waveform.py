@@ -1,7 +1,8 @@
-"""WavLM and HuBERT as audio encoders: waveforms to 50 tokens a second."""
+"""WavLM and HuBERT as audio encoders: waveforms to 50 frames a second."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import prod
 from typing import Any, cast
 
@@ -33,8 +34,8 @@ class WaveformAudioEncoder(AudioEncoder, reads="waveform", types=("wavlm", "hube
             input_features_mask: ``(B, M)`` bool, true on real samples; without it all are.
 
         Returns:
-            Features with ``⌊(samples - 400) / 320⌋ + 1`` tokens per clip in the published models, none of a clip
-            shorter than one token's window.
+            Features with ``⌊(samples - 400) / 320⌋ + 1`` frames per clip in the published models, 0 for a clip
+            shorter than a frame's window of 400 samples.
         """
         encoder, size = cast(WavLMModel | HubertModel, self.encoder), input_features.shape[2]
         samples = [size] * len(input_features) if input_features_mask is None else input_features_mask.sum(1).tolist()
@@ -43,47 +44,50 @@ class WaveformAudioEncoder(AudioEncoder, reads="waveform", types=("wavlm", "hube
         if not any(counts):
             return Features(input_features.new_zeros(len(samples), 0, self.hidden_size), lengths)
         hidden = encoder.feature_projection(self._windows(input_features[:, 0], samples))
-        hidden = hidden[0] if isinstance(hidden, tuple) else hidden  # WavLM gives what it projected, too
+        hidden = hidden[0] if isinstance(hidden, tuple) else hidden  # WavLM also returns its norm's output
         if input_features_mask is None:
             return Features(encoder.encoder(hidden).last_hidden_state, lengths)
         mask = length_mask(lengths, hidden.shape[1])
-        tokens = encoder.encoder(hidden, attention_mask=mask).last_hidden_state
-        return Features(tokens.masked_fill(~mask[..., None], 0), lengths)
+        frames = encoder.encoder(hidden, attention_mask=mask).last_hidden_state
+        return Features.masked(frames, lengths)
 
     def _windows(self, waves: Tensor, samples: list[int]) -> Tensor:
         """``(B, M)`` samples → ``(B, T, C)``, the convolutions' outputs; T is at least 1."""
-        convolve = cast(WavLMModel | HubertModel, self.encoder).feature_extractor
+        convolve: Callable[[Tensor], Tensor] = cast(WavLMModel | HubertModel, self.encoder).feature_extractor
         least = self.example(1).shape[2]
         waves = nn.functional.pad(waves, (0, max(least - waves.shape[1], 0)))
         if self.encoder.config.feat_extract_norm == "layer":
             return convolve(waves).transpose(1, 2)
-        # The smaller models normalise over time, padding included, so each clip goes through by itself.
+        # The base models' group norm averages over time, padding included, so each clip is computed by itself.
         rows = [convolve(wave[None, : max(size, least)])[0].T for wave, size in zip(waves, samples, strict=True)]
         return nn.utils.rnn.pad_sequence(rows, batch_first=True)
 
-    def example(self, tokens: int) -> Tensor:
-        """The shortest waveform of so many tokens."""
+    def example(self, frames: int) -> Tensor:
+        """The shortest waveform that gives this many frames."""
+        samples = frames
         for kernel, stride in self._convolutions(self.encoder.config)[::-1]:
-            tokens = (tokens - 1) * stride + kernel
-        return meta(1, 1, tokens)
+            samples = (samples - 1) * stride + kernel
+        return meta(1, 1, samples)
 
     @staticmethod
     def frames(config: PreTrainedConfig, samples: int) -> int:
-        """As many as there are full windows."""
+        """Number of full windows of the convolutions."""
+        count = samples
         for kernel, stride in WaveformAudioEncoder._convolutions(config):
-            samples = max((samples - kernel) // stride + 1, 0)
-        return samples
+            count = max((count - kernel) // stride + 1, 0)
+        return count
 
     @staticmethod
     def frames_per_second(config: PreTrainedConfig) -> int:
-        """50 with the published strides; a clip has one less than that, for want of a last full window."""
-        return SAMPLE_RATE // prod(config.conv_stride)
+        """50 with the published strides; a clip of whole seconds has one frame less, as its last window is not full."""
+        strides: list[int] = list(config.conv_stride)
+        return SAMPLE_RATE // prod(strides)
 
     @staticmethod
-    def features(
+    def prepare(
         waveform: np.ndarray, extractor: Wav2Vec2FeatureExtractor, context: AudioContext
     ) -> tuple[np.ndarray, int]:
-        """The normalised samples ``(1, M)``."""
+        """Normalised samples ``(1, M)``."""
         normal = z_normalize(waveform)
         samples = extractor(normal, sampling_rate=extractor.sampling_rate, return_tensors="np").input_values
         return samples.astype(np.float32), samples.shape[1]

@@ -1,4 +1,4 @@
-"""Whisper's encoder as the audio encoder: log-mel frames to 50 tokens a second."""
+"""Whisper's encoder as an audio encoder: log-mel frames to 50 encoder frames a second."""
 
 from __future__ import annotations
 
@@ -18,17 +18,19 @@ from mome.errors import MomeError
 from mome.features import Features, length_mask
 from mome.operations import meta
 
-LOG_MEL_RATE = 100  # frames a second
-TOKENS_PER_SECOND = 50
+LOG_MEL_RATE = 100  # log-mel frames a second
+FRAMES_PER_SECOND = 50  # encoder frames a second
 
 
 class WhisperAudioEncoder(AudioEncoder, reads="log_mel", types=("whisper",)):
     """A Transformers ``WhisperEncoder`` whose output is trimmed to the real length of each clip.
 
+    "Robust Speech Recognition via Large-Scale Weak Supervision" (Radford et al., 2022).
+
     Args:
         encoder: the pre-trained encoder.
-        context: ``"window"`` runs the full window (30 s in the published models) as Whisper was trained,
-            and trims afterwards. ``"clip"`` computes the needed frames only, with padding masked: several
+        context: ``"window"`` runs the full window (30 s in the published models), as Whisper was trained,
+            and trims afterwards. ``"clip"`` computes the clip's own frames only, with padding masked: several
             times cheaper, and right for encoders that were trained that way.
     """
 
@@ -42,52 +44,52 @@ class WhisperAudioEncoder(AudioEncoder, reads="log_mel", types=("whisper",)):
             input_features_mask: ``(B, M)`` bool, true on real frames; without it all are.
 
         Returns:
-            Features with ``⌊frames / 2⌋`` tokens per clip.
+            Features with ``⌊log-mel frames / 2⌋`` frames per clip.
         """
         mask = input_features_mask
         if mask is None:
             mask = torch.ones(len(input_features), input_features.shape[2], dtype=torch.bool)
         lengths = mask.sum(1) // 2
         if self.context == "window":
-            tokens = self.encoder(input_features).last_hidden_state[:, : int(lengths.max())]
+            frames = self.encoder(input_features).last_hidden_state[:, : int(lengths.max())]
         else:
-            tokens = self._encode_needed_frames(input_features, mask, lengths)
-        return Features(tokens * length_mask(lengths, tokens.shape[1]).to(tokens.device)[..., None], lengths)
+            frames = self._encode_clips(input_features, mask, lengths)
+        return Features.masked(frames, lengths)
 
-    def _encode_needed_frames(self, frames: Tensor, frame_mask: Tensor, lengths: Tensor) -> Tensor:
+    def _encode_clips(self, log_mel: Tensor, mask: Tensor, lengths: Tensor) -> Tensor:
         encoder, size = cast(WhisperEncoder, self.encoder), max(int(lengths.max()), 1)
-        frame_mask = frame_mask[:, None].to(frames)
-        # A padded batch must look like each clip's own zero padding; the second convolution's valid outputs
-        # see no frame beyond the clip.
-        hidden = F.gelu(encoder.conv1(frames * frame_mask))
+        # Zeros beyond each clip, as a clip by itself is padded; the second convolution's valid outputs then read no
+        # frame of the padding.
+        hidden = F.gelu(encoder.conv1(log_mel * mask[:, None].to(log_mel)))
         hidden = F.gelu(encoder.conv2(hidden)).transpose(1, 2)[:, :size]
         hidden = hidden + encoder.embed_positions.weight[:size]
-        valid = length_mask(lengths, size).to(frames.device)
+        valid = length_mask(lengths, size).to(hidden.device)
         attention_mask = torch.zeros(valid.shape, dtype=hidden.dtype, device=hidden.device)
         attention_mask = attention_mask.masked_fill(~valid, torch.finfo(hidden.dtype).min)[:, None, None]
         attention_mask = attention_mask.expand(-1, 1, size, -1)
         for layer in encoder.layers:
             hidden = layer(hidden, attention_mask)
             hidden = hidden[0] if isinstance(hidden, tuple) else hidden
-        return encoder.layer_norm(hidden)
+        normed: Tensor = encoder.layer_norm(hidden)
+        return normed
 
-    def example(self, tokens: int) -> Tensor:
-        """See :meth:`AudioEncoder.example`; a whole window is computed for any clip."""
+    def example(self, frames: int) -> Tensor:
+        """See :meth:`AudioEncoder.example`; with ``context="window"`` always a full window."""
         config = self.encoder.config
-        return meta(1, config.num_mel_bins, 2 * (config.max_source_positions if self.context == "window" else tokens))
+        return meta(1, config.num_mel_bins, 2 * (config.max_source_positions if self.context == "window" else frames))
 
     @staticmethod
     def frames(config: PreTrainedConfig, samples: int) -> int:
         """50 a second."""
-        return samples * TOKENS_PER_SECOND // SAMPLE_RATE
+        return samples * FRAMES_PER_SECOND // SAMPLE_RATE
 
     @staticmethod
     def frames_per_second(config: PreTrainedConfig) -> int:
         """50."""
-        return TOKENS_PER_SECOND
+        return FRAMES_PER_SECOND
 
     @staticmethod
-    def features(
+    def prepare(
         waveform: np.ndarray, extractor: WhisperFeatureExtractor, context: AudioContext
     ) -> tuple[np.ndarray, int]:
         """Log-mel frames; see :func:`log_mel`."""
@@ -95,12 +97,12 @@ class WhisperAudioEncoder(AudioEncoder, reads="log_mel", types=("whisper",)):
 
     @staticmethod
     def new(config: PreTrainedConfig) -> PreTrainedModel:
-        """A Whisper encoder with random weights, without the decoder."""
+        """A Whisper encoder without decoder, with random weights."""
         return WhisperEncoder(cast(WhisperConfig, config))
 
     @staticmethod
     def load(config: PreTrainedConfig, load: Callable[[Any], tuple[Any, Report]]) -> tuple[PreTrainedModel, Report]:
-        """The encoder alone, from its own files or from those of a whole Whisper."""
+        """Load the encoder alone, from its own files or from those of a complete Whisper."""
         if config.architectures == ["WhisperEncoder"]:
             return load(WhisperEncoder)
         model, report = load(WhisperModel)
@@ -110,11 +112,11 @@ class WhisperAudioEncoder(AudioEncoder, reads="log_mel", types=("whisper",)):
     @staticmethod
     def window(extractor: WhisperFeatureExtractor) -> float:
         """30 s in the published models."""
-        return extractor.n_samples / extractor.sampling_rate
+        return float(extractor.n_samples / extractor.sampling_rate)
 
     @staticmethod
-    def needed(config: PreTrainedConfig) -> dict[str, Any]:
-        """The mel bins and the window of the encoder, and Whisper's frames: one of 25 ms every 10 ms."""
+    def extractor_settings(config: PreTrainedConfig) -> dict[str, Any]:
+        """Mel bins and window of the encoder, and Whisper's log-mel frames: 25 ms long, one every 10 ms."""
         hop = SAMPLE_RATE // LOG_MEL_RATE
         return {
             "feature_size": config.num_mel_bins,
@@ -126,25 +128,25 @@ class WhisperAudioEncoder(AudioEncoder, reads="log_mel", types=("whisper",)):
 
 
 def log_mel(waveform: np.ndarray, extractor: WhisperFeatureExtractor, context: AudioContext) -> tuple[np.ndarray, int]:
-    """Log-mel frames of one utterance, z-normalised first as the published systems do.
+    """Compute the log-mel frames of one clip, whose waveform is z-normalised first, as in the published systems.
 
     Args:
         waveform: ``(samples,)`` float32, 16 kHz mono.
         extractor: Whisper's feature extractor; its ``n_samples`` is the encoder's window.
-        context: ``"window"`` pads to the window, ``"clip"`` keeps the utterance's own length.
+        context: ``"window"`` pads to the window, ``"clip"`` keeps the clip's own length.
 
     Returns:
         ``(mel_bins, frames)`` float32, 100 frames a second, and the number of frames that are real.
 
     Raises:
-        MomeError: the utterance is longer than the window.
+        MomeError: the clip is longer than the window.
     """
     if len(waveform) > extractor.n_samples:
         raise MomeError(
             f"{len(waveform) / extractor.sampling_rate:.1f} s of audio exceed the audio encoder's window of "
             f"{extractor.n_samples / extractor.sampling_rate:g} s: cut the recording into shorter clips"
         )
-    # Less than half a window is no frame, but the extractor would fail.
+    # The extractor fails on less than half an FFT window; such a clip has no real frame anyway.
     padded = np.pad(waveform, (0, max(extractor.n_fft // 2 + 1 - len(waveform), 0)))
     features = extractor(
         z_normalize(padded),

@@ -23,7 +23,6 @@ from mome.adapters import (
     adapter_parameters,
     attach,
     attach_lora,
-    count_adapter_parameters,
 )
 from mome.config import MomeConfig
 from mome.connectors import Connector, ConnectorConfig, Surroundings, TokenCounts, build_connector
@@ -257,7 +256,7 @@ def parameter_counts(config: MomeConfig) -> ParameterCounts:
     frozen = sum(p.numel() for part in model.backbones() for p in part.parameters() if not p.requires_grad)
     adapter_total = adapter_active = 0
     if config.adapter_config is not None:
-        count = count_adapter_parameters(config.adapter_config, config.text_config)
+        count = config.adapter_config.count(config.text_config)
         adapter_total, adapter_active = count.total, count.active
     if isinstance(model.video_encoder, nn.Module):
         adapter_total += sum(parameter.numel() for _, parameter in adapter_parameters(model.video_encoder))

@@ -17,7 +17,6 @@ from mome.adapters import (
     adapter_parameters,
     attach,
     attach_lora,
-    count_adapter_parameters,
     merge,
     use_context,
 )
@@ -102,7 +101,7 @@ class MomeForSpeechRecognition(SavedModel):
         for backbone in self.backbones():
             backbone.requires_grad_(False)
         if config.adapter_config is not None:
-            count_adapter_parameters(config.adapter_config, config.text_config)  # refuses what has no cost
+            config.adapter_config.count(config.text_config)  # refuses what has no cost
             attach(self.language_model, config.adapter_config)
         self._train_backbones()
         self.train(False)

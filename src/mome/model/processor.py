@@ -128,7 +128,7 @@ class MomeProcessor(ProcessorMixin):
             wanted["audio_input"] = (self.audio_input, encoder.reads)
             wanted["audio_context"] = (self.audio_context, config.audio_context)
             wanted["sampling_rate"] = (getattr(extractor, "sampling_rate", SAMPLE_RATE), SAMPLE_RATE)
-            if settings := encoder.needed(audio):
+            if settings := encoder.extractor_settings(audio):
                 wanted["feature_extractor_type"] = (type(extractor), encoder.extractor)
             wanted |= {name: (getattr(extractor, name, None), value) for name, value in settings.items()}
         if video is not None:
@@ -163,7 +163,7 @@ class MomeProcessor(ProcessorMixin):
         C are Whisper's mel bins, one row of samples, or AV-HuBERT's filterbank features.
         """
         encoder = encoder_reading(self.audio_input)
-        return encoder.features(waveform, self.feature_extractor, self.audio_context)
+        return encoder.prepare(waveform, self.feature_extractor, self.audio_context)
 
     def sound(self, clip: Clip, beside_video: bool) -> np.ndarray:
         """The clip's waveform; ``beside_video`` says whether its video is read too."""

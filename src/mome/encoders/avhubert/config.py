@@ -24,7 +24,7 @@ class AVHubertConfig(PreTrainedConfig):
     AV-HuBERT Base has 12 layers of width 768, 12 heads and an inner width of 3072.
 
     Attributes:
-        hidden_size: width of the Transformer and of the tokens.
+        hidden_size: width of the Transformer and of the features.
         intermediate_size: inner width of the feed-forward blocks.
         resnet_width: channels of the first ResNet stage; the four stages have 1, 2, 4 and 8 times as many.
         conv_pos: kernel of the positional convolution, in frames.
@@ -35,8 +35,8 @@ class AVHubertConfig(PreTrainedConfig):
         image_mean: mean grey value of the training set, pixels in [0, 1].
         image_std: its standard deviation.
         layerdrop: probability of skipping a layer, in training.
-        notice: what whoever passes the weights on must keep beside them, such as their licence's notice; written to
-            ``NOTICE.md`` wherever they are saved. ``None``: nothing.
+        notice: text that must accompany the weights, such as their licence's notice; it is written to ``NOTICE.md``
+            wherever they are saved. ``None``: no file.
     """
 
     model_type = "avhubert"
@@ -61,7 +61,7 @@ class AVHubertConfig(PreTrainedConfig):
     notice: str | None = None
 
     def validate_sizes(self) -> None:
-        """Raise ``ValueError`` where no encoder can have such a number; types are checked before."""
+        """Raise ``ValueError`` naming a number that is not possible; types are checked before."""
         for name in _SIZES:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)} is not possible: give a whole number from 1 up")
@@ -71,16 +71,16 @@ class AVHubertConfig(PreTrainedConfig):
         for name in ("image_std", "layer_norm_eps"):
             if not 0 < getattr(self, name) < inf:
                 raise ValueError(f"{name} = {getattr(self, name)} is not possible: give a positive number")
-        for whole, part in (("hidden_size", "num_attention_heads"), ("hidden_size", "conv_pos_groups")):
-            if getattr(self, whole) % getattr(self, part):
-                raise ValueError(f"{whole} = {getattr(self, whole)} is no multiple of {part} = {getattr(self, part)}")
+        for name in ("num_attention_heads", "conv_pos_groups"):
+            if self.hidden_size % getattr(self, name):
+                raise ValueError(f"hidden_size = {self.hidden_size} is no multiple of {name} = {getattr(self, name)}")
 
-    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:  # type: ignore[override]
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:  # type: ignore[override]
         """Write ``config.json``, and the notice if there is one."""
         super().save_pretrained(save_directory, **kwargs)
         self.write_notice(save_directory)
 
-    def write_notice(self, folder: str | os.PathLike) -> None:
+    def write_notice(self, folder: str | os.PathLike[str]) -> None:
         """Write the notice, if there is one, into a folder that holds the weights."""
         if self.notice is not None:
             (Path(folder) / NOTICE_FILE).write_text(self.notice, encoding="utf-8")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-SAMPLE_RATE = 16_000
+from mome.clip import SAMPLE_RATE
+
 WINDOW = 400  # 25 ms
 HOP = 160  # 10 ms
 N_FFT = 512
@@ -27,12 +28,12 @@ def mel_filters() -> np.ndarray:
 
 
 def filterbank_frames(samples: int) -> int:
-    """Windows, 100 a second, until the last sample is in one."""
+    """Number of windows, 100 a second, such that the last sample is in one."""
     return 1 + max(0, -((WINDOW - samples) // HOP))
 
 
 def stacked_frames(samples: int) -> int:
-    """Rows of :func:`stacked_log_filterbank` for so many samples."""
+    """Number of rows of :func:`stacked_log_filterbank` for ``samples`` samples."""
     return -(-filterbank_frames(samples) // STACK)
 
 
@@ -49,7 +50,7 @@ def log_filterbank(waveform: np.ndarray) -> np.ndarray:
 
 
 def stacked_log_filterbank(waveform: np.ndarray) -> np.ndarray:
-    """Features for AV-HuBERT's audio branch.
+    """Compute the input of AV-HuBERT's audio branch.
 
     Args:
         waveform: ``(samples,)`` float, 16 kHz mono. Its scale does not matter: each stacked frame is
@@ -61,4 +62,5 @@ def stacked_log_filterbank(waveform: np.ndarray) -> np.ndarray:
     bank = log_filterbank(waveform).astype(np.float32)
     bank = np.pad(bank, ((0, -len(bank) % STACK), (0, 0))).reshape(-1, STACK * MEL_BINS)
     centred = bank - bank.mean(1, keepdims=True)
-    return centred / np.sqrt(bank.var(1, keepdims=True) + 1e-5)
+    normed: np.ndarray = centred / np.sqrt(bank.var(1, keepdims=True) + 1e-5)
+    return normed

@@ -26,7 +26,8 @@ class BasicBlock(nn.Module):
         """``(N, in, H, W)`` → ``(N, channels, H / stride, W / stride)``."""
         skip = x if self.downsample is None else self.downsample(x)
         x = self.relu1(self.bn1(self.conv1(x)))
-        return self.relu2(self.bn2(self.conv2(x)) + skip)
+        added: Tensor = self.relu2(self.bn2(self.conv2(x)) + skip)
+        return added
 
 
 class ResNetTrunk(nn.Module):
@@ -65,4 +66,5 @@ class VisualResNet(nn.Module):
         """``(B, T, H, W)`` normalised grey frames → ``(B, T, 8 · width)``."""
         batch, frames = video.shape[:2]
         x = self.frontend3D(video[:, None]).transpose(1, 2).flatten(0, 1)
-        return self.trunk(x).unflatten(0, (batch, frames))
+        features: Tensor = self.trunk(x).unflatten(0, (batch, frames))
+        return features

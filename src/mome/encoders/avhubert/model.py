@@ -1,4 +1,4 @@
-"""The AV-HuBERT encoder: mouth frames, log filterbanks or both to 25 tokens a second.
+"""The AV-HuBERT encoder: mouth frames, log filterbanks or both to 25 frames a second.
 
 Module names follow the original checkpoints, so that their keys carry over one to one; the parts used in
 pre-training only (``mask_emb``, ``label_embs_concat``, ``final_proj``) are left out.
@@ -14,11 +14,11 @@ from transformers import initialization as init
 
 from mome.encoders.avhubert.config import AVHubertConfig
 from mome.encoders.avhubert.frontend import VisualResNet
-from mome.features import Features, length_mask
+from mome.features import Features
 
 
 class FeatureExtractor(nn.Module):
-    """One modality's features projected to the Transformer's width, after its ResNet if it has one."""
+    """Projection of one modality's input to the Transformer's width, behind a ResNet for video."""
 
     def __init__(self, in_features: int, out_features: int, resnet: nn.Module | None = None):
         super().__init__()
@@ -27,7 +27,8 @@ class FeatureExtractor(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, T, …)`` → ``(B, T, out_features)``."""
-        return self.proj(x if self.resnet is None else self.resnet(x))
+        projected: Tensor = self.proj(x if self.resnet is None else self.resnet(x))
+        return projected
 
 
 class PositionalConvolution(nn.Module):
@@ -73,7 +74,8 @@ class SelfAttention(nn.Module):
             attn_mask=None if mask is None else mask[:, None, None],
             dropout_p=self.dropout if self.training else 0.0,
         )
-        return self.out_proj(attended.transpose(1, 2).flatten(-2))
+        projected: Tensor = self.out_proj(attended.transpose(1, 2).flatten(-2))
+        return projected
 
 
 class EncoderLayer(nn.Module):
@@ -92,7 +94,8 @@ class EncoderLayer(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """``(B, T, D)`` → ``(B, T, D)``."""
         x = x + self.dropout(self.self_attn(self.self_attn_layer_norm(x), mask))
-        return x + self.dropout(self.fc2(F.gelu(self.fc1(self.final_layer_norm(x)))))
+        x = x + self.dropout(self.fc2(F.gelu(self.fc1(self.final_layer_norm(x)))))
+        return x
 
 
 class TransformerEncoder(nn.Module):
@@ -114,21 +117,21 @@ class TransformerEncoder(nn.Module):
         for layer in self.layers:
             if not (self.training and float(torch.rand(())) < self.layerdrop):
                 x = layer(x, mask)
-        return self.layer_norm(x)
+        normed: Tensor = self.layer_norm(x)
+        return normed
 
 
 class AVHubertModel(PreTrainedModel):
-    """AV-HuBERT's encoder; video, audio or both.
+    """AV-HuBERT's encoder, which reads video, audio or both.
 
     Architecture as in "Learning Audio-Visual Speech Representation by Masked Multimodal Cluster Prediction"
-    (Shi et al., ICLR 2022): the two modalities' features are concatenated, audio first, a missing one as
-    zeros, normalised together and projected, before the Transformer.
+    (Shi et al., ICLR 2022): the two modalities' inputs are projected, concatenated (audio first, a missing modality
+    as zeros), normalised together and projected again, before the Transformer.
     """
 
     config_class = AVHubertConfig
     base_model_prefix = "avhubert"
     main_input_name = "pixel_values_videos"
-    frames_per_second = 25
 
     def __init__(self, config: AVHubertConfig):
         super().__init__(config)
@@ -141,15 +144,15 @@ class AVHubertModel(PreTrainedModel):
         self.post_extract_proj = nn.Linear(2 * width, width)
         self.dropout_input = nn.Dropout(config.input_dropout)
         self.encoder = TransformerEncoder(config)
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     @property
     def hidden_size(self) -> int:
-        """Width D of the tokens."""
-        return self.config.hidden_size
+        """Width D of the features."""
+        return int(self.config.hidden_size)
 
     def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
+        super()._init_weights(module)  # type: ignore[no-untyped-call]
         if isinstance(module, PositionalConvolution):
             scale = (4 / (module.weight_v.shape[-1] * module.weight_v.shape[0])) ** 0.5
             init.normal_(module.weight_v, std=scale)
@@ -172,7 +175,7 @@ class AVHubertModel(PreTrainedModel):
             input_features: ``(B, T, audio_feature_size)`` float, from :func:`stacked_log_filterbank`.
 
         Returns:
-            Features with one token per frame.
+            Features with one frame per input frame, zero beyond each clip's length.
 
         Raises:
             ValueError: neither modality is given.
@@ -190,8 +193,7 @@ class AVHubertModel(PreTrainedModel):
         missing = torch.zeros_like(given)
         halves = [missing if audio is None else audio, missing if video is None else video]
         fused = self.layer_norm(torch.cat(halves, dim=-1))
-        tokens = self.encoder(self.dropout_input(self.post_extract_proj(fused)), mask)
+        frames = self.encoder(self.dropout_input(self.post_extract_proj(fused)), mask)
         if mask is None:
-            return Features(tokens, torch.full(tokens.shape[:1], tokens.shape[1], device=tokens.device))
-        lengths = mask.sum(1)
-        return Features(tokens * length_mask(lengths, tokens.shape[1])[..., None], lengths)
+            return Features(frames, torch.full(frames.shape[:1], frames.shape[1], device=frames.device))
+        return Features.masked(frames, mask.sum(1))

@@ -1,4 +1,4 @@
-"""Mouth crops to AV-HuBERT's normalised input frames."""
+"""AV-HuBERT's video input: the middle of the mouth crops, scaled and normalised."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ FIELD = 88  # side in pixels of the part of the 96-pixel mouth crop that the enc
 
 
 class PixelFormat(Protocol):
-    """What an encoder's input looks like: an ``AVHubertConfig`` or a processor."""
+    """Size, mean and deviation of an encoder's input, as an ``AVHubertConfig`` or a processor holds them."""
 
     image_size: int
     image_mean: float
