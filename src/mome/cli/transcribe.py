@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -183,12 +183,14 @@ class _Batch:
     def _transcribe(
         self, transcriber: Transcriber, path: Path, rates: list[Rates], change: Callable[[Clip], Clip]
     ) -> list[Transcript]:
+        from mome.decoding.transcriber import available_rates
+
         check_path(path)
         began = time.perf_counter()
         clip = change(transcriber.load_clip(path, rates, audio_track=self.audio_track))
         seconds = time.perf_counter() - began
-        possible = list(dict.fromkeys(_possible(clip, rates))) or rates
-        return transcriber.transcribe_rates(clip, possible, media_seconds=seconds, **beam_search(self.beams))
+        available = [pair for pair in dict.fromkeys(available_rates(clip, pair) for pair in rates) if pair is not None]
+        return transcriber.transcribe_rates(clip, available or rates, media_seconds=seconds, **beam_search(self.beams))
 
     def document(self) -> dict:
         """The JSON document of the command."""
@@ -208,15 +210,6 @@ class _Batch:
         if not self.failures:
             return 0
         return FAILED if not self.done and len(self.failures) == 1 else BATCH_FAILED
-
-
-def _possible(clip: Clip, rates: Sequence[Rates]) -> Iterator[Rates]:
-    """The rates without what the clip lacks, those left out that would have nothing."""
-    for rate in rates:
-        audio = rate.audio if clip.audio is not None else None
-        video = rate.video if clip.mouth is not None else None
-        if audio is not None or video is not None:
-            yield Rates(audio, video)
 
 
 def _targets(inputs: Sequence[Path], folder: Path | None, chosen: Format) -> dict[Path, Path]:
