@@ -9,7 +9,7 @@ import pytest
 from mome.errors import MomeError
 from mome.rates import Rates
 from mome.training import load_config, load_recipe, recipe_names
-from mome.training.layers import SHIPPED, read_layers
+from mome.training.loading import SHIPPED, read_layers
 
 BASE = """
 model: {language_model: llm, audio_encoder: whisper, audio_rates: [4, 16]}

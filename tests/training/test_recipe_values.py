@@ -13,7 +13,7 @@ import yaml
 
 from mome.errors import MomeError
 from mome.training import load_config, load_recipe
-from mome.training.layers import LARGEST
+from mome.training.loading import LARGEST
 from mome.training.recipe import AugmentRecipe, DataRecipe, ModelRecipe, OptimRecipe, ValidationRecipe
 from tests.tiny import tiny_tokenizer
 

@@ -94,7 +94,7 @@ def test_a_half_written_checkpoint_is_passed_over(toy: Path, tmp_path: Path):
 @pytest.mark.parametrize("trained", ["video_adapter={bottleneck: 2}", "unfrozen=[audio_encoder]"])
 def test_tokens_of_an_encoder_that_is_trained_are_not_cached(toy: Path, tmp_path: Path, trained: str):
     name = trained.split("=")[0]
-    with pytest.raises(MomeError, match=rf"data.cache=tokens keeps the tokens of .* model.{name}.* choose clips"):
+    with pytest.raises(MomeError, match=rf"data.cache=tokens keeps the features of .* model.{name}.* choose clips"):
         train(recipe(toy, tmp_path / "run", "tokens"), [f"model.{trained}"])
 
 

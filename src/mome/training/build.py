@@ -22,8 +22,8 @@ from mome.config.fields import BACKBONES, MOST_TOKENS
 from mome.encoders import audio_encoder
 from mome.errors import MomeError, shortened
 from mome.model import MomeForSpeechRecognition, MomeProcessor
-from mome.training.layers import SHIPPED
-from mome.training.recipe import MODEL_OPTIONS, ModelRecipe, Recipe, load_recipe
+from mome.training.loading import SHIPPED, load_recipe
+from mome.training.recipe import MODEL_OPTIONS, ModelRecipe, Recipe
 
 
 def load_config(name: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> MomeConfig:

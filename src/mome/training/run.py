@@ -29,8 +29,9 @@ from mome.model import MomeForSpeechRecognition, MomeProcessor
 from mome.rates import Rates
 from mome.text.wer import WordErrors, word_errors
 from mome.training.build import build, model_config
+from mome.training.loading import load_recipe
 from mome.training.progress import Bars, StderrProgress
-from mome.training.recipe import Recipe, load_recipe
+from mome.training.recipe import Recipe
 from mome.training.run_folder import RunFolder, save_processor
 from mome.training.schedule import RateSchedule
 from mome.training.trainer import MatryoshkaTrainer

@@ -22,7 +22,8 @@ from transformers import ProcessorMixin, TrainerState
 from mome.config.fields import BACKBONES
 from mome.errors import MomeError, shortened
 from mome.files import disk_errors, write_text
-from mome.training.recipe import Recipe, load_recipe
+from mome.training.loading import load_recipe
+from mome.training.recipe import Recipe
 
 logger = logging.getLogger(__name__)
 
