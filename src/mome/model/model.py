@@ -107,7 +107,7 @@ class MomeForSpeechRecognition(SavedModel):
         for backbone in self.backbones():
             backbone.requires_grad_(False)
         if config.adapter_config is not None:
-            count_adapter_parameters(config.adapter_config, config.text_config)  # raises if it cannot be counted
+            count_adapter_parameters(config.adapter_config, config.text_config)  # refuses what has no cost
             attach(self.language_model, config.adapter_config)
         self._train_backbones()
         self.train(False)
