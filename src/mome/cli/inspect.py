@@ -1,4 +1,4 @@
-"""``mome inspect``: sizes and costs of a model or recipe, from its configuration alone."""
+"""``mome inspect``: size and costs of a model or of a recipe's model, from its configuration alone."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def inspect(
 
     Tokens are what the language model reads. The cost is in GFLOPs (10^9 operations, a multiply-add counted as
     two), in the JSON document TFLOPs. By default it is that of reading the clip up to the first word of the
-    transcript. The line "uncompressed" is what all encoder tokens would cost.
+    transcript. The line "uncompressed" is what all encoder features would cost as tokens.
 
     Example: mome inspect mome-layer-lrs3 model.adapter.top_k=2
     """
