@@ -38,9 +38,7 @@ def synthesize(
     ] = None,
     count: Annotated[
         int | None,
-        typer.Option(
-            min=1, help="Make so many clips of random sentences, with a manifest, instead of one.", show_default=False
-        ),
+        typer.Option(min=1, help="Make this number of clips of random sentences, with a manifest.", show_default=False),
     ] = None,
     voice: Annotated[
         str | None, typer.Option(help="Who speaks; the seed draws one by default.", show_default=False)

@@ -87,7 +87,7 @@ def evaluate(
         Path | None,
         typer.Option(metavar="FOLDER", help="Keep sound and mouth of the clips there: the next run starts at once."),
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many clips.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use only this number of clips, from the first on.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Clips transcribed together.")] = 8,
     beams: Beams = None,
     normalize: Normalize = "lower",

@@ -128,7 +128,7 @@ def _audio_encoder(settings: str, context: AudioContext) -> Growth:
     kind = audio_encoder(config)
     with torch.device("meta"):
         encoder = kind(kind.new(config), context).eval()
-    return Growth.of(lambda tokens: count_operations(lambda: encoder(encoder.example(tokens))), _FEW)
+    return Growth.of(lambda frames: count_operations(lambda: encoder(encoder.example(frames))), _FEW)
 
 
 @lru_cache(maxsize=64)
