@@ -79,7 +79,7 @@ def gflops(tflops: float) -> str:
 
 
 def results_table(results: Sequence[Result]) -> str:
-    """Format results as a table, ordered by task, with a column of systems if there are several to compare."""
+    """One line per result, task by task, with the system's name if that is not the model evaluated."""
     from mome.evaluation.result import Group
 
     ranks = {task: rank for rank, task in enumerate((*TASKS, None))}
