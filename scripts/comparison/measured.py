@@ -57,8 +57,8 @@ class Cell:
         common = [seed for seed in self.seeds if seed in other.seeds]
         if not common:
             return None
-        mine, theirs = (cell._errors()[[cell.seeds.index(seed) for seed in common]] for cell in (self, other))
-        change = mine - theirs
+        errors, others = (cell._errors()[[cell.seeds.index(seed) for seed in common]] for cell in (self, other))
+        change = errors - others
         return (100 * change.mean() / self._words(), *_interval(change, self._words()))
 
 
@@ -100,20 +100,20 @@ class Measured:
                     self.outside.append(row["system"])
 
     def cell(self, system: str, rates: str, level: float | None = None) -> Cell | None:
-        """What is known of a system at a condition; of one without rates, its task's."""
+        """A system's results at ``rates``, or for a task if the system has no rates; ``None`` if there are none."""
         return self.cells.get((system, rates, level))
 
     def seeds(self, system: str) -> int:
-        """Trainings at the rates that have fewest."""
+        """The smallest number of trainings at any rates of a system."""
         counts = [len(cell.seeds) for (name, _, level), cell in self.cells.items() if name == system and level is None]
         return min(counts, default=0)
 
 
-def _check_outside(path: Path, row: dict[str, Any], ours: set[str], tested: set[tuple[int, int]]) -> None:
-    """End where a row of an outside system cannot stand beside ours."""
+def _check_outside(path: Path, row: dict[str, Any], compared: set[str], tested: set[tuple[int, int]]) -> None:
+    """Exit if the row of an outside system is not comparable."""
     if row["task"] is None:
         raise SystemExit(f"{path} does not say the task of {row['system']}: score it again with --task")
-    if row["system"] in ours:
+    if row["system"] in compared:
         raise SystemExit(f"{path} calls its system {row['system']}, as one of ours is: rename it and score it again")
     if (row["clips"], row["words"]) not in tested:
         clips, words = min(tested)

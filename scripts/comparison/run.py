@@ -2,8 +2,8 @@
 
     python scripts/comparison/run.py grid.csv --noise babble.flac
 
-The results are one JSON file for each training in results/comparison, of which tables.py makes docs/results.md. What
-was trained and measured here is not done again; delete a run's folder in runs/comparison where its recipe has changed.
+Each training gives a JSON file in results/comparison, from which tables.py makes the tables of docs/results.md. Runs
+that are done are skipped; delete a run's folder in runs/comparison if its recipe has changed.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from runs import Run, all_runs
 LEVELS = (None, 7.5, 5.0, 2.5, 0.0, -5.0)
 
 
-def run(one: Run, args: argparse.Namespace) -> str:
-    """Train and evaluate one; what they print goes to the run's log."""
+def train_and_evaluate(run: Run, args: argparse.Namespace) -> str:
+    """Train and evaluate a system, with output to the run's log; returns a line about the result."""
     os.environ["OMP_NUM_THREADS"] = "1"
     import torch
 
@@ -40,17 +40,17 @@ def run(one: Run, args: argparse.Namespace) -> str:
     from mome.training.run import train
 
     torch.set_num_threads(1)
-    folder = args.runs / one.name
+    folder = args.runs / run.name
     folder.mkdir(parents=True, exist_ok=True)
-    named = [f"data.manifests=[{args.manifest}]", f"augment.noise=[{args.noise}]"]
-    overrides = [*named, *one.overrides, *args.set, f"optim.seed={one.seed}", f"output={folder}"]
+    data = [f"data.manifests=[{args.manifest}]", f"augment.noise=[{args.noise}]"]
+    overrides = [*data, *run.overrides, *args.set, f"optim.seed={run.seed}", f"output={folder}"]
     with (folder / "log.txt").open("a") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
         if not (folder / "config.json").exists():
-            train(one.recipe, overrides, resume=True)
+            train(run.recipe, overrides, resume=True)
         transcriber = mome.load(folder)
-        config, grid = transcriber.model.config, transcriber.model.rate_set
-        heard = any(task != "vsr" for task in grid.tasks)
-        conditions = make_conditions(grid.rates(), LEVELS if heard else (None,))
+        config, rate_set = transcriber.model.config, transcriber.model.rate_set
+        has_sound = any(task != "vsr" for task in rate_set.tasks)
+        conditions = make_conditions(rate_set.rates(), LEVELS if has_sound else (None,))
         results = evaluate(
             transcriber,
             read_manifest(args.manifest, args.split),
@@ -59,30 +59,30 @@ def run(one: Run, args: argparse.Namespace) -> str:
             batch_size=30,
             store=ClipStore(args.runs / "clips", audio=True, video=True),
         )
-    command = " ".join(["mome train", one.recipe, *overrides])
+    command = " ".join(["mome train", run.recipe, *overrides])
     document = results_document(results, command=command, model=str(folder), data=str(args.manifest), seed=0)
     for row, result in zip(document["results"], results, strict=True):
         counts = word_errors([clip.reference for clip in result.hypotheses], [clip.text for clip in result.hypotheses])
         row["clip_errors"] = " ".join(str(count.errors) for count in counts)  # in the split's order
     document |= {
-        "system": one.system,
-        "training": {"recipe": one.recipe, "seed": one.seed, "loss": last_loss(folder)},
+        "system": run.system,
+        "training": {"recipe": run.recipe, "seed": run.seed, "loss": last_loss(folder)},
         "parameters": asdict(parameter_counts(config)),
     }
-    write_json(args.results / f"{one.name}.json", document)
+    write_json(args.results / f"{run.name}.json", document)
     clean = [result.wer for result in results if result.condition.snr_db is None]
-    return f"{one.name}: WER % {' '.join(f'{100 * (wer or 0):.1f}' for wer in clean)}"
+    return f"{run.name}: WER % {' '.join(f'{100 * (wer or 0):.1f}' for wer in clean)}"
 
 
 def last_loss(folder: Path) -> float:
-    """The loss that the training logged last."""
+    """The last loss in the training's log."""
     history = json.loads((folder / "history.json").read_text())
     return next(entry["loss"] for entry in reversed(history) if "loss" in entry)
 
 
-def is_done(one: Run, args: argparse.Namespace) -> bool:
-    """Whether it was trained here and measured; results alone come with the checkout."""
-    return (args.results / f"{one.name}.json").exists() and (args.runs / one.name / "config.json").exists()
+def is_done(run: Run, args: argparse.Namespace) -> bool:
+    """Whether the run was trained and evaluated here; a checkout has results without their runs."""
+    return (args.results / f"{run.name}.json").exists() and (args.runs / run.name / "config.json").exists()
 
 
 def main() -> None:
@@ -93,17 +93,19 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/comparison"))
     parser.add_argument("--results", type=Path, default=Path("results/comparison"))
     parser.add_argument("--jobs", type=int, default=2, help="trainings at once, each on one thread")
-    parser.add_argument("--only", action="append", metavar="NAME", help="only the runs whose name begins so, or so")
+    parser.add_argument(
+        "--only", action="append", metavar="NAME", help="only runs whose names begin with NAME; repeatable"
+    )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change of every recipe")
     args = parser.parse_args()
     args.runs.mkdir(parents=True, exist_ok=True)
-    wanted = [one for one in all_runs() if one.name.startswith(tuple(args.only or [""]))]
-    todo = [one for one in wanted if not is_done(one, args)]
-    print(f"{len(todo)} of {len(wanted)} runs to do", flush=True)
+    chosen = [run for run in all_runs() if run.name.startswith(tuple(args.only or [""]))]
+    todo = [run for run in chosen if not is_done(run, args)]
+    print(f"{len(todo)} of {len(chosen)} runs to do", flush=True)
     failed = 0
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(args.jobs, context) as pool:
-        futures = {pool.submit(run, one, args): one for one in todo}
+        futures = {pool.submit(train_and_evaluate, run, args): run for run in todo}
         for done, future in enumerate(as_completed(futures), start=1):
             try:
                 print(f"[{done}/{len(todo)}] {future.result()}", flush=True)

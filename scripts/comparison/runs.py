@@ -12,13 +12,13 @@ SEEDS = (1, 2, 3)
 
 @dataclass(frozen=True)
 class Run:
-    """One training: a shipped recipe, changes of it, a seed.
+    """A training: a shipped recipe with changes and a seed.
 
     Attributes:
-        system: row of the tables; runs of one system and different rates share it.
+        system: the row in the tables; runs of one system at different rates share it.
         recipe: name of the shipped recipe.
-        overrides: ``key=value``.
-        seed: of the training.
+        overrides: ``key=value``, changes of the recipe.
+        seed: seed of the training.
     """
 
     system: str
@@ -28,7 +28,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Name of its folder and result file."""
+        """Name of the run's folder and result file."""
         changes = "-".join(part.partition("=")[2].strip("[]") for part in self.overrides)
         return "-".join(part for part in (self.recipe.removesuffix("-grid"), changes, str(self.seed)) if part)
 
@@ -50,7 +50,7 @@ def further_runs(seed: int) -> list[Run]:
     """The other systems, single tasks, one model for three tasks, independent MoME models, stacking."""
     systems = ("average-pooling-at-inference", "omni-avsr-s", "omni-avsr-t", "omni-avsr-st", "mqt", "mms-llama")
     runs = [Run(system, f"{system}-grid", (), seed) for system in systems]
-    # One pass a step where the Matryoshka systems have four: with four times the epochs it is as many passes.
+    # A step is one pass, four in the Matryoshka systems: four times the epochs give the same number of passes.
     longer = "optim.epochs=100"
     runs += [Run(f"{system}, 100 epochs", f"{system}-grid", (longer,), seed) for system in ("mqt", "mms-llama")]
     for system in ("llama-smop", "llama-smop-dedr", "llama-smop-jedr"):
@@ -70,12 +70,12 @@ def further_runs(seed: int) -> list[Run]:
 
 
 def large_runs(seed: int) -> list[Run]:
-    """What more training clips change: all 800 of the talker."""
+    """Systems trained with all 800 clips of the talker."""
     systems = ("mqt", "llama-mtsk-ms", "mome-layer", "m3")
     return [Run(f"{system}, 800 clips", f"{system}-grid", ("data.limit=800",), seed) for system in systems]
 
 
 def all_runs() -> list[Run]:
-    """The most telling first, so that an interrupted comparison is of use."""
+    """All runs, the most important first, so that an interrupted comparison is useful."""
     runs = [run for kind in (main_runs, further_runs) for seed in SEEDS for run in kind(seed)]
-    return runs + large_runs(SEEDS[0])  # each of them takes as long as seven others
+    return runs + large_runs(SEEDS[0])  # each takes as long as seven others

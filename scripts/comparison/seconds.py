@@ -30,7 +30,7 @@ CLIPS, REPEATS, EPOCHS = 10, 3, 1
 
 
 def transcribing(one: Run, args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Seconds for each second of speech, by rates: medians over the repeats and their range."""
+    """Processing seconds for a second of speech, by rates: medians and ranges over the repeats."""
     transcriber = mome.load(args.runs / one.name)
     rates = list(transcriber.model.rate_set.rates())
     store = ClipStore(args.runs / "clips", audio=True, video=True)
@@ -54,7 +54,7 @@ def _summary(values: list[float]) -> dict[str, float]:
 
 
 def training(one: Run, args: argparse.Namespace) -> dict[str, Any]:
-    """Seconds for a step, whose clips are encoded beforehand; the optimiser's first steps count."""
+    """Seconds of a training step with cached features, the optimiser's first steps included."""
     with tempfile.TemporaryDirectory() as folder:
         named = [f"data.manifests=[{args.manifest}]", f"augment.noise=[{args.noise}]", f"output={folder}/run"]
         overrides = [*named, *one.overrides, f"optim.seed={one.seed}", f"optim.epochs={EPOCHS}"]

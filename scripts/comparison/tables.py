@@ -50,7 +50,7 @@ def wer(cell: Cell | None) -> str:
 def by_rates(
     measured: Measured, systems: list[str], rates: list[str], level: float | None = None, outside: bool = False
 ) -> str:
-    """Systems by rates, with the adapter's size; then those scored from their transcripts, which may have no rates."""
+    """Systems by rates, with the adapter's size; at the end outside systems, which may have no rates."""
     rows = []
     task = Rates.parse(rates[0]).task
     if outside and any(measured.cell(system, task, level) for system in measured.outside):
@@ -81,21 +81,21 @@ def by_noise(measured: Measured, systems: list[str], rates: str) -> str:
 def differences(
     measured: Measured, pairs: Iterable[tuple[str, str]], rates: list[str], level: float | None = None
 ) -> str:
-    """Pairs of systems by rates: the first's differences to the second at the same clips and seeds."""
+    """Differences between pairs of systems by rates, at the same clips and seeds."""
     rows = []
     for system, other in pairs:
         cells = []
         for rate in rates:
-            mine, theirs = (measured.cell(name, rate, level) for name in (system, other))
-            found = mine.difference(theirs) if mine and theirs else None
-            cells.append("–" if found is None else _signed(*found))
+            cell, other_cell = (measured.cell(name, rate, level) for name in (system, other))
+            difference = cell.difference(other_cell) if cell and other_cell else None
+            cells.append("–" if difference is None else _signed(*difference))
         if set(cells) != {"–"}:
             rows.append([system, other, *cells])
     return table(["system", "compared with", *rates], rows)
 
 
 def to_baseline(systems: list[str], end: str = "") -> list[tuple[str, str]]:
-    """Pairs of the systems with one LoRA for all rates; ``end`` ends all names."""
+    """Pairs of each system with the baseline, one LoRA for all rates; ``end`` is appended to all names."""
     return [(system + end, BASELINE + end) for system in systems]
 
 

@@ -1,4 +1,4 @@
-"""Measure what docs/compat.md says of the official arithmetic: where it differs from ours, and by how much.
+"""Measure the figures in docs/compat.md: where the official arithmetic differs from this package's, and by how much.
 
     PYTHONPATH=. python scripts/figures/compat.py GOLDEN
 
@@ -24,20 +24,15 @@ from torch.nn.functional import layer_norm
 from transformers import WhisperFeatureExtractor
 
 from mome.cli.demo import SHIPPED
+from mome.clip import SAMPLE_RATE, SAMPLES_PER_FRAME
 from mome.encoders.avhubert import AVHubertConfig
 from mome.encoders.base import z_normalize
 from mome.encoders.whisper import WhisperAudioEncoder, log_mel
 from mome.evaluation.result import run_document, write_json
 from mome.features import Features
-from mome.media import SAMPLE_RATE, load_clip
+from mome.media import load_clip
 from mome.model import MomeForSpeechRecognition
-from mome.model.compat import (
-    LEAST_TOKENS,
-    SAMPLES_PER_FRAME,
-    official_audio_tokens,
-    official_log_mel,
-    official_sound,
-)
+from mome.model.compat import LEAST_FRAMES, official_audio_frames, official_log_mel, official_sound
 from mome.model.objective import IGNORED_LABEL
 from tests.conftest import Golden
 from tests.model.golden import batch, labels_of, rates_of, recogniser
@@ -46,7 +41,7 @@ CLIP = SHIPPED / "clip.mp4"
 FAMILIES = ("llama-avsr-*", "llama-mtsk-*", "omni-avsr-*")
 SPANS = ((1, 24), (1, 2), (12, 24), (1, 4), (1, 16))  # seconds
 GREY = (0.2989, 0.587, 0.114)  # of red, green and blue, as torchvision weighs them
-TOKENS = WhisperAudioEncoder.frames_per_second
+FRAMES_PER_SECOND = WhisperAudioEncoder.frames_per_second
 
 
 def pair(official: Any, default: Any) -> dict[str, Any]:
@@ -64,11 +59,11 @@ def size(difference: np.ndarray) -> dict[str, float]:
 
 
 def trimming() -> list[dict[str, Any]]:
-    """By how many Whisper tokens the lengths of clips differ, and for which share of the lengths."""
+    """By how many Whisper frames clips differ in length, and for which share of the lengths."""
     rows = []
     for step in (SAMPLES_PER_FRAME, 1):
         lengths = np.arange(SAMPLE_RATE, SPANS[0][1] * SAMPLE_RATE + 1, step)
-        more = np.array([official_audio_tokens(int(n)) for n in lengths]) - lengths * TOKENS // SAMPLE_RATE
+        more = np.array([official_audio_frames(int(n)) for n in lengths]) - lengths * FRAMES_PER_SECOND // SAMPLE_RATE
         for span in SPANS:
             inside = more[(lengths >= span[0] * SAMPLE_RATE) & (lengths <= span[1] * SAMPLE_RATE)]
             tokens = {"least": int(inside.min()), "most": int(inside.max())}
@@ -86,8 +81,8 @@ def read(path: Path) -> Golden:
     return Golden(parts["state"], parts["in"], parts["out"], description["config"])
 
 
-def seen(model: MomeForSpeechRecognition, inputs: dict[str, Tensor]) -> Features:
-    """Tokens of the video encoder."""
+def video_features(model: MomeForSpeechRecognition, inputs: dict[str, Tensor]) -> Features:
+    """What the video encoder gives."""
     video = {name: value for name, value in inputs.items() if name.startswith("pixel_values_videos")}
     features = model.encode(**video).video
     assert features is not None
@@ -98,7 +93,7 @@ def padding(path: Path) -> dict[str, Any]:
     """The shorter of two clips, whose padding counts officially, and the longer, which has none."""
     golden = read(path)
     model, labels, official = recogniser(golden), labels_of(golden), batch(golden.inputs)
-    frames = golden.inputs["lengths"] * TOKENS // SAMPLE_RATE * 2
+    frames = golden.inputs["lengths"] * FRAMES_PER_SECOND // SAMPLE_RATE * 2
     masks = {"input_features_mask": torch.arange(official["input_features"].shape[-1]) < frames[:, None]}
     masks["pixel_values_videos_mask"] = official["pixel_values_videos"].flatten(2).any(-1)  # padding is zero
     default, rows = {**official, **masks}, []
@@ -109,28 +104,35 @@ def padding(path: Path) -> dict[str, Any]:
             row = {"rates": str(rates), "logits_relative": relative(*short)}
             row["loss"] = pair(*(float(one.transcript_losses[str(rates)]) for one in passes))
             rows.append(row | {"logits_of_longest_most": float((long[0] - long[1]).abs().max())})
-    theirs, ours, alone = seen(model, official), seen(model, default), batch(golden.inputs, "t.")
-    real = int(ours.lengths[0])
-    whole = torch.ones(alone["pixel_values_videos"].shape[:2], dtype=torch.bool)
-    masked = seen(model, {**alone, "pixel_values_videos_mask": whole}).frames
+    official_features, features, alone = (
+        video_features(model, official),
+        video_features(model, default),
+        batch(golden.inputs, "t."),
+    )
+    real = int(features.lengths[0])
+    full = torch.ones(alone["pixel_values_videos"].shape[:2], dtype=torch.bool)
+    masked = video_features(model, {**alone, "pixel_values_videos_mask": full}).frames
     return {
         "case": path.stem,
         "audio_tokens": pair(*((inputs["input_features_mask"].sum(1) // 2).tolist() for inputs in (official, default))),
-        "video_tokens": pair(theirs.lengths.tolist(), ours.lengths.tolist()),
-        "video_tokens_relative": relative(theirs.frames[0, :real], ours.frames[0, :real]),
-        "mask_without_padding_most": float((masked - seen(model, alone).frames).abs().max()),
+        "video_tokens": pair(official_features.lengths.tolist(), features.lengths.tolist()),
+        "video_tokens_relative": relative(official_features.frames[0, :real], features.frames[0, :real]),
+        "mask_without_padding_most": float((masked - video_features(model, alone).frames).abs().max()),
         "passes": rows,
     }
 
 
 def stacking(folder: Path) -> dict[str, Any]:
-    """Tokens of the longer clip without the remainder of its frames, and with it."""
+    """Features of the longer clip without the remainder of its frames, and with it."""
     golden, other = (read(folder / f"llama-avsr-{name}.safetensors") for name in ("stack", "audiovisual"))
     model = recogniser(golden)
-    theirs, ours = (seen(model, batch(case.inputs)).frames[1] for case in (golden, other))
-    kept = len(theirs)
-    found = {"tokens_relative": relative(theirs, ours[:kept]), "last_relative": relative(theirs[-1], ours[kept - 1])}
-    return {"frames": pair(kept, len(ours)), **found}
+    official_features, features = (video_features(model, batch(case.inputs)).frames[1] for case in (golden, other))
+    kept = len(official_features)
+    found = {
+        "tokens_relative": relative(official_features, features[:kept]),
+        "last_relative": relative(official_features[-1], features[kept - 1]),
+    }
+    return {"frames": pair(kept, len(features)), **found}
 
 
 def demonstration() -> dict[str, Any]:
@@ -172,7 +174,7 @@ def main() -> None:
         raise SystemExit(f"{args.golden} has no golden cases")
     command = shlex.join(["PYTHONPATH=.", "python", *sys.argv])
     document = run_document(command=command, model=None, data=str(args.golden), seed=0)
-    document |= {"threads": 1, "trimming": trimming(), "least_seconds": LEAST_TOKENS / TOKENS}
+    document |= {"threads": 1, "trimming": trimming(), "least_seconds": LEAST_FRAMES / FRAMES_PER_SECOND}
     document |= {"padding": [padding(path) for path in cases], "stacking": stacking(args.golden)}
     document["demonstration"] = demonstration()
     write_json(args.out, document)

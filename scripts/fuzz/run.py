@@ -29,8 +29,8 @@ from scripts.fuzz.sandbox import FAULTS, MEGABYTES, SECONDS, Outcome, command, r
 KINDS = {"media": media.make, "folders": folders.make, "settings": settings.make, "checkpoints": checkpoints.make}
 
 
-def one(kind: str, number: int, seed: int, keep: Path) -> tuple[Outcome, str]:
-    """Make and run one case; what it wrote is kept if it ended as it must not."""
+def run_case(kind: str, number: int, seed: int, keep: Path) -> tuple[Outcome, str]:
+    """Make and run a case; its output is kept if it ended in a fault."""
     rng = np.random.default_rng([seed, list(KINDS).index(kind), number])
     folder = Path(tempfile.mkdtemp(prefix=f"fuzz-{kind}-"))
     try:
@@ -48,16 +48,16 @@ def one(kind: str, number: int, seed: int, keep: Path) -> tuple[Outcome, str]:
 
 def _work(job: tuple[str, int, int, Path]) -> tuple[str, int, Outcome, str]:
     kind, number, seed, keep = job
-    return (kind, number, *one(kind, number, seed, keep))
+    return (kind, number, *run_case(kind, number, seed, keep))
 
 
-def search(wanted: dict[str, range], seed: int, keep: Path, jobs: int, show: bool) -> dict[str, Any]:
-    """Run all cases; counts by kind, and the cases that ended as they must not."""
-    counts: dict[str, Counter[str]] = {kind: Counter() for kind in wanted}
-    slowest, largest = dict.fromkeys(wanted, 0.0), dict.fromkeys(wanted, 0.0)
+def search(chosen: dict[str, range], seed: int, keep: Path, jobs: int, show: bool) -> dict[str, Any]:
+    """Run all cases; returns counts by kind, and the faults."""
+    counts: dict[str, Counter[str]] = {kind: Counter() for kind in chosen}
+    slowest, largest = dict.fromkeys(chosen, 0.0), dict.fromkeys(chosen, 0.0)
     faults = []
     began = time.monotonic()
-    cases = [(kind, number, seed, keep) for kind, numbers in wanted.items() for number in numbers]
+    cases = [(kind, number, seed, keep) for kind, numbers in chosen.items() for number in numbers]
     with get_context("fork").Pool(jobs) as pool:
         for done, (kind, number, outcome, label) in enumerate(pool.imap_unordered(_work, cases), 1):
             counts[kind][outcome.end] += 1
@@ -76,7 +76,7 @@ def search(wanted: dict[str, range], seed: int, keep: Path, jobs: int, show: boo
                 "slowest_seconds": round(slowest[kind], 2),
                 "largest_megabytes": round(largest[kind]),
             }
-            for kind in wanted
+            for kind in chosen
         },
         "faults": sorted(faults, key=lambda fault: (fault["kind"], fault["number"])),
     }
@@ -92,19 +92,19 @@ def _numbers(text: str) -> tuple[str, range]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("wanted", nargs="+", type=_numbers, metavar="KIND=COUNT", help=f"of {', '.join(KINDS)}")
+    parser.add_argument("chosen", nargs="+", type=_numbers, metavar="KIND=COUNT", help=f"of {', '.join(KINDS)}")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--keep", type=Path, default=Path("build/fuzz"), help="folder for logs of what went wrong")
     parser.add_argument("--out", type=Path, help="write the counts to this file as well")
     given = parser.parse_args()
-    wanted = dict(given.wanted)
+    chosen = dict(given.chosen)
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
         warm_up([_warm, media.seeds, media.transcriber, checkpoints.seeds])
     from mome.evaluation.result import run_document, write_json
 
-    found = search(wanted, given.seed, given.keep, given.jobs, show=True)
-    named = " ".join(f"{kind}={numbers.start}:{numbers.stop}" for kind, numbers in wanted.items())
+    found = search(chosen, given.seed, given.keep, given.jobs, show=True)
+    named = " ".join(f"{kind}={numbers.start}:{numbers.stop}" for kind, numbers in chosen.items())
     line = f"python -m scripts.fuzz.run {named} --seed {given.seed}"
     document = run_document(command=line, model="mome-tiny", data="made from the seed", seed=given.seed)
     document |= {"limits": {"seconds": SECONDS, "megabytes": MEGABYTES}, **found}

@@ -18,7 +18,7 @@ MEGABYTES = 2000
 _ADDRESSES = 16 * 2**30  # so that a mistake here does not bring the machine down
 
 FAULTS = ("traceback", "crash", "hang", "memory", "silent")
-"""Ends that must not be. ``silent`` is a failure without a line that begins with the program's name."""
+"""Ends of a case that are faults. ``silent`` is a failure without a line that begins with the program's name."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mome.training.layers import SHIPPED
+from mome.training.loading import SHIPPED
 from mome.training.recipe import Recipe
 from scripts.fuzz.folders import CLIP
 from scripts.fuzz.mutate import ODD, Random, damage, pick

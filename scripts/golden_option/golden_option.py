@@ -1,8 +1,8 @@
 """The option ``--golden DIR`` of this project's tests.
 
-pyproject.toml names this plugin to pytest, but that is not enough: in ``pytest --golden DIR``, pytest takes DIR for
-the folder of the tests, and looks for pyproject.toml there, unless it knows the option before. Plugins that are
-installed are known, so ``make install`` installs this one, by itself: in the package it would be in everybody's tests.
+pytest must know the option before it reads pyproject.toml, or it takes the DIR in ``pytest --golden DIR`` for the
+folder of the tests and looks for pyproject.toml there. Only installed plugins are known so early, so ``make install``
+installs this one, apart from the package, whose users do not need it.
 """
 
 from __future__ import annotations

@@ -73,14 +73,14 @@ def main() -> None:
             real_jobs.append((str(args.grid / row["path"]), str(target), words, row["text"]))
     kept_back |= {r["text"] for r in index if r["split"] == "valid"}
     rng = np.random.default_rng(2026)
-    unseen, seen = list(VOICES[::HELD_OUT_EVERY]), [v for i, v in enumerate(VOICES) if i % HELD_OUT_EVERY]
+    held_out, training = list(VOICES[::HELD_OUT_EVERY]), [v for i, v in enumerate(VOICES) if i % HELD_OUT_EVERY]
     synthetic_jobs = []
     for number in range(args.synthetic + VALID_SYNTHETIC):
         valid = number >= args.synthetic
         text = random_sentence(rng)
         while text in kept_back:
             text = random_sentence(rng)
-        voice = str(rng.choice(unseen if valid else seen))
+        voice = str(rng.choice(held_out if valid else training))
         name = f"synthetic_{number:05d}"
         split = "valid" if valid else "train"
         index.append({"id": name, "split": split, "kind": "synthetic", "text": text, "voice": voice})

@@ -40,7 +40,7 @@ VIDEO = AVHubertConfig(
     conv_pos=32, conv_pos_groups=16, image_size=44, image_mean=0.55, image_std=0.13, layerdrop=0.0,
 )  # fmt: skip
 WINDOW_SECONDS = 10
-LETTERS = [1 + index for index, word in enumerate(WORDS) if len(word) == 1]  # the hard part of GRID's sentences
+LETTERS = [1 + index for index, word in enumerate(WORDS) if len(word) == 1]  # the hardest words of GRID's sentences
 
 
 class Pretraining(nn.Module):
@@ -289,7 +289,7 @@ def main() -> None:
         optimizer, args.lr, total_steps=per_epoch * args.epochs, pct_start=0.1, div_factor=20
     )
     history, began = [], time.time()
-    if args.start is not None:  # new heads must not tear at a trained encoder
+    if args.start is not None:  # train the new heads alone first, whose gradients would spoil a trained encoder
         fit_heads(model, real, source, rng, args.batch)
         print(json.dumps(validate(model, valid, source)), flush=True)
     for epoch in range(1, args.epochs + 1):

@@ -87,7 +87,7 @@ class Examples:
         for word in words:
             ids = self.ids(word)
             vectors = embedding[ids]
-            if rng.random() < strength:  # confused with other words, to some degree
+            if rng.random() < strength:  # mix with embeddings of other words
                 group = next((slot for slot in SLOTS if word in slot), self.rate_set)
                 pool = group if rng.random() < 0.8 else self.rate_set
                 others = [self.ids(str(rng.choice(pool)))[0] for _ in range(int(rng.integers(1, 4)))]

@@ -23,13 +23,13 @@ from mome.checkpoints import checkpoint, source
 from mome.checkpoints.folder import read_config
 from mome.config.fields import BACKBONES
 from mome.rates import Rates
-from tests.model.build import ADAPTERS, GRID, KINDS, make_config, make_model, raw_inputs, shared_model, transcripts
+from tests.model.build import ADAPTERS, ALL_RATES, KINDS, make_config, make_model, raw_inputs, shared_model, transcripts
 
 CLIPS, LABELS = [(133, 34), (64, 16)], transcripts([5, 3])
 
 
 @torch.no_grad()
-def logits(model: MomeForSpeechRecognition, rates: Rates = GRID[0]) -> torch.Tensor:
+def logits(model: MomeForSpeechRecognition, rates: Rates = ALL_RATES[0]) -> torch.Tensor:
     return model(**raw_inputs(CLIPS), labels=LABELS, rates=rates).logits
 
 
@@ -63,7 +63,7 @@ def test_only_what_was_trained_is_written(saved, parts):
     assert set(written) == {name for name, value in model.named_parameters() if value.requires_grad}
     assert json.loads((saved / "config.json").read_text())["language_model"] == str(parts / "language_model")
     loaded = MomeForSpeechRecognition.from_pretrained(saved)
-    for rates in GRID:
+    for rates in ALL_RATES:
         assert torch.equal(logits(loaded, rates), logits(model, rates))
     assert not loaded.training
     trained = {name for name, value in loaded.named_parameters() if value.requires_grad}

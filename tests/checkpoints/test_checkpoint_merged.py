@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 import mome.adapters
 from mome.errors import MomeError
 from mome.model import MomeForSpeechRecognition
-from tests.model.build import GRID, make_model, raw_inputs, transcripts
+from tests.model.build import ALL_RATES, make_model, raw_inputs, transcripts
 
 CLIPS, LABELS = [(133, 34), (64, 16)], transcripts([5, 3])
 TASKS = {"type": "lora", "bottleneck": 2, "specific": "tasks"}
@@ -23,13 +23,13 @@ RATES = {"type": "lora", "bottleneck": 2, "specific": "rates", "shared": False}
 
 @torch.no_grad()
 def logits(model: MomeForSpeechRecognition) -> torch.Tensor:
-    return model(**raw_inputs(CLIPS), labels=LABELS, rates=GRID[0]).logits
+    return model(**raw_inputs(CLIPS), labels=LABELS, rates=ALL_RATES[0]).logits
 
 
 @torch.no_grad()
 def written(model: MomeForSpeechRecognition) -> list[list[int]]:
     options = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
-    return model.generate(**raw_inputs(CLIPS), rates=GRID[0], **options).tolist()
+    return model.generate(**raw_inputs(CLIPS), rates=ALL_RATES[0], **options).tolist()
 
 
 def check(model: MomeForSpeechRecognition, folder: Path) -> None:

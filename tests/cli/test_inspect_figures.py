@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from mome.connectors import build_connector
 from mome.rates import Rates
 from mome.training import load_config, load_recipe, recipe_names
-from mome.training.layers import SHIPPED, read_layers
+from mome.training.loading import SHIPPED, read_layers
 
 RECIPES = recipe_names()
 # What mome-tiny starts from is built by scripts/mome_tiny, and its parts are bundled with the package.

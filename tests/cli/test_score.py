@@ -111,10 +111,10 @@ def test_missing_clips_are_empty_or_left_out_if_that_is_said(score, results):
 def test_clips_in_which_nothing_is_said(run, tmp_path):
     """Every word heard there is an insertion, also where nothing is left but a filler."""
     data = sheet(tmp_path / "clips.csv", ("id", "text"), ("one", ""), ("two", "Um."), ("three", "hello"))
-    heard = sheet(tmp_path / "x.csv", ("id", "text"), ("one", "hello there"), ("two", "um"), ("three", "Hello!"))
+    spoken = sheet(tmp_path / "x.csv", ("id", "text"), ("one", "hello there"), ("two", "um"), ("three", "Hello!"))
 
     def one(*options: str) -> dict:
-        result = run("score", heard, "--data", data, "--json", *options)
+        result = run("score", spoken, "--data", data, "--json", *options)
         assert result.exit_code == 0, result.output
         document = json.loads(result.stdout)
         assert document["normalize"] == (options[-1] if options else "lower")
@@ -124,7 +124,7 @@ def test_clips_in_which_nothing_is_said(run, tmp_path):
     found = one("--normalize", "whisper")
     assert [found[key] for key in ("wer", "words", "insertions", "substitutions", "clips")] == [2.0, 1, 2, 0, 3]
     sheet(data, ("id", "text"), ("one", ""))
-    sheet(heard, ("id", "text"), ("one", ""))
+    sheet(spoken, ("id", "text"), ("one", ""))
     assert [one()[key] for key in ("wer", "words", "ci95")] == [0.0, 0, [0.0, 0.0]]
 
 

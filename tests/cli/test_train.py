@@ -54,7 +54,7 @@ def test_other_mistakes(refused, recipe, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "given", "told"),
+    ("name", "given", "message"),
     [
         (
             "mome-layer-grid",
@@ -66,8 +66,8 @@ def test_other_mistakes(refused, recipe, monkeypatch):
         ("mome-layer-grid", ("data.manifests=[x.csv]", "augment.noise=[]"), ("x.csv",)),
     ],
 )
-def test_corpus_and_noise_are_named_by_the_user(refused, tmp_path, monkeypatch, name, given, told):
+def test_corpus_and_noise_are_named_by_the_user(refused, tmp_path, monkeypatch, name, given, message):
     monkeypatch.chdir(tmp_path)
     line = refused("train", name, *given)
-    assert all(part in line for part in told)
+    assert all(part in line for part in message)
     assert not list(tmp_path.iterdir())

@@ -22,7 +22,7 @@ from transformers import AutoConfig, LlamaForCausalLM, PreTrainedConfig, PreTrai
 from mome.convert import avsr, avsr_backbones, writing
 from mome.convert.avsr_names import EMBEDDING, HEAD
 from mome.encoders.avhubert import AVHubertConfig, AVHubertModel
-from mome.training.layers import SHIPPED
+from mome.training.loading import SHIPPED
 from tests.conftest import Golden
 from tests.convert.published import ADDED, PROMPT_IDS, tokenizer_of
 

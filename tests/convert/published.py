@@ -20,7 +20,7 @@ from mome.config import DEFAULT_PROMPTS
 from mome.convert.avsr import Sources
 from mome.encoders.avhubert import AVHubertConfig, AVHubertModel
 from tests.conftest import Golden
-from tests.model.golden import avhubert_config, grid_of, prompt_ids, text_config
+from tests.model.golden import avhubert_config, listed_rates, prompt_ids, text_config
 
 State = dict[str, Tensor]
 
@@ -81,7 +81,7 @@ def backbones(golden: Golden, folder: Path, weights: bool = True) -> Sources:
     for name, model in made.items():
         (model if weights else model.config).save_pretrained(folder / name)
     tokenizer_of(golden).save_pretrained(folder / "language_model")
-    rates = {f"{side}_rates": grid_of(config, side) for side in ("audio", "video") if f"{side}_encoder" in made}
+    rates = {f"{side}_rates": listed_rates(config, side) for side in ("audio", "video") if f"{side}_encoder" in made}
     lora = config.get("lora")
     scale = lora["ALPHA"] / lora["RANK"] if lora else None
     told = {"lora_scale": scale, "top_k": config.get("top_k")}

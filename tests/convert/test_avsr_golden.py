@@ -11,7 +11,7 @@ from mome.convert.avsr import convert
 from mome.model import MomeForSpeechRecognition
 from tests.conftest import Golden
 from tests.convert.published import backbones, published
-from tests.model.golden import MODALITIES, batch, close, grid_of, has_norm, is_tied
+from tests.model.golden import MODALITIES, batch, close, has_norm, is_tied, listed_rates
 from tests.model.test_golden import check_encoders, check_generation, check_pass, check_projectors, passes
 
 PARTS = ("audio_encoder", "language_model", "video_encoder")
@@ -22,7 +22,7 @@ def check_config(golden: Golden, model: MomeForSpeechRecognition) -> None:
     """Compare the converted configuration with that of the case."""
     config, ours = golden.config, model.config
     sides = ("audio", "video") if config["modality"] == "audiovisual" else (config["modality"],)
-    rates = {side: grid_of(config, side) for side in sides}
+    rates = {side: listed_rates(config, side) for side in sides}
     assert (ours.audio_rates, ours.video_rates) == (rates.get("audio", []), rates.get("video", []))
     stacked = config.get("compression") == "stack" and max(map(max, rates.values())) > 1
     assert ours.compression == ("stack" if stacked else "average")

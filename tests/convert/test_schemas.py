@@ -17,7 +17,7 @@ from mome.convert.avsr_file import state_dict
 from mome.encoders.avhubert import AVHubertConfig, AVHubertModel
 from mome.errors import MomeError
 from mome.model import MomeForSpeechRecognition
-from mome.training.layers import SHIPPED
+from mome.training.loading import SHIPPED
 
 PUBLISHED = {
     "llama-avsr-ASR-8B-stack-A3": ("meta-llama/Llama-3.1-8B", "asr", [3], []),

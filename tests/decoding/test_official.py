@@ -56,16 +56,16 @@ def clip(seconds: float, frames: int | None) -> Clip:
 @pytest.mark.parametrize("rates", [["4,2"], ["4,-", "4,2"], ["4,-"]])
 def test_sound_beside_video_is_as_long_as_the_video(published, monkeypatch, compat, frames, rates):
     transcriber = mome.load(published, compat=compat)
-    heard: list[np.ndarray] = []
+    waves: list[np.ndarray] = []
     audio = transcriber.processor.audio
-    monkeypatch.setattr(transcriber.processor, "audio", lambda wave: heard.append(wave) or audio(wave))
+    monkeypatch.setattr(transcriber.processor, "audio", lambda wave: waves.append(wave) or audio(wave))
     one = clip(1.0, frames)
     made = transcriber.transcribe_rates(one, [Rates.parse(rate) for rate in rates], max_new_tokens=2)
     assert len(made) == len(rates)
     cut = compat is not None and "4,2" in rates
-    assert np.array_equal(heard[0], official_sound(one.audio, frames) if cut else one.audio)
+    assert np.array_equal(waves[0], official_sound(one.audio, frames) if cut else one.audio)
     transcriber.processor([one], video="4,2" in rates)
-    assert np.array_equal(heard[0], heard[1])
+    assert np.array_equal(waves[0], waves[1])
 
 
 def test_the_shortest_sound_is_long_enough_for_its_least_tokens(published):

@@ -53,7 +53,7 @@ CONNECTORS: dict[str, dict[str, Any]] = {
 }
 VOCABULARY, PAD, START, END = 61, 0, 1, 2
 MEL_BINS, SIDE = 10, 16
-GRID = [Rates(4, 2), Rates(16, 5), Rates(4, None), Rates(16, None), Rates(None, 2), Rates(None, 5)]
+ALL_RATES = [Rates(4, 2), Rates(16, 5), Rates(4, None), Rates(16, None), Rates(None, 2), Rates(None, 5)]
 
 
 def whisper(width: int = 24) -> WhisperConfig:

@@ -35,8 +35,8 @@ SINGLE = re.compile(r"^(audio|video)_proj\.(\d\.(?:weight|bias))$")  # one proje
 SPECIFIC = re.compile(r"^llm\.(.*)\.lora_(down|up)_([QV])\.(audio|video|audiovisual)\.weight$")
 
 
-def close(ours: Tensor, theirs: Tensor, atol: float = 1e-5) -> None:
-    torch.testing.assert_close(ours, theirs, atol=atol, rtol=0)
+def close(actual: Tensor, official: Tensor, atol: float = 1e-5) -> None:
+    torch.testing.assert_close(actual, official, atol=atol, rtol=0)
 
 
 def is_tied(config: dict) -> bool:
@@ -74,7 +74,7 @@ def has(state: dict[str, Tensor], pattern: str) -> bool:
     return any(re.search(pattern, key) for key in state)
 
 
-def grid_of(config: dict, modality: str) -> list[int]:
+def listed_rates(config: dict, modality: str) -> list[int]:
     """The rates of a modality, in the order of its projectors."""
     return list(config.get(f"rates_{modality}") or [config[f"rate_{modality}"]])
 
@@ -95,18 +95,18 @@ def mome_config(golden: Golden, **options: Any) -> MomeConfig:
     """What the case describes; ``options`` say what is particular to its family."""
     state, config = golden.state, golden.config
     added, lora, adapter = config["llm"]["added_tokens"], config.get("lora"), None
-    heard, seen = has(state, r"^audio_encoder\."), has(state, r"^video_encoder\.")
+    has_audio, has_video = has(state, r"^audio_encoder\."), has(state, r"^video_encoder\.")
     if lora:
         bottleneck = round(config["llm"]["hidden_size"] / lora["RANK"])
         adapter = {"type": "lora", "bottleneck": bottleneck, "scale": lora["ALPHA"] / lora["RANK"]}
         if config.get("task_specific"):
             adapter |= {"specific": "tasks", "shared": config["shared"]}
     return MomeConfig(
-        audio_config=WhisperConfig(**config["whisper"]) if heard else None,
-        video_config=avhubert_config(state, "video_encoder.", config["avhubert"]["heads"]) if seen else None,
+        audio_config=WhisperConfig(**config["whisper"]) if has_audio else None,
+        video_config=avhubert_config(state, "video_encoder.", config["avhubert"]["heads"]) if has_video else None,
         text_config=text_config(config),
-        audio_rates=grid_of(config, "audio") if heard else (),
-        video_rates=grid_of(config, "video") if seen else (),
+        audio_rates=listed_rates(config, "audio") if has_audio else (),
+        video_rates=listed_rates(config, "video") if has_video else (),
         compression="stack" if config.get("compression") == "stack" else "average",
         projector_hidden=config["projector_intermediate"],
         projector_norm=has_norm(state),
@@ -120,8 +120,8 @@ def mome_config(golden: Golden, **options: Any) -> MomeConfig:
 
 
 def renamed(key: str) -> str:
-    for theirs, ours in NAMES:
-        key = re.sub(theirs, ours, key)
+    for official, actual in NAMES:
+        key = re.sub(official, actual, key)
     return key
 
 
@@ -131,19 +131,19 @@ def weights(state: dict[str, Tensor], config: MomeConfig) -> dict[str, Tensor]:
     Those specific to a task are stacked in the order of the tasks, and those of a modality's only projector are there
     for each of its rates.
     """
-    ours, specific = {}, {}
+    actual, specific = {}, {}
     for key, value in state.items():
         match, single = SPECIFIC.match(key), SINGLE.match(key)
         if single is not None:
             side, name = single.groups()
-            ours |= {f"connector.{side}.{i}.{name}": value for i in range(len(getattr(config, f"{side}_rates")))}
+            actual |= {f"connector.{side}.{i}.{name}": value for i in range(len(getattr(config, f"{side}_rates")))}
         elif match is not None:
             layer, part, side, modality = match.groups()
             name = f"language_model.{layer}.{side.lower()}_proj.lora.specific.{part}"
             specific.setdefault(name, {})[MODALITIES[modality]] = value
         elif not UNUSED.match(key):
-            ours[renamed(key)] = value
-    return ours | {name: torch.stack([each[task] for task in config.tasks]) for name, each in specific.items()}
+            actual[renamed(key)] = value
+    return actual | {name: torch.stack([each[task] for task in config.tasks]) for name, each in specific.items()}
 
 
 def recogniser(golden: Golden, **options: Any) -> MomeForSpeechRecognition:
@@ -177,9 +177,9 @@ def batch(inputs: dict[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
 
 def labels_of(golden: Golden) -> Tensor:
     """Transcripts with their end token and without the start token, right-padded with -100."""
-    theirs = next(value for key, value in golden.outputs.items() if key.startswith("labels"))
+    official = next(value for key, value in golden.outputs.items() if key.startswith("labels"))
     # The first one, which the original keeps for the start token, predicts nothing.
-    rows = [row[row != IGNORED_LABEL] for row in theirs[:, 1:]]
+    rows = [row[row != IGNORED_LABEL] for row in official[:, 1:]]
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=IGNORED_LABEL)
 
 
@@ -193,7 +193,7 @@ def rates_of(golden: Golden, name: str) -> Rates:
         if match is None and modality == side:
             match = re.search(r"(\d+)", name)
         if modality in (side, "audiovisual"):
-            rates[side] = int(match[1]) if match else grid_of(golden.config, side)[0]
+            rates[side] = int(match[1]) if match else listed_rates(golden.config, side)[0]
     return Rates(rates.get("audio"), rates.get("video"))
 
 

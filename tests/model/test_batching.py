@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mome.model.objective import IGNORED_LABEL
 from mome.rates import Rates
-from tests.model.build import GRID, KINDS, make_model, one_clip, raw_inputs, shared_model, transcripts
+from tests.model.build import ALL_RATES, KINDS, make_model, one_clip, raw_inputs, shared_model, transcripts
 
 MIXED = [
     ((133, 34), Rates(4, 2), 5),
@@ -32,8 +32,8 @@ def check(model, clips) -> None:
         clip, row = one_clip(inputs, index), labels[index : index + 1, : words[index]]
         alone = model(**clip, labels=row, rates=rate)
         losses.append(alone.transcript_losses[str(rate)] * words[index])
-        ours = together.logits[index, : words[index]]
-        torch.testing.assert_close(ours, alone.logits[0], atol=2e-4, rtol=0)
+        actual = together.logits[index, : words[index]]
+        torch.testing.assert_close(actual, alone.logits[0], atol=2e-4, rtol=0)
         same = model.generate(**clip, rates=rate, **NEW)[0]
         assert written[index, : len(same)].tolist() == same.tolist()
         assert (written[index, len(same) :] == model.config.text_config.pad_token_id).all()
@@ -52,7 +52,7 @@ def test_other_options(options):
     check(make_model(**options), clips)
 
 
-clip = st.tuples(st.tuples(st.integers(32, 160), st.integers(5, 40)), st.sampled_from(GRID), st.integers(1, 6))
+clip = st.tuples(st.tuples(st.integers(32, 160), st.integers(5, 40)), st.sampled_from(ALL_RATES), st.integers(1, 6))
 
 
 @settings(deadline=None, max_examples=12, derandomize=True)

@@ -43,9 +43,9 @@ def test_sound_is_cut_or_padded_with_zeros_to_the_length_of_its_video():
 
 def test_rounding_is_more_than_noise_of_float32():
     wave = speech()
-    official, (ours, frames) = official_log_mel(wave, EXTRACTOR), log_mel(wave, EXTRACTOR, "window")
-    assert official.shape == ours.shape == (80, 3000)
+    official, (actual, frames) = official_log_mel(wave, EXTRACTOR), log_mel(wave, EXTRACTOR, "window")
+    assert official.shape == actual.shape == (80, 3000)
     assert official.dtype == np.float32
     assert frames == FRAMES
-    assert 1e-4 < np.abs(official - ours)[:, :FRAMES].max() < 0.5
-    assert not torch.equal(torch.from_numpy(official).bfloat16(), torch.from_numpy(ours).bfloat16())
+    assert 1e-4 < np.abs(official - actual)[:, :FRAMES].max() < 0.5
+    assert not torch.equal(torch.from_numpy(official).bfloat16(), torch.from_numpy(actual).bfloat16())

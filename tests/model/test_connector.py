@@ -17,8 +17,8 @@ from mome.model.sequence import count_tokens
 from mome.rates import Rates
 from mome.text.transcript import Tokens
 from tests.model.build import (
+    ALL_RATES,
     CONNECTORS,
-    GRID,
     MIXTURE,
     QFORMER,
     connector_model,
@@ -38,8 +38,8 @@ WORDS = torch.tensor([4, 2, 7])
 WEIGHTS = {"balance": MIXTURE["balance_weight"] / MIXTURE["top_k"], "z": MIXTURE["z_weight"]}
 
 
-def close(ours: Tensor, theirs: Tensor, atol: float = 1e-5) -> None:
-    torch.testing.assert_close(ours, theirs, atol=atol, rtol=1e-5)
+def close(actual: Tensor, other: Tensor, atol: float = 1e-5) -> None:
+    torch.testing.assert_close(actual, other, atol=atol, rtol=1e-5)
 
 
 @every
@@ -50,7 +50,7 @@ def test_gradients_reach_the_whole_connector_and_nothing_frozen(connector):
     model = make_model("llama", "lora", **options)
     model.train()
     words = WORDS if connector == "qformer-speech" else None
-    model(**raw_inputs(CLIPS), labels=LABELS, matryoshka=GRID, words=words).loss.backward()
+    model(**raw_inputs(CLIPS), labels=LABELS, matryoshka=ALL_RATES, words=words).loss.backward()
     expected = {name for name, _ in model.named_parameters() if name.startswith("connector.") or ".lora." in name}
     assert any(name.startswith("connector.") for name in expected)
     with_gradient = {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
@@ -94,12 +94,12 @@ def test_beams_of_a_mixed_batch(connector):
 @every
 def test_what_is_heard_and_seen_and_its_rate_matter(connector):
     model, inputs = connector_model(connector), one_clip(raw_inputs(CLIPS), 0)
-    logits = {rates: model(**inputs, labels=LABELS[:1], rates=rates).logits for rates in GRID}
+    logits = {rates: model(**inputs, labels=LABELS[:1], rates=rates).logits for rates in ALL_RATES}
     other = one_clip(raw_inputs(CLIPS, seed=8), 0)
-    for rates, ours in logits.items():
-        for name, wanted in (("input_features", rates.audio), ("pixel_values_videos", rates.video)):
+    for rates, actual in logits.items():
+        for name, expectation in (("input_features", rates.audio), ("pixel_values_videos", rates.video)):
             changed = model(**{**inputs, name: other[name]}, labels=LABELS[:1], rates=rates).logits
-            assert ((changed - ours).abs().max() > 1e-3) == (wanted is not None)
+            assert ((changed - actual).abs().max() > 1e-3) == (expectation is not None)
     # The Q-Former takes as many tokens as the clip's length asks for, whatever the rate.
     coarser = (logits[Rates(16, 5)] - logits[Rates(4, 2)]).abs().max()
     assert (coarser > 1e-3) == ("qformer" not in connector)
@@ -109,8 +109,8 @@ def tokens_by_formula(connector: str, rates: Rates, audio: int, video: int) -> t
     """Tokens of audio, of video and of both together."""
     if "qformer" in connector:
         frames = audio // 2 if rates.video is None else video
-        wanted = math.floor(frames * 5 / 25)  # 5 a second, and 20 queries in all
-        return 0, 0, min(max(wanted, 5), 20) if frames else 0
+        expectation = math.floor(frames * 5 / 25)  # 5 a second, and 20 queries in all
+        return 0, 0, min(max(expectation, 5), 20) if frames else 0
     made = []
     for rate, frames in ((rates.audio, audio), (rates.video, video)):
         count = 0 if rate is None else math.floor(frames / rate)
@@ -131,13 +131,13 @@ def test_tokens_are_counted_as_they_are_fed(connector, audio, video):
         model.connector.predictor.reset_parameters()
     encoded = model.encode(**raw_inputs([(2 * audio, video)]))
     assert (encoded.audio.lengths.item(), encoded.video.lengths.item()) == (audio, video)
-    for rates in GRID:
+    for rates in ALL_RATES:
         prepared = model.prepare(encoded, [rates])
-        heard, seen, fused = tokens_by_formula(connector, rates, audio, video)
+        from_audio, from_video, fused = tokens_by_formula(connector, rates, audio, video)
         # One start token and the prompt, and marks around audio tokens of their own.
         text = 1 + {"avsr": 3, "asr": 2, "vsr": 2}[rates.task]
         text += 2 * (rates.audio is not None and "qformer" not in connector)
-        expected = Tokens(heard, seen, text, fused)
+        expected = Tokens(from_audio, from_video, text, fused)
         assert prepared.counts == [expected]
         assert count_tokens(model.config, rates, audio, video) == expected
         assert prepared.mask.sum().item() == expected.total == prepared.embeddings.shape[1]
@@ -185,8 +185,8 @@ def test_saved_is_what_was_trained_and_loads_to_the_same(connector, tmp_path):
     assert type(loaded.connector) is type(model.connector)
     inputs = raw_inputs(CLIPS)
     for rates in (Rates(4, 2), Rates(16, None), Rates(None, 5)):
-        ours, theirs = (one(**inputs, labels=LABELS, rates=rates).logits for one in (model, loaded))
-        assert torch.equal(ours, theirs)
+        actual, other = (one(**inputs, labels=LABELS, rates=rates).logits for one in (model, loaded))
+        assert torch.equal(actual, other)
 
 
 def projector_by_hand(weights: dict[str, Tensor], x: Tensor, norm: bool) -> Tensor:
@@ -278,12 +278,12 @@ def test_mixtures_and_their_part_of_the_loss_by_hand(connector):
 @torch.no_grad()
 def test_the_speech_rates_part_of_the_loss_by_hand():
     model, inputs = connector_model("qformer-speech"), raw_inputs(CLIPS)
-    output = model(**inputs, labels=LABELS, matryoshka=GRID, words=WORDS)
+    output = model(**inputs, labels=LABELS, matryoshka=ALL_RATES, words=WORDS)
     errors = []
     for index, words in enumerate(WORDS.tolist()):
-        heard = model.encode(**one_clip(inputs, index)).audio
-        predicted = model.connector.predictor(heard.frames, heard.lengths)
-        seconds = heard.frames.shape[1] / 50
+        features = model.encode(**one_clip(inputs, index)).audio
+        predicted = model.connector.predictor(features.frames, features.lengths)
+        seconds = features.frames.shape[1] / 50
         errors.append((predicted - words / seconds / QFORMER["words_per_second"]).square())
     expected = torch.cat(errors).mean()
     close(output.connector_losses["speech_rate"], expected)
@@ -294,7 +294,7 @@ def test_the_speech_rates_part_of_the_loss_by_hand():
 @torch.no_grad()
 @pytest.mark.parametrize("connector", ["projectors", "shared", "resampler", "qformer"])
 def test_no_other_connector_adds_to_the_loss(connector):
-    output = connector_model(connector)(**raw_inputs(CLIPS), labels=LABELS, matryoshka=GRID, words=WORDS)
+    output = connector_model(connector)(**raw_inputs(CLIPS), labels=LABELS, matryoshka=ALL_RATES, words=WORDS)
     assert output.connector_losses == {}
     close(output.loss, torch.stack(list(output.transcript_losses.values())).mean())
 
@@ -302,12 +302,12 @@ def test_no_other_connector_adds_to_the_loss(connector):
 @torch.no_grad()
 def test_weights_of_the_tasks():
     model, inputs = connector_model("mixture-none"), raw_inputs(CLIPS)
-    output = model(**inputs, labels=LABELS, matryoshka=GRID, task_weights={"vsr": 1.5, "asr": 0.25})
+    output = model(**inputs, labels=LABELS, matryoshka=ALL_RATES, task_weights={"vsr": 1.5, "asr": 0.25})
     factors = {"4,-": 0.25, "16,-": 0.25, "-,2": 1.5, "-,5": 1.5}
-    spoken = sum(factors.get(name, 1) * loss for name, loss in output.transcript_losses.items()) / len(GRID)
+    spoken = sum(factors.get(name, 1) * loss for name, loss in output.transcript_losses.items()) / len(ALL_RATES)
     added = [weight * output.connector_losses[name] for name, weight in WEIGHTS.items()]
     close(output.loss, spoken + sum(added))
-    plain = model(**inputs, labels=LABELS, matryoshka=GRID)
+    plain = model(**inputs, labels=LABELS, matryoshka=ALL_RATES)
     assert plain.transcript_losses == output.transcript_losses
     assert plain.loss != output.loss
 

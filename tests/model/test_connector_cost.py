@@ -15,7 +15,7 @@ from mome.model.model import EncodedClips
 from mome.model.sequence import count_tokens
 from mome.rates import Rates
 from mome.text.transcript import Tokens
-from tests.model.build import CONNECTORS, GRID, connector_model, make_config, make_model
+from tests.model.build import ALL_RATES, CONNECTORS, connector_model, make_config, make_model
 from tests.model.test_cost import features, flops, generation_flops
 from tests.model.test_groups import GROUPED, group_of, looked_at, new_model
 
@@ -47,7 +47,7 @@ def encoded(model: MomeForSpeechRecognition, rates: Rates, audio: int, video: in
 @pytest.mark.parametrize(("audio", "video"), [(37, 19), (200, 100), (331, 166)])
 def test_operations(connector, audio, video):
     model = untrained(connector)
-    for rates in GRID:
+    for rates in ALL_RATES:
         clips = encoded(model, rates, audio, video)
         counted = flops(lambda clips=clips, rates=rates: model.connect(clips, [rates]))
         assert counted > 0
@@ -175,7 +175,7 @@ def test_the_cost_of_a_group_is_that_of_any_other():
     model = new_model("S-tasks")
     costs = {
         group_of("S-tasks", rates): inference_cost(model.config, rates, 64, 32, 1, fed=Tokens(10, 7, 3))
-        for rates in GRID
+        for rates in ALL_RATES
     }
     assert len(costs) == 3
     assert len({cost.adapters for cost in costs.values()}) == 1

@@ -33,9 +33,9 @@ def test_extremes() -> None:
 @pytest.mark.parametrize("adapter", ["layer", "lora"])
 def test_by_hand_in_the_loss_of_a_padded_batch(adapter) -> None:
     plain, model = make_model("llama", adapter), make_model("llama", adapter, decorrelation_weight=3.0)
-    grid, inputs = [Rates(4, 2), Rates(None, 5)], raw_inputs(CLIPS)
+    all_rates, inputs = [Rates(4, 2), Rates(None, 5)], raw_inputs(CLIPS)
     means = []
-    for rates in grid:
+    for rates in all_rates:
         squares = []
         for clip, row in enumerate(LABELS):
             alone = one_clip(inputs, clip)
@@ -44,14 +44,14 @@ def test_by_hand_in_the_loss_of_a_padded_batch(adapter) -> None:
             squares += [square for hidden in states[1:] for square in cosines_by_hand(hidden, count)]
         means.append(torch.stack(squares).mean())
     expected = torch.stack(means).mean()
-    output, without = (each(**inputs, labels=LABELS, matryoshka=grid) for each in (model, plain))
+    output, without = (each(**inputs, labels=LABELS, matryoshka=all_rates) for each in (model, plain))
     close(output.connector_losses["decorrelation"], expected)
     close(output.loss, without.loss + 3 * expected)
     assert without.connector_losses == {}
     output.loss.backward()
     without.loss.backward()
-    ours, theirs = (next(p.grad for n, p in each.named_parameters() if "connector" in n) for each in (model, plain))
-    assert not torch.allclose(ours, theirs)
+    actual, other = (next(p.grad for n, p in each.named_parameters() if "connector" in n) for each in (model, plain))
+    assert not torch.allclose(actual, other)
 
 
 def test_gradient_checkpointing_changes_nothing() -> None:

@@ -36,7 +36,7 @@ from tests.model.build import ADAPTERS, END, PAD, START, VOCABULARY, make_config
 from tests.tiny import tiny_tokenizer
 
 CLIPS, LABELS = [(133, 34), (64, 16)], transcripts([5, 3])
-GRID = [Rates(4, 2), Rates(16, None), Rates(None, 5)]
+ALL_RATES = [Rates(4, 2), Rates(16, None), Rates(None, 5)]
 SCALED = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 FAMILIES: dict[str, tuple[type, dict[str, Any]]] = {
     "llama-2": (LlamaConfig, {"num_key_value_heads": 4}),
@@ -79,7 +79,7 @@ def make(family: str, **options: Any) -> MomeForSpeechRecognition:
 
 
 @torch.no_grad()
-def logits(model: MomeForSpeechRecognition, rates: Rates = GRID[0]) -> torch.Tensor:
+def logits(model: MomeForSpeechRecognition, rates: Rates = ALL_RATES[0]) -> torch.Tensor:
     return model(**raw_inputs(CLIPS), labels=LABELS, rates=rates).logits
 
 
@@ -90,7 +90,7 @@ def test_a_family_learns_is_saved_and_decodes(tmp_path, family):
     optimizer = torch.optim.AdamW(trained, lr=1e-2)
     losses = []
     for _ in range(12):
-        loss = model(**raw_inputs(CLIPS), labels=LABELS, matryoshka=GRID).loss
+        loss = model(**raw_inputs(CLIPS), labels=LABELS, matryoshka=ALL_RATES).loss
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -101,7 +101,7 @@ def test_a_family_learns_is_saved_and_decodes(tmp_path, family):
     loaded = MomeForSpeechRecognition.from_pretrained(tmp_path)
     assert type(loaded.language_model) is type(model.language_model)
     torch.testing.assert_close(logits(loaded), logits(model), rtol=0, atol=1e-6)
-    for rates in GRID:
+    for rates in ALL_RATES:
         options = {"rates": rates, "max_new_tokens": 4, "do_sample": False}
         greedy = model.generate(**raw_inputs(CLIPS), **options)
         first = logits(model, rates)[:, 0].argmax(-1)
@@ -123,7 +123,7 @@ def test_bfloat16_and_both_attentions(tmp_path, family):
     half = MomeForSpeechRecognition.from_pretrained(tmp_path, dtype=torch.bfloat16)
     rough = logits(half).float()
     assert (rough - exact).norm() < 0.1 * exact.norm()
-    assert half.generate(**raw_inputs(CLIPS), rates=GRID[0], max_new_tokens=2).shape[0] == 2
+    assert half.generate(**raw_inputs(CLIPS), rates=ALL_RATES[0], max_new_tokens=2).shape[0] == 2
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS)
@@ -157,8 +157,8 @@ def test_quantisation_is_for_the_language_model_alone(tmp_path, monkeypatch, ada
     assert rough.isfinite().all()
     if dtype == torch.float32:  # bfloat16 sends tokens to other experts
         assert (rough - exact).norm() < 0.05 * exact.norm()
-    assert loaded.generate(**raw_inputs(CLIPS), rates=GRID[0], max_new_tokens=2).shape[0] == 2
-    loaded.train()(**raw_inputs(CLIPS), labels=LABELS, rates=GRID[0]).loss.backward()
+    assert loaded.generate(**raw_inputs(CLIPS), rates=ALL_RATES[0], max_new_tokens=2).shape[0] == 2
+    loaded.train()(**raw_inputs(CLIPS), labels=LABELS, rates=ALL_RATES[0]).loss.backward()
     assert asked["language_model"]["quantization_config"] == quantised
     assert set(asked) == {"language_model", "video_encoder", "audio_encoder"}
     assert not any("quantization_config" in asked[name] for name in ("video_encoder", "audio_encoder"))

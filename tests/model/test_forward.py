@@ -15,7 +15,7 @@ from mome.model.objective import IGNORED_LABEL
 from mome.rates import Rates
 from tests.model.build import (
     ADAPTERS,
-    GRID,
+    ALL_RATES,
     KINDS,
     make_model,
     named_projectors,
@@ -30,8 +30,8 @@ LABELS = transcripts([5, 3, 1])
 DROPPED = {"type": "lora", "bottleneck": 4, "dropout": 0.4}
 
 
-def close(ours, theirs, atol=2e-5):
-    torch.testing.assert_close(ours, theirs, atol=atol, rtol=0)
+def close(actual, other, atol=2e-5):
+    torch.testing.assert_close(actual, other, atol=atol, rtol=0)
 
 
 def tokens_by_hand(model: MomeForSpeechRecognition, modality: str, encoded: Tensor, rate: int) -> Tensor:
@@ -91,13 +91,13 @@ def balance_by_hand(model: MomeForSpeechRecognition, inputs: list[list[Tensor]])
     return torch.stack(losses).mean()
 
 
-def check_against_hand(model: MomeForSpeechRecognition, grid: list[Rates]) -> None:
+def check_against_hand(model: MomeForSpeechRecognition, all_rates: list[Rates]) -> None:
     inputs = raw_inputs(CLIPS)
-    output = model(**inputs, labels=LABELS, matryoshka=grid)
+    output = model(**inputs, labels=LABELS, matryoshka=all_rates)
     rows = [row[row != IGNORED_LABEL] for row in LABELS]
     words = sum(len(row) for row in rows)
     losses, balance = [], []
-    for rates in grid:
+    for rates in all_rates:
         hand = [losses_by_hand(model, one_clip(inputs, i), row, rates) for i, row in enumerate(rows)]
         losses.append(sum(loss for loss, _ in hand) / words)
         close(output.transcript_losses[str(rates)], losses[-1])
@@ -135,19 +135,19 @@ def test_at_first_the_adapted_model_is_the_frozen_one(family, adapter):
     adapted = MomeForSpeechRecognition(make_model(family, adapter).config)
     adapted.load_state_dict(frozen.state_dict(), strict=False)
     inputs = raw_inputs(CLIPS)
-    for rates in GRID:
-        ours, theirs = (m(**inputs, labels=LABELS, rates=rates).logits for m in (adapted, frozen))
-        close(ours, theirs, 1e-6)
+    for rates in ALL_RATES:
+        actual, other = (m(**inputs, labels=LABELS, rates=rates).logits for m in (adapted, frozen))
+        close(actual, other, 1e-6)
     if adapter != "none":
         trained = shared_model(family, adapter)(**inputs, labels=LABELS, rates=rates).logits
-        assert (trained - theirs).abs().max() > 1e-2
+        assert (trained - other).abs().max() > 1e-2
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS)
 def test_gradients_reach_what_is_trained_and_nothing_else(adapter):
     model = make_model("llama", adapter)
     model.train()
-    model(**raw_inputs(CLIPS), labels=LABELS, matryoshka=GRID).loss.backward()
+    model(**raw_inputs(CLIPS), labels=LABELS, matryoshka=ALL_RATES).loss.backward()
     trained = model.trained_state_dict()
     with_gradient = {name for name, value in model.named_parameters() if value.grad is not None}
     assert with_gradient == set(trained)
@@ -161,15 +161,15 @@ def test_gradients_reach_what_is_trained_and_nothing_else(adapter):
 
 def test_frozen_parts_stay_as_they_are_in_training():
     model, inputs = make_model(), raw_inputs(CLIPS)
-    evaluated = model(**inputs, labels=LABELS, matryoshka=GRID)
+    evaluated = model(**inputs, labels=LABELS, matryoshka=ALL_RATES)
     frozen = {k: v.clone() for k, v in model.state_dict().items() if k not in model.trained_state_dict()}
     assert any("running_mean" in name for name in frozen)
     model.train()
-    trained = model(**inputs, labels=LABELS, matryoshka=GRID)
+    trained = model(**inputs, labels=LABELS, matryoshka=ALL_RATES)
     assert torch.equal(trained.loss, evaluated.loss)  # no dropout, and no batch norm by batch
     torch.optim.SGD(model.parameters(), 0.1).step(lambda: trained.loss.backward())
     assert all(torch.equal(model.state_dict()[name], value) for name, value in frozen.items())
-    assert model(**inputs, labels=LABELS, matryoshka=GRID).loss < trained.loss
+    assert model(**inputs, labels=LABELS, matryoshka=ALL_RATES).loss < trained.loss
 
 
 def test_the_adapters_own_dropout_is_on_in_training_alone():
@@ -177,9 +177,9 @@ def test_the_adapters_own_dropout_is_on_in_training_alone():
 
     def loss(seed: int) -> Tensor:
         torch.manual_seed(seed)
-        return model(**inputs, labels=LABELS, rates=GRID[0]).loss
+        return model(**inputs, labels=LABELS, rates=ALL_RATES[0]).loss
 
-    evaluated = plain(**inputs, labels=LABELS, rates=GRID[0]).loss
+    evaluated = plain(**inputs, labels=LABELS, rates=ALL_RATES[0]).loss
     assert torch.equal(loss(1), evaluated)
     model.train()
     assert {name for name, module in model.language_model.named_modules() if module.training} == {
@@ -212,9 +212,9 @@ def test_gradient_checkpointing_changes_nothing(adapter):
         assert not model.language_model.model.layers[0].self_attn.training
         torch.manual_seed(0)
         with recomputations(model) as repeated:
-            output = model(**raw_inputs(CLIPS), labels=LABELS, matryoshka=GRID)
+            output = model(**raw_inputs(CLIPS), labels=LABELS, matryoshka=ALL_RATES)
             output.loss.backward()
-        assert len(repeated) == (2 if checkpointing else 1) * len(GRID)
+        assert len(repeated) == (2 if checkpointing else 1) * len(ALL_RATES)
         results.append((output.loss, {n: v.grad for n, v in model.named_parameters() if v.grad is not None}))
     (loss, gradients), (same, others) = results
     close(loss, same)
@@ -245,10 +245,10 @@ def test_forward_says_what_it_lacks():
 
 def test_routing_is_the_mean_over_the_rates():
     model, inputs = make_model(), raw_inputs(CLIPS)
-    together = model(**inputs, labels=LABELS, matryoshka=GRID).routing
-    alone = [model(**inputs, labels=LABELS, rates=rates).routing for rates in GRID]
+    together = model(**inputs, labels=LABELS, matryoshka=ALL_RATES).routing
+    alone = [model(**inputs, labels=LABELS, rates=rates).routing for rates in ALL_RATES]
     assert together.keys() == alone[0].keys()
     for layer, statistics in together.items():
         close(statistics.load, torch.stack([each[layer].load for each in alone]).mean(0))
-        close(statistics.entropy, sum(each[layer].entropy for each in alone) / len(GRID))
+        close(statistics.entropy, sum(each[layer].entropy for each in alone) / len(ALL_RATES))
         assert not statistics.balance_loss.requires_grad

@@ -156,6 +156,6 @@ def test_generate_says_what_it_lacks():
     model, inputs = shared_model(), raw_inputs(CLIPS)
     with pytest.raises(ValueError, match="needs rates"):
         model.generate(**inputs)
-    heard = {name: value for name, value in inputs.items() if name.startswith("input")}
+    sound_only = {name: value for name, value in inputs.items() if name.startswith("input")}
     with pytest.raises(ValueError, match="no video was given"):
-        model.generate(**heard, rates=Rates(4, 2))
+        model.generate(**sound_only, rates=Rates(4, 2))

@@ -17,7 +17,17 @@ from mome.model.model import EncodedClips
 from mome.model.objective import IGNORED_LABEL, SpeechOutput
 from mome.rates import Rates
 from tests.conftest import Golden
-from tests.model.golden import MODALITIES, PROMPTED, batch, close, grid_of, labels_of, predicting, rates_of, recogniser
+from tests.model.golden import (
+    MODALITIES,
+    PROMPTED,
+    batch,
+    close,
+    labels_of,
+    listed_rates,
+    predicting,
+    rates_of,
+    recogniser,
+)
 
 LOGITS = 5e-5
 
@@ -31,10 +41,10 @@ def passes(golden: Golden) -> list[str]:
 
 def check_encoders(golden: Golden, encoded: EncodedClips) -> None:
     for side, name in (("audio", "whisper_enc"), ("video", "avhubert_enc")):
-        features, theirs = getattr(encoded, side), golden.outputs.get(name)
-        if features is not None and theirs is not None:
-            size = min(features.frames.shape[1], theirs.shape[1])
-            close(features.frames[:, :size], theirs[:, :size])
+        features, official = getattr(encoded, side), golden.outputs.get(name)
+        if features is not None and official is not None:
+            size = min(features.frames.shape[1], official.shape[1])
+            close(features.frames[:, :size], official[:, :size])
 
 
 def check_projectors(golden: Golden, model: MomeForSpeechRecognition, encoded: EncodedClips) -> None:
@@ -42,7 +52,7 @@ def check_projectors(golden: Golden, model: MomeForSpeechRecognition, encoded: E
     found = [match for match in map(pattern.match, golden.outputs) if match]
     assert found
     for match in found:
-        side, rate = match[1], int(match[2] or grid_of(golden.config, match[1])[0])
+        side, rate = match[1], int(match[2] or listed_rates(golden.config, match[1])[0])
         features = getattr(encoded, side)
         if rate > 1:  # at rate 1 the original skips the compression
             pooled, _ = compress(features.frames, features.lengths, rate, model.config.compression)
@@ -55,13 +65,13 @@ def check_pass(golden: Golden, model: MomeForSpeechRecognition, encoded: Encoded
     """One teacher-forced pass: what the language model reads, its logits and the transcripts' loss."""
     outputs, labels, rates = golden.outputs, labels_of(golden), rates_of(golden, name)
     clips = [rates] * len(labels)
-    ours = model.assemble(model.connect(encoded, clips), clips, labels)
+    actual = model.assemble(model.connect(encoded, clips), clips, labels)
     # Ours is padded on the left and lacks the end token, after which nothing is predicted.
-    for row, mask, theirs in zip(ours.embeddings, ours.mask, outputs[f"inputs_embeds{name}"], strict=True):
-        close(row[mask], theirs[: int(mask.sum())])
+    for row, mask, official in zip(actual.embeddings, actual.mask, outputs[f"inputs_embeds{name}"], strict=True):
+        close(row[mask], official[: int(mask.sum())])
     output = model(encoded=encoded, rates=rates, labels=labels)
-    theirs = predicting(outputs[f"logits{name}"], outputs[f"labels{name}"], labels.shape[1])
-    close(output.logits * (labels != IGNORED_LABEL)[..., None], theirs, LOGITS)
+    official = predicting(outputs[f"logits{name}"], outputs[f"labels{name}"], labels.shape[1])
+    close(output.logits * (labels != IGNORED_LABEL)[..., None], official, LOGITS)
     close(output.transcript_losses[str(rates)], outputs[f"loss{name}"])
     return output
 
@@ -70,23 +80,23 @@ def check_generation(golden: Golden, model: MomeForSpeechRecognition) -> None:
     """All that the original wrote of the first clip alone, greedily or by beam search."""
     inputs = batch(golden.inputs, "t.")
     encoded, clips = model.encode(**inputs), len(next(iter(inputs.values())))
-    for key, theirs in golden.outputs.items():
+    for key, official in golden.outputs.items():
         if key.startswith("infer.inputs_embeds"):
             rates = rates_of(golden, key.removeprefix("infer.inputs_embeds"))
-            close(model.prepare(encoded, [rates] * clips).embeddings, theirs)
+            close(model.prepare(encoded, [rates] * clips).embeddings, official)
     pattern = re.compile(r"infer\.(?:greedy|beam(\d+))_ids(.*)")
     found = [match for match in map(pattern.match, golden.outputs) if match]
     assert found
     for match in found:
-        theirs = golden.outputs[match[0]]
-        ours = model.generate(
+        official = golden.outputs[match[0]]
+        actual = model.generate(
             encoded=encoded,
             rates=rates_of(golden, match[2]),
             num_beams=int(match[1] or 1),
-            max_new_tokens=theirs.shape[1],
+            max_new_tokens=official.shape[1],
             do_sample=False,
         )
-        assert ours.tolist() == theirs.tolist(), match[0]
+        assert actual.tolist() == official.tolist(), match[0]
 
 
 @pytest.mark.golden("llama-avsr")
@@ -116,9 +126,9 @@ def test_golden_llama_mtsk(golden):
     check_projectors(golden, model, encoded)
     for name in names:
         check_pass(golden, model, encoded, name)
-    grid = [rates_of(golden, name) for name in names]
-    assert set(grid) == set(model.config.rate_set.rates([MODALITIES[golden.config["modality"]]]))
-    close(model(encoded=encoded, matryoshka=grid, labels=labels).loss, golden.outputs["loss_mean"])
+    all_rates = [rates_of(golden, name) for name in names]
+    assert set(all_rates) == set(model.config.rate_set.rates([MODALITIES[golden.config["modality"]]]))
+    close(model(encoded=encoded, matryoshka=all_rates, labels=labels).loss, golden.outputs["loss_mean"])
     check_generation(golden, model)
 
 
@@ -144,8 +154,8 @@ def test_golden_omni_avsr(golden):
         output = model(encoded=encoded, matryoshka=list(rates.values()), labels=labels, task_weights=task_weights)
         close(output.loss, outputs[f"train_loss.{pair}"])
         for modality, task in MODALITIES.items():
-            ours = task_weights[task] * output.transcript_losses[str(rates[task])]
-            close(ours, outputs[f"weighted_loss.{modality}.{pair}"])
+            actual = task_weights[task] * output.transcript_losses[str(rates[task])]
+            close(actual, outputs[f"weighted_loss.{modality}.{pair}"])
     check_generation(golden, model)
 
 

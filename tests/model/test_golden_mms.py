@@ -43,8 +43,8 @@ NAMES = (
 def our_name(key: str) -> str:
     if key.startswith(OURS):
         return f"connector.{renamed(key)}"
-    for theirs, ours in NAMES:
-        key = re.sub(theirs, ours, key)
+    for official, actual in NAMES:
+        key = re.sub(official, actual, key)
     return key
 
 
@@ -140,15 +140,15 @@ def test_golden_mms_llama_taught_the_start_token(golden, arranged):
     close(encoded.video.frames[valid], outputs["avhubert_enc"][valid])
     connected = model.connect(encoded, clips)
     assert [len(tokens) for tokens in connected.fused] == outputs["len_queries"].tolist()
-    for tokens, theirs in zip(connected.fused, outputs["projected"], strict=True):
-        close(tokens, theirs[: len(tokens)])
-    ours, attended = model.assemble(connected, clips, labels), outputs["attention_mask"].bool()
-    for clip, theirs in enumerate(outputs["inputs_embeds"]):
+    for tokens, official in zip(connected.fused, outputs["projected"], strict=True):
+        close(tokens, official[: len(tokens)])
+    actual, attended = model.assemble(connected, clips, labels), outputs["attention_mask"].bool()
+    for clip, official in enumerate(outputs["inputs_embeds"]):
         # The end token at the last place predicts nothing, and ours is without it.
-        close(ours.embeddings[clip, ours.mask[clip]], theirs[attended[clip]][:-1])
+        close(actual.embeddings[clip, actual.mask[clip]], official[attended[clip]][:-1])
     output = model(encoded=encoded, rates=rates, labels=labels)
-    theirs = predicting(outputs["logits"], outputs["llm_labels"], labels.shape[1])
-    close(output.logits * (labels != IGNORED_LABEL)[..., None], theirs, 5e-5)
+    official = predicting(outputs["logits"], outputs["llm_labels"], labels.shape[1])
+    close(output.logits * (labels != IGNORED_LABEL)[..., None], official, 5e-5)
     close(output.transcript_losses[str(rates)], outputs["loss"])
 
 
@@ -159,10 +159,10 @@ def test_golden_mms_llama_given_the_start_token(golden, arranged):
     model, encoded = arranged([start])
     labels = padded([row[1:] for row in targets(golden)])
     output = model(encoded=encoded, rates=Rates(1, 1), labels=labels)
-    theirs = predicting(golden.outputs["logits"], golden.outputs["llm_labels"], labels.shape[1] + 1)[:, 1:]
-    close(output.logits * (labels != IGNORED_LABEL)[..., None], theirs, 5e-5)
+    official = predicting(golden.outputs["logits"], golden.outputs["llm_labels"], labels.shape[1] + 1)[:, 1:]
+    close(output.logits * (labels != IGNORED_LABEL)[..., None], official, 5e-5)
     # Theirs without the start token among the targets.
-    loss = torch.nn.functional.cross_entropy(theirs.flatten(0, 1), labels.flatten(), ignore_index=IGNORED_LABEL)
+    loss = torch.nn.functional.cross_entropy(official.flatten(0, 1), labels.flatten(), ignore_index=IGNORED_LABEL)
     close(output.transcript_losses["1,1"], loss)
 
 
@@ -174,6 +174,6 @@ def test_golden_mms_llama_generation(golden, arranged):
     attended = outputs["infer.attention_mask"].bool()
     assert torch.equal(prepared.mask, attended)
     close(prepared.embeddings[attended], outputs["infer.inputs_embeds"][attended])
-    theirs = outputs["infer.greedy_ids"]
-    ours = model.generate(prepared=prepared, max_new_tokens=theirs.shape[1], do_sample=False)
-    assert ours.tolist() == theirs.tolist()
+    official = outputs["infer.greedy_ids"]
+    actual = model.generate(prepared=prepared, max_new_tokens=official.shape[1], do_sample=False)
+    assert actual.tolist() == official.tolist()

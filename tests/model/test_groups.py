@@ -76,8 +76,8 @@ def test_each_group_is_a_model_of_its_own(kind):
     for group in groups:
         one = plain(kind, group)
         for rates in ALL:
-            theirs = one(**inputs, labels=LABELS, rates=rates).logits
-            difference = (theirs - logits[rates]).abs().max()
+            other = one(**inputs, labels=LABELS, rates=rates).logits
+            difference = (other - logits[rates]).abs().max()
             assert (difference < 1e-4) if group_of(kind, rates) == group else (difference > 1e-2), (group, rates)
 
 
@@ -119,14 +119,14 @@ def test_training_reaches_every_group_by_its_own_rates(kind):
     trained = [Rates(4, 2), Rates(None, 5)]
     model(**inputs, labels=LABELS, matryoshka=trained).loss.backward()
     reached = {group_of(kind, rates) for rates in trained}
-    seen = 0
+    count = 0
     for name, value in updates(model).items():
         if ".specific." in name:
             assert {group for group, part in enumerate(value.grad) if part.any()} == reached
-            seen += 1
+            count += 1
         else:
             assert value.grad.any()
-    assert seen == 3 * 2 * 2, "three layers, two targets, two matrices"
+    assert count == 3 * 2 * 2, "three layers, two targets, two matrices"
     model.zero_grad()
     model(**inputs, labels=LABELS, matryoshka=ALL).loss.backward()
     assert all(part.any() for name, value in updates(model).items() if ".specific." in name for part in value.grad)
@@ -163,8 +163,8 @@ def test_saved_and_loaded(kind, tmp_path):
     loaded = MomeForSpeechRecognition.from_pretrained(tmp_path)
     assert loaded.config.adapter_groups == model.config.adapter_groups
     mixed = [Rates(None, 2), Rates(16, 5)]
-    ours, theirs = (one(**inputs, labels=LABELS, rates=mixed).logits for one in (model, loaded))
-    assert torch.equal(ours, theirs)
+    actual, other = (one(**inputs, labels=LABELS, rates=mixed).logits for one in (model, loaded))
+    assert torch.equal(actual, other)
 
 
 @pytest.mark.parametrize(
@@ -213,19 +213,19 @@ def test_groups_that_cannot_be_are_refused(adapter, message):
 
 def test_a_task_that_a_model_was_not_made_for():
     """SS for AVSR alone has no update for sound alone."""
-    grid = RateSet((4, 16), (2, 5), ("avsr",))
-    assert Rates(4, 2) in grid
-    assert Rates(4, None) not in grid
-    told = r"rates \(4,-\) ask for asr, which this model was not made for: .* for avsr only"
-    with pytest.raises(MomeError, match=told):
-        grid.check(Rates(4, None))
+    rate_set = RateSet((4, 16), (2, 5), ("avsr",))
+    assert Rates(4, 2) in rate_set
+    assert Rates(4, None) not in rate_set
+    text = r"rates \(4,-\) ask for asr, which this model was not made for: .* for avsr only"
+    with pytest.raises(MomeError, match=text):
+        rate_set.check(Rates(4, None))
     with pytest.raises(MomeError, match=r"\(8,-\) are not in this model's rate set"):
-        grid.check(Rates(8, None))
+        rate_set.check(Rates(8, None))
     model = new_model("S-rates", tasks=["avsr"])
-    assert model.config.rate_set == grid
+    assert model.config.rate_set == rate_set
     for call in (
         lambda: model(**raw_inputs(CLIPS), labels=LABELS, rates=Rates(4, None)),
         lambda: model.generate(**raw_inputs(CLIPS), rates=Rates(4, None)),
     ):
-        with pytest.raises(MomeError, match=told):
+        with pytest.raises(MomeError, match=text):
             call()

@@ -107,10 +107,10 @@ def context() -> AdapterContext:
 
 
 def loss_of(model: Any, adapter: str) -> torch.Tensor:
-    told = context()
+    adapter_context = context()
     torch.manual_seed(1)  # for dropout
-    loss = model(IDS, labels=IDS, use_cache=False, adapter_context=told).loss
-    return loss + load_balancing_loss(told) if isinstance(ADAPTERS[adapter], MomeAdapterConfig) else loss
+    loss = model(IDS, labels=IDS, use_cache=False, adapter_context=adapter_context).loss
+    return loss + load_balancing_loss(adapter_context) if isinstance(ADAPTERS[adapter], MomeAdapterConfig) else loss
 
 
 @every_type

@@ -20,7 +20,7 @@ from mome.config.fields import BACKBONES
 from mome.encoders.avhubert import AVHubertConfig
 from mome.encoders.base import z_normalize
 from mome.media import Clip
-from mome.model.compat import official_audio_tokens
+from mome.model.compat import official_audio_frames
 from mome.model.cost import inference_cost, parameter_counts
 from mome.rates import Rates
 from tests.model.build import VOCABULARY, make_config, make_model, raw_inputs, transcripts
@@ -234,7 +234,7 @@ def test_golden_official_trimming(request):
     if not path.exists():
         pytest.skip(f"{path} is not there")
     table = json.loads(path.read_text())["bf16_default_dtype_as_under_lightning_bf16_true"]
-    assert {int(samples): official_audio_tokens(int(samples)) for samples in table} == {
+    assert {int(samples): official_audio_frames(int(samples)) for samples in table} == {
         int(samples): tokens for samples, tokens in table.items()
     }
 

@@ -9,7 +9,7 @@ import pytest
 from mome.errors import MomeError
 from mome.rates import Rates
 from mome.training import load_config, load_recipe, recipe_names
-from mome.training.layers import SHIPPED, read_layers
+from mome.training.loading import SHIPPED, read_layers
 
 BASE = """
 model: {language_model: llm, audio_encoder: whisper, audio_rates: [4, 16]}
@@ -67,7 +67,7 @@ def facts(name: str) -> dict[str, str]:
     connector, adapter = model.connector or {"type": "projectors"}, model.adapter
     flags = {"projector_norm": model.projector_norm, "bos": model.bos, "stack": model.compression == "stack"}
     flags["video_adapter"] = model.video_adapter is not None
-    told = [
+    lines = [
         connector["type"],
         *(f"{key}={connector[key]}" for key in connector if key in ("queries", "sharing", "hidden")),
     ]
@@ -79,7 +79,7 @@ def facts(name: str) -> dict[str, str]:
         "audio_rates": " ".join(map(str, model.audio_rates)),
         "video_rates": " ".join(map(str, model.video_rates)),
         "tasks": " ".join(optim.tasks),
-        "connector": " ".join(told),
+        "connector": " ".join(lines),
         "adapter": " ".join([adapter["type"], str(adapter["bottleneck"]), *more]),
         "flags": " ".join(flag for flag, there in flags.items() if there),
         "learning_rate": f"{optim.learning_rate:g}",
@@ -220,9 +220,11 @@ def test_unknown_recipes():
         load_recipe("mome-tyni")
     with pytest.raises(MomeError, match="no recipe at mome-layer-asr-8b-lrs3: did you mean mome-layer-asr-lrs3"):
         load_recipe("mome-layer-asr-8b-lrs3")
-    with pytest.raises(MomeError, match=r"no recipe at gone\.yaml: shipped recipes are mome-tiny, SYSTEM-C") as told:
+    with pytest.raises(MomeError, match=r"no recipe at gone\.yaml: shipped recipes are mome-tiny, SYSTEM-C") as refused:
         load_recipe("gone.yaml")
-    assert all(path.stem in str(told.value) for kind in ("systems", "corpora") for path in (SHIPPED / kind).iterdir())
+    assert all(
+        path.stem in str(refused.value) for kind in ("systems", "corpora") for path in (SHIPPED / kind).iterdir()
+    )
 
 
 def test_a_model_from_a_recipe_needs_no_weights(tmp_path, tiny_model):

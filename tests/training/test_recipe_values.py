@@ -13,7 +13,7 @@ import yaml
 
 from mome.errors import MomeError
 from mome.training import load_config, load_recipe
-from mome.training.layers import LARGEST
+from mome.training.loading import LARGEST
 from mome.training.recipe import AugmentRecipe, DataRecipe, ModelRecipe, OptimRecipe, ValidationRecipe
 from tests.tiny import tiny_tokenizer
 
@@ -104,10 +104,10 @@ def test_options_of_adapters_and_connectors_too(recipe, options):
     part = "model.adapter" if "mome" in options or "lora" in options else "model.connector"
     for name in NESTED[options]:
         for value in ("-1", "3.5", ".nan", "1" + "0" * 400, "x", "[1]", "{}", "null"):
-            told = valid_or_refused(
+            refused = valid_or_refused(
                 recipe, f"{part}=null", f"{part}={options}", f"{part}.{name}={value}", read=load_config
             )
-            assert not told or name in told or "cannot be built" in told
+            assert not refused or name in refused or "cannot be built" in refused
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_what_cannot_be_built_is_refused_from_the_configuration(recipe, override
 
 
 @pytest.mark.parametrize(
-    ("part", "name", "value", "wanted"),
+    ("part", "name", "value", "expected"),
     [
         ("optim", "weight_decay", "x", "a number"),
         ("optim", "epochs", "{a: 1}", "a number"),
@@ -177,11 +177,11 @@ def test_what_cannot_be_built_is_refused_from_the_configuration(recipe, override
         ("model", "prompts", "{avsr: null}", "a text for each task, such as {avsr: TEXT}"),
     ],
 )
-def test_a_value_of_another_type_is_told_with_its_key(recipe, tmp_path, part, name, value, wanted):
+def test_a_value_of_another_type_is_told_with_its_key(recipe, tmp_path, part, name, value, expected):
     path = write(tmp_path, f"base: {recipe.stem}\n{part}: {{{name}: {value}}}\n")
-    for told in (refusal(path), refusal(recipe, f"{part}.{name}={value}")):
-        assert f": {part}.{name}=" in told
-        assert told.endswith(f" is not possible: give {wanted}")
+    for refused in (refusal(path), refusal(recipe, f"{part}.{name}={value}")):
+        assert f": {part}.{name}=" in refused
+        assert refused.endswith(f" is not possible: give {expected}")
 
 
 def test_the_output_is_told_too(recipe):
@@ -190,9 +190,9 @@ def test_the_output_is_told_too(recipe):
 
 def test_every_key_is_told(recipe):
     for key in (f"{part}.{field.name}" for part, schema in PARTS.items() for field in fields(schema)):
-        told = [valid_or_refused(recipe, f"{key}={value}") for value in ("{a: {b: [c]}}", "[[[1]]]")]
-        assert any(told), key
-        assert all(key in message for message in told if message)
+        refused = [valid_or_refused(recipe, f"{key}={value}") for value in ("{a: {b: [c]}}", "[[[1]]]")]
+        assert any(refused), key
+        assert all(key in message for message in refused if message)
 
 
 @pytest.mark.parametrize("tokenizer", [True, False])
@@ -204,12 +204,12 @@ def test_texts_are_no_longer_than_a_model_can_have(recipe, tiny_model, tmp_path,
     (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": positions}))
     if tokenizer:
         tiny_tokenizer().save_pretrained(folder)
-    words, told = (1001, "the 1000 possible") if positions > 1000 else (50, "the language model holds 50 in all")
+    words, refused = (1001, "the 1000 possible") if positions > 1000 else (50, "the language model holds 50 in all")
     text = " ".join(["blue"] * words)
     for key, option in (("prompts.avsr", f"prompts={{avsr: {text}}}"), ("instruction", f"instruction={text}")):
         message = refusal(recipe, f"model.language_model={folder}", f"model.{option}", read=load_config)
         assert message.startswith(f"model.{key} has {words} tokens")
-        assert told in message
+        assert refused in message
     both = (f"model.instruction={' '.join(['blue'] * 46)}", "model.prompts={avsr: blue blue blue blue}")
     if positions == 50:
         message = refusal(recipe, f"model.language_model={folder}", *both, read=load_config)
@@ -224,9 +224,9 @@ def test_a_base_that_is_no_recipe_is_not_quoted(tmp_path):
         ("c", secret),
         ("d.yaml", "root:x:0:hunter2\nb:c:1"),
     ):
-        told = refusal(write(tmp_path, f"base: {write(tmp_path, text, name)}\n"))
-        assert str(tmp_path / name) in told
-        assert "hunter2" not in told
+        refused = refusal(write(tmp_path, f"base: {write(tmp_path, text, name)}\n"))
+        assert str(tmp_path / name) in refused
+        assert "hunter2" not in refused
     for text in (
         "- hunter2",
         "hunter2",

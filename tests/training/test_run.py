@@ -35,12 +35,12 @@ def test_train_then_transcribe(toy: Path, tmp_path: Path):
     trajectory = losses(output)
     assert trajectory[-1][1] < 0.1 * trajectory[0][1]
     model = mome.load(output)
-    heard = [
+    correct = [
         model.transcribe(toy / "data" / f"test_{number}_4.mp4", rates=rates).text == text
         for number, text in enumerate(SENTENCES)
         for rates in ("4,2", "16,5", "4,-", "-,5")
     ]
-    assert sum(heard) >= 7, "4 of 12 would be chance"
+    assert sum(correct) >= 7, "4 of 12 would be chance"
     assert any((output / "tensorboard").iterdir())
     assert "audio_encoder.encoder.conv1.weight" not in load_file(output / "model.safetensors")
 
@@ -78,8 +78,8 @@ def test_a_killed_run_resumes_to_the_same_weights(toy: Path, tmp_path: Path):
     assert not (output / "history.json").exists()
     assert train(killed, resume=True) == output
     assert losses(output) == losses(straight)
-    ours, theirs = (load_file(folder / "model.safetensors") for folder in (output, straight))
-    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    actual, expected = (load_file(folder / "model.safetensors") for folder in (output, straight))
+    assert all(torch.equal(actual[key], expected[key]) for key in expected)
 
 
 def test_a_half_written_checkpoint_is_passed_over(toy: Path, tmp_path: Path):
@@ -94,7 +94,7 @@ def test_a_half_written_checkpoint_is_passed_over(toy: Path, tmp_path: Path):
 @pytest.mark.parametrize("trained", ["video_adapter={bottleneck: 2}", "unfrozen=[audio_encoder]"])
 def test_tokens_of_an_encoder_that_is_trained_are_not_cached(toy: Path, tmp_path: Path, trained: str):
     name = trained.split("=")[0]
-    with pytest.raises(MomeError, match=rf"data.cache=tokens keeps the tokens of .* model.{name}.* choose clips"):
+    with pytest.raises(MomeError, match=rf"data.cache=tokens keeps the features of .* model.{name}.* choose clips"):
         train(recipe(toy, tmp_path / "run", "tokens"), [f"model.{trained}"])
 
 

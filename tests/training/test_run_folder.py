@@ -64,8 +64,8 @@ def test_files_of_others_are_neither_deleted_nor_written_over(toy, tmp_path, nam
     folder = tmp_path / "theirs"
     (folder / name).parent.mkdir(parents=True)
     (folder / name).write_text("precious")
-    told = refusal(toy, folder, resume=resume)
-    assert f"{folder} holds {name.split('/')[0]} but no checkpoints.json, so it is not known which run wrote" in told
+    message = refusal(toy, folder, resume=resume)
+    assert f"{folder} holds {name.split('/')[0]} but no checkpoints.json, so it is not known which run wrote" in message
     assert content(folder) == {name: b"precious"}
 
 
@@ -73,9 +73,9 @@ def test_a_run_whose_record_is_lost_is_left_alone(toy, run):
     (run / "checkpoints.json").unlink()
     before = content(run)
     for resume in (False, True):
-        told = refusal(toy, run, resume=resume)
-        assert f"{run} holds " in told
-        assert "but no checkpoints.json, so it is not known which run wrote it" in told
+        message = refusal(toy, run, resume=resume)
+        assert f"{run} holds " in message
+        assert "but no checkpoints.json, so it is not known which run wrote it" in message
     assert content(run) == before
 
 
@@ -84,8 +84,8 @@ def test_a_checkpoint_of_others_in_a_run(toy, run):
         (run / name).mkdir()
         (run / name / "precious").write_text("x")
         before = content(run)
-        told = refusal(toy, run, "optim.steps=8", resume=True)
-        assert f"{run / name} was not written by the run in this folder" in told
+        message = refusal(toy, run, "optim.steps=8", resume=True)
+        assert f"{run / name} was not written by the run in this folder" in message
         assert content(run) == before
         shutil.rmtree(run / name)
 
@@ -117,8 +117,8 @@ def test_a_folder_that_cannot_be(toy, tmp_path):
 
 
 def test_only_the_length_may_change_on_resumption(toy, run):
-    told = refusal(toy, run, "optim.learning_rate=1e-3", "optim.seed=7", resume=True)
-    assert "optim.learning_rate was 0.005 and is 0.001, and 1 more keys differ" in told
+    message = refusal(toy, run, "optim.learning_rate=1e-3", "optim.seed=7", resume=True)
+    assert "optim.learning_rate was 0.005 and is 0.001, and 1 more keys differ" in message
     assert "optim.steps=3 is less than the 4" in refusal(toy, run, "optim.steps=3", resume=True)
     assert "optim.epochs=1 is less than the 1.33333" in refusal(
         toy, run, "optim.steps=null", "optim.epochs=1", resume=True
@@ -163,8 +163,8 @@ def test_a_damaged_file_of_the_last_checkpoint_is_named(toy, run, name, how):
         where = len(whole) // 2 if file.suffix == ".safetensors" else 80  # in the weights; in the first of zipped files
         whole[where : where + 4] = b"\xff\xff\xff\xff"  # as float32 not a number
         file.write_bytes(whole)
-    told = refusal(toy, run, "optim.steps=6", resume=True)
-    assert f"{file} is missing or damaged: delete {file.parent}" in told
+    message = refusal(toy, run, "optim.steps=6", resume=True)
+    assert f"{file} is missing or damaged: delete {file.parent}" in message
     shutil.rmtree(file.parent)
     start(toy, run, "optim.steps=6", resume=True)
 
@@ -219,17 +219,17 @@ def test_a_checkpoint_cut_off_is_deleted_once_nothing_is_refused(toy, run, caplo
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_run_that_diverges_ends_with_step_and_clips(toy, tmp_path, options, precision):
     wild = ("optim.learning_rate=1e30", "optim.clip_norm=0", f"optim.precision={precision}", *options)
-    told = refusal(toy, tmp_path / "run", *wild)
-    assert "training stopped at step " in told
-    assert "with the clips train_" in told
-    assert "there is no checkpoint yet" in told
+    message = refusal(toy, tmp_path / "run", *wild)
+    assert "training stopped at step " in message
+    assert "with the clips train_" in message
+    assert "there is no checkpoint yet" in message
     assert not (tmp_path / "run" / "config.json").exists()
     assert not list((tmp_path / "run").glob("checkpoint-*"))
 
 
 def test_the_update_of_the_last_step_counts_too(toy, tmp_path):
-    told = refusal(toy, tmp_path / "run", "optim.learning_rate=1e300", "optim.steps=1")
-    assert "training stopped at step 1: the largest weight after the update is" in told
+    message = refusal(toy, tmp_path / "run", "optim.learning_rate=1e300", "optim.steps=1")
+    assert "training stopped at step 1: the largest weight after the update is" in message
     assert not list((tmp_path / "run").rglob("*.safetensors"))
 
 
@@ -241,9 +241,9 @@ def test_the_last_good_checkpoint_is_kept_and_can_be_used(toy, tmp_path, monkeyp
         return loss * float("inf") if trainer.state.global_step == 5 else loss
 
     monkeypatch.setattr(MatryoshkaTrainer, "compute_loss", poisoned)
-    told = refusal(toy, output, "optim.steps=8")
-    assert "step 6: the gradient's norm is nan" in told
-    assert f"the last good checkpoint is {output / 'checkpoint-4'}" in told
+    message = refusal(toy, output, "optim.steps=8")
+    assert "step 6: the gradient's norm is nan" in message
+    assert f"the last good checkpoint is {output / 'checkpoint-4'}" in message
     weights = load_file(output / "checkpoint-4" / "model.safetensors")
     assert all(torch.isfinite(value).all() for value in weights.values())
     assert mome.load(output / "checkpoint-4").transcribe(toy / "data" / "test_0_4.mp4", rates="4,2").tokens.total
@@ -268,8 +268,8 @@ def test_a_full_disk_leaves_the_checkpoint_before(toy, tmp_path, monkeypatch, ta
         raise error
 
     monkeypatch.setattr(target, full)
-    told = refusal(toy, output, "optim.steps=6", resume=True)
-    assert f"{output / 'checkpoint-4'} cannot be" in told
+    message = refusal(toy, output, "optim.steps=6", resume=True)
+    assert f"{output / 'checkpoint-4'} cannot be" in message
     assert [path.name for path in output.glob("checkpoint-*")] == ["checkpoint-2"]
     assert not list(output.rglob("*.part"))
     monkeypatch.undo()

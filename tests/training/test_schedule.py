@@ -16,8 +16,8 @@ from mome.rates import Rates, RateSet
 from mome.training.recipe import ValidationRecipe
 from mome.training.schedule import RateSchedule
 
-GRID = RateSet((4, 8, 16), (2, 5))
-ALL = tuple(GRID.rates())
+RATE_SET = RateSet((4, 8, 16), (2, 5))
+ALL = tuple(RATE_SET.rates())
 
 
 def test_matryoshka_training_takes_all_rates_in_every_step():
@@ -32,21 +32,21 @@ def test_a_number_of_rates_drawn_evenly(count):
     drawn = [schedule(step) for step in range(2000)]
     assert all(len(set(rates)) == count for rates in drawn)
     assert all(sorted(rates, key=ALL.index) == rates for rates in drawn)
-    seen = Counter(rates for step in drawn for rates in step)
+    counts = Counter(rates for step in drawn for rates in step)
     expected, spread = 2000 * count / len(ALL), math.sqrt(2000 * count / len(ALL))
-    assert set(seen) == set(ALL)
-    assert all(abs(times - expected) < 5 * spread for times in seen.values())
+    assert set(counts) == set(ALL)
+    assert all(abs(times - expected) < 5 * spread for times in counts.values())
 
 
 def test_one_rate_of_each_modality_for_all_tasks():
     schedule = RateSchedule(ALL, seed=3, one_per_task=True)
     pairs = Counter()
     for step in range(1200):
-        both, heard, seen = schedule(step)
-        assert (both.task, heard.task, seen.task) == ("avsr", "asr", "vsr")
-        assert (heard.audio, seen.video) == (both.audio, both.video)
+        both, asr, vsr = schedule(step)
+        assert (both.task, asr.task, vsr.task) == ("avsr", "asr", "vsr")
+        assert (asr.audio, vsr.video) == (both.audio, both.video)
         pairs[both] += 1
-    assert set(pairs) == set(GRID.rates(["avsr"]))
+    assert set(pairs) == set(RATE_SET.rates(["avsr"]))
     assert all(abs(times - 200) < 5 * math.sqrt(200) for times in pairs.values())
 
 
@@ -70,8 +70,8 @@ def test_one_rate_for_each_of_some_tasks(rates, tasks):
 def test_numbers_of_tokens_drawn_evenly():
     schedule = RateSchedule(list(RateSet((4,), (2,), ("avsr", "asr")).rates()), seed=3, up_to=32)
     drawn = [schedule(step) for step in range(4000)]
-    for both, heard in drawn:
-        assert (both.task, heard) == ("avsr", Rates(both.audio, None))
+    for both, asr in drawn:
+        assert (both.task, asr) == ("avsr", Rates(both.audio, None))
     for modality, frames in (("audio", 150), ("video", 75)):
         rates = [getattr(both, modality) for both, _ in drawn]
         assert 1 <= min(rates) < max(rates) <= 32
@@ -108,23 +108,23 @@ def test_a_process_own_randomness_has_no_part(options):
 
 
 @pytest.mark.parametrize(
-    ("grid", "expected"),
+    ("rate_set", "expected"),
     [
-        (GRID, ["4,2", "16,5", "4,-", "16,-", "-,2", "-,5"]),
+        (RATE_SET, ["4,2", "16,5", "4,-", "16,-", "-,2", "-,5"]),
         (RateSet((4, 16), (2, 5), ("avsr",)), ["4,2", "16,5"]),
         (RateSet((4,), (2,), ("avsr",)), ["4,2"]),
         (RateSet((), (1, 2, 3), ("vsr",)), ["-,1", "-,3"]),
         (RateSet((20, 4), (), ("asr",)), ["4,-", "20,-"]),
     ],
 )
-def test_validation_is_at_the_finest_and_the_coarsest_of_each_task(grid, expected):
-    assert [str(one) for one in ValidationRecipe().rates_of(grid)] == expected
+def test_validation_is_at_the_finest_and_the_coarsest_of_each_task(rate_set, expected):
+    assert [str(one) for one in ValidationRecipe().rates_of(rate_set)] == expected
 
 
 def test_validation_rates_that_are_given():
-    assert ValidationRecipe(rates=[]).rates_of(GRID) == []
-    assert ValidationRecipe(rates=["8,5", "-,2"]).rates_of(GRID) == [Rates(8, 5), Rates(None, 2)]
+    assert ValidationRecipe(rates=[]).rates_of(RATE_SET) == []
+    assert ValidationRecipe(rates=["8,5", "-,2"]).rates_of(RATE_SET) == [Rates(8, 5), Rates(None, 2)]
     with pytest.raises(MomeError, match=r"\(4,3\) are not in this model's rate set"):
-        ValidationRecipe(rates=["4,3"]).rates_of(GRID)
+        ValidationRecipe(rates=["4,3"]).rates_of(RATE_SET)
     with pytest.raises(MomeError, match="ask for vsr, which this model was not made for"):
         ValidationRecipe(rates=["-,2"]).rates_of(RateSet((4,), (2,), ("avsr", "asr")))

@@ -53,10 +53,10 @@ def weights(output: Path) -> dict[str, Tensor]:
 
 def assert_as_trained(output: Path, expected: Path, tolerance: float) -> None:
     """The same logs, router's and loss's, and the same weights."""
-    ours, theirs = logged(output), logged(expected)
-    assert len(ours) == len(theirs) > 1
-    for one, other in zip(ours, theirs, strict=True):
-        assert one == pytest.approx(other, rel=tolerance, abs=tolerance)
+    logs, expected_logs = logged(output), logged(expected)
+    assert len(logs) == len(expected_logs) > 1
+    for actual, other in zip(logs, expected_logs, strict=True):
+        assert actual == pytest.approx(other, rel=tolerance, abs=tolerance)
     torch.testing.assert_close(weights(output), weights(expected), rtol=tolerance, atol=tolerance)
 
 

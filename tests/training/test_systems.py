@@ -41,7 +41,7 @@ class System(NamedTuple):
     model: dict[str, Any]
     rates: list[str]
     trained: list[str] | int
-    told: tuple[str, ...] = ()
+    logged: tuple[str, ...] = ()
     groups: int = 0
 
 
@@ -113,9 +113,9 @@ def test_from_recipe_to_transcripts(toy, tmp_path, system):
             assert trained <= set(system.rates)
         else:
             assert trained == set(system.trained)
-        told = {name for name in entry if name.startswith("connector/")}
-        assert told == {f"connector/{name}" for name in system.told}
-        for router in {name.rpartition("/")[0] for name in told if "load" in name}:
+        logged = {name for name in entry if name.startswith("connector/")}
+        assert logged == {f"connector/{name}" for name in system.logged}
+        for router in {name.rpartition("/")[0] for name in logged if "load" in name}:
             assert sum(entry[f"{router}/load_{expert}"] for expert in range(4)) == pytest.approx(1)
     saved = load_file(output / "model.safetensors")
     assert all(value.isfinite().all() for value in saved.values())
@@ -198,8 +198,8 @@ def test_routers_of_each_modality_are_logged(toy, tmp_path, sharing, routers):
     content["base"].append(f"systems/llama-smop-{sharing}")
     path.write_text(yaml.safe_dump(content))
     output = train(path)
-    told = {name.removeprefix("connector/") for name in history(output)[0] if name.startswith("connector/")}
-    assert told == {"balance_loss", "z_loss", *routed(*routers)}
+    logged = {name.removeprefix("connector/") for name in history(output)[0] if name.startswith("connector/")}
+    assert logged == {"balance_loss", "z_loss", *routed(*routers)}
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from mome.training.build import build
 from mome.training.recipe import ModelRecipe, Recipe
 from mome.training.schedule import RateSchedule
 from mome.training.trainer import MatryoshkaTrainer, _write_state, routing_summary
-from tests.model.build import GRID, make_model, raw_inputs, transcripts
+from tests.model.build import ALL_RATES, make_model, raw_inputs, transcripts
 from tests.training.toy import toy_backbones
 
 LABELS = transcripts([4, 2])
@@ -34,7 +34,7 @@ class NoData:
 
 
 def trainer(
-    folder: Path, rates_per_step: int | None = None, seed: int = 0, validate: Any = None, rates=tuple(GRID)
+    folder: Path, rates_per_step: int | None = None, seed: int = 0, validate: Any = None, rates=tuple(ALL_RATES)
 ) -> MatryoshkaTrainer:
     options = {"eval_strategy": "steps", "eval_steps": 1} if validate else {}
     args = TrainingArguments(str(folder), seed=seed, use_cpu=True, report_to=[], **options)
@@ -49,9 +49,9 @@ def test_rates_of_a_step_are_told_by_seed_and_step_alone(tmp_path):
     assert [second.schedule(step) for step in reversed(range(60))] == drawn[::-1]
     assert [other.schedule(step) for step in range(60)] != drawn
     assert all(len(set(rates)) == 2 for rates in drawn)
-    assert {rates for pair in drawn for rates in pair} == set(GRID)
+    assert {rates for pair in drawn for rates in pair} == set(ALL_RATES)
     everything = trainer(tmp_path)
-    assert everything.schedule(5) == trainer(tmp_path, 9).schedule(5) == GRID
+    assert everything.schedule(5) == trainer(tmp_path, 9).schedule(5) == ALL_RATES
 
 
 def test_loss_from_raw_clips_and_from_stored_features(tmp_path):
@@ -78,10 +78,12 @@ def test_log_tells_the_means_since_the_last(tmp_path):
     second = training.compute_loss(training.model, inputs, return_outputs=True)[1].transcript_losses["4,2"]
     assert first != second
     training.log({"loss": 1.0})
-    told = training.state.log_history[-1]
-    assert told["loss/4,2"] == pytest.approx((first + second).item() / 2)
-    assert {f"loss/{rates}" for rates in GRID} <= set(told)
-    assert {f"router/{name}" for name in ("balance_loss", "entropy", "min_entropy", "max_load", "unused")} <= set(told)
+    logged = training.state.log_history[-1]
+    assert logged["loss/4,2"] == pytest.approx((first + second).item() / 2)
+    assert {f"loss/{rates}" for rates in ALL_RATES} <= set(logged)
+    assert {f"router/{name}" for name in ("balance_loss", "entropy", "min_entropy", "max_load", "unused")} <= set(
+        logged
+    )
     training.log({"loss": 2.0})
     assert "loss/4,2" not in training.state.log_history[-1]
 
@@ -115,8 +117,8 @@ def test_validation_leaves_training_as_it_was(tmp_path):
     ],
 )
 def test_the_trainers_own_methods_that_are_replaced_are_still_called_so(name):
-    ours, theirs = (list(signature(getattr(kind, name)).parameters) for kind in (MatryoshkaTrainer, Trainer))
-    assert ours == theirs
+    actual, other = (list(signature(getattr(kind, name)).parameters) for kind in (MatryoshkaTrainer, Trainer))
+    assert actual == other
     assert f"self.{name}(" in getsource(Trainer)
 
 
@@ -124,8 +126,8 @@ def test_routing_summary():
     def layer(load: list[float], entropy: float) -> RouterStatistics:
         return RouterStatistics(torch.tensor(1.0), torch.tensor(load), torch.full((4,), 0.25), torch.tensor(entropy))
 
-    told = routing_summary([layer([0.25] * 4, math.log(4)), layer([0.7, 0.3, 0.0, 0.0], 0.0)])
-    assert {name: value.item() for name, value in told.items()} == {
+    logged = routing_summary([layer([0.25] * 4, math.log(4)), layer([0.7, 0.3, 0.0, 0.0], 0.0)])
+    assert {name: value.item() for name, value in logged.items()} == {
         "router/entropy": pytest.approx(math.log(4) / 2),
         "router/min_entropy": 0.0,
         "router/max_load": pytest.approx(0.7),

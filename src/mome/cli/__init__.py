@@ -1,6 +1,6 @@
-"""The command line ``mome``: one module for each group of commands.
+"""The command line ``mome``, with a module for each command.
 
-Nothing heavy is imported before a command needs it, so that ``mome --help`` answers at once.
+Commands import what is slow to import when they run, so that ``mome --help`` answers at once.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ __all__ = ["app", "main"]
 
 
 def main() -> None:
-    """Run the command line; Ctrl-C ends it without a traceback from the first import on."""
+    """Run the command line; Ctrl-C ends it without a traceback even during imports."""
     try:
         from mome.cli.application import main as run
     except KeyboardInterrupt:
@@ -21,7 +21,7 @@ def main() -> None:
 
 
 def __getattr__(name: str) -> Any:
-    """The application."""
+    """Import :data:`app` when it is first used."""
     if name == "app":
         from mome.cli.application import app
 

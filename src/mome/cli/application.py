@@ -1,4 +1,4 @@
-"""The application: its commands, and how it ends."""
+"""The application: its commands, its messages of errors and its exit codes."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from mome.cli.transcribe import transcribe
 from mome.errors import MomeError
 
 MISTAKE, INTERRUPTED = 2, 130
-"""Exit codes: where the user can mend it (an option, a file, a recipe), and after Ctrl-C, as in a shell."""
+"""Exit codes after an error that the user can mend (an option, a file, a recipe), and after Ctrl-C, as in a shell."""
 
 
 class CommandGroup(TyperGroup):
-    """The commands, ending with one line on stderr and exit code 2 where the user made a mistake."""
+    """The commands; an error that the user can mend ends them with one line on stderr and exit code 2."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Answer ``mome`` alone with the help."""
         return super().parse_args(ctx, args or ["--help"])
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command, and write its output out while a closed pipe is still dealt with quietly."""
+        """Run the command and flush its output, here where a closed pipe is handled quietly."""
         try:
             returned = super().invoke(ctx)
             sys.stdout.flush()
@@ -46,7 +46,7 @@ class CommandGroup(TyperGroup):
         return returned
 
     def main(self, *args: Any, **extra: Any) -> Any:
-        """Parse the arguments and run; without ``standalone_mode`` every exception reaches the caller."""
+        """Parse the arguments and run; with ``standalone_mode=False`` exceptions reach the caller."""
         standalone = extra.pop("standalone_mode", True)
         extra["standalone_mode"] = False
         if not standalone:
@@ -56,7 +56,7 @@ class CommandGroup(TyperGroup):
         except MomeError as error:
             mistake(str(error))
             sys.exit(MISTAKE)
-        except OSError as error:  # the user's files and disks, wherever we met them
+        except OSError as error:  # of the user's files and disks
             mistake(f"{error.filename}: {error.strerror}" if error.filename else str(error))
             sys.exit(MISTAKE)
         except typer.TyperException as error:
@@ -65,7 +65,7 @@ class CommandGroup(TyperGroup):
 
 
 def _report_usage(error: typer.TyperException) -> int:
-    """One line about an unknown option, a missing argument or the like."""
+    """Print one line about a wrong option or argument; returns the exit code."""
     context = getattr(error, "ctx", None)
     command = "mome" if context is None else context.command_path
     line = " ".join(error.format_message().replace("Value error, ", "").split()).rstrip(".")
@@ -91,8 +91,8 @@ app.command(cls=Command)(convert)
 app.add_typer(data_app, name="data", cls=CommandGroup)
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _print_version(version: bool) -> None:
+    if version:
         print(f"mome {mome.__version__}")
         raise typer.Exit
 
@@ -100,7 +100,7 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _describe(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
     ] = False,
 ) -> None:
     """Speech recognition that listens, reads lips, or does both, at a cost that you choose for each clip.
@@ -113,8 +113,8 @@ def _describe(
 
 
 def main() -> None:
-    """Run the command line; being told to end (SIGTERM) is answered as Ctrl-C is."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may have characters that it cannot show
+    """Run the command line; SIGTERM ends it as Ctrl-C does."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # file names may have characters that stdout cannot encode
         sys.stdout.reconfigure(errors="backslashreplace")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     app()

@@ -1,4 +1,4 @@
-"""``mome convert``: checkpoints of other programs to model folders."""
+"""``mome convert``: from checkpoints of other programs to model folders."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 System = Literal["llama-avsr", "llama-mtsk", "omni-avsr", "llama-smop"]
 Kind = Literal["av-hubert", System]
 
-_WHOLE = "Of a whole recogniser"
+_PANEL = "Of a whole recogniser"
 
 
 def convert(
@@ -34,16 +34,16 @@ def convert(
         typer.Option(
             metavar="ID",
             help="Its language model, a hub id or folder: for the tokenizer, and to refer to its weights.",
-            rich_help_panel=_WHOLE,
+            rich_help_panel=_PANEL,
         ),
     ] = None,
     audio_encoder: Annotated[
         str | None,
-        typer.Option(metavar="ID", help="Its Whisper or WavLM, a hub id or folder.", rich_help_panel=_WHOLE),
+        typer.Option(metavar="ID", help="Its Whisper or WavLM, a hub id or folder.", rich_help_panel=_PANEL),
     ] = None,
     video_encoder: Annotated[
         str | None,
-        typer.Option(metavar="ID", help="Its AV-HuBERT, a folder that av-hubert made.", rich_help_panel=_WHOLE),
+        typer.Option(metavar="ID", help="Its AV-HuBERT, a folder that av-hubert made.", rich_help_panel=_PANEL),
     ] = None,
     audio_rates: Annotated[
         str | None,
@@ -51,7 +51,7 @@ def convert(
             metavar="R,…",
             help="Audio rates in the order of the projectors. Default, as published: 4 (llama-mtsk and omni-avsr: "
             "4,16; llama-avsr without video: 32).",
-            rich_help_panel=_WHOLE,
+            rich_help_panel=_PANEL,
         ),
     ] = None,
     video_rates: Annotated[
@@ -60,7 +60,7 @@ def convert(
             metavar="R,…",
             help="Video rates. Default: 2 (llama-mtsk and omni-avsr: 2,5; llama-avsr without sound: 5). Where tokens "
             "are stacked, the weights tell.",
-            rich_help_panel=_WHOLE,
+            rich_help_panel=_PANEL,
         ),
     ] = None,
     lora_scale: Annotated[
@@ -68,7 +68,7 @@ def convert(
         typer.Option(
             metavar="S",
             help="Factor of the language model's LoRA, ALPHA / RANK of its training. Default: 0.125, as published.",
-            rich_help_panel=_WHOLE,
+            rich_help_panel=_PANEL,
         ),
     ] = None,
     top_k: Annotated[
@@ -77,14 +77,14 @@ def convert(
             metavar="K",
             min=1,
             help="Experts that llama-smop's router chooses for a token. Default: 2, as published.",
-            rich_help_panel=_WHOLE,
+            rich_help_panel=_PANEL,
         ),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Convert a checkpoint of another program to a model folder, and say what became of its tensors.
+    """Convert a checkpoint of another program to a model folder, and report what became of its tensors.
 
-    av-hubert: AV-HuBERT as published for fairseq, pre-trained or fine-tuned (of which the encoder is taken). The
+    av-hubert: AV-HuBERT as published for fairseq, pre-trained or fine-tuned (only the encoder is converted). The
     folder is a video encoder: name it in a recipe as model.video_encoder, or load it with AVHubertModel.
 
     llama-avsr, llama-mtsk, omni-avsr, llama-smop: a whole recogniser (.pth) of the code published with the papers, for
@@ -93,7 +93,7 @@ def convert(
     stored in the folder.
 
     Nothing of the file is executed: a checkpoint that asks for more than weights and settings is refused. The
-    licence of the weights stays what it was; it stands in the folder's README.md.
+    weights keep their licence, which the folder's README.md names.
 
     Example: mome convert av-hubert large_vox_iter5.pt models/av-hubert-large
 
@@ -105,12 +105,13 @@ def convert(
         "language_model": language_model,
         "audio_encoder": audio_encoder,
         "video_encoder": video_encoder,
-        "audio_rates": _whole_numbers("--audio-rates", audio_rates),
-        "video_rates": _whole_numbers("--video-rates", video_rates),
+        "audio_rates": _integers("--audio-rates", audio_rates),
+        "video_rates": _integers("--video-rates", video_rates),
         "lora_scale": lora_scale,
         "top_k": top_k,
     }
-    account = _convert(kind, checkpoint, out, {name: value for name, value in given.items() if value is not None})
+    given = {name: value for name, value in given.items() if value is not None}
+    account = _convert(kind, checkpoint, out, given)
     if json:
         result(to_json({"kind": kind, "checkpoint": str(checkpoint), "folder": str(out), **account.to_json()}))
     else:
@@ -129,11 +130,11 @@ def _convert(kind: Kind, checkpoint: Path, out: Path, given: dict[str, Any]) -> 
     from mome.convert.avsr import convert as convert_recogniser
 
     if "language_model" not in given:
-        raise MomeError(f"{kind} needs --language-model ID, such as meta-llama/Llama-3.2-1B: its tokenizer is wanted")
+        raise MomeError(f"{kind} needs --language-model ID, such as meta-llama/Llama-3.2-1B: its tokenizer is needed")
     return convert_recogniser(kind, checkpoint, out, Sources(**given))
 
 
-def _whole_numbers(option: str, text: str | None) -> list[int] | None:
+def _integers(option: str, text: str | None) -> list[int] | None:
     if text is None:
         return None
     parts = [part.strip() for part in text.split(",")]

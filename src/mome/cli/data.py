@@ -38,9 +38,7 @@ def synthesize(
     ] = None,
     count: Annotated[
         int | None,
-        typer.Option(
-            min=1, help="Make so many clips of random sentences, with a manifest, instead of one.", show_default=False
-        ),
+        typer.Option(min=1, help="Make this number of clips of random sentences, with a manifest.", show_default=False),
     ] = None,
     voice: Annotated[
         str | None, typer.Option(help="Who speaks; the seed draws one by default.", show_default=False)
@@ -81,9 +79,8 @@ def folder(
 ) -> None:
     """List the media files of a folder that have a transcript beside them: clip.mp4 and clip.txt.
 
-    A transcript is plain text, or an annotation of LRS2 or LRS3, of which the line 'Text:' is taken. A clip whose
-    transcript is neither does not stop the others: it is listed at the end, and the exit code is 1. Hidden files and
-    folders are passed over.
+    A transcript is plain text, or an annotation of LRS2 or LRS3 with a line 'Text:'. Clips with another transcript
+    are listed at the end, and the exit code is 1. Hidden files and folders are skipped.
     """
     from mome.data.corpora import folder_corpus
     from mome.data.manifests import unlistable
@@ -112,7 +109,7 @@ def grid(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Draws which sentence goes into which split.")] = 0,
 ) -> None:
-    """List the clips of the GRID corpus: one folder for each talker, the sentence told by the file name.
+    """List the clips of the GRID corpus: one folder for each talker, the sentence in the file name.
 
     No sentence is in two of the splits train, valid and test. With --test-talker the test is about unseen
     talkers, whose sentences others may say in training too.
@@ -127,7 +124,7 @@ def grid(
 
 
 def _write_manifest(directory: Path, out: Path, found: Corpus, why: str) -> None:
-    """Write the clips of a folder, and say what else is in it and, with ``why``, why it is left out."""
+    """Write a manifest and report files that are not in it, ``found.left_out`` with the reason ``why``."""
     from mome.data.manifests import write_manifest
 
     rows, unlisted = write_manifest(out, found.rows)

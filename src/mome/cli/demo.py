@@ -1,4 +1,4 @@
-"""``mome demo``: what a clip costs and what is understood at each rate, in silence and in noise."""
+"""``mome demo``: transcripts and costs of one clip at each rate, clean and in noise."""
 
 from __future__ import annotations
 
@@ -9,13 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mome.checkpoints.bundled import BUNDLED_NAME
-from mome.cli.options import (
-    Json,
-    Model,
-    Seed,
-    load_model,
-    read_config,
-)
+from mome.cli.options import Json, Model, Seed, load_model, read_config
 from mome.cli.output import gflops, note, quiet, result, table, to_json
 from mome.errors import MomeError
 
@@ -55,10 +49,10 @@ def demo(
     loaded = transcriber.load_clip(clip, rates)
     rows: list[tuple[float | None, Transcript]] = []
     for level, noisy in _sounds(loaded, snr, seed):
-        # The first pass in a process also sets up kernels and memory, which is not the clip's cost.
+        # A pass that is not counted: the first one in a process also sets up kernels and memory.
         transcriber.transcribe_rates(noisy, rates[-1:])
-        done = {transcript.rates: transcript for transcript in transcriber.transcribe_rates(noisy, rates)}
-        rows += [(level, transcript) for transcript in done.values()]
+        by_rates = {transcript.rates: transcript for transcript in transcriber.transcribe_rates(noisy, rates)}
+        rows += [(level, transcript) for transcript in by_rates.values()]
     errors = [None if text is None else _word_error_rate(text, transcript.text) for _, transcript in rows]
     if json:
         results = [
@@ -76,7 +70,7 @@ def demo(
 
 
 def _sounds(clip: Clip, snr: float, seed: int) -> list[tuple[float | None, Clip]]:
-    """The clip as it is, and in noise if it has sound."""
+    """The clip as it is and, if it has sound, in noise, each with its SNR in dB (``None``: clean)."""
     if clip.audio is None:
         return [(None, clip)]
     import numpy as np

@@ -64,8 +64,8 @@ def evaluate(
         list[str] | None,
         typer.Option(
             metavar="avsr|asr|vsr",
-            help="avsr listens and reads lips, asr listens, vsr reads lips; rates are cut down to what the "
-            "task uses. Repeatable. Default: what the rates say, or avsr.",
+            help="avsr listens and reads lips, asr listens, vsr reads lips; of the rates, those that the task does not "
+            "use are left out. Repeatable. Default: what the rates say, or avsr.",
             show_default=False,
         ),
     ] = None,
@@ -80,14 +80,14 @@ def evaluate(
     out: Out = None,
     transcripts: Annotated[
         Path | None,
-        typer.Option(metavar="CSV", help="Write what was understood of each clip to this file; 'mome score' reads it."),
+        typer.Option(metavar="CSV", help="Write the transcript of each clip to this file; 'mome score' reads it."),
     ] = None,
     json: Json = False,
     cache: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="Keep sound and mouth of the clips there: the next run starts at once."),
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many clips.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use only this number of clips, from the first on.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Clips transcribed together.")] = 8,
     beams: Beams = None,
     normalize: Normalize = "lower",
@@ -128,8 +128,8 @@ def evaluate(
     conditions = make_conditions(_rates(config.rate_set, given, tasks), levels)
     sound = None if noise is None else load_noise(noise)
     transcriber = load_model(model, compat, dtype)
-    used = {condition.task for condition in conditions}
-    store = None if cache is None else ClipStore(cache, audio=used != {"vsr"}, video=used != {"asr"})
+    evaluated = {condition.task for condition in conditions}
+    store = None if cache is None else ClipStore(cache, audio=evaluated != {"vsr"}, video=evaluated != {"asr"})
     evaluation = Evaluation(
         transcriber,
         rows,
@@ -158,7 +158,7 @@ def evaluate(
         normalize=normalize,
         interrupted=interruption is not None,
     )
-    # Before the files: the figures took hours, and a disk may be full.
+    # Print before writing files, because the figures took hours and a disk may be full.
     result(to_json(document) if json else results_table(results))
     if out is not None:
         write_json(out, document)
@@ -179,7 +179,7 @@ def _task(text: str) -> Task:
 
 
 def _level(text: str) -> float | None:
-    """A ratio in dB; ``None`` for clean speech."""
+    """Read a value of ``--snr``, in dB; ``None`` for clean speech."""
     if text.strip().lower() == "clean":
         return None
     try:
@@ -189,7 +189,7 @@ def _level(text: str) -> float | None:
 
 
 def _rates(rate_set: RateSet, given: Sequence[Rates], tasks: Sequence[Task]) -> list[Rates]:
-    """The rates to evaluate, each of them in the model's rate set, each once."""
+    """The rates to evaluate, without repetition, all of them in the model's rate set."""
     if given and tasks:
         chosen = [rate.for_task(task) for task in tasks for rate in given]
     elif given:
@@ -205,7 +205,7 @@ def _rates(rate_set: RateSet, given: Sequence[Rates], tasks: Sequence[Task]) -> 
 
 
 def _report_failures(results: Sequence[Result]) -> int:
-    """List the clips that failed, each reason once; returns the exit code."""
+    """List the clips that failed, grouped by reason; returns the exit code."""
     failures = list(dict.fromkeys(failure for outcome in results for failure in outcome.failures))
     if not failures:
         return 0

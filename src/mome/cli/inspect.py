@@ -1,9 +1,7 @@
-"""``mome inspect``: sizes and costs of a model or recipe, from its configuration alone."""
+"""``mome inspect``: size and costs of a model or of a recipe's model, from its configuration alone."""
 
 from __future__ import annotations
 
-import copy
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +11,6 @@ from mome.checkpoints.bundled import BUNDLED_NAME
 from mome.cli.options import Json, read_config
 from mome.cli.output import gflops, quiet, result, table, to_json
 from mome.errors import MomeError
-from mome.rates import Rates
 
 if TYPE_CHECKING:
     from mome.config import MomeConfig
@@ -48,12 +45,14 @@ def inspect(
 
     Tokens are what the language model reads. The cost is in GFLOPs (10^9 operations, a multiply-add counted as
     two), in the JSON document TFLOPs. By default it is that of reading the clip up to the first word of the
-    transcript. The line "uncompressed" is what all encoder tokens would cost.
+    transcript. The line "uncompressed" is what all encoder features would cost as tokens.
 
     Example: mome inspect mome-layer-lrs3 model.adapter.top_k=2
     """
     quiet()
-    document = describe(_config(subject, overrides or []), seconds, new_tokens, beams)
+    from mome.model.cost import cost_report
+
+    document = cost_report(_config(subject, overrides or []), seconds, new_tokens, beams)
     settings: dict[str, Any] = {"subject": subject, "overrides": overrides or []}
     settings |= {"seconds": seconds, "new_tokens": new_tokens, "beams": beams}
     result(to_json({**settings, **document}) if json else _readable(document, seconds))
@@ -76,33 +75,6 @@ def _config(subject: str, overrides: list[str]) -> MomeConfig:
     from mome.training import load_config
 
     return load_config(subject, overrides)
-
-
-def describe(config: MomeConfig, seconds: float, new_tokens: int = 1, beams: int = 1) -> dict[str, Any]:
-    """Parameters, and tokens and operations at every rate and without compression."""
-    from mome.model.cost import inference_cost, parameter_counts
-    from mome.model.sequence import count_tokens, encoder_frames
-
-    frames = encoder_frames(config, seconds)
-
-    def row(config: MomeConfig, rates: Rates) -> dict[str, Any]:
-        cost = inference_cost(config, rates, *frames, new_tokens=new_tokens, beams=beams)
-        return {
-            "rates": str(rates),
-            "task": rates.task,
-            "tokens": count_tokens(config, rates, *frames).total,
-            "tflops": cost.tflops,
-            "parts": {name: operations / 1e12 for name, operations in asdict(cost).items()},
-        }
-
-    plain = copy.deepcopy(config)  # what the papers compare with: a projector at rate 1 and nothing compressed
-    plain.connector, plain.compression, plain.only = None, "average", None
-    plain.audio_rates, plain.video_rates = config.audio_rates and [1], config.video_rates and [1]
-    return {
-        "parameters": asdict(parameter_counts(config)),
-        "cost": [row(config, rates) for rates in config.rate_set.rates()],
-        "uncompressed": [row(plain, rates) for rates in plain.rate_set.rates()],
-    }
 
 
 def _readable(document: dict[str, Any], seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""Options that several commands share, and what all options are checked for before any work."""
+"""Options that several commands share, and checks of options before any work."""
 
 from __future__ import annotations
 
@@ -80,10 +80,10 @@ Seed = Annotated[int, typer.Option(min=0, help="Draws a file's stretch of noise,
 
 
 class Command(TyperCommand):
-    """Refuses what no command can use, and names the option."""
+    """A command that refuses values which no command can use."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse, then check the values; lists of files are checked file by file, where one of many may be bad."""
+        """Parse the arguments and check the values; commands check lists of files, in which one may be bad."""
         if "" in args:
             raise typer.BadParameter("an argument is empty", ctx=ctx)
         rest = super().parse_args(ctx, args)
@@ -103,9 +103,9 @@ class Command(TyperCommand):
 
 
 def check_path(path: Path) -> None:
-    """Refuse a path that no file can have, and what is there and neither a file nor a folder, such as a pipe.
+    """Refuse paths that no file can have, and what is neither a file nor a folder, such as a pipe.
 
-    Reading those may never end, and a result file would take the place of a device such as /dev/null.
+    Reading a pipe may never end, and a result file would replace a device such as /dev/null.
 
     Raises:
         MomeError: it is such a path.
@@ -121,10 +121,10 @@ def check_path(path: Path) -> None:
 
 
 def check_text(value: object) -> None:
-    """Refuse bytes that are no text, in a string or in a list of them.
+    """Refuse a string, or a list with one, that is not valid UTF-8.
 
     Raises:
-        MomeError: there are such bytes.
+        MomeError: it is not.
     """
     try:
         for text in value if isinstance(value, list | tuple) else [value]:
@@ -135,7 +135,7 @@ def check_text(value: object) -> None:
 
 
 def check_number(value: float) -> None:
-    """Refuse what is not a number, endless, or larger than any machine counts.
+    """Refuse NaN, infinity and integers beyond 64 bits.
 
     Raises:
         MomeError: it is such a number.
@@ -145,15 +145,15 @@ def check_number(value: float) -> None:
 
 
 def beam_search(beams: int | None) -> dict[str, int]:
-    """Options of ``generate`` for a width of the beam search; none where the user gave none."""
+    """Options of ``generate`` for the width of the beam search; empty if the user gave none."""
     return {} if beams is None else {"num_beams": beams}
 
 
 def check_noise(noise: Path | None, snrs: Sequence[float | None]) -> None:
-    """Noise and a ratio belong together; ``None`` is clean speech.
+    """Check that ``--noise`` and ``--snr`` are given together; ``None`` among the ratios is clean speech.
 
     Raises:
-        MomeError: one is given without the other, or a ratio is beyond what sound can hold.
+        MomeError: one is given without the other, or a ratio is out of range.
     """
     from mome.media.noise import LARGEST_SNR
 
@@ -168,10 +168,10 @@ def check_noise(noise: Path | None, snrs: Sequence[float | None]) -> None:
 
 
 def check_compat(compat: Compatibility | None, model: str, config: MomeConfig) -> None:
-    """Refuse ``--compat`` where the model cannot follow it; ``config`` is changed as loading will change it.
+    """Set ``compat`` in the configuration, as loading the model will, and check that it fits.
 
     Raises:
-        MomeError: the model's audio encoder does not work as the published systems' does.
+        MomeError: the model's audio encoder works differently from that of the published systems.
     """
     if compat is None:
         return
@@ -183,7 +183,7 @@ def check_compat(compat: Compatibility | None, model: str, config: MomeConfig) -
 
 
 def read_config(model: str) -> MomeConfig:
-    """A model's configuration, without its weights.
+    """Read a model's configuration without its weights.
 
     Raises:
         MomeError: there is no such model, or the folder holds something else.
@@ -195,7 +195,7 @@ def read_config(model: str) -> MomeConfig:
 
 
 def load_model(model: str, compat: Compatibility | None = None, dtype: str = "float32") -> Transcriber:
-    """A model ready for use, with the official arithmetic if that is asked for."""
+    """Load a model, with the official arithmetic if ``compat`` says so."""
     from mome.decoding import load
 
     return load(model, compat=compat, dtype=dtype)

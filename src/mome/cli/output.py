@@ -1,4 +1,4 @@
-"""What commands print: results on stdout, everything else on stderr."""
+"""Output of the commands: results on stdout, everything else on stderr."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ if TYPE_CHECKING:
 
 _HEADER = ("task", "rates", "SNR dB", "WER %", "95 % interval", "words", "clips", "tokens", "GFLOPs", "RTF")
 _LONGEST = 1000
-"""Characters of a line that is no result: a name or a field in it may be of any length."""
+"""Characters of a line on stderr; names and fields in it may be of any length."""
 
 
 def note(line: str) -> None:
-    """One line for the user that is not a result; what would move the terminal's cursor is spelled out."""
+    """Print one line on stderr, with control characters escaped."""
     if len(line) > _LONGEST:
         line = f"{line[: _LONGEST // 2]} … {line[-_LONGEST // 2 :]}"
     print("".join(c if c.isprintable() or c == "\t" else ascii(c)[1:-1] for c in line), file=sys.stderr, flush=True)
 
 
 def mistake(message: str) -> None:
-    """One line about something that the user can mend."""
+    """Print one line about an error that the user can mend."""
     note("mome: " + " ".join(message.splitlines()))
 
 
 def failure_lines(failures: Iterable[tuple[str, str]]) -> list[str]:
-    """A line for each reason, with the names of all that failed for it."""
+    """Make a line for each reason, with the names of everything that failed for it."""
     reasons: dict[str, list[str]] = {}
     for name, reason in failures:
         reasons.setdefault(" ".join(reason.split()), []).append(name)
@@ -46,18 +46,18 @@ def failure_lines(failures: Iterable[tuple[str, str]]) -> list[str]:
 
 
 def result(text: str) -> None:
-    """A result, at once, so that a pipe need not wait for the next."""
+    """Print a result and flush it, so that a pipe gets it at once."""
     print(text, flush=True)
 
 
 def to_json(document: Any) -> str:
-    """``document`` as JSON text for stdout; figures that JSON does not have (NaN, infinity) are an error."""
-    any_text = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().startswith("utf")
-    return json.dumps(document, indent=2, ensure_ascii=not any_text, allow_nan=False)
+    """Format JSON for stdout's encoding; raises ``ValueError`` for NaN and infinity."""
+    unicode = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().startswith("utf")
+    return json.dumps(document, indent=2, ensure_ascii=not unicode, allow_nan=False)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1, last_left: bool = True) -> str:
-    """Columns under their headings: the first ``left`` ones and perhaps the last start at the left."""
+    """Format a table with the first ``left`` columns, and with ``last_left`` the last one, aligned to the left."""
     lines = [header, *rows]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     last = len(header) - 1
@@ -73,7 +73,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1, l
 
 
 def gflops(tflops: float) -> str:
-    """Operations for a table, in units of 10^9, to three figures."""
+    """Format operations, given in units of 10^12, in units of 10^9 with three figures."""
     value = 1000 * tflops
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
@@ -110,14 +110,14 @@ def _cells(outcome: Result) -> tuple[str, ...]:
 
 
 def check_writable(path: Path, *others: Path | None) -> None:
-    """Say before the work, not after it, that a result file could not be written there.
+    """Check before the work that a result file can be written.
 
     Args:
         path: the file.
-        others: files that are read, or written too.
+        others: other files that are read or written.
 
     Raises:
-        MomeError: the folder is missing or closed to the user, or the path is a folder itself or one of the others.
+        MomeError: the folder is missing or not writable, or the path is a folder or one of the others.
     """
     if path.is_dir():
         raise MomeError(f"{path} is a folder: give the name of a file to write")
@@ -128,7 +128,7 @@ def check_writable(path: Path, *others: Path | None) -> None:
 
 
 def quiet() -> None:
-    """Keep the libraries' progress bars and warnings off the terminal: they are not about the user's work."""
+    """Turn off the progress bars and warnings of libraries, which are not about the user's work."""
     warnings.simplefilter("ignore")
     import transformers
     from huggingface_hub.utils import disable_progress_bars
@@ -142,7 +142,7 @@ def quiet() -> None:
 
 @contextmanager
 def progress(label: str) -> Iterator[Any]:
-    """A bar on stderr, as a function ``(done, total)``; nothing is drawn where stderr is no terminal."""
+    """Show a progress bar if stderr is a terminal; gives a function ``(done, total)`` that updates it."""
     from rich.console import Console
     from rich.progress import Progress
 

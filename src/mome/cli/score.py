@@ -1,4 +1,4 @@
-"""``mome score``: word error rates of transcripts that any system made."""
+"""``mome score``: word error rates of any system's transcripts."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def score(
 ) -> None:
     """Score transcripts of any system as mome evaluate scores its own, for the same table.
 
-    Of the manifest only the columns id and text are needed, and split with --split; the clips need not be
-    there. Where the manifest has no text, every word of a transcript is an insertion. What a transcript says
-    nothing about (tokens, GFLOPs, RTF) is null in the JSON document.
+    Of the manifest only the columns id and text are needed, and split with --split; the clips themselves are
+    not needed. Where the manifest has no text, every word of a transcript is an insertion. What is not known
+    of a system (tokens, GFLOPs, RTF) is null in the JSON document.
 
     Example: mome score whisper.csv --data grid.csv --split test
     """

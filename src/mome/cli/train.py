@@ -1,4 +1,4 @@
-"""``mome train``: a recipe to a model folder."""
+"""``mome train``: from a recipe to a model folder."""
 
 from __future__ import annotations
 

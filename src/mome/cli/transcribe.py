@@ -1,12 +1,12 @@
-"""``mome transcribe``: files to text, subtitles or JSON."""
+"""``mome transcribe``: from files to text, subtitles or JSON."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -54,7 +54,7 @@ def transcribe(
         ),
     ] = None,
     every: Annotated[
-        bool, typer.Option("--all-rates", help="Every rate that the model has and the clip can serve.")
+        bool, typer.Option("--all-rates", help="All rates of the model for which the clip has sound or video.")
     ] = False,
     format: Annotated[
         Format,
@@ -75,7 +75,7 @@ def transcribe(
         typer.Option(
             min=0,
             metavar="N",
-            help="Which sound track to hear of a file that has several: 0 is the first. Default: the file's own.",
+            help="Which sound track to use of a file that has several: 0 is the first. Default: the file's own.",
         ),
     ] = None,
     noise: Noise = None,
@@ -91,7 +91,7 @@ def transcribe(
     """Transcribe video and audio files.
 
     One clip at one rate prints its text alone. Several print one line each: file, rates and text, with a tab
-    between. Of a video without sound only the lips are read, of sound without video nothing but the sound.
+    between. If a video has no sound, only the lips are read; if there is no video, only the sound is used.
 
     A file that cannot be read does not stop the others: it is listed at the end, and the exit code is 1. Ctrl-C ends
     the JSON document after the files that are done.
@@ -99,27 +99,27 @@ def transcribe(
     Examples: mome transcribe clip.mp4 --rates 16,5 or mome transcribe *.mp4 --format srt -o subtitles
     """
     chosen_format: Format = "json" if json else format
-    wanted = list(dict.fromkeys(map(Rates.parse, rates or ())))
+    chosen = list(dict.fromkeys(map(Rates.parse, rates or ())))
     check_noise(noise, [] if snr is None else [snr])
-    if every and wanted:
+    if every and chosen:
         raise MomeError("--rates and --all-rates exclude each other: give one of them")
     targets = _targets(inputs, output_dir, chosen_format)
     quiet()
     config = read_config(model)
     check_compat(compat, model, config)
-    for rate in wanted:
+    for rate in chosen:
         config.rate_set.check(rate)
-    wanted = list(config.rate_set.rates()) if every else wanted
-    alone = len(inputs) == 1 and len(wanted) <= 1
-    if chosen_format in ("srt", "vtt") and output_dir is None and not alone:
+    chosen = list(config.rate_set.rates()) if every else chosen
+    single = len(inputs) == 1 and len(chosen) <= 1
+    if chosen_format in ("srt", "vtt") and output_dir is None and not single:
         raise MomeError(f"{chosen_format} on stdout is for one clip at one rate: give --output-dir DIR for several")
 
-    batch = _Batch(model, wanted, audio_track, noise, snr, beams, compat, dtype, seed)
+    batch = _Batch(model, chosen, audio_track, noise, snr, beams, compat, dtype, seed)
 
     def deliver(path: Path, transcripts: Sequence[Transcript]) -> None:
         if output_dir is not None:
-            _write(targets[path], transcripts, chosen_format, len(wanted) > 1)
-        elif chosen_format == "text" and not alone:
+            _write(targets[path], transcripts, chosen_format, len(chosen) > 1)
+        elif chosen_format == "text" and not single:
             result("\n".join(f"{path}\t{transcript.rates}\t{transcript.text}" for transcript in transcripts))
         elif chosen_format != "json":
             print(_formatted(transcripts[0], chosen_format), end="", flush=True)
@@ -138,7 +138,13 @@ def transcribe(
 
 @dataclass
 class _Batch:
-    """The clips of one command: those done, and those that could not be."""
+    """The clips of a command, with the transcripts and the failures so far.
+
+    Attributes:
+        rates: the rates of each clip; the model's finest if empty.
+        done: the transcripts.
+        failures: files that could not be transcribed, and why.
+    """
 
     model: str
     rates: list[Rates]
@@ -153,19 +159,19 @@ class _Batch:
     failures: list[tuple[Path, Exception]] = field(default_factory=list)
 
     def run(self, paths: Sequence[Path], deliver: Callable[[Path, Sequence[Transcript]], None]) -> None:
-        """Transcribe one clip after the other; each is delivered at once."""
-        change = self._noise()
+        """Transcribe the clips one after the other and pass each one's transcripts to ``deliver`` at once."""
+        add_noise = self._noise()
         transcriber = load_model(self.model, self.compat, self.dtype)
         rates = self.rates or [transcriber.default_rates]
         for path in paths:
             try:
-                transcripts = self._transcribe(transcriber, path, rates, change)
+                transcripts = self._transcribe(transcriber, path, rates, add_noise)
                 if not self.done and transcriber.model.config.description:
                     note(transcriber.model.config.description)
                 for line in transcripts[0].warnings:
                     note(f"warning: {line}")
                 deliver(path, transcripts)
-            except BrokenPipeError:  # nobody reads on, whatever the file
+            except BrokenPipeError:  # the reader of stdout has gone, which is no fault of this file
                 raise
             except Exception as error:
                 self.failures.append((path, error))
@@ -173,6 +179,7 @@ class _Batch:
                 self.done += transcripts
 
     def _noise(self) -> Callable[[Clip], Clip]:
+        """A function that adds the noise to a clip, if noise was given."""
         if self.noise is None or self.snr is None:
             return lambda clip: clip
         from mome.media.noise import add_noise, load_noise
@@ -181,16 +188,18 @@ class _Batch:
         return lambda clip: add_noise(clip, sound, snr, self.seed)
 
     def _transcribe(
-        self, transcriber: Transcriber, path: Path, rates: list[Rates], change: Callable[[Clip], Clip]
+        self, transcriber: Transcriber, path: Path, rates: list[Rates], add_noise: Callable[[Clip], Clip]
     ) -> list[Transcript]:
+        from mome.decoding.transcriber import available_rates
+
         check_path(path)
         began = time.perf_counter()
-        clip = change(transcriber.load_clip(path, rates, audio_track=self.audio_track))
+        clip = add_noise(transcriber.load_clip(path, rates, audio_track=self.audio_track))
         seconds = time.perf_counter() - began
-        possible = list(dict.fromkeys(_possible(clip, rates))) or rates
-        return transcriber.transcribe_rates(clip, possible, media_seconds=seconds, **beam_search(self.beams))
+        available = [pair for pair in dict.fromkeys(available_rates(clip, pair) for pair in rates) if pair is not None]
+        return transcriber.transcribe_rates(clip, available or rates, media_seconds=seconds, **beam_search(self.beams))
 
-    def document(self) -> dict:
+    def document(self) -> dict[str, Any]:
         """The JSON document of the command."""
         return {
             "model": self.model,
@@ -199,7 +208,7 @@ class _Batch:
         }
 
     def finish(self) -> int:
-        """List what failed, and tell the exit code."""
+        """Print the failures; returns the exit code."""
         if len(self.done) + len(self.failures) > 1 and self.failures:
             total = len({transcript.file for transcript in self.done}) + len(self.failures)
             note(f"{len(self.failures)} of {total} files could not be transcribed:")
@@ -208,15 +217,6 @@ class _Batch:
         if not self.failures:
             return 0
         return FAILED if not self.done and len(self.failures) == 1 else BATCH_FAILED
-
-
-def _possible(clip: Clip, rates: Sequence[Rates]) -> Iterator[Rates]:
-    """The rates without what the clip lacks, those left out that would have nothing."""
-    for rate in rates:
-        audio = rate.audio if clip.audio is not None else None
-        video = rate.video if clip.mouth is not None else None
-        if audio is not None or video is not None:
-            yield Rates(audio, video)
 
 
 def _targets(inputs: Sequence[Path], folder: Path | None, chosen: Format) -> dict[Path, Path]:
@@ -237,7 +237,7 @@ def _targets(inputs: Sequence[Path], folder: Path | None, chosen: Format) -> dic
 
 
 def _write(target: Path, transcripts: Sequence[Transcript], chosen: Format, several: bool) -> None:
-    """Write the transcripts of one clip, with the rates in the name if there are several."""
+    """Write the transcripts of one clip, with the rates in the file names if there are several."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -44,6 +44,7 @@ NAMES: tuple[str, ...] = (*_WHOLE, *_REAL, *_FLAGS)
 
 _NEVER = ("custom_generate", "trust_remote_code")
 _SETTINGS = "generation_config"
+_SAMPLING = ("temperature", "top_p")
 
 
 def check_decoding(options: Mapping[str, Any], where: str = "generation") -> dict[str, Any]:
@@ -103,6 +104,26 @@ def refuse_code(options: Mapping[str, Any]) -> None:
         if options.get(name):
             raise MomeError(f"generation: the option '{name}' runs code from elsewhere and is refused: leave it out")
     check_decoding({name: value for name, value in options.items() if name in NAMES})
+
+
+def decoding_options(given: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any]:
+    """Options for ``generate``: those given, else the model's own, else no sampling.
+
+    Args:
+        given: options of a call. Values that its ``generation_config`` sets count as given, unless the same option
+            is given beside it.
+        default: the model's own options. Its temperature and top-p apply only if sampling is on.
+    """
+    settings = {name: getattr(given.get(_SETTINGS), name, None) for name in NAMES}
+    asked = _not_none(settings) | _not_none(given)
+    own = {"do_sample": False} | _not_none(default)
+    if not (own | asked)["do_sample"]:
+        own = {name: value for name, value in own.items() if name not in _SAMPLING}
+    return own | asked
+
+
+def _not_none(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _is_number(value: Any, *kinds: type) -> bool:

@@ -1,4 +1,4 @@
-"""Clips to transcripts."""
+"""From clips to transcripts."""
 
 from mome.decoding.transcriber import Transcriber, load
 

@@ -1,4 +1,4 @@
-"""How much speech the language model can hold beside its prompt and the transcript, in training and afterwards."""
+"""How much speech fits into the language model beside prompt and transcript, for training and transcription."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from mome.text.transcript import normalize
 
 
 def positions(config: MomeConfig) -> int | None:
-    """Tokens that the language model can hold in all; None: there is no limit."""
+    """Number of tokens that the language model can hold; ``None`` if it has no limit."""
     return getattr(config.text_config, "max_position_embeddings", None)
 
 
 def room(config: MomeConfig, new_tokens: int) -> int | None:
-    """Tokens that can be fed so that ``new_tokens`` of a transcript can follow; None: there is no limit.
+    """Number of tokens that fit before ``new_tokens`` of a transcript; ``None`` if there is no limit.
 
     Raises:
-        MomeError: nothing can be fed.
+        MomeError: nothing fits.
     """
-    held = positions(config)
-    if held is None:
+    limit = positions(config)
+    if limit is None:
         return None
-    if new_tokens >= held:
+    if new_tokens >= limit:
         raise MomeError(
-            f"max_new_tokens={new_tokens} leaves no room for speech: the language model has {held} positions for "
+            f"max_new_tokens={new_tokens} leaves no room for speech: the language model has {limit} positions for "
             "speech and transcript together, ask for fewer tokens"
         )
-    return held - new_tokens
+    return limit - new_tokens
 
 
 def longest_seconds(config: MomeConfig, rates: Sequence[Rates], new_tokens: int) -> tuple[float | None, float | None]:
-    """Seconds of sound and of video that there is room for at each of the rates, each with nothing of the other.
+    """Seconds of sound and seconds of video that fit at all of the rates, each modality by itself.
 
-    None where there is room for whatever can be read of a file.
+    ``None`` for a modality of which everything that can be read from a file fits.
     """
     space = room(config, new_tokens)
     if space is None:
@@ -55,15 +55,15 @@ def longest_seconds(config: MomeConfig, rates: Sequence[Rates], new_tokens: int)
 
     longest: list[float | None] = []
     for side, name in enumerate(("audio", "video")):
-        asked = [rate for rate in rates if getattr(rate, name) is not None]
-        fitting = [bisect_right(times, space, key=lambda time: fed(time, rate, side)) for rate in asked]
+        using = [rate for rate in rates if getattr(rate, name) is not None]
+        fitting = [bisect_right(times, space, key=lambda time: fed(time, rate, side)) for rate in using]
         least = min(fitting, default=len(times))
         longest.append(max(least - 1, 0) / FRAME_RATE if least < len(times) else None)
     return longest[0], longest[1]
 
 
 def check_room(name: object, config: MomeConfig, rates: Rates, audio: int, video: int, new_tokens: int) -> None:
-    """Raise :class:`MomeError` if a clip of ``audio`` and ``video`` encoder tokens is too long for the model."""
+    """Raise :class:`MomeError` if a clip of ``audio`` and ``video`` frames of features does not fit."""
     space, fed = room(config, new_tokens), count_tokens(config, rates, audio, video).total
     if space is not None and fed > space:
         raise MomeError(
@@ -73,22 +73,22 @@ def check_room(name: object, config: MomeConfig, rates: Rates, audio: int, video
 
 
 def transcript_tokens(texts: Sequence[tuple[str, str]], config: MomeConfig, processor: MomeProcessor) -> list[int]:
-    """Tokens of transcripts to train on, the end of each included.
+    """Count the tokens of transcripts to train on, end tokens included.
 
     Args:
         texts: id and transcript of each clip.
-        config: of the model.
-        processor: its processor.
+        config: the model's configuration.
+        processor: the model's processor.
 
     Raises:
-        MomeError: one is longer than the language model can hold, whatever the clip.
+        MomeError: a transcript alone is longer than the language model can hold.
     """
-    lengths, held = [], positions(config)
+    lengths, limit = [], positions(config)
     for name, text in texts:
         length = processor.labels([normalize(text)]).shape[1]
-        if held is not None and length >= held:
+        if limit is not None and length >= limit:
             raise MomeError(
-                f"clip {name}: its text has {length} tokens, more than the {held} that the language model "
+                f"clip {name}: its text has {length} tokens, more than the {limit} that the language model "
                 "can hold in all: cut it into shorter clips, or leave it out"
             )
         lengths.append(length)
@@ -96,18 +96,18 @@ def transcript_tokens(texts: Sequence[tuple[str, str]], config: MomeConfig, proc
 
 
 def check_clips(clips: Sequence[tuple[str, int, int]], config: MomeConfig, rates: Sequence[Rates]) -> None:
-    """Look for a clip to train on that is too long for the language model together with its transcript.
+    """Check that clips to train on fit into the language model together with their transcripts.
 
     Args:
-        clips: of each the id, the frames (25 a second) and the tokens of its transcript.
-        config: of the model.
-        rates: that the clips are read at; that which makes the most tokens counts.
+        clips: id, video frames (25 a second) and tokens of the transcript of each clip.
+        config: the model's configuration.
+        rates: rates that the clips are trained at; the one that gives most tokens counts.
 
     Raises:
-        MomeError: naming such a clip.
+        MomeError: a clip does not fit.
     """
 
-    @cache  # many clips are equally long
+    @cache  # many clips have the same length
     def finest(frames: int) -> tuple[Rates, int, int]:
         audio, video = encoder_frames(config, frames / FRAME_RATE)
         return max(rates, key=lambda rate: count_tokens(config, rate, audio, video).total), audio, video

@@ -1,4 +1,4 @@
-"""A model and its processor together: files in, transcripts out, at any rate of the model's rate set."""
+"""A model and its processor together: files in, transcripts out, at any rates of the model's rate set."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ DEFAULT_NEW_TOKENS = 256
 
 
 class Transcriber:
-    """A recogniser ready for use.
+    """Transcribes clips with a model.
 
     Attributes:
         model: the model, in evaluation mode.
-        processor: its processor.
-        name: what it was loaded from.
-        detector: of faces in the files that it reads.
+        processor: the model's processor.
+        name: the folder or hub id that the model was loaded from.
+        detector: finds the faces in video files.
     """
 
     def __init__(self, model: MomeForSpeechRecognition, processor: MomeProcessor, name: str = ""):
@@ -48,23 +48,23 @@ class Transcriber:
 
     @property
     def default_rates(self) -> Rates:
-        """The finest rates of the rate set, those of AVSR if there are any."""
+        """The finest rates of the rate set, for AVSR if the model does that."""
         rates = list(self.model.rate_set.rates())
         return next((pair for pair in rates if pair.task == "avsr"), rates[0])
 
     def load_clip(
         self, path: str | Path, rates: Sequence[Rates], *, audio_track: int | None = None, **generation: Any
     ) -> Clip:
-        """Read what the given rates need of a file.
+        """Read the sound and the mouth that the given rates need from a file.
 
         Args:
             path: the file.
-            rates: that it is to be transcribed at.
-            audio_track: which of several tracks of sound, counted from 0; the file's default one otherwise.
-            generation: options of the transcription that will follow.
+            rates: rates that the clip will be transcribed at.
+            audio_track: index of the sound track, from 0; the file's default track if not given.
+            generation: options of decoding that the transcription will use.
 
         Raises:
-            MomeError: the file is unusable, or longer than the audio encoder's window or the language model's room.
+            MomeError: the file is unusable, or too long for the audio encoder or the language model.
         """
         sound, video = longest_seconds(self.model.config, rates, self._options(generation)["max_new_tokens"])
         return load_clip(
@@ -89,8 +89,8 @@ class Transcriber:
 
         Args:
             clip: a file, or a clip loaded before.
-            rates: as ``"4,2"`` (AVSR), ``"4,-"`` (ASR), ``"-,2"`` (VSR); the finest of the model by default.
-            audio_track: of a file, as in :meth:`load_clip`.
+            rates: ``"4,2"`` (AVSR), ``"4,-"`` (ASR) or ``"-,2"`` (VSR); :attr:`default_rates` if not given.
+            audio_track: as in :meth:`load_clip`.
             generation: options of decoding, such as ``num_beams`` (:data:`mome.config.generation.NAMES`), or a
                 ``generation_config`` of Transformers; the model's own by default.
 
@@ -98,28 +98,35 @@ class Transcriber:
             MomeError: the file is unusable, the rates are not in the model's rate set, the clip is too short or
                 too long, or an option of decoding is unknown or not possible.
         """
-        wanted = self.default_rates if rates is None else Rates.parse(rates)
-        self.model.rate_set.check(wanted)
+        rates = self.default_rates if rates is None else Rates.parse(rates)
+        self.model.rate_set.check(rates)
         began = time.perf_counter()
         if not isinstance(clip, Clip):
-            clip = self.load_clip(clip, [wanted], audio_track=audio_track, **generation)
-        return self.transcribe_rates(clip, [wanted], media_seconds=time.perf_counter() - began, **generation)[0]
+            clip = self.load_clip(clip, [rates], audio_track=audio_track, **generation)
+        return self.transcribe_rates(clip, [rates], media_seconds=time.perf_counter() - began, **generation)[0]
 
     def transcribe_rates(
         self, clip: Clip, rates: Sequence[Rates], media_seconds: float = 0.0, **generation: Any
     ) -> list[Transcript]:
         """Transcribe one clip at several rates; the encoders run once.
 
-        A modality that the clip lacks is left out of the rates.
+        See :func:`available_rates` for clips without sound or without video.
         """
         return self.transcribe_batch([clip], rates, media_seconds=media_seconds, **generation)[0]
 
     def transcribe_batch(
         self, clips: Sequence[Clip], rates: Sequence[Rates], media_seconds: float = 0.0, **generation: Any
     ) -> list[list[Transcript]]:
-        """Transcribe several clips together at each of the rates: ``[clip][rate]``.
+        """Transcribe several clips together at several rates; the encoders run once.
 
-        Seconds are shared out evenly among the clips of the batch.
+        Args:
+            clips: B clips.
+            rates: R rates, the same for all clips.
+            media_seconds: time that reading the files took, for the transcripts' record.
+            generation: as in :meth:`transcribe`.
+
+        Returns:
+            B lists of R transcripts. Each records an equal share of the batch's encoding and decoding time.
 
         Raises:
             MomeError: as :meth:`transcribe`, or memory does not suffice.
@@ -130,13 +137,16 @@ class Transcriber:
             return self._transcribe_batch(clips, rates, media_seconds, self._options(generation))
 
     def _options(self, generation: dict[str, Any]) -> dict[str, Any]:
-        """What ``generate`` is called with; raises :class:`MomeError` where an option is unknown or not possible."""
-        # A transcript ends as it was taught: the language model's folder may name other tokens, such as a chat's.
+        """Options for ``generate``; raises :class:`MomeError` if an option is unknown or not possible."""
+        # Transcripts end with the tokenizer's end token, as in training; the language model's folder may name others.
         tokenizer = self.processor.tokenizer
         ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-        known = {name: token for name, token in ends.items() if token is not None}
-        chosen = self.model.generation_options(**check_call(generation))
-        return {"max_new_tokens": DEFAULT_NEW_TOKENS, **known, **chosen}
+        ends = {name: token for name, token in ends.items() if token is not None}
+        return {
+            "max_new_tokens": DEFAULT_NEW_TOKENS,
+            **ends,
+            **self.model.generation_options(**check_call(generation)),
+        }
 
     def _transcribe_batch(
         self, clips: Sequence[Clip], rates: Sequence[Rates], media_seconds: float, generation: dict[str, Any]
@@ -152,8 +162,8 @@ class Transcriber:
         encoded = self._encode(clips, sounds, table)
         lengths = _lengths(encoded, len(clips))
         encode_seconds = (time.perf_counter() - began) / len(clips)
-        for clip, row, tokens in zip(clips, table, lengths, strict=True):
-            self._check_long_enough(clip, row, tokens)
+        for clip, row, frames in zip(clips, table, lengths, strict=True):
+            self._check_long_enough(clip, row, frames)
         columns = []
         for column in zip(*table, strict=True):
             began = time.perf_counter()
@@ -165,33 +175,31 @@ class Transcriber:
         return [list(row) for row in zip(*columns, strict=True)]
 
     def _usable(self, clip: Clip, rates: Rates) -> Rates:
-        """The rates without the modality that the clip lacks.
+        """The rates as :func:`available_rates` gives them.
 
         Raises:
-            MomeError: nothing is left, or nothing that the model was made for.
+            MomeError: the clip has none of the modalities, or the model is not for the task that remains.
         """
         rate_set = self.model.rate_set
         rate_set.check(rates)
-        audio = rates.audio if clip.audio is not None else None
-        video = rates.video if clip.mouth is not None else None
-        if audio is None and video is None:
+        usable = available_rates(clip, rates)
+        if usable is None:
             lack = "sound" if rates.video is None else "visible mouth"
             raise MomeError(f"{_name(clip)} has no {lack}: choose rates of another task than {rates.task}")
-        usable = Rates(audio, video)
         if usable not in rate_set:
-            lack = "visible mouth" if video is None else "sound"
+            lack = "visible mouth" if usable.video is None else "sound"
             raise MomeError(f"{_name(clip)} has no {lack}, and this model was not made for {usable.task}: {rate_set}")
         return usable
 
     def _sound(self, clip: Clip, rates: Sequence[Rates]) -> np.ndarray:
-        """The clip's sound, or one silent sample that no rate will ask for."""
+        """The clip's sound; of a clip without sound, one silent sample to fill the batch."""
         if clip.audio is None:
             return np.zeros(1, np.float32)
         return self.processor.sound(clip, clip.mouth is not None and any(rate.task == "avsr" for rate in rates))
 
     @torch.no_grad()
     def _encode(self, clips: Sequence[Clip], sounds: list[np.ndarray], table: list[list[Rates]]) -> EncodedClips:
-        """Encoder tokens; a clip without a modality takes part with none of its tokens."""
+        """Run the encoders that the rates need."""
         inputs: dict[str, Tensor] = {}
         if any(rate.audio is not None for row in table for rate in row):
             inputs |= self.processor.pad_audio([self.processor.audio(sound) for sound in sounds])
@@ -200,13 +208,13 @@ class Transcriber:
         device = self.model.device
         return self.model.encode(**{key: value.to(device) for key, value in inputs.items()})
 
-    def _check_long_enough(self, clip: Clip, rates: Sequence[Rates], tokens: tuple[int, int]) -> None:
-        """Raise :class:`MomeError` where a clip of so many encoder tokens, audio and video, has none at its rates."""
+    def _check_long_enough(self, clip: Clip, rates: Sequence[Rates], frames: tuple[int, int]) -> None:
+        """Raise :class:`MomeError` if a clip's features, ``frames`` of audio and video, are too few for a token."""
         config, per_second = self.model.config, {"video": FRAME_RATE}
         if (encoder := config.audio_encoder_class) is not None:
             per_second["audio"] = encoder.frames_per_second(config.audio_config)
-        for modality, count in zip(("audio", "video"), tokens, strict=True):
-            for rate in (getattr(each, modality) for each in rates):
+        for modality, count in zip(("audio", "video"), frames, strict=True):
+            for rate in (getattr(pair, modality) for pair in rates):
                 if rate is not None and count < rate:
                     raise MomeError(
                         f"{_name(clip)} has {count / per_second[modality]:.2f} s of {modality}, too little for "
@@ -222,7 +230,7 @@ class Transcriber:
         times: Seconds,
         generation: dict[str, Any],
     ) -> list[Transcript]:
-        """What was written about each clip at ``prepared``'s rates."""
+        """The transcripts of B clips at the rates of ``prepared``, from the ids ``(B, S)`` that were generated."""
         beams = generation.get("num_beams", 1)
         ends = {*_ids(generation.get("eos_token_id")), *_ids(generation.get("pad_token_id"))}
         limit = "max_new_tokens or max_time" if generation.get("max_time") else "max_new_tokens"
@@ -250,22 +258,29 @@ class Transcriber:
         return transcripts
 
 
+def available_rates(clip: Clip, rates: Rates) -> Rates | None:
+    """The rates without those of modalities that the clip does not have; ``None`` if no rate is left."""
+    audio = rates.audio if clip.audio is not None else None
+    video = rates.video if clip.mouth is not None else None
+    return None if audio is None and video is None else Rates(audio, video)
+
+
 def _name(clip: Clip) -> str:
     return str(clip.path or "the clip")
 
 
 def _mouth(clip: Clip) -> np.ndarray:
-    """The clip's mouth, or one black frame that no rate will ask for."""
+    """The clip's mouth; of a clip without video, one black frame to fill the batch."""
     return np.zeros((1, MOUTH_SIZE, MOUTH_SIZE), np.uint8) if clip.mouth is None else clip.mouth
 
 
-def _ids(given: int | Sequence[int] | None) -> Sequence[int]:
-    """One token, several or none."""
-    return () if given is None else (given,) if isinstance(given, int) else given
+def _ids(tokens: int | Sequence[int] | None) -> Sequence[int]:
+    """A sequence of token ids from the forms that ``eos_token_id`` can have."""
+    return () if tokens is None else (tokens,) if isinstance(tokens, int) else tokens
 
 
 def _lengths(encoded: EncodedClips, clips: int) -> list[tuple[int, int]]:
-    """Encoder tokens of each clip, audio and video."""
+    """Audio and video frames of each clip's features."""
     sides = (encoded.audio, encoded.video)
     audio, video = ([0] * clips if side is None else side.lengths.tolist() for side in sides)
     return list(zip(audio, video, strict=True))
@@ -289,15 +304,15 @@ def load(
     local_files_only: bool = False,
     **options: Any,
 ) -> Transcriber:
-    """Load a model, onto the GPU if there is one and no ``device_map`` says otherwise.
+    """Load a model, onto the GPU if there is one and no ``device_map`` is given.
 
     Args:
-        name: a model folder or hub id; without it, the bundled demonstration model ``mome-tiny``.
-        revision: of the hub repository.
-        token: for private and gated repositories.
-        cache_dir: where downloads are kept, instead of the hub's usual place.
-        local_files_only: do without the network.
-        options: of :meth:`MomeForSpeechRecognition.from_pretrained` (``dtype``, ``attn_implementation``, …).
+        name: a model folder or hub id; by default the bundled demonstration model ``mome-tiny``.
+        revision: revision of the hub repository.
+        token: access token for private and gated repositories.
+        cache_dir: folder for downloads, instead of the hub's cache.
+        local_files_only: whether to use no network.
+        options: options of :meth:`MomeForSpeechRecognition.from_pretrained` (``dtype``, ``attn_implementation``, …).
 
     Raises:
         MomeError: there is no such model, or it cannot be loaded.

@@ -1,4 +1,4 @@
-"""Arithmetic of the published systems' code where it differs from ours; docs/compat.md says what and by how much."""
+"""Arithmetic of the published systems' code where it differs from this package's (docs/compat.md has the figures)."""
 
 from __future__ import annotations
 
@@ -6,40 +6,42 @@ import numpy as np
 import torch
 from transformers import WhisperFeatureExtractor
 
-SAMPLES_PER_FRAME = 640  # of sound at 16 kHz beside a video frame at 25 a second
-LEAST_TOKENS = 25  # of Whisper that the published systems keep, however short the clip
+from mome.clip import SAMPLES_PER_FRAME
+
+LEAST_FRAMES = 25
+"""Whisper frames that the published systems keep of any clip, however short."""
 
 
-def official_audio_tokens(samples: int) -> int:
-    """Whisper tokens that Llama-AVSR and its successors keep of a clip.
+def official_audio_frames(samples: int) -> int:
+    """Whisper frames, 50 a second, that Llama-AVSR and its successors keep of a clip.
 
-    They divide by the sampling rate and multiply by the token rate in bfloat16, of which eight bits are significant,
-    so that up to nine tokens of a long clip are lost, or padding is read after them.
+    Their code computes the number in bfloat16, which has eight significant bits. So up to nine frames of a long clip
+    are lost, or padding is read after it.
 
     Args:
         samples: length of the clip, or of the longest in the batch, at 16 kHz.
     """
     length = torch.tensor(samples).to(torch.bfloat16)
-    return max(int(length / 16_000 * 50), LEAST_TOKENS)
+    return max(int(length / 16_000 * 50), LEAST_FRAMES)
 
 
 def official_sound(waveform: np.ndarray, frames: int) -> np.ndarray:
-    """The sound of an audio-visual clip, cut or padded with zeros to the length of its video.
+    """Cut the sound of an audio-visual clip, or pad it with zeros, to the length of its video.
 
-    The published systems' data loader does so before the waveform is normalised.
+    The published systems' data loader does so before it normalises the waveform.
 
     Args:
         waveform: ``(samples,)``, 16 kHz mono.
-        frames: of the video.
+        frames: number of video frames.
     """
     samples = frames * SAMPLES_PER_FRAME
     return np.pad(waveform[:samples], (0, max(samples - len(waveform), 0)))
 
 
 def official_log_mel(waveform: np.ndarray, extractor: WhisperFeatureExtractor) -> np.ndarray:
-    """Whisper's log-mel frames of a clip where the published systems run in bfloat16.
+    """Whisper's log-mel frames of a clip as the published systems compute them in bfloat16.
 
-    Their loop rounds what the data loader gives to bfloat16, and so the waveform that is normalised already.
+    Their training loop rounds the data loader's output, the normalised waveform, to bfloat16.
 
     Args:
         waveform: ``(samples,)`` float32, 16 kHz mono, at most the extractor's window.

@@ -1,16 +1,17 @@
-"""What a transcription costs, from the configuration alone: operations and parameters, no weights.
+"""Operations of a transcription and parameters of a model, from the configuration alone, without weights.
 
-Operations are those of :mod:`mome.operations`: a part of the model is run on the meta device at a few small lengths,
-and what grows with the length is told from that. So any backbone is counted, and nothing is derived by hand but which
-cached positions a language model's attention still sees.
+Each part of the model runs on the meta device at a few small lengths while PyTorch's formulas count
+(:mod:`mome.operations`); the numbers for other lengths follow from these. This works for any backbone. Only the
+number of positions that attention sees while decoding is computed by hand.
 """
 
 from __future__ import annotations
 
+import copy
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -30,7 +31,7 @@ from mome.connectors.base import parameters
 from mome.encoders import AudioContext, audio_encoder
 from mome.features import Features
 from mome.model.model import MomeForSpeechRecognition
-from mome.model.sequence import count_tokens
+from mome.model.sequence import count_tokens, encoder_frames
 from mome.operations import Growth, count_operations, meta
 from mome.rates import Rates
 from mome.text.transcript import Tokens
@@ -42,9 +43,13 @@ _FEW = 4  # positions that a part is run with; fewer than any attention window
 class Cost:
     """Floating-point operations of one clip's transcription.
 
-    ``video_encoder`` includes the adapter in it.
-    ``prefill`` and ``decode`` are those of the frozen language model: its pass over the fed tokens, and its
-    steps after the first new token. ``adapters`` are its adapters' in both.
+    Attributes:
+        audio_encoder: those of the audio encoder.
+        video_encoder: those of the video encoder, its adapter included.
+        projectors: those of the connector.
+        adapters: those of the language model's adapters, in prefill and decode.
+        prefill: the language model's pass over the fed tokens, without adapters.
+        decode: the language model's steps after the first new token, without adapters.
     """
 
     audio_encoder: int
@@ -56,12 +61,12 @@ class Cost:
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """All operations."""
         return self.audio_encoder + self.video_encoder + self.projectors + self.adapters + self.prefill + self.decode
 
     @property
     def tflops(self) -> float:
-        """All of it in units of 10^12."""
+        """All operations in units of 10^12."""
         return self.total / 1e12
 
 
@@ -77,13 +82,13 @@ def inference_cost(
     """Operations of transcribing one clip by itself.
 
     Args:
-        config: the model.
-        rates: chosen for the clip; a modality left out is not encoded.
-        audio_frames: audio encoder tokens (see :func:`~mome.model.sequence.encoder_frames`).
-        video_frames: video encoder tokens, 25 a second.
+        config: the model's configuration.
+        rates: the clip's rates; a modality without a rate is not encoded.
+        audio_frames: frames that the audio encoder gives (see :func:`~mome.model.sequence.encoder_frames`).
+        video_frames: frames that the video encoder gives, 25 a second.
         new_tokens: transcript tokens generated, the end token included.
         beams: width of the beam search; 1 is greedy decoding.
-        fed: tokens fed to the language model, where they are known better than from the clip's length.
+        fed: tokens fed to the language model, if known; computed from the clip's length otherwise.
     """
     fed = fed or count_tokens(config, rates, audio_frames, video_frames)
     steps = max(new_tokens - 1, 0)  # the prefill gives the first new token
@@ -92,25 +97,27 @@ def inference_cost(
         audio = _audio_encoder(_settings(config.audio_config), config.audio_context)(audio_frames)
     if rates.video is not None:
         video = _video_encoder(_settings(config.video_config), config.video_adapter_config)(video_frames)
-    made = TokenCounts(fed.audio, fed.video, fed.fused)
+    tokens = TokenCounts(fed.audio, fed.video, fed.fused)
     projectors = _connector_operations(
-        config.connector_config, config.surroundings, rates, audio_frames, video_frames, made
+        config.connector_config, config.surroundings, rates, audio_frames, video_frames, tokens
     )
     settings = _settings(config.text_config)
     language_model = _language_model(settings)
     head = language_model.head + 2 * config.added_tokens * config.text_config.hidden_size  # at the last position only
     prefill = language_model.reading(fed.total) + head
-    seen = _seen(config.text_config, fed.total, steps)
-    decode = steps * (language_model.step + head) + round(seen * language_model.position)
+    attended = _attended_positions(config.text_config, fed.total, steps)
+    decode = steps * (language_model.step + head) + round(attended * language_model.position)
     adapters = (fed.total + steps) * _adapter(settings, config.adapter_config)
     return Cost(audio, video, projectors, beams * adapters, beams * prefill, beams * decode)
 
 
 def _settings(config: PreTrainedConfig) -> str:
-    return cast(str, config.to_json_string(use_diff=False))
+    """A configuration as text, which caches can have as a key."""
+    return config.to_json_string(use_diff=False)
 
 
 def _config(settings: str) -> Any:
+    """The configuration of such a text, a new object that a model may change."""
     return AutoConfig.for_model(**json.loads(settings))
 
 
@@ -120,7 +127,7 @@ def _audio_encoder(settings: str, context: AudioContext) -> Growth:
     kind = audio_encoder(config)
     with torch.device("meta"):
         encoder = kind(kind.new(config), context).eval()
-    return Growth.of(lambda tokens: count_operations(lambda: encoder(encoder.example(tokens))), _FEW)
+    return Growth.of(lambda frames: count_operations(lambda: encoder(encoder.example(frames))), _FEW)
 
 
 @lru_cache(maxsize=64)
@@ -162,9 +169,9 @@ class _LanguageModel:
     """Operations of a language model without adapters.
 
     Attributes:
-        reading: of its layers, for so many tokens at once.
-        step: of its layers, for one token that follows, what it sees of the others aside.
-        position: of one layer, for each position that such a token sees, itself included.
+        reading: of all layers, for a number of tokens at once.
+        step: of all layers, for one token that follows the cached ones, without its attention to positions.
+        position: of one layer, for each position that this token attends to, itself included.
         head: of the output head, for one token.
     """
 
@@ -182,8 +189,8 @@ def _language_model(settings: str) -> _LanguageModel:
     twice = _run(model, 2 * _FEW, DynamicCache(config=config))
     quadratic = (twice - 2 * few) / (2 * _FEW**2)
     linear = few / _FEW - _FEW * quadratic
-    # A step sees _FEW + 1 positions. What it does at each of them is attention, whose share the quadratic tells, and
-    # in some models a product of the position by itself (Doge), which reading does once for each token.
+    # A step attends to _FEW + 1 positions. Its operations for each of them are attention, which is the quadratic part,
+    # and in some models (Doge) a product with that position alone, which reading computes once for each token.
     product = (following - linear - (_FEW + 1) * quadratic) / _FEW
     head = model.get_output_embeddings()
     return _LanguageModel(
@@ -196,7 +203,7 @@ def _language_model(settings: str) -> _LanguageModel:
 
 @lru_cache(maxsize=64)
 def _adapter(settings: str, adapter: AdapterConfig | None) -> int:
-    """Operations of an adapter for each token."""
+    """Operations of an adapter for one token."""
     if adapter is None:
         return 0
     config, model = _meta_language_model(settings)
@@ -208,7 +215,7 @@ def _adapter(settings: str, adapter: AdapterConfig | None) -> int:
 
 
 def _run(model: Any, tokens: int, cache: DynamicCache, **options: Any) -> int:
-    """Operations of the layers for tokens that follow those in the cache."""
+    """Operations of a language model's layers for ``tokens`` that follow those in the cache."""
     embeddings = meta(1, tokens, model.get_input_embeddings().embedding_dim)
     return count_operations(lambda: model.get_decoder()(inputs_embeds=embeddings, past_key_values=cache, **options))
 
@@ -216,16 +223,16 @@ def _run(model: Any, tokens: int, cache: DynamicCache, **options: Any) -> int:
 def _meta_language_model(settings: str) -> tuple[PreTrainedConfig, Any]:
     config = _config(settings)
     with torch.device("meta"):
-        # Other attentions look whether a mask hides anything, which on the meta device cannot be seen.
+        # Other attention implementations read the mask's values, which the meta device does not have.
         options = {"dtype": torch.get_default_dtype(), "attn_implementation": "eager"}
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=False, **options)
     return config, model.eval()
 
 
-def _seen(config: PreTrainedConfig, fed: int, steps: int) -> int:
-    """Positions that the steps after ``fed`` tokens attend to, in all layers.
+def _attended_positions(config: PreTrainedConfig, fed: int, steps: int) -> int:
+    """Positions that ``steps`` steps after ``fed`` tokens attend to, summed over steps and layers.
 
-    A layer with a sliding window keeps no positions outside it.
+    A layer with a sliding window attends to no position outside it.
     """
     windows = [getattr(layer, "sliding_window", None) for layer in DynamicCache(config=config).layers]
     windows = windows or [None] * config.num_hidden_layers
@@ -237,9 +244,12 @@ def _seen(config: PreTrainedConfig, fed: int, steps: int) -> int:
 class ParameterCounts:
     """Numbers of parameters.
 
-    ``adapter_active`` are those one token uses; ``projectors_active`` those one pair of rates uses, the
-    largest where they differ; ``frozen`` are those of the encoders and the language model that are not trained.
-    ``adapter_total`` includes the video encoder's adapter, of which a token of the language model uses nothing.
+    Attributes:
+        adapter_total: of the adapters of language model and video encoder.
+        adapter_active: those that one token of the language model uses.
+        projectors_total: of the connector.
+        projectors_active: those that one pair of rates uses, the largest number if pairs differ.
+        frozen: those of encoders and language model that are not trained.
     """
 
     adapter_total: int
@@ -250,7 +260,7 @@ class ParameterCounts:
 
 
 def parameter_counts(config: MomeConfig) -> ParameterCounts:
-    """Count the parameters of the model that ``config`` describes, without making its weights."""
+    """Count the parameters of a configuration's model without memory for its weights."""
     with torch.device("meta"):
         model = MomeForSpeechRecognition(config)
     frozen = sum(p.numel() for part in model.backbones() for p in part.parameters() if not p.requires_grad)
@@ -262,3 +272,38 @@ def parameter_counts(config: MomeConfig) -> ParameterCounts:
         adapter_total += sum(parameter.numel() for _, parameter in adapter_parameters(model.video_encoder))
     connector = model.connector
     return ParameterCounts(adapter_total, adapter_active, parameters(connector), connector.active_parameters(), frozen)
+
+
+def cost_report(config: MomeConfig, seconds: float, new_tokens: int = 1, beams: int = 1) -> dict[str, Any]:
+    """Parameters of a model, and tokens and operations of a clip at every rate, as ``mome inspect --json`` prints them.
+
+    Args:
+        config: the model's configuration.
+        seconds: length of the clip.
+        new_tokens: transcript tokens generated, the end token included.
+        beams: width of the beam search.
+
+    Returns:
+        ``parameters`` (:class:`ParameterCounts`), ``cost`` with a row for each of the model's rates, and
+        ``uncompressed`` with a row for each task at rate 1, which the papers compare with.
+    """
+    frames = encoder_frames(config, seconds)
+
+    def row(config: MomeConfig, rates: Rates) -> dict[str, Any]:
+        cost = inference_cost(config, rates, *frames, new_tokens=new_tokens, beams=beams)
+        return {
+            "rates": str(rates),
+            "task": rates.task,
+            "tokens": count_tokens(config, rates, *frames).total,
+            "tflops": cost.tflops,
+            "parts": {name: operations / 1e12 for name, operations in asdict(cost).items()},
+        }
+
+    plain = copy.deepcopy(config)  # one projector at rate 1 for each modality
+    plain.connector, plain.compression, plain.only = None, "average", None
+    plain.audio_rates, plain.video_rates = config.audio_rates and [1], config.video_rates and [1]
+    return {
+        "parameters": asdict(parameter_counts(config)),
+        "cost": [row(config, rates) for rates in config.rate_set.rates()],
+        "uncompressed": [row(plain, rates) for rates in plain.rate_set.rates()],
+    }

@@ -1,4 +1,4 @@
-"""Keeping the positions before the transcript from becoming copies of the first one.
+"""The decorrelation loss against attention sinks among the tokens before the transcript.
 
 Shape notation: B clips, L positions, H width of the language model.
 
@@ -17,17 +17,17 @@ from torch import Tensor
 def decorrelation_loss(hidden_states: Sequence[Tensor], prefix: Tensor) -> Tensor:
     """Mean squared cosine between the first position of each clip and the others before its transcript.
 
-    Large language models attend much to the first position, and audio and video tokens whose hidden states come to
-    point the way of its are attended to likewise, as further sinks.
+    Language models attend strongly to the first position, the attention sink. Audio and video tokens whose hidden
+    states align with the first one become sinks too; the loss penalises that alignment.
 
     Args:
-        hidden_states: ``(B, L, H)`` of each decoder layer that counts: the original takes all but the last, whose
+        hidden_states: ``(B, L, H)`` for each decoder layer to include. The original includes all but the last, whose
             output is normalised.
         prefix: ``(B, L)`` bool, true on the positions before the transcript, padding excluded. A clip's first true
             position is its first token.
 
     Returns:
-        A float32 scalar from 0 to 1, the mean over clips, positions and layers; 0 where there is nothing to compare.
+        A float32 scalar from 0 to 1, the mean over clips, positions and layers; 0 without positions to compare.
     """
     clips = torch.arange(len(prefix), device=prefix.device)
     first = prefix.int().argmax(dim=1)

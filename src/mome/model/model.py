@@ -1,4 +1,11 @@
-"""The recogniser: encoders and language model, mostly frozen, trained projectors and adapters, any rate per clip."""
+"""The recogniser: frozen encoders and language model, a trained connector and trained adapters.
+
+A clip's way: :meth:`~MomeForSpeechRecognition.encode` (sound and video to features),
+:meth:`~MomeForSpeechRecognition.connect` (features to tokens at the clip's rates),
+:meth:`~MomeForSpeechRecognition.assemble` (tokens and prompt in one sequence), then the language model.
+
+Shape notation: B clips, M audio frames of the extractor, T video frames, S transcript tokens, V vocabulary.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +32,7 @@ from mome.checkpoints.language_models import check_language_model
 from mome.checkpoints.vocabulary import extend_vocabulary
 from mome.config import MomeConfig
 from mome.config.fields import BACKBONES
-from mome.config.generation import NAMES, check_decoding, refuse_code
+from mome.config.generation import check_decoding, decoding_options, refuse_code
 from mome.connectors import Connected, build_connector
 from mome.encoders.avhubert import AVHubertModel
 from mome.errors import MomeError
@@ -35,28 +42,26 @@ from mome.model.objective import IGNORED_LABEL, Objective, SpeechOutput
 from mome.model.sequence import LanguageInputs, assemble
 from mome.rates import TASKS, Rates, RateSet
 
-SAMPLING = ("temperature", "top_p")
-
 
 @dataclass(frozen=True)
 class EncodedClips:
-    """Encoder tokens of a batch; ``None`` for a modality that was not given."""
+    """Encoder features of a batch; ``None`` for a modality that was not given."""
 
     audio: Features | None
     video: Features | None
 
 
 class MomeForSpeechRecognition(SavedModel):
-    """Audio-visual speech recogniser whose token rates are chosen per clip.
+    """Audio-visual speech recogniser whose rates are chosen for each clip.
 
-    Frozen encoders give tokens, which are compressed by a rate, projected by that rate's projector and read
-    by the frozen language model with its adapters (Llama-MTSK; MoME, NeurIPS 2025).
+    Frozen encoders give features. The connector compresses them by the clip's rates and projects them to tokens,
+    which the frozen language model reads with its adapters (Llama-MTSK; MoME, NeurIPS 2025).
 
     Args:
         config: the configuration.
-        audio_encoder, video_encoder, language_model: pre-trained backbones; built at random from the
-            configuration where they are not given. Of the language model's own generation settings only the
-            special tokens remain: how a recogniser decodes is said by ``config.generation``.
+        audio_encoder, video_encoder, language_model: pre-trained backbones; those not given are built from the
+            configuration with random weights. The language model's own generation settings are dropped except for
+            the special tokens; ``config.generation`` has the recogniser's.
 
     Raises:
         MomeError: the configuration asks for something that its backbones do not have.
@@ -79,11 +84,11 @@ class MomeForSpeechRecognition(SavedModel):
         super().__init__(config)
         self.merged = frozenset()
         check_language_model(config.text_config)
-        # A copy: the language model changes its own configuration when its vocabulary grows.
+        # A copy, because the language model changes its configuration when its vocabulary grows.
         self.language_model = language_model or AutoModelForCausalLM.from_config(
             copy.deepcopy(config.text_config), trust_remote_code=False
         )
-        _forget_generation(self.language_model)
+        _keep_special_tokens(self.language_model)
         if config.added_tokens:
             extend_vocabulary(self.language_model, config.text_config.vocab_size + config.added_tokens)
         width = self.get_input_embeddings().embedding_dim
@@ -107,7 +112,7 @@ class MomeForSpeechRecognition(SavedModel):
         self.train(False)
 
     def _train_backbones(self) -> None:
-        """Thaw what the configuration trains inside the backbones, the language model's adapter excepted."""
+        """Attach the video encoder's adapter, and unfreeze it and the backbones that ``unfrozen`` names."""
         adapter = self.config.video_adapter_config
         if adapter is not None:
             if self.video_encoder is None:
@@ -124,99 +129,14 @@ class MomeForSpeechRecognition(SavedModel):
         """The pre-trained parts."""
         return [part for part in (getattr(self, name) for name in BACKBONES) if part is not None]
 
-    def train(self, mode: bool = True) -> MomeForSpeechRecognition:
-        """Switch connector and adapters; the backbones stay in evaluation mode, those that are trained too.
-
-        So their own dropout stays off, and batch norms keep the statistics that they have: those of a few padded clips
-        would be worse. Only the modules that checkpoint their activations are marked as training, themselves but
-        not their parts: Transformers asks them.
-        """
-        super().train(mode)
-        for backbone in self.backbones():
-            backbone.eval()
-        for _, adapter in adapter_modules(self):
-            adapter.train(mode)
-        for module in self.language_model.modules():
-            if getattr(module, "gradient_checkpointing", False):
-                module.training = mode
-        return self
-
-    def activation_checkpointing_enable(
-        self,
-        activation_checkpointing_kwargs: dict[str, Any] | None = None,
-        every_n_layers: int = 1,
-        offload: bool = False,
-    ) -> None:
-        """Checkpoint the language model's layers (non-reentrant, which the router's loss needs)."""
-        options = {**(activation_checkpointing_kwargs or {}), "use_reentrant": False}
-        self.language_model.activation_checkpointing_enable(options, every_n_layers, offload)
-        self.train(self.training)
-
-    def activation_checkpointing_disable(self) -> None:
-        """Undo :meth:`activation_checkpointing_enable`."""
-        self.language_model.activation_checkpointing_disable()
-        self.train(self.training)
-
     def get_input_embeddings(self) -> nn.Embedding:
         """The language model's token embedding."""
         return cast(nn.Embedding, self.language_model.get_input_embeddings())
 
     @property
     def rate_set(self) -> RateSet:
-        """The rates that the model can be used at: its configuration's."""
+        """The rates that the model is for, as its configuration says."""
         return self.config.rate_set
-
-    def merge(self, which: str | Rates | None = None, parts: Collection[str] | None = None) -> Self:
-        """Fold the LoRA into the weights of the backbones that have one: the same output, at no extra cost.
-
-        The configuration then has no such adapter, and ``only`` says what the merged update was for: rates of
-        another update are refused from then on. A checkpoint on the hub or on disk that the configuration names is
-        without the update, so :meth:`save_pretrained` needs ``self_contained=True``.
-
-        Args:
-            which: of the language model's specific updates, the one for a pair of rates (``"4,2"``) or a task
-                (``"asr"``); ``None`` where it has none.
-            parts: ``"language_model"``, ``"video_encoder"`` or both; by default all that have an adapter.
-
-        Returns:
-            The model itself.
-
-        Raises:
-            MomeError: there is no LoRA or there are experts, which cannot be merged; the rate set does not have the
-                rates; ``which`` is missing, unwanted or not what an update is for. The model is unchanged then.
-        """
-        options = {"language_model": "adapter", "video_encoder": "video_adapter"}
-        if parts is None:
-            parts = [part for part, option in options.items() if getattr(self.config, option) is not None]
-        lacking = [part for part in parts if getattr(self.config, options.get(part, ""), None) is None]
-        if lacking or not parts:
-            raise MomeError(f"there is no adapter to merge into the {' or the '.join(lacking or options)}")
-        if "language_model" in parts:
-            group = self._adapter_group(which)
-            merge(self.language_model, group)
-            if group is not None:
-                self.config.only = str(self.config.adapter_groups[group])
-        if self.video_encoder is not None and "video_encoder" in parts:
-            merge(self.video_encoder)
-        for part in parts:
-            setattr(self.config, options[part], None)
-        self.merged |= set(parts)
-        return self
-
-    def _adapter_group(self, which: str | Rates | None) -> int | None:
-        """The adapter's specific update for a pair of rates or a task; ``None`` where it has none."""
-        groups = [str(group) for group in self.config.adapter_groups]
-        if which is None and not groups:
-            return None
-        if which is not None and which not in TASKS:
-            which = str(self.rate_set.check(Rates.parse(which)))
-        if not groups:
-            raise MomeError(f"'{which}' cannot be chosen: the adapter is the same for all rates, merge without it")
-        if which not in groups:
-            raise MomeError(
-                f"the adapter has an update for each of {' '.join(groups)}: merge one of these, not {which!r}"
-            )
-        return groups.index(which)
 
     def encode(
         self,
@@ -225,9 +145,9 @@ class MomeForSpeechRecognition(SavedModel):
         pixel_values_videos: Tensor | None = None,
         pixel_values_videos_mask: Tensor | None = None,
     ) -> EncodedClips:
-        """Run the encoders on what is given; see :meth:`forward` for the shapes.
+        """Run the encoders on the given inputs; see :meth:`forward` for the shapes.
 
-        The tokens have gradients if the encoder, or an adapter in it, is trained.
+        The features have gradients if the encoder, or an adapter in it, is trained.
         """
         return EncodedClips(
             self._features(self.audio_encoder, input_features, input_features_mask),
@@ -243,10 +163,10 @@ class MomeForSpeechRecognition(SavedModel):
             return features
 
     def connect(self, encoded: EncodedClips, rates: Sequence[Rates]) -> Connected:
-        """Compress and project the encoder tokens of B clips, each clip at its own rates.
+        """Compress and project the features of B clips, each clip at its own rates.
 
         Raises:
-            MomeError: the connector does not have a clip's rates, or merging the adapter has left others alone.
+            MomeError: the connector does not have a clip's rates, or the merged adapter was for others.
         """
         if self.config.only is not None:
             for rate in rates:
@@ -258,22 +178,27 @@ class MomeForSpeechRecognition(SavedModel):
         return connected
 
     def assemble(self, connected: Connected, rates: Sequence[Rates], labels: Tensor | None = None) -> LanguageInputs:
-        """The language model's input: start, audio, video and prompt tokens, and those of the transcript.
+        """Put together the language model's input: start, audio, video, prompt and transcript tokens.
 
         Args:
             connected: the tokens of B clips.
-            rates: B rates, which name the prompt.
-            labels: ``(B, S)`` transcript ids to teach, right-padded with -100.
+            rates: B rates, which determine the prompt.
+            labels: ``(B, S)`` transcript ids for teacher forcing, right-padded with -100.
         """
-        text = None if labels is None else [row[row != IGNORED_LABEL][:-1] for row in labels]
-        return assemble(self.config, self.get_input_embeddings(), list(rates), connected, text)
+        text_ids = None if labels is None else [row[row != IGNORED_LABEL][:-1] for row in labels]
+        return assemble(self.config, self.get_input_embeddings(), list(rates), connected, text_ids)
 
     def prepare(self, encoded: EncodedClips, rates: Sequence[Rates]) -> LanguageInputs:
-        """What the language model reads of B clips before it writes: :meth:`connect`, then :meth:`assemble`."""
+        """The language model's input for generation: :meth:`connect`, then :meth:`assemble`."""
         return self.assemble(self.connect(encoded, rates), rates)
 
     def adapter_context(self, rates: Sequence[Rates], token_mask: Tensor | None = None) -> AdapterContext:
-        """What the adapters of a forward pass are told: valid positions, and which update each clip uses."""
+        """The context that a forward pass hands to its adapters.
+
+        Args:
+            rates: B rates, which determine each clip's group if the LoRA has specific updates.
+            token_mask: ``(B, L)`` bool, true on tokens, false on padding.
+        """
         group: Tensor | int | None = None
         if self.config.adapter_groups:
             groups = [self.config.adapter_group(rate) for rate in rates]
@@ -293,24 +218,24 @@ class MomeForSpeechRecognition(SavedModel):
         words: Tensor | None = None,
         encoded: EncodedClips | None = None,
     ) -> SpeechOutput:
-        """Teacher-forced pass.
+        """Compute the loss of transcripts by teacher forcing, at one or several rates.
 
         Args:
-            input_features: ``(B, mel_bins, M)`` float log-mel frames.
-            input_features_mask: ``(B, M)`` bool.
+            input_features: ``(B, C, M)`` float, the audio encoder's input, such as C mel bins.
+            input_features_mask: ``(B, M)`` bool, true on frames of the clip.
             pixel_values_videos: ``(B, T, H, W)`` float normalised mouth frames.
-            pixel_values_videos_mask: ``(B, T)`` bool.
+            pixel_values_videos_mask: ``(B, T)`` bool, true on frames of the clip.
             labels: ``(B, S)`` int64 transcript ids ending with the end token, right-padded with -100.
-            rates: rates of all clips, or one per clip.
-            matryoshka: instead of ``rates``, the rates to go through one after the other with all clips;
-                the loss is the mean over them (Matryoshka training).
-            task_weights: with ``matryoshka``, factors on the transcript's loss of each task's rates, 1 by default
+            rates: rates of all clips, or B rates, one for each clip.
+            matryoshka: instead of ``rates``, several rates for Matryoshka training. All clips go through all of
+                them; the loss is the mean over the rates.
+            task_weights: with ``matryoshka``, factors on the transcript's loss by task, 1 by default
                 (Omni-AVSR: ``{"vsr": 1.5}``).
-            words: ``(B,)`` words of each transcript; only a connector that learns the speech rate needs them.
-            encoded: encoder tokens computed before, instead of the raw inputs.
+            words: ``(B,)`` number of words of each transcript; only needed by a connector that learns the speech rate.
+            encoded: features computed before, instead of the raw inputs.
 
         Returns:
-            Loss, and the logits of the last rates.
+            The loss with its terms, and the logits of the last rates.
         """
         if encoded is None:
             encoded = self.encode(input_features, input_features_mask, pixel_values_videos, pixel_values_videos_mask)
@@ -346,7 +271,12 @@ class MomeForSpeechRecognition(SavedModel):
         return objective.output(logits)
 
     def _logits(self, inputs: LanguageInputs, labels: Tensor) -> tuple[Tensor, AdapterContext, Tensor | None]:
-        """Logits ``(B, S, V)`` at the positions that predict ``labels`` (others get none), and what comes with them."""
+        """Run the language model.
+
+        Returns:
+            Logits ``(B, S, V)`` that predict ``labels``, the adapters' context after the pass, and the decorrelation
+            loss if it has a weight.
+        """
         lengths = (labels != IGNORED_LABEL).sum(1)
         longest = int(lengths.max())
         context = self.adapter_context(inputs.rates, inputs.mask)
@@ -364,28 +294,22 @@ class MomeForSpeechRecognition(SavedModel):
             fed = torch.tensor([[count.total] for count in inputs.counts], device=labels.device)
             prefix = inputs.mask & (inputs.positions < fed)
             decorrelation = decorrelation_loss(output.hidden_states[1:-1], prefix)
-        # Sequences end together (left padding), so a shorter transcript starts later among the kept positions.
+        # With left padding all sequences end together, so shorter transcripts start later in the kept positions.
         steps = torch.arange(labels.shape[1], device=labels.device)
         source = (steps + longest - lengths[:, None]).clamp(max=longest - 1)
         logits = output.logits
         return logits.gather(1, source[..., None].expand(-1, -1, logits.shape[-1])), context, decorrelation
 
     def generation_options(self, **given: Any) -> dict[str, Any]:
-        """What :meth:`generate` decodes with: ``given``, else ``config.generation``, else no sampling.
+        """The options that :meth:`generate` uses: those given, and the model's own for the rest.
 
-        Of a ``generation_config`` in ``given``, what it sets counts as given; an option beside it goes before.
-        Temperature and top-p of ``config.generation`` count where sampling is asked for.
+        See :func:`~mome.config.generation.decoding_options`.
 
         Raises:
             MomeError: an option names code to run, or its value is not possible.
         """
         refuse_code(given)
-        settings = {name: getattr(given.get("generation_config"), name, None) for name in NAMES}
-        asked = _not_none(settings) | _not_none(given)
-        own = {"do_sample": False} | _not_none(self.config.generation or {})
-        if not (own | asked)["do_sample"]:
-            own = {name: value for name, value in own.items() if name not in SAMPLING}
-        return own | asked
+        return decoding_options(given, self.config.generation or {})
 
     @torch.no_grad()
     def generate(
@@ -399,18 +323,20 @@ class MomeForSpeechRecognition(SavedModel):
         prepared: LanguageInputs | None = None,
         **generation: Any,
     ) -> Any:
-        """Transcribe with Transformers' ``generate``: greedy, beam search, sampling, by :meth:`generation_options`.
+        """Transcribe with Transformers' ``generate``: greedy decoding, beam search or sampling.
 
         Args:
             input_features, input_features_mask, pixel_values_videos, pixel_values_videos_mask, encoded:
                 as in :meth:`forward`.
-            rates: rates of all clips, or one per clip.
-            prepared: what :meth:`prepare` made of all that and the rates; nothing else is needed then.
-            generation: options of ``GenerationMixin.generate`` (``max_new_tokens``, ``num_beams``, …) over the
-                model's own. Without a limit there, Transformers stops after few tokens.
+            rates: rates of all clips, or B rates, one for each clip.
+            prepared: the result of :meth:`prepare`, instead of inputs and rates.
+            generation: options of ``GenerationMixin.generate`` (``max_new_tokens``, ``num_beams``, …), combined with
+                the model's own by :meth:`generation_options`. Without ``max_new_tokens``, Transformers stops after
+                20 tokens.
 
         Returns:
-            ``(B, S)`` int64 ids of the transcript alone, or what ``return_dict_in_generate`` asks for.
+            ``(B, S)`` int64 ids of the transcripts alone, or Transformers' output object with
+            ``return_dict_in_generate=True``.
         """
         options = self.generation_options(**generation)
         if prepared is None:
@@ -420,8 +346,8 @@ class MomeForSpeechRecognition(SavedModel):
                 encoded = self.encode(
                     input_features, input_features_mask, pixel_values_videos, pixel_values_videos_mask
                 )
-            given = encoded.audio if encoded.audio is not None else encoded.video
-            size = 0 if given is None else len(given.frames)
+            features = encoded.audio if encoded.audio is not None else encoded.video
+            size = 0 if features is None else len(features.frames)
             prepared = self.prepare(encoded, [rates] * size if isinstance(rates, Rates) else rates)
         options |= {"inputs_embeds": prepared.embeddings, "attention_mask": prepared.mask.long()}
         language_model = cast(Any, self.language_model)
@@ -430,13 +356,94 @@ class MomeForSpeechRecognition(SavedModel):
         with use_context(self.language_model, self.adapter_context(prepared.rates)):
             return language_model.generate(**options)
 
+    def merge(self, which: str | Rates | None = None, parts: Collection[str] | None = None) -> Self:
+        """Merge the LoRA into the weights of its backbone, which gives the same output without extra cost.
 
-def _not_none(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if value is not None}
+        The adapter is removed from the configuration. If a specific update was merged, ``config.only`` names its
+        rates or task, and other rates are refused from then on. The backbone's own checkpoint does not have the
+        update, so :meth:`save_pretrained` needs ``self_contained=True``.
+
+        Args:
+            which: the group whose specific update to merge, a pair of rates (``"4,2"``) or a task (``"asr"``);
+                ``None`` if the language model's LoRA has no specific updates.
+            parts: ``"language_model"``, ``"video_encoder"`` or both; by default all that have an adapter.
+
+        Returns:
+            The model itself.
+
+        Raises:
+            MomeError: there is no LoRA, or the adapter is MoME, which cannot be merged; the rate set does not have
+                the rates; ``which`` is missing, superfluous or no group. The model is unchanged then.
+        """
+        options = {"language_model": "adapter", "video_encoder": "video_adapter"}
+        if parts is None:
+            parts = [part for part, option in options.items() if getattr(self.config, option) is not None]
+        lacking = [part for part in parts if getattr(self.config, options.get(part, ""), None) is None]
+        if lacking or not parts:
+            raise MomeError(f"there is no adapter to merge into the {' or the '.join(lacking or options)}")
+        if "language_model" in parts:
+            group = self._adapter_group(which)
+            merge(self.language_model, group)
+            if group is not None:
+                self.config.only = str(self.config.adapter_groups[group])
+        if self.video_encoder is not None and "video_encoder" in parts:
+            merge(self.video_encoder)
+        for part in parts:
+            setattr(self.config, options[part], None)
+        self.merged |= set(parts)
+        return self
+
+    def _adapter_group(self, which: str | Rates | None) -> int | None:
+        """Index of the group for a pair of rates or a task; ``None`` if the adapter has no specific updates."""
+        groups = [str(group) for group in self.config.adapter_groups]
+        if which is None and not groups:
+            return None
+        if which is not None and which not in TASKS:
+            which = str(self.rate_set.check(Rates.parse(which)))
+        if not groups:
+            raise MomeError(f"'{which}' cannot be chosen: the adapter is the same for all rates, merge without it")
+        if which not in groups:
+            raise MomeError(
+                f"the adapter has an update for each of {' '.join(groups)}: merge one of these, not {which!r}"
+            )
+        return groups.index(which)
+
+    def train(self, mode: bool = True) -> MomeForSpeechRecognition:
+        """Switch connector and adapters; all backbones stay in evaluation mode, trained ones too.
+
+        The backbones' dropout stays off, and their batch norms keep their statistics, because those of a few padded
+        clips would be worse. Modules that checkpoint activations do get ``training = mode``, without their
+        submodules, because Transformers checkpoints in training mode only.
+        """
+        super().train(mode)
+        for backbone in self.backbones():
+            backbone.eval()
+        for _, adapter in adapter_modules(self):
+            adapter.train(mode)
+        for module in self.language_model.modules():
+            if getattr(module, "gradient_checkpointing", False):
+                module.training = mode
+        return self
+
+    def activation_checkpointing_enable(
+        self,
+        activation_checkpointing_kwargs: dict[str, Any] | None = None,
+        every_n_layers: int = 1,
+        offload: bool = False,
+    ) -> None:
+        """Checkpoint activations of the language model's layers, non-reentrant as the router's loss requires."""
+        options = {**(activation_checkpointing_kwargs or {}), "use_reentrant": False}
+        self.language_model.activation_checkpointing_enable(options, every_n_layers, offload)
+        self.train(self.training)
+
+    def activation_checkpointing_disable(self) -> None:
+        """Undo :meth:`activation_checkpointing_enable`."""
+        self.language_model.activation_checkpointing_disable()
+        self.train(self.training)
 
 
-def _forget_generation(language_model: PreTrainedModel) -> None:
-    """Keep the special tokens of a language model's generation settings alone; a chat's sampling is not ours."""
+def _keep_special_tokens(language_model: PreTrainedModel) -> None:
+    """Drop a language model's generation settings, such as sampling for chat, except for the special tokens."""
     model = cast(Any, language_model)
     kept = {name: getattr(model.generation_config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     model.generation_config = GenerationConfig(**check_decoding(kept, "the language model's generation_config.json"))

@@ -1,4 +1,8 @@
-"""What training minimises: the transcript's loss at each rate, and the auxiliary losses of routers and connector."""
+"""The training loss: cross-entropy of the transcript at each rate, plus auxiliary losses of routers and connector.
+
+Source: the Matryoshka objective of Llama-MTSK and MoME, the mean over the rates of L_LM, plus MoME's load-balancing
+loss times its weight.
+"""
 
 from __future__ import annotations
 
@@ -19,18 +23,18 @@ IGNORED_LABEL = -100
 
 @dataclass
 class SpeechOutput(ModelOutput):
-    """What a forward pass returns.
+    """Output of a forward pass.
 
     Attributes:
         loss: mean over the rates of the transcript's cross-entropy, plus ``balance_weight`` times the
             load-balancing loss, plus the connector's losses times their weights.
-        logits: ``(B, S, V)`` that predict the labels at the same positions, for the last of the rates.
-        transcript_losses: cross-entropy by rates, detached.
-        balance_loss: load-balancing loss, detached; 1 when all experts are used alike.
-        connector_losses: the connector's auxiliary losses by name, and ``decorrelation`` where it has a weight,
-            detached and without their weights.
-        routing: router statistics by decoder layer, detached, means over the rates.
-        connector_routing: those of the connector's routers, see :class:`~mome.connectors.base.Connected`.
+        logits: ``(B, S, V)`` for the last of the rates; position s predicts label s.
+        transcript_losses: cross-entropy by rates, detached, without task weights.
+        balance_loss: load-balancing loss, detached; 1 when all experts are used equally.
+        connector_losses: the connector's auxiliary losses by name, and ``decorrelation`` if it has a weight;
+            detached, without their weights.
+        routing: router statistics by decoder layer, averaged over the rates, detached.
+        connector_routing: router statistics of the connector, see :class:`~mome.connectors.base.Connected`.
     """
 
     loss: Tensor | None = None
@@ -44,10 +48,10 @@ class SpeechOutput(ModelOutput):
 
 @dataclass
 class Objective:
-    """Collects the losses of one step, rate by rate, and sums them up.
+    """Collects the losses of one step, rate by rate, and adds them up.
 
     Args:
-        weights: factors of the auxiliary losses by name; ``load_balancing`` is that of the adapters' routers.
+        weights: factors of the auxiliary losses by name; ``load_balancing`` belongs to the adapters' routers.
     """
 
     weights: Mapping[str, float]
@@ -59,38 +63,38 @@ class Objective:
     _connector_routing: dict[str, list[RouterStatistics]] = field(default_factory=dict)
 
     def add_transcript(self, name: str, logits: Tensor, labels: Tensor, weight: float = 1.0) -> None:
-        """Count the cross-entropy of one pass.
+        """Add the cross-entropy of one pass.
 
         Args:
-            name: the rates, for the record.
+            name: the rates, the key in ``transcript_losses``.
             logits: ``(B, S, V)``.
             labels: ``(B, S)`` int64, ignored where -100.
-            weight: of the task; the record is without it.
+            weight: factor of the task; ``transcript_losses`` are without it.
         """
         loss = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED_LABEL)
         self._transcript.append(loss * weight)
         self._by_rates[name] = loss.detach()
 
     def add_adapters(self, context: AdapterContext) -> None:
-        """Count what the adapters' routers did in a pass, if there are any."""
+        """Add the load-balancing loss and the statistics of the adapters' routers in a pass."""
         if context.routing:
             self._balance.append(load_balancing_loss(context))
         for layer, statistics in context.routing.items():
             self._routing.setdefault(layer, []).append(statistics)
 
     def add_connector(self, connected: Connected) -> None:
-        """Count the connector's own losses of a pass, and note its routers."""
+        """Add the connector's losses in a pass, and the statistics of its routers."""
         for name, value in connected.losses.items():
             self.add(name, value)
         for router, statistics in connected.routing.items():
             self._connector_routing.setdefault(router, []).append(statistics)
 
     def add(self, name: str, value: Tensor) -> None:
-        """Count an auxiliary loss; those of one name are averaged."""
+        """Add an auxiliary loss; the losses of one name are averaged."""
         self._auxiliary.setdefault(name, []).append(value)
 
     def output(self, logits: Tensor) -> SpeechOutput:
-        """The sum, and all that it came from; ``logits`` are handed through."""
+        """The total loss with its terms, and ``logits`` as given."""
         total, balance = torch.stack(self._transcript).mean(), None
         if self._balance:
             balance = torch.stack(self._balance).mean()
@@ -104,6 +108,6 @@ class Objective:
             self._by_rates,
             None if balance is None else balance.detach(),
             {name: value.detach() for name, value in auxiliary.items()},
-            {layer: mean_statistics(several) for layer, several in self._routing.items()},
-            {router: mean_statistics(several) for router, several in self._connector_routing.items()},
+            {layer: mean_statistics(passes) for layer, passes in self._routing.items()},
+            {router: mean_statistics(passes) for router, passes in self._connector_routing.items()},
         )

@@ -1,4 +1,7 @@
-"""Clips and transcripts to padded tensors, token ids back to text."""
+"""From clips and transcripts to padded tensors, and from token ids back to text.
+
+Shape notation: B clips, C channels and M frames of the audio encoder's input, T video frames, S transcript tokens.
+"""
 
 from __future__ import annotations
 
@@ -25,33 +28,33 @@ from mome.encoders import AudioContext, encoder_reading
 from mome.encoders.avhubert.pixels import mouth_pixels
 from mome.errors import MomeError
 from mome.features import length_mask
-from mome.model.compat import official_audio_tokens, official_log_mel, official_sound
+from mome.model.compat import official_audio_frames, official_log_mel, official_sound
 from mome.model.objective import IGNORED_LABEL
 
-IMAGE = ("image_size", "image_mean", "image_std")  # in the settings of the processor and of the video encoder
-_TRIAL = SAMPLE_RATE // 10  # samples
+IMAGE = ("image_size", "image_mean", "image_std")
+"""Settings that the processor and the video encoder's configuration share."""
+_TRIAL_SAMPLES = SAMPLE_RATE // 10
 
 
 class MomeProcessor(ProcessorMixin):
-    """The audio encoder's feature extractor, the mouth-pixel format and the language model's tokenizer in one.
+    """Combines the audio encoder's feature extractor, the format of mouth pixels and the language model's tokenizer.
 
-    With ``compat="official"``, here or in a file, an :class:`OfficialProcessor` is made.
+    With ``compat="official"``, as an argument or in a file, the object is an :class:`OfficialProcessor`.
 
     Args:
-        feature_extractor: Whisper's, whose window must fit the encoder (30 s for the published ones), or that of
-            another audio encoder.
+        feature_extractor: the audio encoder's. Whisper's window must fit the encoder (30 s for the published ones).
         tokenizer: the language model's.
         audio_context: as in :class:`~mome.encoders.whisper.WhisperAudioEncoder`.
         image_size, image_mean, image_std: as in :class:`~mome.encoders.avhubert.AVHubertConfig`.
-        audio_input: what the audio encoder reads.
+        audio_input: the audio encoder's input, such as ``"log_mel"``.
         compat: as in :class:`~mome.config.MomeConfig`.
-        video_multiple: of the official arithmetic, which cuts videos to a multiple of so many frames.
-        bos_taught: whether transcripts to teach begin with the tokenizer's start token.
-        precision: that the model computes in; the official arithmetic depends on it. It is not saved.
+        video_multiple: with the official arithmetic, videos are cut to a multiple of this number of frames.
+        bos_taught: whether labels begin with the tokenizer's start token.
+        precision: the model's dtype, which the official arithmetic depends on; not saved.
     """
 
     def __new__(cls, *parts: Any, compat: Compatibility | None = None, **settings: Any) -> MomeProcessor:
-        """Choose the class by ``compat``, so that files name one class only."""
+        """Choose the class by ``compat``, so that saved files always name this class."""
         return super().__new__(OfficialProcessor if compat == "official" else cls)
 
     def __init__(
@@ -86,9 +89,9 @@ class MomeProcessor(ProcessorMixin):
         tokenizer: PreTrainedTokenizerBase,
         feature_extractor: SequenceFeatureExtractor | None = None,
     ) -> MomeProcessor:
-        """The processor that fits a model's configuration."""
+        """Make the processor that fits a model's configuration."""
         encoder = config.audio_encoder_class or encoder_reading("log_mel")
-        if feature_extractor is None:  # a processor has one, whether or not its encoder needs it
+        if feature_extractor is None:  # Transformers requires one even if the encoder needs none
             feature_extractor = (encoder.extractor or Wav2Vec2FeatureExtractor)()
         image = {} if config.video_config is None else {name: getattr(config.video_config, name) for name in IMAGE}
         settings = {"audio_context": config.audio_context, "audio_input": encoder.reads, **image, **_official(config)}
@@ -96,12 +99,12 @@ class MomeProcessor(ProcessorMixin):
 
     @classmethod
     def from_folder(cls, folder: Path, config: MomeConfig, precision: torch.dtype = torch.float32) -> MomeProcessor:
-        """The processor of a model folder, tried on a short clip: its files may say anything.
+        """Load the processor of a model folder and try it on a short clip, because its files may hold anything.
 
         Args:
-            folder: with the processor's files.
-            config: of the model; its ``compat`` counts, whatever the files say.
-            precision: that the model computes in.
+            folder: a folder with the processor's files.
+            config: the model's configuration; its ``compat`` overrides that of the files.
+            precision: the model's dtype.
 
         Raises:
             MomeError: the files are missing or damaged, or do not fit the model.
@@ -113,7 +116,7 @@ class MomeProcessor(ProcessorMixin):
             processor = cls(read.feature_extractor, read.tokenizer, **settings)
             processor._check(config, folder)
             if config.audio_config is not None:
-                processor.pad_audio([processor.audio(np.zeros(_TRIAL, np.float32))])
+                processor.pad_audio([processor.audio(np.zeros(_TRIAL_SAMPLES, np.float32))])
             if config.video_config is not None:
                 mouth = np.zeros((processor.video_multiple, MOUTH_SIZE, MOUTH_SIZE), np.uint8)
                 processor.pad_video([processor.video(mouth)])
@@ -121,19 +124,19 @@ class MomeProcessor(ProcessorMixin):
         return processor
 
     def _check(self, config: MomeConfig, folder: Path) -> None:
-        """Raise :class:`MomeError` where a setting is not what the model's encoders and tokenizer need."""
-        wanted: dict[str, tuple[Any, Any]] = {}
+        """Raise :class:`MomeError` if a setting does not fit the model's encoders or language model."""
+        settings: dict[str, tuple[Any, Any]] = {}  # by name, the processor's and the model's
         audio, video, extractor = config.audio_config, config.video_config, self.feature_extractor
         if (encoder := config.audio_encoder_class) is not None:
-            wanted["audio_input"] = (self.audio_input, encoder.reads)
-            wanted["audio_context"] = (self.audio_context, config.audio_context)
-            wanted["sampling_rate"] = (getattr(extractor, "sampling_rate", SAMPLE_RATE), SAMPLE_RATE)
-            if settings := encoder.extractor_settings(audio):
-                wanted["feature_extractor_type"] = (type(extractor), encoder.extractor)
-            wanted |= {name: (getattr(extractor, name, None), value) for name, value in settings.items()}
+            settings["audio_input"] = (self.audio_input, encoder.reads)
+            settings["audio_context"] = (self.audio_context, config.audio_context)
+            settings["sampling_rate"] = (getattr(extractor, "sampling_rate", SAMPLE_RATE), SAMPLE_RATE)
+            if needed := encoder.extractor_settings(audio):
+                settings["feature_extractor_type"] = (type(extractor), encoder.extractor)
+            settings |= {name: (getattr(extractor, name, None), value) for name, value in needed.items()}
         if video is not None:
-            wanted |= {name: (getattr(self, name), getattr(video, name)) for name in IMAGE}
-        for name, (found, fitting) in wanted.items():
+            settings |= {name: (getattr(self, name), getattr(video, name)) for name in IMAGE}
+        for name, (found, fitting) in settings.items():
             if found != fitting:
                 raise MomeError(f"{folder}: {name} of its processor is {found!r:.60}, its model needs {fitting!r:.60}")
         tokens, size = self.tokenizer.eos_token_id, config.text_config.vocab_size + config.added_tokens
@@ -141,36 +144,45 @@ class MomeProcessor(ProcessorMixin):
             raise MomeError(f"{folder}: its tokenizer has no end token among the language model's {size} tokens")
 
     def to_dict(self) -> dict[str, Any]:
-        """What is written; later options only where they are used, so that files from before stay the same."""
-        later = {"audio_input": "log_mel", "compat": None, "video_multiple": 1, "bos_taught": False}
-        written = super().to_dict()
-        del written["precision"]
-        return {key: value for key, value in written.items() if key not in later or value != later[key]}
+        """Settings to save; newer ones only if they differ from their defaults, so that older files stay the same."""
+        newer = {"audio_input": "log_mel", "compat": None, "video_multiple": 1, "bos_taught": False}
+        settings: dict[str, Any] = super().to_dict()
+        del settings["precision"]
+        return {key: value for key, value in settings.items() if key not in newer or value != newer[key]}
 
     @property
     def longest_audio(self) -> float | None:
-        """Seconds of sound that fit the audio encoder's window; ``None`` where there is none."""
+        """Seconds of sound that fit the audio encoder's window; ``None`` if it has no window."""
         return encoder_reading(self.audio_input).window(self.feature_extractor)
 
     @classmethod
     def get_attributes(cls) -> list[str]:
-        """The parts that have files of their own."""
+        """Names of the parts that Transformers saves in their own files."""
         return ["feature_extractor", "tokenizer"]
 
     def audio(self, waveform: np.ndarray) -> tuple[np.ndarray, int]:
-        """``(samples,)`` float32 at 16 kHz → ``(C, frames)`` float32 and the number of real frames.
+        """Make the audio encoder's input: ``(samples,)`` float32 at 16 kHz → ``(C, M)`` float32.
 
-        C are Whisper's mel bins, one row of samples, or AV-HuBERT's filterbank features.
+        C is Whisper's number of mel bins, 1 for a waveform, or the size of AV-HuBERT's filterbank features.
+
+        Returns:
+            The input, and how many of the M frames are not padding.
         """
         encoder = encoder_reading(self.audio_input)
         return encoder.prepare(waveform, self.feature_extractor, self.audio_context)
 
     def sound(self, clip: Clip, beside_video: bool) -> np.ndarray:
-        """The clip's waveform; ``beside_video`` says whether its video is read too."""
+        """The clip's waveform, ``(samples,)``; ``beside_video``: whether its video is read too."""
         return self._need(clip.audio, clip, "sound")
 
     def video(self, mouth: np.ndarray, offset: tuple[int, int] | None = None, flip: bool = False) -> np.ndarray:
-        """``(T, 96, 96)`` uint8 → ``(T, image_size, image_size)`` float32."""
+        """Make the video encoder's input: ``(T, 96, 96)`` uint8 → ``(T, image_size, image_size)`` float32.
+
+        Args:
+            mouth: pictures of the mouth.
+            offset: top and left of the crop; the centre by default.
+            flip: whether to mirror the pictures.
+        """
         return mouth_pixels(mouth, self, offset, flip)
 
     def __call__(
@@ -184,9 +196,9 @@ class MomeProcessor(ProcessorMixin):
         """Make the model's inputs for a batch of clips.
 
         Args:
-            clips: clips that have every modality asked for.
-            text: their transcripts, for training.
-            audio, video: which modalities to prepare.
+            clips: B clips that have every modality asked for.
+            text: B transcripts, for training.
+            audio, video: the modalities to prepare.
 
         Returns:
             ``input_features (B, C, M)`` with ``input_features_mask (B, M)``,
@@ -233,52 +245,52 @@ class MomeProcessor(ProcessorMixin):
         }
 
     def _mask(self, frames: Tensor, size: int) -> Tensor:
-        """``(B, size)`` bool, true on each clip's real frames."""
+        """``(B, size)`` bool, true on each clip's frames, false on padding."""
         return length_mask(frames, size)
 
     def labels(self, text: Sequence[str]) -> Tensor:
-        """``(B, S)`` int64 transcript ids, each with an end token, padded with -100."""
+        """``(B, S)`` int64 ids of transcripts with end tokens, right-padded with -100."""
         bos, eos = [self.tokenizer.bos_token_id] * self.bos_taught, [self.tokenizer.eos_token_id]
         rows = [torch.tensor(bos + self.tokenizer(line, add_special_tokens=False).input_ids + eos) for line in text]
         return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=IGNORED_LABEL)
 
     def decode_text(self, ids: Tensor) -> list[str]:
-        """``(B, S)`` token ids → transcripts."""
+        """``(B, S)`` token ids → B transcripts."""
         return [line.strip() for line in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
 
 class OfficialProcessor(MomeProcessor):
-    """Prepares clips as the published systems' code does (docs/compat.md); made by ``compat="official"``."""
+    """Prepares clips as the published systems' code does (docs/compat.md); chosen by ``compat="official"``."""
 
     def sound(self, clip: Clip, beside_video: bool) -> np.ndarray:
-        """The clip's waveform; beside its video, as long as that."""
+        """The clip's waveform, cut or padded to the length of the video if that is read too."""
         wave = super().sound(clip, beside_video)
         return official_sound(wave, len(self._need(clip.mouth, clip, "visible mouth"))) if beside_video else wave
 
     def audio(self, waveform: np.ndarray) -> tuple[np.ndarray, int]:
-        """Whisper's frames are counted in bfloat16, and made of a rounded waveform if the model is in bfloat16."""
+        """As the base class; Whisper's frames are counted in bfloat16, and computed in it if ``precision`` is that."""
         features, frames = super().audio(waveform)
         if self.audio_input == "log_mel":
-            frames = min(2 * official_audio_tokens(len(waveform)), features.shape[1])
+            frames = min(2 * official_audio_frames(len(waveform)), features.shape[1])
             if self.precision == torch.bfloat16:
                 features = official_log_mel(waveform, self.feature_extractor)
         return features, frames
 
     def video(self, mouth: np.ndarray, offset: tuple[int, int] | None = None, flip: bool = False) -> np.ndarray:
-        """Without the last frames that make no whole ``video_multiple``."""
+        """As the base class, without the last frames that do not fill a ``video_multiple``."""
         kept = len(mouth) // self.video_multiple * self.video_multiple
         return super().video(mouth[: kept or len(mouth)], offset, flip)
 
     def _mask(self, frames: Tensor, size: int) -> Tensor:
-        """No masks are passed, so padding up to the longest clip's end counts."""
+        """``(B, size)`` bool, true up to the longest clip's end, because the official code passes no masks."""
         return super()._mask(frames.max().expand(len(frames)), size)
 
 
-OfficialProcessor.__name__ = MomeProcessor.__name__  # what saved files say: the class that loads them
+OfficialProcessor.__name__ = MomeProcessor.__name__  # saved files name the class that loads them
 
 
 def _official(config: MomeConfig) -> dict[str, Any]:
     """The processor's settings that follow the configuration's ``compat``."""
-    # The original stacks video frames without a remainder, so its data loader leaves that out.
+    # The official stacking takes no remainder of video frames, so its data loader drops it.
     stacked = config.compat == "official" and config.compression == "stack" and len(config.video_rates) == 1
     return {"compat": config.compat, "video_multiple": config.video_rates[0] if stacked else 1}

@@ -1,4 +1,7 @@
-"""The language model's input: [audio, video, prompt, transcript], left-padded into a batch."""
+"""The language model's input, [start, audio, video, prompt, transcript], left-padded into a batch.
+
+Shape notation: B clips, L positions, H width of the language model, S transcript tokens.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +19,14 @@ from mome.text.transcript import Tokens
 
 @dataclass(frozen=True)
 class LanguageInputs:
-    """A left-padded batch.
+    """A left-padded batch of sequences for the language model.
 
     Attributes:
         embeddings: ``(B, L, H)``.
-        mask: ``(B, L)`` bool, true on real tokens.
-        positions: ``(B, L)`` int64, counted from each sequence's first real token.
-        rates: of each clip.
-        counts: tokens fed for each clip, transcript excluded.
+        mask: ``(B, L)`` bool, true on tokens, false on padding.
+        positions: ``(B, L)`` int64, counted from each sequence's first token.
+        rates: B rates, each clip's own.
+        counts: B numbers of tokens, transcript excluded.
     """
 
     embeddings: Tensor
@@ -43,11 +46,11 @@ def assemble(
     """Put each clip's tokens in order and pad on the left.
 
     Args:
-        config: gives prompts, start and marker tokens.
+        config: has the ids of prompts, start and marker tokens.
         embed: the language model's input embedding.
-        rates: one per clip; they name the task and so the prompt.
-        connected: language-model tokens made of audio and video.
-        text_ids: transcript ids ``(S,)`` per clip that follow the prompt (teacher forcing).
+        rates: B rates; each names the clip's task, and the task the prompt.
+        connected: the connector's tokens of B clips.
+        text_ids: B rows ``(S,)`` of transcript ids that follow the prompt (teacher forcing).
     """
     device = embed.weight.device
 
@@ -78,8 +81,8 @@ def assemble(
 
 
 def encoder_frames(config: MomeConfig, seconds: float) -> tuple[int, int]:
-    """Audio and video tokens that the encoders give for a clip of so many seconds; 0 without that encoder."""
-    slack = 1e-6  # binary fractions: 1.16 * 25 is a little less than 29
+    """Numbers of audio and video frames that the encoders give for ``seconds`` of a clip; 0 without the encoder."""
+    slack = 1e-6  # in floating point 1.16 * 25 is slightly less than 29
     encoder, video = config.audio_encoder_class, config.video_config
     return (
         0 if encoder is None else encoder.frames(config.audio_config, int(seconds * SAMPLE_RATE + slack)),
@@ -88,14 +91,14 @@ def encoder_frames(config: MomeConfig, seconds: float) -> tuple[int, int]:
 
 
 def count_tokens(config: MomeConfig, rates: Rates, audio_frames: int, video_frames: int) -> Tokens:
-    """Tokens that a clip of so many encoder tokens costs at ``rates``, as :func:`assemble` would put them together.
+    """Tokens that :func:`assemble` gives for a clip of ``audio_frames`` and ``video_frames`` at ``rates``.
 
-    Where the number depends on the speech rate (MMS-LLaMA), that of normally fast speech.
+    If the number depends on the speech rate (MMS-LLaMA), speech of normal speed is assumed.
     """
     connector = config.connector_config
-    made = connector.tokens(rates, audio_frames, video_frames)
+    tokens = connector.tokens(rates, audio_frames, video_frames)
     prompt = len(config.start_ids) + len(config.text_ids(rates.task))
     if not connector.fuses:
-        named = {"audio": rates.audio, "video": rates.video}
-        prompt += sum(len(config.markers(modality)) for modality, rate in named.items() if rate is not None)
-    return Tokens(made.audio, made.video, prompt, made.fused)
+        by_modality = {"audio": rates.audio, "video": rates.video}
+        prompt += sum(len(config.markers(modality)) for modality, rate in by_modality.items() if rate is not None)
+    return Tokens(tokens.audio, tokens.video, prompt, tokens.fused)

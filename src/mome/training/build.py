@@ -1,4 +1,4 @@
-"""The model that a recipe describes: its configuration, and itself with its pre-trained backbones."""
+"""From a recipe to its model: the configuration, and the model itself with pre-trained backbones."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from mome.config.fields import BACKBONES, MOST_TOKENS
 from mome.encoders import audio_encoder
 from mome.errors import MomeError, shortened
 from mome.model import MomeForSpeechRecognition, MomeProcessor
-from mome.training.layers import SHIPPED
-from mome.training.recipe import MODEL_OPTIONS, ModelRecipe, Recipe, load_recipe
+from mome.training.loading import SHIPPED, load_recipe
+from mome.training.recipe import MODEL_OPTIONS, ModelRecipe, Recipe
 
 
 def load_config(name: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> MomeConfig:
-    """The model configuration of a recipe, without downloading anything where its backbones are well known.
+    """Load a recipe and make its model's configuration, without downloads if its backbones are well known.
 
     See :func:`load_recipe` and :func:`model_config`.
     """
     recipe = load_recipe(name, overrides)
     config = model_config(recipe, download=False)
-    if recipe.model.markers:  # their number is known, their ids the builder will say
+    if recipe.model.markers:  # placeholders: only their number counts before there is a tokenizer
         config.audio_markers, config.video_markers = (list(pair) for pair in MARKERS.values())
     tokenizer = local_tokenizer(recipe.model.language_model)
     if tokenizer is not None:
@@ -44,15 +44,15 @@ def load_config(name: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
 
 
 def model_config(recipe: Recipe, download: bool = True) -> MomeConfig:
-    """The configuration of the model that a recipe describes, without any weights.
+    """Make the configuration of a recipe's model, without any weights.
 
     Args:
         recipe: the recipe.
-        download: ask the hub for the backbones' configurations; otherwise the package's own notes of published
-            backbones come first.
+        download: whether to ask the hub for the backbones' configurations even if they are among those that the
+            package knows (``recipes/base/backbones.yaml``).
 
     Raises:
-        MomeError: a backbone's configuration cannot be had, an option of adapter or connector is wrong, or the recipe
+        MomeError: a backbone's configuration is not found, an option of adapter or connector is wrong, or the recipe
             asks for rates that the model does not have.
     """
     model = recipe.model
@@ -73,10 +73,10 @@ def model_config(recipe: Recipe, download: bool = True) -> MomeConfig:
             tasks=recipe.optim.tasks,
             **values,
         )
-        outline(config)  # wrong options are refused before anything is loaded
+        outline(config)  # raises for wrong options before anything is loaded
     except MomeError:
         raise
-    except Exception as error:  # of whatever kind: heads that do not divide a width, a size that is no number
+    except Exception as error:  # of any kind: heads that do not divide a width, a size that is no number
         reason = shortened(str(error) or type(error).__name__, 200)
         raise MomeError(f"no model can be built from the options under 'model': {reason}") from error
     recipe.optim.rates_of(config.rate_set)
@@ -85,13 +85,13 @@ def model_config(recipe: Recipe, download: bool = True) -> MomeConfig:
 
 
 def outline(config: MomeConfig) -> MomeForSpeechRecognition:
-    """The model that ``config`` describes, without memory for its weights."""
+    """Build a configuration's model on the meta device, without memory for its weights."""
     with torch.device("meta"):
         return MomeForSpeechRecognition(config)
 
 
 def _bottleneck(adapter: dict[str, Any] | None, width: int) -> dict[str, Any] | None:
-    """The adapter's options with a bottleneck such as ``width/32`` as the number that it is, rounded down."""
+    """Replace a bottleneck such as ``width/32`` by a number, rounded down, in the options of an adapter."""
     value = (adapter or {}).get("bottleneck")
     if adapter is None or not isinstance(value, str):
         return adapter
@@ -115,7 +115,7 @@ def _backbone_config(kind: str, name: str | None, revision: str | None, download
 
 
 def write_texts(config: MomeConfig, model: ModelRecipe, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Write the token ids of the start and of the prompts into the configuration.
+    """Set the token ids of the instruction and the prompts in the configuration.
 
     Raises:
         MomeError: the recipe asks for a start token that the tokenizer does not have, or a text is too long.
@@ -133,9 +133,7 @@ def write_texts(config: MomeConfig, model: ModelRecipe, tokenizer: PreTrainedTok
 
 
 def guess_texts(config: MomeConfig, model: ModelRecipe) -> None:
-    """Write as many tokens as the texts have words and marks, where the tokenizer is not at hand.
-
-    Those are mostly tokens of their own in the language models there are.
+    """Set one token for each word and punctuation mark, as most tokenizers do, if there is no tokenizer.
 
     Raises:
         MomeError: a text is too long.
@@ -150,7 +148,7 @@ def guess_texts(config: MomeConfig, model: ModelRecipe) -> None:
 
 
 def _check_lengths(config: MomeConfig) -> None:
-    """Refuse what could be trained, but neither saved nor used: the configuration was made before its tokens."""
+    """Raise :class:`MomeError` if a text has more tokens than a configuration or the language model can hold."""
     texts = {"model.instruction": config.start_ids}
     texts |= {f"model.prompts.{task}": ids for task, ids in config.prompt_ids.items()}
     positions = getattr(config.text_config, "max_position_embeddings", None)
@@ -167,17 +165,17 @@ def _check_lengths(config: MomeConfig) -> None:
 
 
 def find_tokenizer(language_model: str, revision: str | None = None) -> PreTrainedTokenizerBase:
-    """The tokenizer of a language model by itself, or of the checkpoint that it is a part of.
+    """Load the tokenizer of a language model, or of the self-contained checkpoint that the language model is in.
 
     Raises:
-        MomeError: it is not to be had, or damaged.
+        MomeError: it is not found or damaged.
     """
     processor = processor_around(language_model)
     return load_tokenizer(language_model, revision) if processor is None else processor.tokenizer
 
 
 def local_tokenizer(language_model: str) -> PreTrainedTokenizerBase | None:
-    """The same where the language model is a folder that has one; ``None`` otherwise, and the hub is not asked.
+    """As :func:`find_tokenizer`, but without asking the hub: ``None`` if there is none in a local folder.
 
     Raises:
         MomeError: it is damaged.
@@ -188,7 +186,7 @@ def local_tokenizer(language_model: str) -> PreTrainedTokenizerBase | None:
 
 
 def processor_around(name: str) -> MomeProcessor | None:
-    """The processor of the self-contained checkpoint that a backbone is a part of; ``None`` if it is by itself."""
+    """The processor of the self-contained checkpoint that a backbone is in; ``None`` if it is in none."""
     checkpoint = (local_folder(name) or Path(name)).parent
     if not (checkpoint / "processor_config.json").is_file():
         return None
@@ -222,7 +220,7 @@ def build(recipe: Recipe, dtype: torch.dtype = torch.float32) -> tuple[MomeForSp
         for kind in BACKBONES
         if getattr(config, kind) is not None
     }
-    for kind in BACKBONES:  # a relative folder would point elsewhere once the checkpoint is moved
+    for kind in BACKBONES:  # relative paths would be wrong after the checkpoint is moved
         reference = getattr(config, kind)
         if reference is not None and Path(reference).is_dir():
             setattr(config, kind, str(Path(reference).resolve()))
@@ -233,24 +231,24 @@ def build(recipe: Recipe, dtype: torch.dtype = torch.float32) -> tuple[MomeForSp
 
 
 def _check_memory(config: MomeConfig, dtype: torch.dtype) -> None:
-    """Refuse what cannot be trained here before weights are loaded: the system would kill the process."""
+    """Raise :class:`MomeError` if the model does not fit, before the system kills the process."""
     parameters = list(outline(config).parameters())
-    # A trained one has a gradient and AdamW's two moments besides its value.
+    # A trained parameter has a gradient and AdamW's two moments besides its value.
     numbers = sum(value.numel() * (4 if value.requires_grad else 1) for value in parameters)
-    needed, there = numbers * dtype.itemsize, _memory()
-    if needed > there:
+    needed, memory = numbers * dtype.itemsize, _memory()
+    if needed > memory:
         raise MomeError(
-            f"the recipe's model needs {needed / 1e9:.0f} GB to train, and the memory here is {there / 1e9:.0f} GB: "
+            f"the recipe's model needs {needed / 1e9:.0f} GB to train, and the memory here is {memory / 1e9:.0f} GB: "
             "choose smaller backbones, projectors or adapters"
         )
 
 
 def _memory() -> int:
-    """Bytes that this machine and its accelerators have."""
+    """Bytes of memory of this machine and its GPUs."""
     if not hasattr(os, "sysconf"):  # Windows
         return sys.maxsize
-    own = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return own + sum(torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count()))
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return machine + sum(torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count()))
 
 
 def _extractor(kind: type, name: str, revision: str | None) -> Any:

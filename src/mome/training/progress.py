@@ -1,4 +1,4 @@
-"""What a training run shows on stderr: bars of long work, and the losses."""
+"""A training run's output on stderr: progress bars and losses."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _SHOWN = ("loss", "learning_rate", "router/entropy", "router/max_load", "epoch")
 
 
 class Bars:
-    """One progress bar on stderr for each kind of long work."""
+    """Progress bars on stderr, one for each kind of work."""
 
     def __init__(self) -> None:
         self.bars: dict[str, tqdm] = {}
 
     def __call__(self, what: str, done: int, total: int) -> None:
-        """Show that ``done`` of ``total`` are done."""
+        """Show that ``done`` of ``total`` clips are done."""
         if what not in self.bars:
             self.bars[what] = tqdm(total=total, desc=what, unit="clip")
         bar = self.bars[what]
@@ -27,19 +27,19 @@ class Bars:
             bar.close()
 
     def close(self) -> None:
-        """Leave the bars as they are; one that is open is drawn again below whatever is said at the end."""
+        """Close the bars, because an open one is drawn again below later messages."""
         for bar in self.bars.values():
             bar.close()
 
 
 class StderrProgress(ProgressCallback):
-    """Transformers' bar of the steps, with the logs in short beside it and nothing on stdout.
+    """Transformers' progress bar with the main values of each log, on stderr instead of stdout.
 
-    TensorBoard and ``history.json`` have the whole logs.
+    TensorBoard and ``history.json`` have the complete logs.
     """
 
     def close(self) -> None:
-        """Leave the bar as it is where the training ended with an error."""
+        """Close the bar if an error ended the training."""
         if self.training_bar is not None:
             self.training_bar.close()
 
@@ -56,5 +56,5 @@ class StderrProgress(ProgressCallback):
             return
         shown = {name: value for name, value in (logs or {}).items() if name in _SHOWN or name.startswith("eval_wer")}
         if set(shown) - {"epoch"}:
-            told = "  ".join(f"{name.removeprefix('eval_')} {float(value):.4g}" for name, value in shown.items())
-            tqdm.write(f"step {state.global_step}: {told}", file=sys.stderr)
+            line = "  ".join(f"{name.removeprefix('eval_')} {float(value):.4g}" for name, value in shown.items())
+            tqdm.write(f"step {state.global_step}: {line}", file=sys.stderr)

@@ -1,31 +1,27 @@
-"""Recipes: what one may say, and reading one with its bases and the user's ``key=value``s.
+"""What a recipe can say: its keys with types, defaults and checks.
 
-A wrong value is refused where the dataclass is made, so that every command that reads a recipe refuses alike.
+The dataclasses check their values when they are made, so that all commands refuse the same recipes.
 """
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from inspect import get_annotations
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_origin
 
-from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import MISSING
 
 from mome.config import MomeConfig
 from mome.config.fields import BACKBONES, check_option
 from mome.errors import MomeError, shortened
+from mome.media.noise import LARGEST_SNR
 from mome.rates import TASKS, Rates, RateSet
-from mome.training.layers import read_layers, read_override
 
-LARGEST_SNR = 100.0  # decibels
-MOST = 10**9  # of whatever is counted
-LONGEST_PATH, LONGEST_NAME = 4000, 255  # bytes, as file systems have it
+MOST = 10**9  # the largest integer that a recipe may give
+LONGEST_PATH, LONGEST_NAME = 4000, 255  # bytes, the limits of file systems
 
 Check = Callable[[str, Any], None]
 
@@ -67,7 +63,7 @@ def _one_of(names: Sequence[str]) -> Check:
 
 
 def _path(key: str, value: str) -> None:
-    """A name that files can have; whether there is such a file shows when it is wanted."""
+    """Check that a file can have this name; whether it exists is checked when it is used."""
     if not value.strip():
         raise MomeError(f"{key} is empty: name a file or folder, or leave it out")
     name = os.fsencode(value)
@@ -88,7 +84,7 @@ def _filled(key: str, value: str) -> None:
 
 
 def _each(check: Check, empty: bool = True) -> Check:
-    """``check`` for everything in a list, which may be empty or not."""
+    """A check of a list: ``check`` for each element, and for an empty list unless ``empty`` allows it."""
 
     def check_all(key: str, values: Sequence[Any]) -> None:
         if not values and not empty:
@@ -100,7 +96,7 @@ def _each(check: Check, empty: bool = True) -> Check:
 
 
 def _tasks(key: str, tasks: Sequence[str]) -> None:
-    """For a list of tasks, or what has tasks as keys."""
+    """Check a list of tasks, or the keys of a dict."""
     for task in tasks:
         if task not in TASKS:
             raise MomeError(f"{key}: unknown task '{shortened(task)}', the tasks are {', '.join(TASKS)}")
@@ -129,7 +125,7 @@ def _snr(key: str, value: float) -> None:
 
 
 def _check(part: Any, prefix: str, **checks: Check) -> None:
-    """Try the values of these keys; null, where a key may be null, and what is still missing pass."""
+    """Run the checks of these keys on their values; null and missing values pass."""
     for key, check in checks.items():
         value = getattr(part, key)
         if value is None or value == MISSING:
@@ -140,20 +136,20 @@ def _check(part: Any, prefix: str, **checks: Check) -> None:
         check(prefix + key, value)
 
 
-# Options of a model that its builder and conversions write, not the user.
-_WRITTEN = {
+# Options of MomeConfig that a recipe cannot give: build, merge and convert set them.
+_DERIVED = {
     *("audio_config", "video_config", "text_config", *(f"{name}_rounding" for name in BACKBONES)),
     *("tasks", "only", "compat", "added_tokens", "video_statistics", "initializer_range"),
     *("start_ids", "prompt_ids", "audio_markers", "video_markers"),
 }
 MODEL_OPTIONS: dict[str, Any] = {
-    name: kind for name, kind in get_annotations(MomeConfig, eval_str=True).items() if name not in _WRITTEN
+    name: kind for name, kind in get_annotations(MomeConfig, eval_str=True).items() if name not in _DERIVED
 }
-"""Those options of :class:`~mome.config.MomeConfig` that a recipe may give, with their types."""
+"""The options of :class:`~mome.config.MomeConfig` that a recipe can give, with their types."""
 
 
 def _and_model_options(part: type) -> type:
-    """Add those to a class that is about to become a dataclass, with the configuration's defaults."""
+    """Add :data:`MODEL_OPTIONS` with their defaults to a class that is about to become a dataclass."""
     defaults = {option.name: option for option in fields(MomeConfig)}
     for name, kind in MODEL_OPTIONS.items():
         if name not in part.__annotations__:
@@ -166,16 +162,24 @@ def _and_model_options(part: type) -> type:
 @dataclass
 @_and_model_options
 class ModelRecipe:
-    """What is built: options of :class:`~mome.config.MomeConfig`, which checks the nested ones, and these."""
+    """The model: the options in :data:`MODEL_OPTIONS`, and these.
+
+    Attributes:
+        markers: whether special tokens surround the audio and the video tokens, as published.
+        instruction: text before the audio and video tokens; the task's prompt follows them.
+        bos: whether the language model's start token comes first, as in the published systems.
+        bos_taught: whether transcripts begin with the start token too, so that the model writes it (MMS-LLaMA).
+        self_contained: whether the frozen weights are saved too.
+    """
 
     language_model: str = MISSING
-    markers: bool = False  # whether tokens of their own stand around the audio and video tokens, as published
-    instruction: str = ""  # text before the audio and video tokens; that after them is the task's prompt
-    bos: bool = False  # whether the language model's start token comes first, as in the published systems
-    bos_taught: bool = False  # whether transcripts begin with it too, so that the model writes it first (MMS-LLaMA)
-    self_contained: bool = False  # whether the frozen weights are saved too
+    markers: bool = False
+    instruction: str = ""
+    bos: bool = False
+    bos_taught: bool = False
+    self_contained: bool = False
 
-    if TYPE_CHECKING:  # a type checker cannot see the options that are added
+    if TYPE_CHECKING:  # a type checker does not know the added options
 
         def __getattr__(self, name: str) -> Any: ...
 
@@ -189,15 +193,27 @@ class ModelRecipe:
 
 @dataclass
 class DataRecipe:
-    """Where clips come from; ``cache`` is ``tokens`` (encoders run once per variant) or ``clips``."""
+    """The clips.
 
-    manifests: list[str] = field(default_factory=list)  # named by the user
-    source: str = "your clips, written by `mome data folder DIR -o FILE`"  # what a message asks for
+    Attributes:
+        manifests: CSV files that list clips; the user names them.
+        source: the corpus that a message asks for if there is no manifest.
+        train_split, valid_split: splits of the manifests.
+        cache: ``"clips"`` encodes clips in every epoch, ``"tokens"`` caches the encoders' features of ``variants``
+            differently augmented variants of each clip.
+        cache_folder: where clips and features are cached.
+        limit: number of training clips, drawn once; ``None`` for all.
+        max_frames: video frames of a batch, padding included.
+        workers: processes that load clips.
+    """
+
+    manifests: list[str] = field(default_factory=list)
+    source: str = "your clips, written by `mome data folder DIR -o FILE`"
     train_split: str = "train"
     valid_split: str = "valid"
     cache: str = "clips"
     cache_folder: str = "runs/cache"
-    limit: int | None = None  # training clips to take, drawn once and for all; null takes all
+    limit: int | None = None
     variants: int = 4
     max_frames: int = 1500
     workers: int = 0
@@ -222,9 +238,12 @@ class DataRecipe:
 
 @dataclass
 class AugmentRecipe:
-    """Training-time changes of clips; an SNR of ``.inf`` stands for no noise.
+    """Augmentation of training clips.
 
-    ``noise`` lists recordings, none for training without; where it is null, the user has to say.
+    Attributes:
+        crop, flip, time_mask: whether to crop and mirror pictures at random, and to mask spans of time.
+        noise: recordings to mix in; an empty list for none. If it is ``None``, the user must name them.
+        snr: signal-to-noise ratios in dB to draw from; infinity means no noise.
     """
 
     crop: bool = True
@@ -235,22 +254,24 @@ class AugmentRecipe:
 
     def __post_init__(self) -> None:
         """Raise :class:`MomeError` naming the key whose value is not possible."""
-        _check(
-            self,
-            "augment.",
-            noise=_each(_path),
-            snr=_each(_snr),
-        )
+        _check(self, "augment.", noise=_each(_path), snr=_each(_snr))
 
 
 @dataclass
 class OptimRecipe:
     """Optimisation.
 
-    ``rates`` are those to train on, all of the tasks' where it is null. ``rates_per_step`` draws so many of them
-    each step; ``one_rate_per_task`` draws one audio and one video rate a step, which every task then uses
-    (Omni-AVSR); ``rates_up_to`` does so from 1 to this with numbers of tokens drawn uniformly, for a connector that
-    takes any rate (MQT).
+    Attributes:
+        tasks: tasks to train.
+        task_weights: factors on the loss by task, 1 by default.
+        rates: rates to train; ``None`` for all rates of the tasks.
+        rates_per_step: number of rates to draw in each step; ``None`` for all.
+        one_rate_per_task: whether to draw one audio and one video rate in each step, which all tasks use (Omni-AVSR).
+        rates_up_to: draw them from 1 to this instead, with a uniform number of tokens, for a connector that takes
+            any rate (MQT).
+        steps: number of updates to train for, instead of ``epochs``.
+        clip_norm: largest norm of the gradient; 0 for no clipping.
+        accumulate: batches of one update.
     """
 
     tasks: list[str] = field(default_factory=lambda: ["avsr"])
@@ -260,7 +281,7 @@ class OptimRecipe:
     one_rate_per_task: bool = False
     rates_up_to: int | None = None
     epochs: float = 10
-    steps: int | None = None  # length of the training in updates, instead of epochs
+    steps: int | None = None
     learning_rate: float = 1e-3
     weight_decay: float = 0.1
     betas: list[float] = field(default_factory=lambda: [0.9, 0.98])
@@ -273,7 +294,7 @@ class OptimRecipe:
     seed: int = 42
 
     def __post_init__(self) -> None:
-        """Raise :class:`MomeError` naming the key whose value is not possible, or two that exclude each other."""
+        """Raise :class:`MomeError` naming the key whose value is not possible, or two keys that exclude each other."""
         _check(
             self,
             "optim.",
@@ -304,7 +325,7 @@ class OptimRecipe:
         """The rates to train on.
 
         Raises:
-            MomeError: the rate set has none for the tasks, or not those asked for.
+            MomeError: the rate set has no rates for the tasks, or not those in ``rates``.
         """
         rates = list(rate_set.rates())
         if not rates:
@@ -317,9 +338,14 @@ class OptimRecipe:
 
 @dataclass
 class ValidationRecipe:
-    """Word error rate on the validation split; the best checkpoint by the first rates is kept.
+    """Word error rate on the validation split.
 
-    ``rates`` are the finest and the coarsest of each task where it is null; an empty list leaves validation out.
+    Attributes:
+        rates: rates to validate at. The first ones choose the best checkpoint. ``None`` for the finest and the
+            coarsest of each task, an empty list for no validation.
+        every_steps: updates between two validations, and between two checkpoints.
+        limit: number of validation clips, drawn once; ``None`` for all.
+        batch: clips transcribed together.
     """
 
     rates: list[str] | None = None
@@ -339,37 +365,37 @@ class ValidationRecipe:
         )
 
     def rates_of(self, rate_set: RateSet) -> list[Rates]:
-        """The rates to validate at; none for no validation.
+        """The rates to validate at; an empty list for no validation.
 
         Raises:
-            MomeError: the rate set does not have them.
+            MomeError: the rate set does not have one of the rates.
         """
         if self.rates is not None:
             return [rate_set.check(Rates.parse(text)) for text in self.rates]
-        ends = [(every[0], every[-1]) for task in rate_set.tasks if (every := list(rate_set.rates([task])))]
-        return list(dict.fromkeys(rates for pair in ends for rates in pair))
+        by_task = [list(rate_set.rates([task])) for task in rate_set.tasks]
+        return list(dict.fromkeys(pair for rates in by_task if rates for pair in (rates[0], rates[-1])))
 
 
 @dataclass
 class Recipe:
-    """One training run."""
+    """A training run."""
 
     model: ModelRecipe = field(default_factory=ModelRecipe)
     data: DataRecipe = field(default_factory=DataRecipe)
     augment: AugmentRecipe = field(default_factory=AugmentRecipe)
     optim: OptimRecipe = field(default_factory=OptimRecipe)
     validation: ValidationRecipe = field(default_factory=ValidationRecipe)
-    output: str = ""  # runs/NAME unless it is given
+    output: str = ""  # runs/NAME by default
 
     def __post_init__(self) -> None:
-        """Raise :class:`MomeError` where values of different parts do not go together."""
+        """Raise :class:`MomeError` if values of different parts do not go together."""
         if self.output:
             _path("output", self.output)
-        changing = ["video_adapter"] if self.model.video_adapter is not None else []
-        changing += [f"unfrozen={name}" for name in self.model.unfrozen if name != "language_model"]
-        if self.data.cache == "tokens" and changing:
+        trained = ["video_adapter"] if self.model.video_adapter is not None else []
+        trained += [f"unfrozen={name}" for name in self.model.unfrozen if name != "language_model"]
+        if self.data.cache == "tokens" and trained:
             raise MomeError(
-                f"data.cache=tokens keeps the tokens of an encoder that model.{changing[0]} trains: choose clips"
+                f"data.cache=tokens keeps the features of an encoder that model.{trained[0]} trains: choose clips"
             )
         every, log = self.validation.every_steps, self.optim.log_steps
         if every % log:
@@ -379,98 +405,10 @@ class Recipe:
             )
 
 
-_PARTS: dict[str, type] = {
+PARTS: dict[str, type] = {
     "model": ModelRecipe,
     "data": DataRecipe,
     "augment": AugmentRecipe,
     "optim": OptimRecipe,
     "validation": ValidationRecipe,
 }
-
-_MISFITS = (OmegaConfBaseException, ValueError, TypeError, OverflowError)  # what merging raises
-_WANTED = {
-    str(hint): wanted if hint == kind else f"{wanted}, or null"
-    for kind, wanted in (
-        (str, "one text"),
-        (bool, "true or false"),
-        (int, "a whole number"),
-        (float, "a number"),
-        (list[str], "a list of texts, such as [TEXT]"),
-        (list[int], "a list of whole numbers, such as [4, 16]"),
-        (list[float], "a list of numbers, such as [0.9, 0.98]"),
-        (dict[str, str], "a text for each task, such as {avsr: TEXT}"),
-        (dict[str, float], "a number for each task, such as {avsr: 1.0}"),
-        (dict[str, Any], "options by name, such as {NAME: VALUE}"),
-    )
-    for hint in (kind, kind | None)
-}
-
-
-def load_recipe(name: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:
-    """Read a recipe, its bases first, then the overrides.
-
-    Args:
-        name: a YAML file, whose ``base`` lists recipes that it starts from, or the name of a shipped recipe.
-        overrides: ``key=value`` with dotted keys, such as ``optim.epochs=3``.
-
-    Raises:
-        MomeError: the file or a key is unknown (the nearest is suggested), or a value does not fit.
-    """
-    merged = OmegaConf.structured(Recipe)
-    for source, layer in read_layers(name):
-        if layer and not {f.name for f in fields(Recipe)}.intersection(layer):
-            raise MomeError(f"{source} is no recipe: none of its keys is one of {', '.join(_PARTS)} and output")
-        merged = _merge(merged, layer, source)
-    for text in overrides:
-        merged = _merge(merged, read_override(text), f"'{shortened(text)}'")
-    missing = sorted(OmegaConf.missing_keys(merged))
-    if missing:
-        raise MomeError(f"{name} lacks {', '.join(missing)}: add it to the recipe or give {missing[0]}=VALUE")
-    recipe = cast(Recipe, OmegaConf.to_object(merged))
-    recipe.output = recipe.output or f"runs/{Path(name).stem}"
-    return recipe
-
-
-def _merge(into: DictConfig, layer: DictConfig, source: str) -> Any:
-    try:
-        _check_keys(layer, source)
-        return OmegaConf.merge(into, layer)
-    except _MISFITS as error:
-        reason = _misfit(into, layer) or shortened(str(error).splitlines()[0], 200)
-        raise MomeError(f"{source}: {reason}") from error
-
-
-def _misfit(into: DictConfig, layer: DictConfig) -> str | None:
-    """Which key's value is of another type than the key, and what belongs there: not every error tells."""
-    for part, content in cast(dict[str, Any], OmegaConf.to_container(layer)).items():
-        hints = get_type_hints(_PARTS.get(part, Recipe))
-        for name, value in content.items() if part in _PARTS else [(part, content)]:
-            key, alone = (f"{part}.{name}", {part: {name: value}}) if part in _PARTS else (name, {name: value})
-            try:
-                OmegaConf.merge(into, alone)
-            except _MISFITS:
-                shown = "null" if value is None else shortened(value)
-                return f"{key}={shown} is not possible: give {_WANTED[str(hints[name])]}"
-    return None
-
-
-def _check_keys(layer: DictConfig, source: str) -> None:
-    parts = {name: [f.name for f in fields(part)] for name, part in _PARTS.items()}
-    everywhere = [f"{part}.{name}" for part, names in parts.items() for name in names]
-
-    def unknown(key: object, known: list[str], prefix: str = "") -> MomeError:
-        near = difflib.get_close_matches(str(key), known, n=1)
-        near = [prefix + name for name in near] or difflib.get_close_matches(f"{prefix}{key}", everywhere, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
-        return MomeError(f"{source}: unknown key {prefix}{shortened(key)}: {hint}")
-
-    top = [f.name for f in fields(Recipe)]
-    for key in layer:
-        if key not in top:
-            raise unknown(key, top)
-        if key in parts:
-            if OmegaConf.is_missing(layer, key) or not isinstance(layer[key], DictConfig):
-                raise MomeError(f"{source}: {key} holds keys of its own, such as {key}.{parts[str(key)][0]}=VALUE")
-            for name in layer[key]:
-                if name not in parts[str(key)]:
-                    raise unknown(name, parts[str(key)], f"{key}.")

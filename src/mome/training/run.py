@@ -1,4 +1,4 @@
-"""A training run from recipe to saved model, interrupted and resumed at will."""
+"""A training run, from the recipe to the saved model."""
 
 from __future__ import annotations
 
@@ -29,23 +29,24 @@ from mome.model import MomeForSpeechRecognition, MomeProcessor
 from mome.rates import Rates
 from mome.text.wer import WordErrors, word_errors
 from mome.training.build import build, model_config
+from mome.training.loading import load_recipe
 from mome.training.progress import Bars, StderrProgress
-from mome.training.recipe import Recipe, load_recipe
+from mome.training.recipe import Recipe
 from mome.training.run_folder import RunFolder, save_processor
 from mome.training.schedule import RateSchedule
 from mome.training.trainer import MatryoshkaTrainer
 
 
 def train(name: str | Path, overrides: Sequence[str] = (), resume: bool = False) -> Path:
-    """Train what a recipe describes.
+    """Train a model by a recipe.
 
     Args:
-        name: recipe file, or name of a shipped recipe.
+        name: a recipe file, or the name of a shipped recipe.
         overrides: ``key=value`` with dotted keys.
-        resume: go on from the last complete checkpoint in the output folder, if there is one.
+        resume: whether to go on from the last complete checkpoint in the output folder, if there is one.
 
     Returns:
-        The output folder, which is then a model folder.
+        The output folder, a model folder.
 
     Raises:
         MomeError: the recipe, its data or its models are unusable, or the output folder is already in use.
@@ -55,7 +56,7 @@ def train(name: str | Path, overrides: Sequence[str] = (), resume: bool = False)
             raise MomeError(f"training needs {package}: pip install 'mome[train]'")
     recipe = load_recipe(name, list(overrides))
     plan = _plan(recipe)
-    arguments = _arguments(recipe, plan)  # several processes meet here
+    arguments = _arguments(recipe, plan)  # which start the process group, if there are several processes
     folder = RunFolder(Path(recipe.output))
     with arguments.main_process_first(local=False):
         checkpoint = folder.claim(recipe, resume)
@@ -73,7 +74,7 @@ def train(name: str | Path, overrides: Sequence[str] = (), resume: bool = False)
 
 
 def _save(recipe: Recipe, trainer: MatryoshkaTrainer, processor: MomeProcessor, out: Path) -> None:
-    """Make the run's folder a model folder; one that could not be written to its end is none."""
+    """Make the run's folder a model folder, and leave no ``config.json`` in it if that fails."""
     try:
         with disk_errors(out):
             save_processor(processor, out)
@@ -86,13 +87,13 @@ def _save(recipe: Recipe, trainer: MatryoshkaTrainer, processor: MomeProcessor, 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run needs besides its model, all of it looked at before anything is written.
+    """The inputs of a run besides its model, read before anything is written.
 
     Attributes:
-        rates: to train on.
-        validated: rates to validate at; none for no validation.
+        rates: rates to train.
+        validated: rates to validate at; empty for no validation.
         train_rows, valid_rows: the clips.
-        augmentation: what to do to those trained on.
+        augmentation: of the training clips.
     """
 
     rates: list[Rates]
@@ -103,7 +104,7 @@ class Plan:
 
 
 def _plan(recipe: Recipe) -> Plan:
-    """Read what the recipe names; :class:`MomeError` where it is not there or does not go together."""
+    """Read manifests and noise; raises :class:`MomeError` if something is missing or does not fit."""
     data, augment = recipe.data, recipe.augment
     if not data.manifests:
         raise MomeError(f"data.manifests is missing: give data.manifests=[FILE], a manifest of {data.source}")
@@ -129,7 +130,7 @@ def _rows(recipe: Recipe, split: str) -> list[ManifestRow]:
 
 
 def _some(rows: list[ManifestRow], limit: int | None) -> list[ManifestRow]:
-    """So many of the rows, the same for every run: neighbours in a manifest are often alike."""
+    """``limit`` rows, drawn because neighbours in a manifest are often alike, the same ones in every run."""
     if limit is None or limit >= len(rows):
         return rows
     chosen = np.random.default_rng(0).choice(len(rows), limit, replace=False)
@@ -146,7 +147,7 @@ def _trainer(
     optim, data = recipe.optim, recipe.data
     cache, augmentation = Path(data.cache_folder), plan.augmentation
     schedule = RateSchedule(plan.rates, optim.seed, optim.rates_per_step, optim.one_rate_per_task, optim.rates_up_to)
-    sound, video = longest_seconds(model.config, plan.rates, 1)  # how long the transcripts are is checked later
+    sound, video = longest_seconds(model.config, plan.rates, 1)  # check_clips counts the transcripts too
     clips = ClipStore(
         cache / "clips",
         audio=set(optim.tasks) != {"vsr"},
@@ -178,7 +179,7 @@ def _trainer(
 
 
 class Validation:
-    """Word error rate of validation clips at the recipe's rates; never on training or test clips."""
+    """Word error rate of the validation clips at several rates."""
 
     def __init__(
         self, rates: list[Rates], batch: int, processor: MomeProcessor, clips: ClipStore, rows: list[ManifestRow]
@@ -187,7 +188,7 @@ class Validation:
         self.processor, self.clips, self.rows = processor, clips, rows
 
     def __call__(self, model: MomeForSpeechRecognition) -> dict[str, float]:
-        """``{"wer/4,2": 0.03, …}``."""
+        """Transcribe the clips; returns for example ``{"wer/4,2": 0.03}``."""
         transcriber = Transcriber(model, self.processor)
         hypotheses: list[list[str]] = [[] for _ in self.rates]
         for start in range(0, len(self.rows), self.batch):
@@ -217,24 +218,24 @@ def _arguments(recipe: Recipe, plan: Plan) -> TrainingArguments:
         adam_beta1=optim.betas[0],
         adam_beta2=optim.betas[1],
         max_grad_norm=optim.clip_norm,
-        disable_tqdm=False,  # whatever Transformers' own verbosity
+        disable_tqdm=False,  # by default it depends on Transformers' verbosity
         gradient_accumulation_steps=optim.accumulate,
         bf16=optim.precision == "bf16",
         use_cpu=not torch.cuda.is_available(),
         seed=optim.seed,
         logging_steps=optim.log_steps,
-        logging_first_step=True,  # a short run tells something too
+        logging_first_step=True,  # so that short runs log too
         eval_strategy="steps" if validated else "no",
         eval_steps=every,
         save_strategy="steps",
         save_steps=every,
-        save_total_limit=None,  # the run's folder counts its own
-        logging_nan_inf_filter=False,  # it would hide what the trainer ends with
+        save_total_limit=None,  # RunFolder.keep deletes old checkpoints
+        logging_nan_inf_filter=False,  # it would hide losses that are not finite
         greater_is_better=False,
         remove_unused_columns=False,
         dataloader_num_workers=recipe.data.workers,
         ddp_find_unused_parameters=True,
         report_to=["tensorboard"],
         load_best_model_at_end=bool(validated),
-        metric_for_best_model=f"eval_wer/{validated[0]}" if validated else None,  # that chooses the best checkpoint
+        metric_for_best_model=f"eval_wer/{validated[0]}" if validated else None,
     )

@@ -1,7 +1,7 @@
-"""The folder of a training run: the run it belongs to, its checkpoints, and the one to resume from.
+"""The folder of a training run: whose run it is, its checkpoints, and the one to resume from.
 
-A run writes down which checkpoints it makes before it makes them. It deletes those alone, and starts in no folder
-where it would write over anything else.
+A run records each checkpoint before it writes it. It deletes only recorded checkpoints, and refuses a folder in which
+it would overwrite anything else.
 """
 
 from __future__ import annotations
@@ -22,57 +22,58 @@ from transformers import ProcessorMixin, TrainerState
 from mome.config.fields import BACKBONES
 from mome.errors import MomeError, shortened
 from mome.files import disk_errors, write_text
-from mome.training.recipe import Recipe, load_recipe
+from mome.training.loading import load_recipe
+from mome.training.recipe import Recipe
 
 logger = logging.getLogger(__name__)
 
 RECIPE_FILE, RECORD, STATE = "recipe.yaml", "checkpoints.json", "trainer_state.json"
-LENGTHS = ("optim.steps", "optim.epochs")  # what may be another when a run is resumed
+LENGTHS = ("optim.steps", "optim.epochs")  # keys that may change when a run is resumed
 
-# What a run and the parts of its model write. Anything else in the folder, such as a log, is none of its business.
+# Files that a run writes. Other files in the folder, such as logs, are ignored.
 _TEXTS = ("*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt", RECIPE_FILE)
 _WRITTEN = (*_TEXTS, "*.safetensors", "tensorboard", "checkpoint-*", *BACKBONES)
-_KEPT = 2  # checkpoints
+_KEPT = 2  # number of checkpoints
 _CHECKPOINT = re.compile(r"checkpoint-\d+")
 
 
 class RunFolder:
-    """A folder that one run writes to.
+    """The folder that a run writes to.
 
     Args:
-        path: the folder, made by :meth:`claim`.
+        path: the folder; :meth:`claim` makes it.
     """
 
     def __init__(self, path: Path):
         self.path = path
 
     def claim(self, recipe: Recipe, resume: bool) -> Path | None:
-        """Make the folder this run's.
+        """Make the folder, or check that it is this run's, and record the recipe there.
 
         Returns:
-            The last whole checkpoint, to go on from; ``None`` at the beginning.
+            The last complete checkpoint, to resume from; ``None`` if there is none.
 
         Raises:
-            MomeError: it holds another run, something else that would be written over, a damaged checkpoint, or one
-                without the run's recipe.
+            MomeError: the folder holds another run, files that would be overwritten, a damaged checkpoint, or a
+                checkpoint without its recipe.
         """
-        ours = self._recorded()
+        recorded = self._recorded()
         with disk_errors(f"output={shortened(self.path, 200)}"):
             found = sorted({file.name for glob in _WRITTEN for file in self.path.glob(glob)})
-        if ours is None and found:
+        if recorded is None and found:
             raise MomeError(
                 f"{self.path} holds {found[0]} but no {RECORD}, so it is not known which run wrote it: choose another "
                 "output=FOLDER"
             )
-        foreign = [name for name in found if name.startswith("checkpoint-") and name not in (ours or [])]
+        foreign = [name for name in found if name.startswith("checkpoint-") and name not in (recorded or [])]
         if foreign:
             raise MomeError(
                 f"{self.path / foreign[0]} was not written by the run in this folder: move it elsewhere, or choose "
                 "another output=FOLDER"
             )
-        if not resume and (ours or "config.json" in found):
+        if not resume and (recorded or "config.json" in found):
             raise MomeError(f"{self.path} already holds a training run: add --resume, or choose another output=FOLDER")
-        checkpoint, cut_off = self._last(ours or []) if resume else (None, [])
+        checkpoint, cut_off = self._last(recorded or []) if resume else (None, [])
         if resume and RECIPE_FILE in found:
             self._compare(recipe, checkpoint)
         elif checkpoint is not None:
@@ -81,28 +82,28 @@ class RunFolder:
                 "it back, or choose another output=FOLDER"
             )
         with disk_errors(f"output={shortened(self.path, 200)}"):
-            for folder in cut_off:  # now that nothing is refused any more
+            for folder in cut_off:  # only after all checks have passed
                 logger.warning("%s was cut off while it was written: deleted", folder)
                 shutil.rmtree(folder)
             self.path.mkdir(parents=True, exist_ok=True)
-            self._record([path.name for path in _by_step(self.path, ours or [])])
+            self._record([path.name for path in _by_step(self.path, recorded or [])])
             write_text(self.path / RECIPE_FILE, OmegaConf.to_yaml(OmegaConf.create(asdict(recipe))))
         return checkpoint
 
     def announce(self, checkpoint: str) -> None:
-        """Write down that a checkpoint is about to be made, and forget those that are no more."""
+        """Record a checkpoint that is about to be written, and drop deleted ones from the record."""
         self._record([path.name for path in _by_step(self.path, self._recorded() or [])] + [checkpoint])
 
     def keep(self, best: str | None) -> None:
         """Delete the run's oldest checkpoints until two are left, but neither the last nor the best."""
-        ours = _by_step(self.path, self._recorded() or [])
-        kept = {ours[-1].name, Path(best or ours[-1]).name}
-        surplus = [checkpoint for checkpoint in ours if checkpoint.name not in kept and not checkpoint.is_symlink()]
-        for checkpoint in surplus[: max(len(ours) - max(_KEPT, len(kept)), 0)]:
+        checkpoints = _by_step(self.path, self._recorded() or [])
+        kept = {checkpoints[-1].name, Path(best or checkpoints[-1]).name}
+        surplus = [folder for folder in checkpoints if folder.name not in kept and not folder.is_symlink()]
+        for checkpoint in surplus[: max(len(checkpoints) - max(_KEPT, len(kept)), 0)]:
             shutil.rmtree(checkpoint)
 
     def last(self) -> Path | None:
-        """The last whole checkpoint that the run wrote, if there is one."""
+        """The last complete checkpoint of the run, if there is one."""
         newest_first = reversed(_by_step(self.path, self._recorded() or []))
         return next((path for path in newest_first if _state(path) is not None), None)
 
@@ -110,7 +111,7 @@ class RunFolder:
         write_text(self.path / RECORD, json.dumps(checkpoints))
 
     def _recorded(self) -> list[str] | None:
-        """Names of the checkpoints that the run wrote; ``None`` if there is no run in the folder."""
+        """Names of the recorded checkpoints; ``None`` if there is no run in the folder."""
         file = self.path / RECORD
         try:
             names = json.loads(file.read_text(encoding="utf-8"))
@@ -122,10 +123,10 @@ class RunFolder:
             raise MomeError(f"{file} is not what a run wrote there: choose another output=FOLDER")
         return names
 
-    def _last(self, ours: list[str]) -> tuple[Path | None, list[Path]]:
-        """The last whole checkpoint, and those after it that were cut off while they were written."""
+    def _last(self, recorded: list[str]) -> tuple[Path | None, list[Path]]:
+        """The last complete checkpoint, and incomplete ones after it."""
         cut_off: list[Path] = []
-        for checkpoint in reversed(_by_step(self.path, ours)):
+        for checkpoint in reversed(_by_step(self.path, recorded)):
             if _state(checkpoint) is not None:
                 _verify(checkpoint)
                 return checkpoint, cut_off
@@ -133,7 +134,7 @@ class RunFolder:
         return None, cut_off
 
     def _compare(self, recipe: Recipe, checkpoint: Path | None) -> None:
-        """Refuse a recipe that is another than the run's but for its length."""
+        """Raise :class:`MomeError` if the recipe differs from the run's in more than the length of the training."""
         file = self.path / RECIPE_FILE
         before, now = _flat(asdict(load_recipe(file))), _flat(asdict(recipe))
         changed = [key for key in before.keys() | now.keys() if before.get(key) != now.get(key)]
@@ -157,7 +158,7 @@ class RunFolder:
 
 
 def _by_step(folder: Path, names: list[str]) -> list[Path]:
-    """Those of the checkpoints that are there, the first one first."""
+    """Existing checkpoints among those named, in the order of their steps."""
     return sorted((folder / name for name in names if (folder / name).is_dir()), key=_step)
 
 
@@ -166,10 +167,10 @@ def _step(checkpoint: Path) -> int:
 
 
 def _state(checkpoint: Path) -> TrainerState | None:
-    """What was done until a checkpoint; ``None`` of one cut off while it was written: the Trainer writes this last.
+    """A checkpoint's state of the Trainer; ``None`` if the checkpoint is incomplete, because this is written last.
 
     Raises:
-        MomeError: the file is there, but it is not what the Trainer writes.
+        MomeError: the file exists but is damaged.
     """
     file = checkpoint / STATE
     if not file.exists():
@@ -177,7 +178,7 @@ def _state(checkpoint: Path) -> TrainerState | None:
     try:
         state: TrainerState = TrainerState.load_from_json(str(file))
         intact = _is_state(state) and state.global_step == _step(checkpoint)
-    except Exception as error:  # of whatever kind: the class takes what it is given
+    except Exception as error:  # of any kind, because the class does not check its arguments
         raise damaged(file) from error
     if not intact:
         raise damaged(file)
@@ -185,8 +186,8 @@ def _state(checkpoint: Path) -> TrainerState | None:
 
 
 def _is_state(state: TrainerState) -> bool:
-    """Whether what a run goes on with is of the kinds that the Trainer writes."""
-    # A best error rate may be infinite, the other numbers may not.
+    """Whether the fields that a resumed run needs have the types that the Trainer writes."""
+    # The best error rate may be infinite, the other numbers may not.
     return (
         all(type(value) is int and value >= 0 for value in (state.global_step, state.num_input_tokens_seen))
         and all(type(value) in (int, float) and math.isfinite(value) for value in (state.epoch, state.total_flos))
@@ -208,14 +209,14 @@ def _verify(checkpoint: Path) -> None:
         try:
             with zipfile.ZipFile(file) as archive:
                 intact = archive.testzip() is None
-        except Exception:  # of whatever kind: a damaged archive can claim any compression, or encryption
+        except Exception:  # of any kind: a damaged archive can claim any compression or encryption
             intact = False
         if not intact:
             raise damaged(file)
 
 
 def damaged(file: Path) -> MomeError:
-    """The mistake of resuming from a file of a checkpoint that cannot be read."""
+    """The error for a file of a checkpoint that cannot be read."""
     return MomeError(f"{file} is missing or damaged: delete {file.parent} to go on from the checkpoint before it")
 
 
@@ -227,8 +228,8 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def save_processor(processor: ProcessorMixin, folder: Path) -> None:
-    """Save a processor to a folder; :class:`MomeError` where it cannot be written."""
+    """Save a processor to a folder; raises :class:`MomeError` if it cannot be written."""
     try:
         processor.save_pretrained(folder)
-    except Exception as error:  # of whatever kind: the library in which tokenizers are written raises that itself
+    except Exception as error:  # the tokenizers library raises this class itself
         raise MomeError(f"the processor in {folder} cannot be written: {shortened(error, 120)}") from error

@@ -12,17 +12,16 @@ from mome.rates import Rates
 
 @dataclass(frozen=True)
 class RateSchedule:
-    """The rates of every step: a function of seed and step alone, the same on every process.
+    """The rates of every step, a function of seed and step alone, so all processes get the same.
 
     Attributes:
         rates: the rates to train.
-        seed: of the draws.
-        count: how many of them a step takes, drawn without repetition (MQT: one); ``None`` for all, as in
-            Matryoshka training.
-        one_per_task: instead, draw one audio and one video rate, and take all rates made of these two: each task
-            once, with the same tokens (Omni-AVSR).
-        up_to: instead, draw one audio and one video rate from 1 to this, whole or not, so that the *number of tokens*
-            is uniform, and go through each of the rates' tasks with them (as MQT draws the number of its queries).
+        seed: seed of the draws.
+        count: number of rates in a step, drawn without replacement; ``None`` for all, as in Matryoshka training.
+        one_per_task: instead, draw one audio and one video rate and use each task's rates made of these
+            (Omni-AVSR).
+        up_to: instead, draw one real-valued audio and video rate from 1 to this for all tasks, such that the *number
+            of tokens* is uniform (MQT draws its number of queries so).
     """
 
     rates: Sequence[Rates]
@@ -32,7 +31,7 @@ class RateSchedule:
     up_to: int | None = None
 
     def __call__(self, step: int) -> list[Rates]:
-        """The rates of step ``step``, in the order of all rates."""
+        """The rates of a step, in the order of :attr:`rates`."""
         rng = np.random.default_rng((self.seed, step, 1))
         if self.up_to is not None:
             pair = Rates(*(1 / share for share in rng.uniform(1 / self.up_to, 1, 2)))
@@ -48,7 +47,7 @@ class RateSchedule:
         return [self.rates[i] for i in sorted(rng.choice(len(self.rates), self.count, replace=False))]
 
     def bounds(self) -> list[Rates]:
-        """Rates among which are the finest that a step can have."""
+        """Rates that include the finest ones of any step."""
         if self.up_to is None:
             return list(self.rates)
         return [Rates(1, 1).for_task(task) for task in dict.fromkeys(rates.task for rates in self.rates)]

@@ -1,4 +1,4 @@
-"""Transformers' Trainer with the Matryoshka step and word error rate as validation."""
+"""Transformers' Trainer with Matryoshka steps, and validation by word error rate."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ Validate = Callable[[MomeForSpeechRecognition], dict[str, float]]
 
 
 class MatryoshkaTrainer(Trainer):
-    """Every step goes through all rates (or a sample of them) with the same clips.
+    """Trains at several rates: every step passes the same clips through all rates that ``schedule`` gives.
 
-    A loss, a gradient or an update that is not finite ends the training with a :class:`MomeError` at once, before
-    anything of it is saved.
+    If a loss, a gradient or an updated weight is not finite, training ends at once with a :class:`MomeError`, before
+    any of it is saved.
 
     Args:
         model: the recogniser.
         args: Transformers' training arguments.
-        dataset: training examples.
-        sampler: which of them make a batch.
-        schedule: the rates of each step.
-        task_weights: factors on the tasks' losses.
-        validate: word error rates of the model by name of the rates.
+        dataset: the training clips.
+        sampler: makes batches of them.
+        schedule: gives the rates of a step.
+        task_weights: factors on the loss by task.
+        validate: computes word error rates by name, such as ``"wer/4,2"``; ``None`` for no validation.
     """
 
     model: MomeForSpeechRecognition
@@ -62,15 +62,9 @@ class MatryoshkaTrainer(Trainer):
         task_weights: Mapping[str, float] | None = None,
         validate: Validate | None = None,
     ):
-        # Only the presence of an eval_dataset counts: evaluate() is ours.
+        # The Trainer only needs to have an eval_dataset: evaluate() below does not use it.
         evaluated = dataset if validate is not None else None
-        super().__init__(
-            model,
-            args,
-            train_dataset=dataset,
-            eval_dataset=evaluated,
-            data_collator=dataset.collate,
-        )
+        super().__init__(model, args, train_dataset=dataset, eval_dataset=evaluated, data_collator=dataset.collate)
         self.dataset = dataset
         self.sampler = sampler
         self.schedule = schedule
@@ -100,7 +94,7 @@ class MatryoshkaTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """Mean over the rates of the transcript's loss, and the router's balance loss."""
+        """The Matryoshka loss of a batch, see :class:`~mome.model.objective.SpeechOutput`."""
         rates = self.schedule(self.state.global_step)
         batch = dict(inputs)
         if "clips" in batch:
@@ -119,7 +113,8 @@ class MatryoshkaTrainer(Trainer):
         return (output.loss, output) if return_outputs else output.loss
 
     def _note(self, output: SpeechOutput) -> None:
-        # Rates that are drawn freely (MQT) would give hundreds of curves: they are summed up by task.
+        """Keep the values of a pass for the next log."""
+        # Real-valued rates (MQT) would give a curve for each step, so their losses are logged by task.
         transcript = output.transcript_losses or {}
         names = {name: name if name in self.listed else Rates.parse(name).task for name in transcript}
         values = {f"loss/{names[name]}": loss for name, loss in transcript.items()}
@@ -132,9 +127,9 @@ class MatryoshkaTrainer(Trainer):
             self.step_logs.setdefault(name, []).append(value.detach())
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Add the means since the last log of the losses by rate and of the router's statistics."""
+        """Add losses by rate and router statistics, averaged since the last log and over all processes."""
         if "loss" in logs:
-            if self.step_logs:  # of the same names on every process: all go through the same rates
+            if self.step_logs:  # every process has the same names, because all use the same rates
                 own = torch.stack([torch.stack(values).float().mean() for values in self.step_logs.values()])
                 means = self.accelerator.reduce(own, "mean").tolist()
                 logs = {**logs, **dict(zip(self.step_logs, means, strict=True))}
@@ -142,7 +137,7 @@ class MatryoshkaTrainer(Trainer):
         super().log(logs, *args, **kwargs)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Word error rates on the validation split."""
+        """Compute and log the word error rates on the validation split."""
         assert self.validate is not None
         training = self.model.training
         metrics = {f"eval_{name}": value for name, value in self.validate(self.model.train(False)).items()}
@@ -152,7 +147,7 @@ class MatryoshkaTrainer(Trainer):
         return metrics
 
     def _refuse_unless_finite(self, what: str, value: Tensor) -> None:
-        """Raise :class:`MomeError` naming the step and its clips where a scalar is infinite or no number."""
+        """Raise :class:`MomeError` with the step and its clips if a scalar is infinite or NaN."""
         if torch.isfinite(value):
             return
         rows = [int(index) for indices in self.step_clips for index in indices]
@@ -166,19 +161,19 @@ class MatryoshkaTrainer(Trainer):
         )
 
     def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
-        norm = cast(Any, super())._get_grad_norm(model, grad_norm)  # which has no annotations
-        # The optimiser squares what clipping leaves: a weight whose square is infinite would never move again.
+        norm = cast(Any, super())._get_grad_norm(model, grad_norm)  # the base class has no annotations
+        # Without clipping AdamW squares the gradient, and after an infinite square a weight never changes again.
         power = 1 if self.args.max_grad_norm > 0 else 2
         self._refuse_unless_finite("gradient's norm", torch.as_tensor(norm).float() ** power)
         return norm
 
     def check_update(self) -> None:
-        """Raise :class:`MomeError` where an update has made a weight infinite or no number."""
+        """Raise :class:`MomeError` if an update has made a weight infinite or NaN."""
         self._refuse_unless_finite("largest weight after the update", _largest(self.model.parameters()))
         self.step_clips = []
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """A checkpoint is a model folder: with the processor beside the weights."""
+        """Save a checkpoint with the processor, which makes it a model folder."""
         super()._save(output_dir, state_dict)
         if self.args.should_save:
             save_processor(self.dataset.processor, Path(str(output_dir)))
@@ -189,7 +184,7 @@ class MatryoshkaTrainer(Trainer):
             with disk_errors(folder):
                 if self.args.should_save:
                     self.folder.announce(folder.name)
-                    # Written last, whole or not at all: a checkpoint without it was cut off, not damaged.
+                    # Written last and atomically, so a checkpoint without it is incomplete, not damaged.
                     self.state.save_to_json = partial(_write_state, self.state)  # type: ignore[method-assign]
                 super()._save_checkpoint(model, trial)
                 if self.args.should_save:
@@ -197,7 +192,7 @@ class MatryoshkaTrainer(Trainer):
         except MomeError:
             shutil.rmtree(folder, ignore_errors=True)
             raise
-        except RuntimeError as error:  # torch.save's word for a full disk
+        except RuntimeError as error:  # raised by torch.save if the disk is full
             shutil.rmtree(folder, ignore_errors=True)
             raise MomeError(f"{folder} cannot be written, is the disk full? ({shortened(error, 120)})") from error
 
@@ -208,7 +203,7 @@ class MatryoshkaTrainer(Trainer):
         self._load_trained(str(self.state.best_model_checkpoint))
 
     def _load_trained(self, folder: str) -> None:
-        """Checkpoints hold the trained parts only, which Transformers' own loading would complain about."""
+        """Load a checkpoint's weights, which are the trained parts only, unlike those Transformers expects."""
         with _checkpoint_file(Path(folder) / WEIGHTS):
             weights = read_weights(Path(folder))
             if not torch.isfinite(_largest(weights.values())):
@@ -224,12 +219,12 @@ class MatryoshkaTrainer(Trainer):
             moments = [value for state in self.optimizer.state.values() for value in state.values()]
             if not torch.isfinite(_largest(moments)):
                 raise ValueError("moments that are not finite")
-        # The learning rate is that of this recipe at this step: a run that became longer has another curve.
+        # Set the learning rate of this recipe at this step, because a run made longer has another schedule.
         schedule = cast(LambdaLR, self.lr_scheduler)
         groups = zip(schedule.optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True)
         for group, start, factor in groups:
             group["lr"] = start * factor(schedule.last_epoch)
-        schedule._last_lr = [group["lr"] for group in schedule.optimizer.param_groups]  # which the log shows
+        schedule._last_lr = [group["lr"] for group in schedule.optimizer.param_groups]  # for the log
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
@@ -238,7 +233,7 @@ class MatryoshkaTrainer(Trainer):
 
 
 class _Callbacks(TrainerCallback):
-    """Tells the sampler the epoch, and looks at the weights after each update, before any checkpoint."""
+    """Sets the sampler's epoch, and checks the weights after each update, before they are saved."""
 
     def __init__(self, trainer: MatryoshkaTrainer):
         self.trainer = trainer
@@ -246,7 +241,7 @@ class _Callbacks(TrainerCallback):
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        # The Trainer's own call does not reach the sampler where several processes resume amid an epoch.
+        # The Trainer's own call does not reach the sampler if several processes resume within an epoch.
         self.trainer.sampler.set_epoch(int(state.epoch or 0))
 
     def on_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -259,7 +254,7 @@ def _write_state(state: TrainerState, path: str) -> None:
 
 @contextmanager
 def _checkpoint_file(file: Path) -> Iterator[None]:
-    """Whatever is raised where a file of a checkpoint is loaded: the file is to blame, this run wrote it whole."""
+    """Turn any exception while a checkpoint's file is loaded into a :class:`MomeError` that the file is damaged."""
     try:
         yield
     except Exception as error:
@@ -267,19 +262,21 @@ def _checkpoint_file(file: Path) -> Iterator[None]:
 
 
 def _largest(values: Iterable[Tensor]) -> Tensor:
-    """The largest magnitude in some tensors, not finite if one of their numbers is not."""
+    """The largest magnitude in several tensors; not finite if an element is not."""
     floating = [value for value in values if value.is_floating_point() and value.numel()]
     return torch.nn.utils.get_total_norm(floating, math.inf)
 
 
 def routing_summary(routing: Sequence[RouterStatistics]) -> dict[str, Tensor]:
-    """What shows a collapsing router, over the layers.
+    """Values that show whether the routers of MoME adapters collapse.
+
+    Args:
+        routing: the statistics of each layer's router.
 
     Returns:
-        ``router/entropy``: mean entropy in nats; ``router/min_entropy``: that of the layer where it is lowest;
-        ``router/load_0`` and so on: mean share of the assignments that each expert gets; ``router/max_load``: that of
-        the busiest expert of any layer, at most 1 / k; ``router/unused``: mean share of experts that got none;
-        ``router/max_unused``: that of the layer where they are most.
+        ``router/entropy`` (nats) and ``router/unused`` (share of experts without a token), means over the layers;
+        ``router/min_entropy``, ``router/max_unused``, ``router/max_load``, those of the worst layer, where a load is an
+        expert's share of the assignments, at most 1 / k; ``router/load_0`` and so on, mean loads of each expert.
     """
     if not routing:
         return {}
@@ -297,11 +294,11 @@ def routing_summary(routing: Sequence[RouterStatistics]) -> dict[str, Tensor]:
 
 
 def connector_routing_summary(routing: Mapping[str, RouterStatistics]) -> dict[str, Tensor]:
-    """What shows a collapsing router of a mixture of projectors.
+    """Values that show whether the routers of a mixture of projectors collapse.
 
     Returns:
-        For every router its mean entropy in nats, ``connector/audio/entropy``, and the share of the assignments that
-        each expert gets, ``connector/audio/load_0`` and so on.
+        For every router, mean entropy in nats, such as ``connector/audio/entropy``, and each expert's share of the
+        assignments, ``connector/audio/load_0`` and so on.
     """
     values = {f"connector/{name}/entropy": entry.entropy for name, entry in routing.items()}
     for name, entry in routing.items():
