@@ -70,6 +70,7 @@ def train(name: str | Path, overrides: Sequence[str] = (), resume: bool = False)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if trainer.is_world_process_zero():
         _save(recipe, trainer, processor, folder.path)
+    trainer.accelerator.end_training()  # a process group left to the interpreter's end sometimes aborts it
     return folder.path
 
 
