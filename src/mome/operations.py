@@ -6,7 +6,7 @@ positions. Nothing is computed, so no weights are needed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,12 +54,13 @@ class Growth:
     quadratic: float
 
     @classmethod
-    def of(cls, operations: Callable[[int], int], step: int) -> Growth:
-        """Fit to ``operations(length)`` at the lengths ``step``, 2 ``step`` and 3 ``step``."""
-        first, second, third = (operations(times * step) for times in (1, 2, 3))
+    def through(cls, lengths: tuple[int, int, int], operations: Sequence[int]) -> Growth:
+        """The growth with these operations at three lengths, of which each is longer than the last by the same step."""
+        (start, middle, _), (first, second, third) = lengths, operations
+        step = middle - start
         quadratic = (third - 2 * second + first) / (2 * step**2)
-        linear = (second - first) / step - 3 * quadratic * step
-        return cls(first - linear * step - quadratic * step**2, linear, quadratic)
+        linear = (second - first) / step - quadratic * (start + middle)
+        return cls(first - linear * start - quadratic * start**2, linear, quadratic)
 
     def __call__(self, length: int) -> int:
         """Operations at a length; 0 at length 0."""

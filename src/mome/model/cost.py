@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -37,6 +38,7 @@ from mome.rates import Rates
 from mome.text.transcript import Tokens
 
 _FEW = 4  # positions that a part is run with; fewer than any attention window
+_LENGTHS = (8, 16, 24)  # frames that an encoder is run with
 
 
 @dataclass(frozen=True)
@@ -121,24 +123,51 @@ def _config(settings: str) -> Any:
     return AutoConfig.for_model(**json.loads(settings))
 
 
+def _count_shallow(settings: str, count: Callable[[Any], list[int]]) -> list[int]:
+    """Counts for a model of this configuration, told from the same model with one layer and with two.
+
+    The layers of most models cost the same, and running two is quicker than running all. A configuration that lists
+    its layers may have layers that differ; it is counted as it is.
+
+    Args:
+        settings: the configuration.
+        count: gives the counts for a configuration; they must be those of the layers and of parts that do not depend
+            on the depth.
+    """
+    config = _config(settings)
+    depth = getattr(config, "num_hidden_layers", 0)
+    if depth < 3 or any(isinstance(value, list) and len(value) == depth for value in config.to_dict().values()):
+        return count(config)
+    shallow = []
+    for layers in (1, 2):
+        config = _config(settings)
+        config.num_hidden_layers = layers
+        shallow.append(count(config))
+    return [first + (depth - 1) * (second - first) for first, second in zip(*shallow, strict=True)]
+
+
 @lru_cache(maxsize=64)
 def _audio_encoder(settings: str, context: AudioContext) -> Growth:
-    config = _config(settings)
-    kind = audio_encoder(config)
-    with torch.device("meta"):
-        encoder = kind(kind.new(config), context).eval()
-    return Growth.of(lambda frames: count_operations(lambda: encoder(encoder.example(frames))), _FEW)
+    def count(config: Any) -> list[int]:
+        kind = audio_encoder(config)
+        with torch.device("meta"):
+            encoder = kind(kind.new(config), context).eval()
+        return [count_operations(partial(encoder, encoder.example(frames))) for frames in _LENGTHS]
+
+    return Growth.through(_LENGTHS, _count_shallow(settings, count))
 
 
 @lru_cache(maxsize=64)
 def _video_encoder(settings: str, adapter: LoraAdapterConfig | None) -> Growth:
-    config = _config(settings)
-    with torch.device("meta"):
-        encoder: Any = AutoModel.from_config(config, trust_remote_code=False).eval()
-        if adapter is not None:
-            attach_lora(encoder.encoder.layers, adapter)
-    side = config.image_size
-    return Growth.of(lambda frames: count_operations(lambda: encoder(meta(1, frames, side, side))), _FEW)
+    def count(config: Any) -> list[int]:
+        with torch.device("meta"):
+            encoder: Any = AutoModel.from_config(config, trust_remote_code=False).eval()
+            if adapter is not None:
+                attach_lora(encoder.encoder.layers, adapter)
+        clips = [meta(1, frames, config.image_size, config.image_size) for frames in _LENGTHS]
+        return [count_operations(partial(encoder, clip)) for clip in clips]
+
+    return Growth.through(_LENGTHS, _count_shallow(settings, count))
 
 
 @lru_cache(maxsize=64)
@@ -183,16 +212,19 @@ class _LanguageModel:
 
 @lru_cache(maxsize=64)
 def _language_model(settings: str) -> _LanguageModel:
-    config, model = _meta_language_model(settings)
-    cache = DynamicCache(config=config)
-    few, following = _run(model, _FEW, cache), _run(model, 1, cache)
-    twice = _run(model, 2 * _FEW, DynamicCache(config=config))
+    def count(config: Any) -> list[int]:
+        model, cache = _meta_language_model(config), DynamicCache(config=config)
+        few, following = _run(model, _FEW, cache), _run(model, 1, cache)
+        return [few, following, _run(model, 2 * _FEW, DynamicCache(config=config))]
+
+    few, following, twice = _count_shallow(settings, count)
     quadratic = (twice - 2 * few) / (2 * _FEW**2)
     linear = few / _FEW - _FEW * quadratic
     # A step attends to _FEW + 1 positions. Its operations for each of them are attention, which is the quadratic part,
     # and in some models (Doge) a product with that position alone, which reading computes once for each token.
     product = (following - linear - (_FEW + 1) * quadratic) / _FEW
-    head = model.get_output_embeddings()
+    config = _config(settings)
+    head = _meta_language_model(config).get_output_embeddings()
     return _LanguageModel(
         Growth(0, linear, quadratic),
         round(linear - product),
@@ -206,12 +238,17 @@ def _adapter(settings: str, adapter: AdapterConfig | None) -> int:
     """Operations of an adapter for one token."""
     if adapter is None:
         return 0
-    config, model = _meta_language_model(settings)
-    plain = _run(model, _FEW, DynamicCache(config=config))
-    with torch.device("meta"):
-        attach(model, adapter)
-    context = AdapterContext(group=0 if adapter.groups else None)
-    return (_run(model, _FEW, DynamicCache(config=config), adapter_context=context) - plain) // _FEW
+
+    def count(config: Any) -> list[int]:
+        model = _meta_language_model(config)
+        plain = _run(model, _FEW, DynamicCache(config=config))
+        with torch.device("meta"):
+            attach(model, adapter)
+        context = AdapterContext(group=0 if adapter.groups else None)
+        return [_run(model, _FEW, DynamicCache(config=config), adapter_context=context) - plain]
+
+    (added,) = _count_shallow(settings, count)
+    return added // _FEW
 
 
 def _run(model: Any, tokens: int, cache: DynamicCache, **options: Any) -> int:
@@ -220,13 +257,11 @@ def _run(model: Any, tokens: int, cache: DynamicCache, **options: Any) -> int:
     return count_operations(lambda: model.get_decoder()(inputs_embeds=embeddings, past_key_values=cache, **options))
 
 
-def _meta_language_model(settings: str) -> tuple[PreTrainedConfig, Any]:
-    config = _config(settings)
+def _meta_language_model(config: PreTrainedConfig) -> Any:
     with torch.device("meta"):
         # Other attention implementations read the mask's values, which the meta device does not have.
         options = {"dtype": torch.get_default_dtype(), "attn_implementation": "eager"}
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False, **options)
-    return config, model.eval()
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=False, **options).eval()
 
 
 def _attended_positions(config: PreTrainedConfig, fed: int, steps: int) -> int:
