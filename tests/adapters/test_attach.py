@@ -11,9 +11,9 @@ from transformers import AutoModelForCausalLM
 from mome.adapters import (
     AdapterContext,
     ExpertBank,
+    Lora,
     LoraAdapterConfig,
     MomeAdapterConfig,
-    ScaleLora,
     adapter_modules,
     adapter_parameters,
     adapter_state_dict,
@@ -95,7 +95,7 @@ def test_lora_equals_merged_weights() -> None:
     model, ids = tiny.model("qwen3", "lora"), tiny.ids(2, 6)
     merged = tiny.model("qwen3")
     for name, module in adapter_modules(model):
-        assert isinstance(module, ScaleLora)
+        assert isinstance(module, Lora)
         update = module.scale * module.up.weight @ module.down.weight
         merged.get_submodule(name.removesuffix(".lora")).weight.data += update.detach()
     torch.testing.assert_close(model(ids).logits, merged(ids).logits)
@@ -148,7 +148,7 @@ def test_both_kinds_together() -> None:
     attach(model, tiny.ADAPTERS["lora"])
     assert torch.equal(model(ids).logits, one)
     assert all(p.requires_grad for _, p in adapter_parameters(model))
-    assert {type(module) for _, module in adapter_modules(model)} == {ExpertBank, ScaleLora}
+    assert {type(module) for _, module in adapter_modules(model)} == {ExpertBank, Lora}
     context = AdapterContext()
     model(ids, adapter_context=context)
     assert sorted(context.routing) == [0, 1, 2]

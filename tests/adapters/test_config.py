@@ -7,10 +7,10 @@ import pytest
 
 from mome.adapters import (
     ExpertBank,
+    Lora,
     LoraAdapterConfig,
     MomeAdapterConfig,
     ParameterCount,
-    ScaleLora,
     adapter_config_from_dict,
     adapter_config_to_dict,
     adapter_parameters,
@@ -66,7 +66,7 @@ def test_counts_by_hand() -> None:
     assert active_bank_parameters(config, 10) == 3 * 10 + 3 * expert
     assert active_bank_parameters(config, 10, top_k=2) == 3 * 10 + 4 * expert
     assert sum(p.numel() for p in ExpertBank(10, config).parameters()) == bank_parameters(config, 10)
-    assert sum(p.numel() for p in ScaleLora(10, 6, LoraAdapterConfig(4)).parameters()) == lora_parameters(4, 10, 6)
+    assert sum(p.numel() for p in Lora(10, 6, LoraAdapterConfig(4)).parameters()) == lora_parameters(4, 10, 6)
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)

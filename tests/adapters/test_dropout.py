@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mome.adapters import AdapterContext, ScaleLora, adapter_modules, adapter_parameters, attach, export_peft
+from mome.adapters import AdapterContext, Lora, adapter_modules, adapter_parameters, attach, export_peft
 
 from . import tiny
 
@@ -75,4 +75,4 @@ def test_gradient_checkpointing_repeats_the_masks(adapter, group) -> None:
 @pytest.mark.parametrize("mode", [False, True])
 def test_a_new_adapter_is_in_the_mode_of_its_model(mode) -> None:
     model = attach(tiny.model().train(mode), LORAS["lora"])
-    assert {module.training for _, module in adapter_modules(model) if isinstance(module, ScaleLora)} == {mode}
+    assert {module.training for _, module in adapter_modules(model) if isinstance(module, Lora)} == {mode}

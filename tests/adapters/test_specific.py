@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from mome.adapters import (
     AdapterContext,
+    Lora,
     LoraAdapterConfig,
-    ScaleLora,
     adapter_modules,
     adapter_parameters,
     adapter_state_dict,
@@ -45,7 +45,7 @@ def plain(model, group: int):
     return plain
 
 
-def slow(lora: ScaleLora, x: torch.Tensor, groups: list[int]) -> torch.Tensor:
+def slow(lora: Lora, x: torch.Tensor, groups: list[int]) -> torch.Tensor:
     """One sequence and one group at a time, as many plain LoRAs."""
     rows = []
     for row, group in zip(x, groups, strict=True):
@@ -68,7 +68,7 @@ def slow(lora: ScaleLora, x: torch.Tensor, groups: list[int]) -> torch.Tensor:
 )
 def test_update_and_its_gradients_equal_the_slow_loop(groups, beams, shared, flat, seed) -> None:
     torch.manual_seed(seed)
-    lora = ScaleLora(5, 6, LoraAdapterConfig(2, 0.5, shared=shared, specific=3), dtype=torch.float64)
+    lora = Lora(5, 6, LoraAdapterConfig(2, 0.5, shared=shared, specific=3), dtype=torch.float64)
     for parameter in lora.parameters():
         parameter.data.normal_()
     x = torch.randn(beams * len(groups), 4, 5, dtype=torch.float64, requires_grad=True)

@@ -197,7 +197,7 @@ def test_a_clip_at_which_a_library_fails_does_not_lose_the_others(transcribe, cl
             raise OSError(5, "Input/output error")
         return real(path, *track)
 
-    monkeypatch.setattr("mome.media.clip.probe", fails)
+    monkeypatch.setattr("mome.media.reading.probe", fails)
     result = transcribe(*batch, "--rates", "-,5")
     assert result.exit_code == 1
     assert [line.split("\t")[0] for line in result.stdout.splitlines()] == [str(batch[1])]

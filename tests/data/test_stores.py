@@ -339,6 +339,6 @@ def test_what_a_clip_warns_of_is_logged(media, tmp_path, caplog, workers):
 
 @pytest.mark.parametrize("limit", ["longest", "longest_video"])
 def test_too_long_a_clip_is_refused_before_it_is_decoded(media, tmp_path, monkeypatch, limit):
-    monkeypatch.setattr("mome.media.clip.upright_size", None)
+    monkeypatch.setattr("mome.media.reading.upright_size", None)
     with pytest.raises(MomeError, match=r"ant\.mkv.* lasts 0\.80 s, longer than the 0\.2 s"):
         ClipStore(tmp_path, audio=True, video=True, **{limit: 0.2}).prepare(media, 0, quiet)

@@ -285,7 +285,7 @@ def test_what_the_language_model_cannot_hold_is_refused_before_any_work(tiny_mod
     monkeypatch.setattr(transcriber.model, "encode", None)
     with pytest.raises(MomeError, match=rf"talk\.mp4 makes \d+ tokens at rates {rates}, more than the {prompt + 17} "):
         transcriber.transcribe(one, rates, **SHORT)
-    monkeypatch.setattr("mome.media.clip.upright_size", None)
+    monkeypatch.setattr("mome.media.reading.upright_size", None)
     with pytest.raises(MomeError, match=r"talk\.mkv.* lasts 1\.\d+ s, longer than the 1\.\d+ s that can be "):
         transcriber.transcribe(path, rates, **SHORT)
 

@@ -356,7 +356,7 @@ def test_a_damaged_packet_is_passed_over_with_a_warning(tmp_path, capfd):
 def test_too_long_a_clip_is_refused_before_its_video_is_looked_at(tmp_path, monkeypatch):
     path = write(tmp_path / "a.mkv", greys(75), wave=click(3, 0.5, 44100), rate=44100)
     assert load_clip(path, longest=3.0).seconds == pytest.approx(3)
-    monkeypatch.setattr("mome.media.clip.read_frames", None)
+    monkeypatch.setattr("mome.media.reading.read_frames", None)
     with pytest.raises(MomeError) as caught:
         load_clip(path, longest=2.0)
     assert str(caught.value).startswith(f"{path} lasts 3.00 s, longer than the 2 s ")
@@ -404,7 +404,7 @@ def test_failures_inside_the_libraries_name_the_file(tmp_path, monkeypatch, erro
         raise error
 
     path = write(tmp_path / "a.mkv", greys(5), wave=click(1, 0.5, SAMPLE_RATE))
-    monkeypatch.setattr("mome.media.clip.upright", fails)
+    monkeypatch.setattr("mome.media.reading.upright", fails)
     assert ("odd data" in refused(path)) or ("MemoryError" in refused(path))
     monkeypatch.setattr("mome.media.sound._centre", fails)
     with pytest.raises(MomeError, match=r"a\.mkv"):

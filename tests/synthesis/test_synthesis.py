@@ -14,8 +14,8 @@ from scipy import signal
 
 from mome.errors import MomeError
 from mome.synthesis import VOICES, Phoneme, SyntheticClip, synthesize, write_clip
+from mome.synthesis.drawing import draw_mouth, random_face
 from mome.synthesis.espeak import ACCENTS, check_voice, speak
-from mome.synthesis.mouth import draw_mouth, random_face
 from mome.synthesis.visemes import CHANNELS, Manner, lip_track, visemes
 from mome.text.grid import SLOTS
 

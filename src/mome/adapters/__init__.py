@@ -1,4 +1,10 @@
-"""Adapters for frozen language models: MoME expert banks and LoRA, attached to any Hugging Face decoder."""
+"""Adapters for frozen language models: MoME expert banks and LoRA, attached to any Hugging Face decoder.
+
+Every module of this folder is imported, so that the adapters in it are known.
+"""
+
+import importlib
+import pkgutil
 
 from mome.adapters.attach import attach
 from mome.adapters.base import (
@@ -21,9 +27,12 @@ from mome.adapters.inventory import (
     load_adapter_state_dict,
 )
 from mome.adapters.layers import decoder_layers
-from mome.adapters.lora import LoraAdapterConfig, ScaleLora, SpecificLora, attach_lora
+from mome.adapters.lora import Lora, LoraAdapterConfig, SpecificLora, attach_lora
 from mome.adapters.merge import merge
 from mome.routing import RouterStatistics, router_statistics
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
 
 __all__ = [
     "ADAPTERS",
@@ -32,12 +41,12 @@ __all__ = [
     "AdapterConfig",
     "AdapterContext",
     "ExpertBank",
+    "Lora",
     "LoraAdapterConfig",
     "MomeAdapterConfig",
     "ParameterCount",
     "Placement",
     "RouterStatistics",
-    "ScaleLora",
     "SpecificLora",
     "adapter_config_from_dict",
     "adapter_config_to_dict",

@@ -27,7 +27,7 @@ from mome.errors import MomeError
 from mome.options import check_whole
 
 
-class ScaleLora(Adapter):
+class Lora(Adapter):
     """scale * (shared(x) + specific[group](x)), which a hook adds to a frozen linear layer's output; zero at first.
 
     In training mode, dropout is applied to x first, with the same mask for both.
@@ -298,7 +298,7 @@ def attach_lora(layers: Iterable[nn.Module], config: LoraAdapterConfig) -> None:
     for index, (layer, linears) in enumerate(zip(layers, found, strict=True)):
         slot = connect(layer, index)
         for linear in linears:
-            lora = ScaleLora(linear.in_features, linear.out_features, config, **adapter_factory(linear, layer))
+            lora = Lora(linear.in_features, linear.out_features, config, **adapter_factory(linear, layer))
             lora.slot = slot
             linear.add_module(config.kind, lora.train(linear.training))
             lora.hook = linear.register_forward_hook(add_lora, prepend=True)
@@ -327,6 +327,6 @@ def _linears(layer: nn.Module, targets: tuple[str, ...]) -> list[nn.Linear]:
 def add_lora(linear: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
     """Hook of a linear layer: add the low-rank update."""
     lora = linear.lora
-    assert isinstance(lora, ScaleLora)
+    assert isinstance(lora, Lora)
     update: Tensor = lora(args[0])
     return output + update

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mome.adapters.context import AdapterSlot
 from mome.adapters.inventory import adapter_modules
-from mome.adapters.lora import ScaleLora
+from mome.adapters.lora import Lora
 from mome.errors import MomeError
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -17,7 +17,7 @@ Model = TypeVar("Model", bound=nn.Module)
 _MERGEABLE = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
-def lora_modules(model: nn.Module) -> list[tuple[str, nn.Linear, ScaleLora]]:
+def lora_modules(model: nn.Module) -> list[tuple[str, nn.Linear, Lora]]:
     """List every linear layer of ``model`` that has a LoRA: its name, its module, and the LoRA.
 
     Raises:
@@ -26,7 +26,7 @@ def lora_modules(model: nn.Module) -> list[tuple[str, nn.Linear, ScaleLora]]:
     found = []
     for name, module in adapter_modules(model):
         target, _, kind = name.rpartition(".")
-        if not isinstance(module, ScaleLora):
+        if not isinstance(module, Lora):
             raise MomeError(f"a {kind} adapter makes no low-rank update of a weight: only lora can do this")
         linear = model.get_submodule(target)
         assert isinstance(linear, nn.Linear)

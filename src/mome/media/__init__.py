@@ -4,6 +4,6 @@
 """
 
 from mome.clip import FRAME_RATE, MOUTH_SIZE, SAMPLE_RATE, Clip
-from mome.media.clip import load_clip
+from mome.media.reading import load_clip
 
 __all__ = ["FRAME_RATE", "MOUTH_SIZE", "SAMPLE_RATE", "Clip", "load_clip"]

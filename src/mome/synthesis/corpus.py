@@ -30,7 +30,7 @@ def synthesize_corpus(folder: Path, count: int, voice: str | None = None, seed: 
         The path of the manifest.
 
     Raises:
-        MomeError: ``count`` is out of range, a file cannot be written, or :func:`~mome.synthesis.synthesize` fails.
+        MomeError: ``count`` is out of range, a file cannot be written, or :func:`~mome.synthesis.talking` fails.
     """
     if not 1 <= count <= MOST_CLIPS:
         raise MomeError(f"{count} clips are not possible: give a number from 1 to {MOST_CLIPS}")

@@ -15,8 +15,8 @@ from scipy import signal
 from mome.clip import FRAME_RATE, SAMPLE_RATE, SAMPLES_PER_FRAME
 from mome.errors import MomeError
 from mome.files import atomic_write
+from mome.synthesis.drawing import draw_mouth, random_face
 from mome.synthesis.espeak import VOICES, Phoneme, check_voice, speak
-from mome.synthesis.mouth import draw_mouth, random_face
 from mome.synthesis.visemes import Manner, lip_track
 from mome.text.grid import check_sentence
 
