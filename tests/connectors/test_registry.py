@@ -100,7 +100,7 @@ def test_it_says_what_it_cannot_do() -> None:
 
 def test_an_audio_encoder_that_gives_other_frames_is_refused() -> None:
     define().audio_frames_per_second = 25
-    with pytest.raises(MomeError, match="the connector first needs 25 audio tokens a second"):
+    with pytest.raises(MomeError, match="the connector first needs 25 audio frames a second"):
         make_config(connector={"type": "first"})
 
 

@@ -153,8 +153,11 @@ class MomeConfig(PreTrainedConfig):
         """Raise :class:`MomeError` if an option is not possible or two exclude each other."""
         encoder, connector = self.audio_encoder_class, self.connector_config
         needed = connector.audio_frames_per_second
-        if encoder is not None and needed not in (None, encoder.frames_per_second(self.audio_config)):
-            raise MomeError(f"the connector {connector.kind} needs {needed} audio frames a second: choose whisper")
+        if encoder is not None and needed not in (None, given := encoder.frames_per_second(self.audio_config)):
+            raise MomeError(
+                f"the connector {connector.kind} needs {needed} audio frames a second, and the audio encoder gives "
+                f"{given}: choose another encoder or connector"
+            )
         if self.rate_set.open and (self.adapter or {}).get("specific") == "rates":
             raise MomeError("adapter specific=rates has an update for each listed rate, a resampler takes any rate")
         for name in self.unfrozen:
