@@ -45,7 +45,7 @@ def slow_losses(logits: torch.Tensor, top_k: int) -> tuple[torch.Tensor, torch.T
         for e in range(experts):
             share = sum(int(chosen[t, slot] == e) for t in range(count)) / count
             balance = balance + share * probabilities[:, e].mean()
-    return experts * balance, sum(row.exp().sum().log() ** 2 for row in logits) / count
+    return experts * balance / top_k, sum(row.exp().sum().log() ** 2 for row in logits) / count
 
 
 @settings(deadline=None, max_examples=25)
@@ -149,9 +149,9 @@ def test_losses_of_one_modality_alone() -> None:
     assert ours.video == [None, None]
 
 
-def test_balance_is_k_where_experts_are_used_alike() -> None:
+def test_balance_is_1_where_experts_are_used_alike() -> None:
     routing = route(10 * torch.eye(4).repeat(3, 1) + 5 * torch.eye(4).roll(1, 1).repeat(3, 1), 2)
-    torch.testing.assert_close(router_losses([routing])[0]["balance"], torch.tensor(2.0))
+    torch.testing.assert_close(router_losses([routing])[0]["balance"], torch.tensor(1.0))
 
 
 def test_no_token_at_all() -> None:
@@ -228,7 +228,7 @@ def test_golden_llama_smop_router(golden) -> None:
         (logits, outputs["router_logits"]),
         (routing.weights, outputs["topk_weight"]),
         (made, projected.flatten(0, 1)),
-        (losses["balance"], outputs["load_balancing_loss"]),
+        (config["top_k"] * losses["balance"], outputs["load_balancing_loss"]),
         (losses["z"], outputs["router_z_loss"]),
     ):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)

@@ -34,8 +34,7 @@ CLIPS = [(133, 34), (64, 16), (90, 21)]
 LABELS = transcripts([5, 3, 4])
 WORDS = torch.tensor([4, 2, 7])
 
-# The load-balancing loss of a mixture is as large as its top_k at balance, and the weight belongs to one that is 1.
-WEIGHTS = {"balance": MIXTURE["balance_weight"] / MIXTURE["top_k"], "z": MIXTURE["z_weight"]}
+WEIGHTS = {"balance": MIXTURE["balance_weight"], "z": MIXTURE["z_weight"]}
 
 
 def close(actual: Tensor, other: Tensor, atol: float = 1e-5) -> None:
@@ -252,7 +251,7 @@ def mixture_by_hand(model: MomeForSpeechRecognition, encoded: EncodedClips, rate
         logits = torch.stack(rows)
         chosen = [set(row.topk(2).indices.tolist()) for row in logits]
         share = torch.tensor([sum(expert in pair for pair in chosen) / len(rows) for expert in range(4)])
-        balance.append(4 * (share * logits.softmax(1).mean(0)).sum())
+        balance.append(4 / MIXTURE["top_k"] * (share * logits.softmax(1).mean(0)).sum())
         z.append(logits.exp().sum(1).log().square().mean())
     return {name: torch.stack(rows) for name, rows in tokens.items()}, sum(balance) / len(balance), sum(z) / len(z)
 

@@ -75,8 +75,20 @@ def test_bf16_trains_near_fp32_and_keeps_the_weights_in_fp32(toy: Path, tmp_path
     assert {value.dtype for value in saved} == {torch.float32}
 
 
-def test_gradient_checkpointing_changes_nothing(toy: Path, tmp_path: Path, plain: Path):
+def test_gradient_checkpointing_changes_nothing(
+    toy: Path, tmp_path: Path, plain: Path, monkeypatch: pytest.MonkeyPatch
+):
+    checkpointed = []
+
+    def checkpoint(function: Any, *args: Any, **options: Any) -> Any:
+        checkpointed.append(function)
+        return original(function, *args, **options)
+
+    original = torch.utils.checkpoint.checkpoint
+    monkeypatch.setattr("torch.utils.checkpoint.checkpoint", checkpoint)
+    monkeypatch.setattr("transformers.modeling_utils.checkpoint", checkpoint, raising=False)
     output = run(toy, tmp_path, "optim.gradient_checkpointing=true")
+    assert checkpointed, "no activations were checkpointed"
     assert all(entry["router/balance_loss"] > 0 for entry in logged(output))
     assert_as_trained(output, plain, 1e-5)
 

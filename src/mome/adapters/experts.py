@@ -197,7 +197,7 @@ class MomeAdapterConfig(AdapterConfig, kind="mome"):
     normalize_input: bool = True
 
     def __post_init__(self) -> None:
-        """Raise :class:`MomeError` naming the option that cannot be."""
+        """Raise :class:`MomeError` naming an impossible option."""
         if self.placement not in PLACEMENTS:
             raise MomeError(
                 f"placement '{shortened(self.placement)}' is unknown: choose one of {', '.join(PLACEMENTS)}"

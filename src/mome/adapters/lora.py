@@ -135,8 +135,8 @@ class SpecificLora(nn.Module):
     """n low-rank updates; each sequence uses that of its group.
 
     The updates of all groups are slices of two parameters, so each backward pass gives all of them a gradient, zero
-    for a group without a sequence. With a parameter per group, DistributedDataParallel would wait for the missing
-    gradients for ever.
+    for a group without a sequence. With a parameter per group, DistributedDataParallel would wait for
+    the missing gradients without end.
 
     Parameters (in the dtype given):
         down: (n, r, in_features).
@@ -221,7 +221,7 @@ class LoraAdapterConfig(AdapterConfig, kind="lora"):
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        """Raise :class:`MomeError` naming the option that cannot be."""
+        """Raise :class:`MomeError` naming an impossible option."""
         check_whole("bottleneck", self.bottleneck)
         if isinstance(self.targets, str):
             raise MomeError(f"targets = {self.targets!r} is one text: give a list of layer names")

@@ -105,7 +105,7 @@ def _describe(
 ) -> None:
     """Speech recognition that listens, reads lips, or does both, at a cost that you choose for each clip.
 
-    Rates say how many audio and video tokens become one token for the language model: 4,2 is fine and costs
+    Rates say how many audio and video frames become one token for the language model: 4,2 is fine and costs
     more, 16,5 is coarse and costs less. A dash leaves a modality out: 4,- only listens, -,2 only reads lips.
 
     Try: mome demo, then: mome transcribe clip.mp4

@@ -66,13 +66,16 @@ def _config(subject: str, overrides: list[str]) -> MomeConfig:
     """
     path = Path(subject)
     is_yaml = path.suffix in (".yaml", ".yml")
-    if subject == BUNDLED_NAME or path.is_dir() or ("/" in subject and not is_yaml):
+    from mome.training import load_config
+    from mome.training.loading import SHIPPED
+
+    is_layer = "/" in subject and (SHIPPED / f"{subject}.yaml").is_file()
+    if not is_layer and (subject == BUNDLED_NAME or path.is_dir() or ("/" in subject and not is_yaml)):
         if overrides:
             raise MomeError(
                 f"{subject} is a model, and {overrides[0]} would change a recipe: name a recipe or leave it out"
             )
         return read_config(subject)
-    from mome.training import load_config
 
     return load_config(subject, overrides)
 
@@ -82,8 +85,8 @@ def _readable(document: dict[str, Any], seconds: float) -> str:
     named = [
         ("adapter, trained", counts["adapter_total"]),
         ("adapter, active for one token", counts["adapter_active"]),
-        ("projectors, trained", counts["projectors_total"]),
-        ("projectors, active at one pair of rates", counts["projectors_active"]),
+        ("connector, trained", counts["projectors_total"]),
+        ("connector, active at one pair of rates", counts["projectors_active"]),
         ("encoders and language model, frozen", counts["frozen"]),
     ]
     parameters = table(("parameters", "number"), [(name, f"{number:,}") for name, number in named], last_left=False)
@@ -101,7 +104,7 @@ def _readable(document: dict[str, Any], seconds: float) -> str:
         "GFLOPs",
         "audio enc.",
         "video enc.",
-        "projectors",
+        "connector",
         "adapters",
         "read",
         "write",

@@ -32,8 +32,8 @@ def train(
 ) -> None:
     """Train a model as a recipe says, and print the folder it is in.
 
-    Only projectors and adapters are trained; encoders and language model stay as they are. The folder is a
-    model folder: give it to transcribe or evaluate with --model.
+    The connector and the adapters are trained; encoders and language model stay as they are unless the recipe says
+    otherwise. The folder is a model folder: give it to transcribe or evaluate with --model.
 
     Example: mome train my-recipe.yaml optim.epochs=5 output=runs/mine
     """

@@ -246,8 +246,8 @@ class MomeConfig(PreTrainedConfig):
         return Surroundings(
             audio_rates=tuple(self.audio_rates),
             video_rates=tuple(self.video_rates),
-            audio_features=None if audio is None else audio.hidden_size,
-            video_features=None if video is None else video.hidden_size,
+            audio_width=None if audio is None else audio.hidden_size,
+            video_width=None if video is None else video.hidden_size,
             out_features=self.text_config.hidden_size,
             hidden=self.projector_hidden,
             compression=self.compression,

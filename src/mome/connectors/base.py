@@ -39,7 +39,7 @@ class Surroundings:
 
     Attributes:
         audio_rates, video_rates: rates that the recogniser is for.
-        audio_features, video_features: widths D of the encoders' features; ``None`` without that encoder.
+        audio_width, video_width: widths D of the encoders' features; ``None`` without that encoder.
         out_features: width H of the language model.
         hidden: width between a projector's two linear layers.
         compression: whether a token is the average of its frames or a stack of them.
@@ -48,8 +48,8 @@ class Surroundings:
 
     audio_rates: tuple[int, ...]
     video_rates: tuple[int, ...]
-    audio_features: int | None
-    video_features: int | None
+    audio_width: int | None
+    video_width: int | None
     out_features: int
     hidden: int = 2048
     compression: CompressionMethod = "average"
@@ -263,8 +263,8 @@ class SeparateConnector(Connector):
     @classmethod
     def of(cls, around: Surroundings, make: Callable[[tuple[int, ...], int], nn.Module]) -> Self:
         """Connect each modality that has an encoder by ``make(rates, width D)``."""
-        sides = (around.audio_rates, around.audio_features), (around.video_rates, around.video_features)
-        return cls(*(None if features is None else make(rates, features) for rates, features in sides))
+        sides = (around.audio_rates, around.audio_width), (around.video_rates, around.video_width)
+        return cls(*(None if width is None else make(rates, width) for rates, width in sides))
 
     def forward(self, audio: Features | None, video: Features | None, rates: Sequence[Rates]) -> Connected:
         """See :meth:`Connector.forward`."""

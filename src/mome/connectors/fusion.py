@@ -70,11 +70,11 @@ class EarlyFusion(nn.Module):
         out_features: width of the result, the sum of both widths.
     """
 
-    def __init__(self, audio_features: int, video_features: int) -> None:
+    def __init__(self, audio_width: int, video_width: int) -> None:
         """Fuse audio and video features of these widths."""
         super().__init__()
-        self.downsample = nn.Conv1d(audio_features, audio_features, kernel_size=2, stride=2)
-        self.out_features = audio_features + video_features
+        self.downsample = nn.Conv1d(audio_width, audio_width, kernel_size=2, stride=2)
+        self.out_features = audio_width + video_width
 
     def forward(self, audio: Features, video: Features) -> Features:
         """Fuse a batch.

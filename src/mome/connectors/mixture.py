@@ -54,7 +54,7 @@ class MixtureConfig(ConnectorConfig, kind="mixture"):
     z_weight: float = 0.001
 
     def __post_init__(self) -> None:
-        """Raise :class:`MomeError` naming the option that cannot be."""
+        """Raise :class:`MomeError` naming an impossible option."""
         check_whole("experts", self.experts, MOST_EXPERTS)
         check_whole("top_k", self.top_k)
         if self.top_k > self.experts:
@@ -74,7 +74,7 @@ class MixtureConfig(ConnectorConfig, kind="mixture"):
 
     def loss_weights(self) -> dict[str, float]:
         """Factors of the load-balancing loss and of the router z-loss (see :func:`router_losses`)."""
-        return {"balance": self.balance_weight / self.top_k, "z": self.z_weight}
+        return {"balance": self.balance_weight, "z": self.z_weight}
 
 
 class Routing(NamedTuple):
@@ -110,18 +110,16 @@ def router_losses(routings: Sequence[Routing]) -> tuple[dict[str, Tensor], Route
     """Auxiliary losses and statistics of one router, over all tokens of the routings; zero without a token.
 
     Returns:
-        The losses, scalars that are not yet weighted, and the statistics. With f_e the share of the tokens for which
-        expert e is among the k, P_e its mean probability and z the logits:
-        ``"balance"``: E * sum_e f_e * P_e, which is k at balance; only P carries a gradient.
+        The losses, scalars that are not yet weighted, and the statistics. With z the logits:
+        ``"balance"``: :attr:`RouterStatistics.balance_loss`, which is 1 at balance.
         ``"z"``: the mean over the tokens of (log sum_e exp z_e)^2.
     """
     logits, probabilities, chosen = (
         torch.cat([getattr(routing, name) for routing in routings]) for name in ("logits", "probabilities", "chosen")
     )
     statistics = router_statistics(probabilities, chosen)
-    # The statistics' f_e is the share of the assignments, and a token has k of them.
-    balance = chosen.shape[-1] * statistics.balance_loss
-    return {"balance": balance, "z": logits.logsumexp(dim=-1).square().sum() / max(len(logits), 1)}, statistics
+    z_loss = logits.logsumexp(dim=-1).square().sum() / max(len(logits), 1)
+    return {"balance": statistics.balance_loss, "z": z_loss}, statistics
 
 
 class ProjectorExperts(nn.ModuleList):
@@ -177,8 +175,8 @@ class MixtureConnector(Connector):
         super().__init__()
         sharing, self.method, self.top_k = config.sharing, around.compression, config.top_k
         sides = {
-            "audio": (around.audio_rates, around.audio_features),
-            "video": (around.video_rates, around.video_features),
+            "audio": (around.audio_rates, around.audio_width),
+            "video": (around.video_rates, around.video_width),
         }
         widths = {
             name: self._width(name, rates, features, self.method)

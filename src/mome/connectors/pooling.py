@@ -30,9 +30,9 @@ def check_rate(rate: int) -> int:
 
 
 def check_rates(rates: Sequence[int]) -> tuple[int, ...]:
-    """The rates as a tuple; raise :class:`MomeError` if there is none, one is there twice or is not possible."""
+    """The rates as a tuple; raise :class:`MomeError` if there are none, or a repeated or impossible one."""
     if not rates:
-        raise MomeError("projectors need at least one rate")
+        raise MomeError("projectors need at least one rate: audio_rates or video_rates is empty")
     if len(set(rates)) != len(rates):
         raise MomeError(f"rates {', '.join(map(str, rates))} name one rate twice: give each rate once")
     return tuple(check_rate(rate) for rate in rates)

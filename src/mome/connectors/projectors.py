@@ -35,8 +35,8 @@ class ProjectorsConfig(ConnectorConfig, kind="projectors"):
         """Make the projectors."""
         return RateProjectorsConnector.of(
             around,
-            lambda rates, features: RateProjectors(
-                rates, features, around.hidden, around.out_features, around.compression, around.norm
+            lambda rates, width: RateProjectors(
+                rates, width, around.hidden, around.out_features, around.compression, around.norm
             ),
         )
 

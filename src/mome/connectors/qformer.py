@@ -60,7 +60,7 @@ class QFormerConfig(ConnectorConfig, kind="qformer"):
     words_per_second: float = 2.71
 
     def __post_init__(self) -> None:
-        """Raise :class:`MomeError` naming the option that cannot be."""
+        """Raise :class:`MomeError` naming an impossible option."""
         for name in ("queries_per_second", "longest", "hidden", "heads", "inner"):
             check_whole(name, getattr(self, name))
         check_whole("layers", self.layers, MOST_LAYERS)
@@ -73,9 +73,9 @@ class QFormerConfig(ConnectorConfig, kind="qformer"):
         Raises:
             MomeError: an encoder is missing.
         """
-        if around.audio_features is None or around.video_features is None:
+        if around.audio_width is None or around.video_width is None:
             raise MomeError("the connector qformer fuses audio and video: give both encoders")
-        return QFormerConnector(around.audio_features, around.video_features, around.out_features, self)
+        return QFormerConnector(around.audio_width, around.video_width, around.out_features, self)
 
     def tokens(self, rates: Rates, audio_frames: int, video_frames: int) -> TokenCounts:
         """See :func:`query_count`, for speech of normal speed."""
@@ -123,12 +123,12 @@ class QFormerConnector(Connector):
         queries: ``(1, Q, hidden)``; a clip uses the first n.
     """
 
-    def __init__(self, audio_features: int, video_features: int, out_features: int, config: QFormerConfig) -> None:
+    def __init__(self, audio_width: int, video_width: int, out_features: int, config: QFormerConfig) -> None:
         """Connect encoders of the given widths with a language model of width ``out_features``."""
         super().__init__()
         self.config = config
-        self.fusion = EarlyFusion(audio_features, video_features)
-        self.predictor = SpeechRatePredictor(audio_features) if config.speech_rate else None
+        self.fusion = EarlyFusion(audio_width, video_width)
+        self.predictor = SpeechRatePredictor(audio_width) if config.speech_rate else None
         self.queries = nn.Parameter(torch.empty(1, learned_queries(config), config.hidden))
         self.qformer = Blip2QFormerModel(
             Blip2QFormerConfig(
@@ -166,10 +166,10 @@ class QFormerConnector(Connector):
         Raises:
             ValueError: a clip's rates name a modality that was not given.
         """
-        audio_features = self.fusion.downsample.in_channels
-        video_features = self.fusion.out_features - audio_features
-        audio = self._named(audio, [rate.audio is not None for rate in rates], audio_features)
-        video = self._named(video, [rate.video is not None for rate in rates], video_features)
+        audio_width = self.fusion.downsample.in_channels
+        video_width = self.fusion.out_features - audio_width
+        audio = self._named(audio, [rate.audio is not None for rate in rates], audio_width)
+        video = self._named(video, [rate.video is not None for rate in rates], video_width)
         fused = self.fusion(audio, video)
         frames, speech_rates = fused.lengths.tolist(), self.speech_rates(audio, fused.lengths).tolist()
         counts = [query_count(self.config, *clip) for clip in zip(frames, speech_rates, strict=True)]

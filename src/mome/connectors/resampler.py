@@ -47,7 +47,7 @@ class ResamplerConfig(ConnectorConfig, kind="resampler"):
     heads: int = 16
 
     def __post_init__(self) -> None:
-        """Raise :class:`MomeError` naming the option that cannot be."""
+        """Raise :class:`MomeError` naming an impossible option."""
         check_whole("queries", self.queries)
         check_whole("heads", self.heads)
 
@@ -59,7 +59,7 @@ class ResamplerConfig(ConnectorConfig, kind="resampler"):
         """
         return SeparateConnector.of(
             around,
-            lambda _, features: QueryResampler(features, around.out_features, queries=self.queries, heads=self.heads),
+            lambda _, width: QueryResampler(width, around.out_features, queries=self.queries, heads=self.heads),
         )
 
     def tokens(self, rates: Rates, audio_frames: int, video_frames: int) -> TokenCounts:

@@ -27,7 +27,7 @@ class SharedConfig(ConnectorConfig, kind="shared"):
         """Make the projectors."""
         return SeparateConnector.of(
             around,
-            lambda rates, features: SharedProjector(rates, features, around.hidden, around.out_features, around.norm),
+            lambda rates, width: SharedProjector(rates, width, around.hidden, around.out_features, around.norm),
         )
 
 

@@ -213,7 +213,7 @@ def _prefix(state: Mapping[str, Any], source: str) -> str:
     if found[0] and not found[0].endswith(_INNER):
         raise MomeError(
             f"{source} is the checkpoint of a whole recogniser, not of AV-HuBERT (its encoder is under {found[0]}*): "
-            "convert it as llama-avsr, llama-mtsk, omni-avsr or llama-smop, whichever it is"
+            "convert it by the command of its system: llama-avsr, llama-mtsk, omni-avsr or llama-smop"
         )
     return found[0]
 

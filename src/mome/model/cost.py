@@ -186,10 +186,10 @@ def _connector_operations(
     tokens: TokenCounts,
 ) -> int:
     audio = video = None
-    if rates.audio is not None and around.audio_features is not None:
-        audio = Features(meta(1, audio_frames, around.audio_features), torch.tensor([audio_frames]))
-    if rates.video is not None and around.video_features is not None:
-        video = Features(meta(1, video_frames, around.video_features), torch.tensor([video_frames]))
+    if rates.audio is not None and around.audio_width is not None:
+        audio = Features(meta(1, audio_frames, around.audio_width), torch.tensor([audio_frames]))
+    if rates.video is not None and around.video_width is not None:
+        video = Features(meta(1, video_frames, around.video_width), torch.tensor([video_frames]))
     return _connector(options, around).operations(audio, video, rates, tokens)
 
 

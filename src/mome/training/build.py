@@ -63,6 +63,12 @@ def model_config(recipe: Recipe, download: bool = True) -> MomeConfig:
         audio_encoder(audio, f"the audio encoder {model.audio_encoder}")
     if audio is None and video is None:
         raise MomeError("the recipe has neither model.audio_encoder nor model.video_encoder: give one or both")
+    for modality, encoder in (("audio", audio), ("video", video)):
+        if encoder is None and (rates := getattr(model, f"{modality}_rates")):
+            raise MomeError(
+                f"model.{modality}_rates={rates} need model.{modality}_encoder: name one, or give "
+                f"model.{modality}_rates=[]"
+            )
     values = {name: getattr(model, name) for name in MODEL_OPTIONS}
     values["adapter"] = _bottleneck(model.adapter, text.hidden_size)
     try:

@@ -173,6 +173,10 @@ def recipe_files(name: str | Path) -> tuple[Path, ...]:
         raise MomeError(f"no recipe at {name}: a recipe is a file with the ending {' or '.join(SUFFIXES)}")
     near = difflib.get_close_matches(path.stem[:80], recipe_names(), n=1)
     hint = f"did you mean {near[0]}?" if near else _overview()
+    if str(name) in _shipped("systems"):
+        hint = (
+            f"{name} is a system: add a corpus, as in {', '.join(f'{name}-{corpus}' for corpus in _shipped('corpora'))}"
+        )
     raise MomeError(f"no recipe at {shortened(name, 200)}: {hint}")
 
 
