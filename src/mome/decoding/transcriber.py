@@ -158,12 +158,15 @@ class Transcriber:
             audio, _ = encoder_frames(config, len(sound) / SAMPLE_RATE)
             for rate in row:
                 check_room(_name(clip), config, rate, audio, len(_mouth(clip)), generation["max_new_tokens"])
+        self.processor.precision = self.model.dtype  # the model may have been cast since it was loaded
         began = time.perf_counter()
         encoded = self._encode(clips, sounds, table)
         lengths = _lengths(encoded, len(clips))
         encode_seconds = (time.perf_counter() - began) / len(clips)
-        for clip, row, frames in zip(clips, table, lengths, strict=True):
-            self._check_long_enough(clip, row, frames)
+        for clip, row, sound, (audio, video) in zip(clips, table, sounds, lengths, strict=True):
+            own = self.processor.own_frames(len(sound))  # the batch's padding may count among the encoder's
+            pictures = 0 if clip.mouth is None else len(clip.mouth)
+            self._check_long_enough(clip, row, audio if own is None else min(audio, own), min(video, pictures))
         columns = []
         for column in zip(*table, strict=True):
             began = time.perf_counter()
@@ -193,7 +196,7 @@ class Transcriber:
 
     def _sound(self, clip: Clip, rates: Sequence[Rates]) -> np.ndarray:
         """The clip's sound; of a clip without sound, one silent sample to fill the batch."""
-        if clip.audio is None:
+        if clip.audio is None or not len(clip.audio):
             return np.zeros(1, np.float32)
         return self.processor.sound(clip, clip.mouth is not None and any(rate.task == "avsr" for rate in rates))
 
@@ -208,17 +211,21 @@ class Transcriber:
         device = self.model.device
         return self.model.encode(**{key: value.to(device) for key, value in inputs.items()})
 
-    def _check_long_enough(self, clip: Clip, rates: Sequence[Rates], frames: tuple[int, int]) -> None:
-        """Raise :class:`MomeError` if a clip's features, ``frames`` of audio and video, are too few for a token."""
-        config, per_second = self.model.config, {"video": FRAME_RATE}
+    def _check_long_enough(self, clip: Clip, rates: Sequence[Rates], audio_frames: int, video_frames: int) -> None:
+        """Raise :class:`MomeError` if a clip's features are too few for a token at one of its rates."""
+        config, frames, per_second = self.model.config, {"audio": audio_frames, "video": video_frames}, {}
         if (encoder := config.audio_encoder_class) is not None:
             per_second["audio"] = encoder.frames_per_second(config.audio_config)
-        for modality, count in zip(("audio", "video"), frames, strict=True):
-            for rate in (getattr(pair, modality) for pair in rates):
-                if rate is not None and count < rate:
+        per_second["video"] = FRAME_RATE
+        for each in rates:
+            tokens = config.connector_config.tokens(each, audio_frames, video_frames)
+            for modality in ("audio", "video"):
+                rate = getattr(each, modality)
+                if rate is not None and not (getattr(tokens, modality) or tokens.fused):
+                    seconds, needed = frames[modality] / per_second[modality], rate / per_second[modality]
                     raise MomeError(
-                        f"{_name(clip)} has {count / per_second[modality]:.2f} s of {modality}, too little for "
-                        f"{modality} rate {rate} (it needs {rate / per_second[modality]:.2f} s): choose a lower rate"
+                        f"{_name(clip)} has {seconds:.2f} s of {modality}, too little for {modality} rate {rate} "
+                        f"(it needs {needed:.2f} s): choose a lower rate"
                     )
 
     def _transcripts(
@@ -271,7 +278,7 @@ def _name(clip: Clip) -> str:
 
 def _mouth(clip: Clip) -> np.ndarray:
     """The clip's mouth; of a clip without video, one black frame to fill the batch."""
-    return np.zeros((1, MOUTH_SIZE, MOUTH_SIZE), np.uint8) if clip.mouth is None else clip.mouth
+    return np.zeros((1, MOUTH_SIZE, MOUTH_SIZE), np.uint8) if clip.mouth is None or not len(clip.mouth) else clip.mouth
 
 
 def _ids(tokens: int | Sequence[int] | None) -> Sequence[int]:

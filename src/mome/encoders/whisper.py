@@ -147,9 +147,9 @@ def log_mel(waveform: np.ndarray, extractor: WhisperFeatureExtractor, context: A
             f"{extractor.n_samples / extractor.sampling_rate:g} s: cut the recording into shorter clips"
         )
     # The extractor fails on less than half an FFT window; such a clip has no real frame anyway.
-    padded = np.pad(waveform, (0, max(extractor.n_fft // 2 + 1 - len(waveform), 0)))
+    normal = np.pad(z_normalize(waveform), (0, max(extractor.n_fft // 2 + 1 - len(waveform), 0)))
     features = extractor(
-        z_normalize(padded),
+        normal,
         sampling_rate=extractor.sampling_rate,
         padding="max_length" if context == "window" else "do_not_pad",
         return_tensors="np",

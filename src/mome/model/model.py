@@ -27,6 +27,7 @@ from mome.adapters import (
     merge,
     use_context,
 )
+from mome.adapters.merge import lora_modules
 from mome.checkpoints.checkpoint import SavedModel
 from mome.checkpoints.language_models import check_language_model
 from mome.checkpoints.vocabulary import extend_vocabulary
@@ -376,11 +377,14 @@ class MomeForSpeechRecognition(SavedModel):
                 the rates; ``which`` is missing, superfluous or no group. The model is unchanged then.
         """
         options = {"language_model": "adapter", "video_encoder": "video_adapter"}
+        parts = [parts] if isinstance(parts, str) else parts
         if parts is None:
             parts = [part for part, option in options.items() if getattr(self.config, option) is not None]
         lacking = [part for part in parts if getattr(self.config, options.get(part, ""), None) is None]
         if lacking or not parts:
             raise MomeError(f"there is no adapter to merge into the {' or the '.join(lacking or options)}")
+        if which is not None and "language_model" not in parts:
+            raise MomeError(f"'{which}' cannot be chosen: the video encoder's LoRA is the same for all rates")
         if "language_model" in parts:
             group = self._adapter_group(which)
             merge(self.language_model, group)
@@ -395,6 +399,7 @@ class MomeForSpeechRecognition(SavedModel):
 
     def _adapter_group(self, which: str | Rates | None) -> int | None:
         """Index of the group for a pair of rates or a task; ``None`` if the adapter has no specific updates."""
+        lora_modules(self.language_model)  # refuses adapters that cannot be merged
         groups = [str(group) for group in self.config.adapter_groups]
         if which is None and not groups:
             return None

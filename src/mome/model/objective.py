@@ -101,6 +101,8 @@ class Objective:
             total = total + self.weights["load_balancing"] * balance
         auxiliary = {name: torch.stack(values).mean() for name, values in self._auxiliary.items()}
         for name, value in auxiliary.items():
+            if name not in self.weights:
+                raise ValueError(f"the loss '{name}' has no weight: give it one in the connector's loss_weights")
             total = total + self.weights[name] * value
         return SpeechOutput(
             total,

@@ -171,6 +171,10 @@ class MomeProcessor(ProcessorMixin):
         encoder = encoder_reading(self.audio_input)
         return encoder.prepare(waveform, self.feature_extractor, self.audio_context)
 
+    def own_frames(self, samples: int) -> int | None:
+        """Audio frames of a clip by itself, if an encoder's output also has those of its batch's padding."""
+        return None
+
     def sound(self, clip: Clip, beside_video: bool) -> np.ndarray:
         """The clip's waveform, ``(samples,)``; ``beside_video``: whether its video is read too."""
         return self._need(clip.audio, clip, "sound")
@@ -266,6 +270,10 @@ class OfficialProcessor(MomeProcessor):
         """The clip's waveform, cut or padded to the length of the video if that is read too."""
         wave = super().sound(clip, beside_video)
         return official_sound(wave, len(self._need(clip.mouth, clip, "visible mouth"))) if beside_video else wave
+
+    def own_frames(self, samples: int) -> int | None:
+        """Whisper's frames as the official code counts them."""
+        return official_audio_frames(samples) if self.audio_input == "log_mel" else None
 
     def audio(self, waveform: np.ndarray) -> tuple[np.ndarray, int]:
         """As the base class; Whisper's frames are counted in bfloat16, and computed in it if ``precision`` is that."""

@@ -79,10 +79,20 @@ def load_recipe(name: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
 def _merge(into: DictConfig, layer: DictConfig, source: str) -> Any:
     try:
         _check_keys(layer, source)
-        return OmegaConf.merge(into, layer)
+        return OmegaConf.merge(_without_other_options(into, layer), layer)
     except _MERGE_ERRORS as error:
         reason = _type_mismatch(into, layer) or shortened(str(error).splitlines()[0], 200)
         raise MomeError(f"{source}: {reason}") from error
+
+
+def _without_other_options(into: DictConfig, layer: DictConfig) -> DictConfig:
+    """The recipe without the options of an adapter or connector to which the layer gives another type."""
+    for name in ("model.adapter", "model.connector"):
+        kind, before = (OmegaConf.select(config, f"{name}.type") for config in (layer, into))
+        if kind is not None and before not in (None, kind):
+            into = into.copy()
+            OmegaConf.update(into, name, None, merge=False)
+    return into
 
 
 def _type_mismatch(into: DictConfig, layer: DictConfig) -> str | None:
