@@ -106,7 +106,7 @@ class _Handler(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         self.server.asked.append((self.command, path, self.headers.get("Range")))
         if self.server.down:
-            return self._send(self.server.down, b"{}")
+            return self._send(self.server.down, b"{}", {"X-Error-Message": "closed on Sundays"})
         if match := _FILE.fullmatch(path):
             return self._file(*match.groups())
         if match := _MODEL.fullmatch(path):

@@ -226,7 +226,10 @@ def test_a_cache_that_other_programs_filled_in_part(hub, parts, monkeypatch, tmp
     assert load_backbone("language_model", "them/language_model", None, torch.float32, {}).config.hidden_size == 32
 
 
-@pytest.mark.parametrize(("status", "words"), [(503, "out of order (503)"), (429, "too many requests")])
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [(503, "out of order (503)"), (429, "too many requests"), (418, "the hub answers closed on Sundays")],
+)
 def test_a_hub_in_trouble(hub, monkeypatch, status, words):
     import huggingface_hub.utils._http as http
 

@@ -92,6 +92,32 @@ def test_it_is_built_counted_costed_saved_and_loaded(tmp_path) -> None:
     assert torch.equal(logits(loaded), logits(model))
 
 
+class MeanOfValid(nn.Module):
+    """One token for a clip, the mean of its frames; masks by the lengths, which are on the CPU while it is costed."""
+
+    def __init__(self, features: int, out_features: int) -> None:
+        super().__init__()
+        self.projection = nn.Linear(features, out_features, bias=False)
+
+    def forward(self, frames: Tensor, lengths: Tensor, rate: int) -> tuple[Tensor, Tensor]:
+        mask = torch.arange(frames.shape[1], device=frames.device) < lengths[:, None]
+        mean = (frames * mask[..., None]).sum(1, keepdim=True) / lengths[:, None, None].clamp(min=1)
+        return self.projection(mean), lengths.clamp(max=1)
+
+
+def test_one_that_masks_by_the_lengths_is_costed() -> None:
+    @dataclass(frozen=True)
+    class MeanConfig(ConnectorConfig, kind="mean"):
+        def build(self, around: Surroundings) -> SeparateConnector:
+            return SeparateConnector.of(around, lambda _, width: MeanOfValid(width, around.out_features))
+
+        def tokens(self, rates: Rates, audio_frames: int, video_frames: int) -> TokenCounts:
+            return TokenCounts(int(rates.audio is not None), int(rates.video is not None))
+
+    config = make_model("llama", "none", connector={"type": "mean"}).config
+    assert inference_cost(config, Rates(4, 2), 60, 30, 1).projectors == 2 * (24 * 32 + 32 * 32)
+
+
 def test_it_says_what_it_cannot_do() -> None:
     define()
     with pytest.raises(MomeError, match="compression=stack is not possible with the connector first"):

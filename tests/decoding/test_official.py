@@ -73,3 +73,17 @@ def test_the_shortest_sound_is_long_enough_for_its_least_tokens(published):
     assert mome.load(published, compat="official").transcribe(short, "16,-", max_new_tokens=2).tokens.audio == 1
     with pytest.raises(MomeError, match=r"0\.30 s of audio, too little for audio rate 16"):
         mome.load(published).transcribe(short, "16,-", max_new_tokens=2)
+
+
+def test_a_model_that_is_cast_later_tells_its_processor(published):
+    transcriber = mome.load(published, compat="official")
+    transcriber.model.to(torch.bfloat16)
+    transcriber.transcribe(CLIP, "4,-", max_new_tokens=2)
+    assert transcriber.processor.precision == torch.bfloat16
+
+
+def test_a_short_clip_is_refused_beside_a_long_one_too(published):
+    transcriber = mome.load(published, compat="official")
+    for clips in ([clip(0.08, 2)], [clip(1.2, 30), clip(0.08, 2)]):
+        with pytest.raises(MomeError, match=r"0\.04 s of video|0\.08 s of video, too little for video rate 5"):
+            transcriber.transcribe_batch(clips, [Rates(16, 5)], max_new_tokens=2)

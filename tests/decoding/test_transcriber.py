@@ -297,3 +297,11 @@ def test_a_transcript_that_leaves_no_room_for_speech_is_named(tiny_model, tmp_pa
     for source in (clip(), path):
         with pytest.raises(MomeError, match=rf"max_new_tokens={positions} leaves no room.* {positions} positions"):
             transcriber.transcribe(source, "4,2", max_new_tokens=positions)
+
+
+def test_streams_without_content_are_too_short(transcriber):
+    sound, pictures = np.zeros(0, np.float32), np.zeros((0, 96, 96), np.uint8)
+    with pytest.raises(MomeError, match=r"0\.00 s of video, too little"):
+        transcriber.transcribe(Clip(None, pictures, 0.0), "-,2")
+    with pytest.raises(MomeError, match=r"0\.00 s of audio, too little"):
+        transcriber.transcribe(Clip(sound, None, 0.0), "4,-")

@@ -265,3 +265,28 @@ output: x
     ):
         with pytest.raises(MomeError, match=message):
             load_config(path, [override])
+
+
+def test_an_adapter_of_another_type_starts_anew():
+    assert load_recipe("mome-layer-grid", ["model.adapter={type: lora, bottleneck: 4}"]).model.adapter == {
+        "type": "lora",
+        "bottleneck": 4,
+    }
+    assert load_recipe("mome-layer-grid", ["model.adapter.type=lora", "model.adapter.bottleneck=3"]).model.adapter == {
+        "type": "lora",
+        "bottleneck": 3,
+    }
+    assert (
+        load_recipe("mome-layer-grid", ["model.adapter={type: mome, top_k: 2}"]).model.adapter["routed_experts"] == 23
+    )
+
+
+@pytest.mark.parametrize("modality", ["audio", "video"])
+def test_rates_without_their_encoder_are_refused(modality):
+    with pytest.raises(MomeError, match=rf"model\.{modality}_rates=.* need model\.{modality}_encoder"):
+        load_config("mome-layer-grid", [f"model.{modality}_encoder=null"])
+
+
+def test_a_system_alone_is_no_recipe():
+    with pytest.raises(MomeError, match="mome-layer is a system: add a corpus, as in mome-layer-grid, mome-layer-lrs2"):
+        load_recipe("mome-layer")

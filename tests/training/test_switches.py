@@ -155,7 +155,7 @@ def files(output: Path) -> set[str]:
 @pytest.mark.slow
 def test_two_processes_train_as_one_that_accumulates_their_batches(toy: Path, tmp_path: Path):
     # Four batches of two clips an epoch, two for each process: the third update is amid the second epoch.
-    options = ["data.max_frames=56", "optim.steps=4", "validation.every_steps=3"]
+    options = ["data.max_frames=56", "optim.steps=4", "validation.every_steps=3", 'validation.rates=["16,5"]']
     output = distributed(toy, tmp_path / "two", *options)
     single = run(toy, tmp_path / "single", *options, "optim.accumulate=2")
     assert_as_trained(output, single, 1e-4)
