@@ -70,14 +70,14 @@ def test_operations_at_a_speech_rate(monkeypatch, speech_rate, audio, video):
     expected = connector_operations(model.config, rates, audio, video, tokens)
     assert expected == pytest.approx(flops(lambda: model.connect(clips, [rates])), rel=0.01)
     assert (expected > normal) == (tokens.fused > count_tokens(model.config, rates, audio, video).fused)
-    # The predictor hides what depends on the rate, which is known to one query only.
+    # The predictor hides what depends on the rate, which is known to one query only: to much in a clip of few.
     known, lengths = clips.audio.frames[:, : 2 * video], clips.audio.lengths.clamp(max=2 * video)
     aside = flops(lambda: predictor(known, lengths))
     counted = flops(lambda: model.connect(clips, [rates])) - aside
     config = copy.deepcopy(model.config)
     config.connector["speech_rate"] = False
     without = connector_operations(config, rates, audio, video, tokens)
-    assert without == pytest.approx(counted, rel=0.02 + 1 / tokens.fused)
+    assert without == pytest.approx(counted, rel=0.25 if tokens.fused < 10 else 0.015)
 
 
 @every

@@ -70,8 +70,15 @@ def train(name: str | Path, overrides: Sequence[str] = (), resume: bool = False)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if trainer.is_world_process_zero():
         _save(recipe, trainer, processor, folder.path)
-    trainer.accelerator.end_training()  # a process group left to the interpreter's end sometimes aborts it
+    _release(trainer)
     return folder.path
+
+
+def _release(trainer: MatryoshkaTrainer) -> None:
+    """End the process group, once nothing holds it: its threads would abort the interpreter's end."""
+    trainer.model_wrapped = trainer.model
+    trainer.accelerator.free_memory()
+    trainer.accelerator.end_training()
 
 
 def _save(recipe: Recipe, trainer: MatryoshkaTrainer, processor: MomeProcessor, out: Path) -> None:
