@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 import mome
 from mome.errors import MomeError
+from mome.training import trainer
 from mome.training.run import train
 from mome.training.trainer import MatryoshkaTrainer
 from tests.training.toy import toy_backbones, toy_corpus, toy_recipe
@@ -283,3 +285,18 @@ def test_weights_that_are_no_numbers_are_not_gone_on_from(toy, run):
     next(iter(weights.values())).view(-1)[0] = float("nan")
     save_file(weights, file, {"format": "pt"})
     assert f"{file} is missing or damaged" in refusal(toy, run, "optim.steps=6", resume=True)
+
+
+def test_the_state_is_written_after_all_else_of_a_checkpoint(toy, tmp_path, monkeypatch):
+    beside: list[set[str]] = []
+
+    def write(state: Any, path: str) -> None:
+        beside.append({file.name for file in Path(path).parent.iterdir()})
+        original(state, path)
+
+    original = trainer._write_state
+    monkeypatch.setattr(trainer, "_write_state", write)
+    start(toy, tmp_path / "run")
+    needed = {"model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth"}
+    assert len(beside) == 2
+    assert all(needed <= files and "trainer_state.json" not in files for files in beside)

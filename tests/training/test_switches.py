@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mome.data.datasets import SpeechDataset
-from mome.training.run import train
+from mome.training import load_recipe
+from mome.training.run import _arguments, _plan, train
 from tests.training.test_run import recipe
 from tests.training.toy import MOME
 
@@ -175,3 +176,15 @@ def test_two_processes_train_the_adapters_of_all_groups(toy: Path, tmp_path: Pat
     options = ["optim.steps=2", "optim.rates_per_step=1"]  # a step has gradients for one of the three groups alone
     output = distributed(toy, tmp_path / "two", *options, adapter=GROUPED)
     assert_as_trained(output, run(toy, tmp_path / "single", *options, "optim.accumulate=2", adapter=GROUPED), 1e-4)
+
+
+def test_the_keys_of_optim_reach_the_trainer(toy: Path, tmp_path: Path):
+    options = ["optim.clip_norm=3.5", "optim.weight_decay=0.2", "optim.betas=[0.8,0.7]", "optim.warmup_steps=5"]
+    options += ["optim.accumulate=3", "optim.seed=9", "optim.learning_rate=0.01"]
+    path, overrides = written(toy, tmp_path, MOME)
+    described = load_recipe(path, [*overrides, *options])
+    arguments = _arguments(described, _plan(described))
+    assert (arguments.max_grad_norm, arguments.weight_decay) == (3.5, 0.2)
+    assert (arguments.adam_beta1, arguments.adam_beta2, arguments.warmup_steps) == (0.8, 0.7, 5)
+    assert (arguments.gradient_accumulation_steps, arguments.seed, arguments.learning_rate) == (3, 9, 0.01)
+    assert arguments.lr_scheduler_type == "cosine"

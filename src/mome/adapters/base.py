@@ -76,6 +76,8 @@ class AdapterConfig(ABC):
     def attach(self, layers: nn.ModuleList) -> None:
         """Add adapters to the decoder layers, as sub-modules named ``self.kind``; change nothing else.
 
+        :mod:`mome.model.cost` takes an adapter to cost the same for each token.
+
         Raises:
             MomeError: a layer lacks a module that the adapter needs. The layers are unchanged then.
         """
