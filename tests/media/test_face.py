@@ -19,7 +19,7 @@ from mome.media.face import DETECTOR_VARIABLE, Face, FaceDetector, choose, detec
 from .builders import DETECTOR, TALKING, click, write
 
 needs_data = pytest.mark.skipif(
-    not (DETECTOR.is_file() and TALKING.is_file()), reason="no talking face, or no detector (MOME_FACE_DETECTOR)"
+    not (DETECTOR.is_file() and TALKING.is_file()), reason="no talking face, or no detector beside the shared clips"
 )
 
 PICTURE = np.zeros((120, 160, 3), np.uint8)
@@ -274,7 +274,7 @@ def test_threads_ask_the_network_once(network):
     assert len(network) == 1
 
 
-@pytest.mark.skipif(not DETECTOR.is_file(), reason="no detector (MOME_FACE_DETECTOR)")
+@pytest.mark.skipif(not DETECTOR.is_file(), reason="no detector beside the shared clips")
 def test_threads_see_what_one_sees(monkeypatch):
     monkeypatch.setenv(DETECTOR_VARIABLE, str(DETECTOR))
     detector, random = FaceDetector(), np.random.default_rng(0)
@@ -295,7 +295,7 @@ def test_mouth_crops_need_no_detector(network, tmp_path):
     assert network == []
 
 
-@pytest.mark.skipif(not DETECTOR.is_file(), reason="no detector (MOME_FACE_DETECTOR)")
+@pytest.mark.skipif(not DETECTOR.is_file(), reason="no detector beside the shared clips")
 def test_detector_from_the_hub_is_checked(tmp_path, monkeypatch):
     path = tmp_path / "yunet.onnx"
     shutil.copyfile(DETECTOR, path)
