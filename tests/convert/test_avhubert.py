@@ -261,7 +261,9 @@ def test_settings_of_another_model_are_refused(checkpoint, tmp_path, settings, m
 
 def test_checkpoints_of_recognisers_are_told_apart(tmp_path):
     state = {f"video_encoder.{key}": value for key, value in tiny_state().items()} | {"llm.x": torch.zeros(1)}
-    with pytest.raises(MomeError, match=r"\(its encoder is under video_encoder\.\*\): convert it by the command of its system"):
+    with pytest.raises(
+        MomeError, match=r"\(its encoder is under video_encoder\.\*\): convert it by the command of its system"
+    ):
         convert(save(state, tmp_path / "avsr.pth"), tmp_path / "out")
 
 

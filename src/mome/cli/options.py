@@ -155,7 +155,7 @@ def check_noise(noise: Path | None, snrs: Sequence[float | None]) -> None:
     Raises:
         MomeError: one is given without the other, or a ratio is out of range.
     """
-    from mome.media.noise import LARGEST_SNR
+    from mome.clip import LARGEST_SNR
 
     ratios = [snr for snr in snrs if snr is not None]
     for ratio in ratios:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from mome.clip import SAMPLE_RATE, Clip
+from mome.clip import LARGEST_SNR, SAMPLE_RATE, Clip
 from mome.errors import MomeError
 from mome.media.decode import Damage, naming, probe
 from mome.media.sound import read_audio
@@ -19,8 +19,6 @@ _AUDIBLE = 0.01
 _DRAWS = 8
 # Speech-shaped noise: samples of an analysis window, and seconds of the result.
 _WINDOW, _SHAPED_SECONDS = 512, 10
-LARGEST_SNR = 100.0
-"""Decibels, of either sign: beyond it, speech or noise is below the other's float32 resolution."""
 
 
 def load_noise(path: str | Path) -> np.ndarray:

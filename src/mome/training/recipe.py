@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal, get_origin
 
 from omegaconf import MISSING
 
+from mome.clip import LARGEST_SNR
 from mome.config import MomeConfig
 from mome.config.fields import BACKBONES, check_option
 from mome.errors import MomeError, shortened
-from mome.media.noise import LARGEST_SNR
 from mome.rates import TASKS, Rates, RateSet
 
 MOST = 10**9  # the largest integer that a recipe may give
