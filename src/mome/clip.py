@@ -14,6 +14,8 @@ FRAME_RATE = 25
 SAMPLES_PER_FRAME = SAMPLE_RATE // FRAME_RATE
 MOUTH_SIZE = 96
 """Height and width of a frame in pixels."""
+LARGEST_SNR = 100.0
+"""Decibels, of either sign: beyond it, speech or noise is below the other's float32 resolution."""
 
 
 @dataclass(frozen=True)
