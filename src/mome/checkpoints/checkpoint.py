@@ -69,6 +69,8 @@ class SavedModel(PreTrainedModel):
 
     def _is_stored(self, key: str) -> bool:
         kind = key.partition(".")[0]
+        if kind == "alignment":  # of training alone
+            return False
         if kind not in BACKBONES or kind in self.config.unfrozen or is_adapter_key(key):
             return True
         return self.config.video_statistics and kind == "video_encoder" and key.endswith(STATISTICS)

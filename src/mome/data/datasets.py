@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Required, TypedDict
 
 import numpy as np
@@ -54,6 +55,11 @@ class SpeechDataset(Dataset[Item]):
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @cached_property
+    def frames(self) -> list[int]:
+        """Video frames (25 a second) of each clip, which must be stored."""
+        return [self.clips.frames(row) for row in self.rows]
 
     def __getitem__(self, example: Example) -> Item:
         index, epoch = example

@@ -38,6 +38,7 @@ from mome.connectors import Connected, build_connector
 from mome.encoders.avhubert import AVHubertModel
 from mome.errors import MomeError
 from mome.features import Features
+from mome.model.alignment import Alignment
 from mome.model.decorrelation import decorrelation_loss
 from mome.model.objective import IGNORED_LABEL, Objective, SpeechOutput
 from mome.model.sequence import LanguageInputs, assemble
@@ -84,6 +85,7 @@ class MomeForSpeechRecognition(SavedModel):
     ):
         super().__init__(config)
         self.merged = frozenset()
+        self.alignment: Alignment | None = None  # set by a training that asks for it
         check_language_model(config.text_config)
         # A copy, because the language model changes its configuration when its vocabulary grows.
         self.language_model = language_model or AutoModelForCausalLM.from_config(
@@ -236,7 +238,8 @@ class MomeForSpeechRecognition(SavedModel):
             encoded: features computed before, instead of the raw inputs.
 
         Returns:
-            The loss with its terms, and the logits of the last rates.
+            The loss with its terms, and the logits of the last rates. With an :attr:`alignment` without a weight, the
+            connector's loss alone.
         """
         if encoded is None:
             encoded = self.encode(input_features, input_features_mask, pixel_values_videos, pixel_values_videos_mask)
@@ -250,20 +253,28 @@ class MomeForSpeechRecognition(SavedModel):
             names = ["rates" if len(set(passes[0])) > 1 else str(passes[0][0])]
         else:
             passes, names = [[pair] * size for pair in matryoshka], [str(pair) for pair in matryoshka]
+        alone = self.alignment is not None and self.alignment.weight is None
         objective = Objective(
             {
                 "load_balancing": self.config.balance_weight,
                 "decorrelation": self.config.decorrelation_weight,
+                "align": 0.0 if self.alignment is None else self.alignment.weight or 0.0,
                 **self.config.connector_config.loss_weights(),
             }
         )
+        logits = None
         for name, clip_rates in zip(names, passes, strict=True):
             connected = self.connect(encoded, clip_rates)
+            objective.add_connector(connected)
+            if self.alignment is not None:
+                loss, left_out = self.alignment(connected, labels, self.get_input_embeddings().weight)
+                objective.add_alignment(name, loss, left_out, alone)
+                if alone:
+                    continue
             inputs = self.assemble(connected, clip_rates, labels)
             logits, context, decorrelation = self._logits(inputs, labels)
             objective.add_transcript(name, logits, labels, (task_weights or {}).get(clip_rates[0].task, 1.0))
             objective.add_adapters(context)
-            objective.add_connector(connected)
             if decorrelation is not None:
                 objective.add("decorrelation", decorrelation)
         if words is not None:

@@ -27,12 +27,15 @@ class SpeechOutput(ModelOutput):
 
     Attributes:
         loss: mean over the rates of the transcript's cross-entropy, plus ``balance_weight`` times the
-            load-balancing loss, plus the connector's losses times their weights.
-        logits: ``(B, S, V)`` for the last of the rates; position s predicts label s.
-        transcript_losses: cross-entropy by rates, detached, without task weights.
+            load-balancing loss, plus the connector's losses times their weights. While the connector is aligned, the
+            mean of that loss instead of the cross-entropy.
+        logits: ``(B, S, V)`` for the last of the rates; position s predicts label s. ``None`` if the language model
+            was not run.
+        transcript_losses: cross-entropy by rates, or the alignment's loss, detached, without task weights.
         balance_loss: load-balancing loss, detached; 1 when all experts are used equally.
-        connector_losses: the connector's auxiliary losses by name, and ``decorrelation`` if it has a weight;
-            detached, without their weights.
+        connector_losses: the connector's auxiliary losses by name, and ``decorrelation`` and ``align`` if they have
+            a weight; detached, without their weights.
+        left_out: share of the clips without an alignment by rates, see :class:`~mome.model.alignment.Alignment`.
         routing: router statistics by decoder layer, averaged over the rates, detached.
         connector_routing: router statistics of the connector, see :class:`~mome.connectors.base.Connected`.
     """
@@ -42,6 +45,7 @@ class SpeechOutput(ModelOutput):
     transcript_losses: dict[str, Tensor] | None = None
     balance_loss: Tensor | None = None
     connector_losses: dict[str, Tensor] | None = None
+    left_out: dict[str, Tensor] | None = None
     routing: dict[int, RouterStatistics] | None = None
     connector_routing: dict[str, RouterStatistics] | None = None
 
@@ -59,6 +63,7 @@ class Objective:
     _by_rates: dict[str, Tensor] = field(default_factory=dict)
     _balance: list[Tensor] = field(default_factory=list)
     _auxiliary: dict[str, list[Tensor]] = field(default_factory=dict)
+    _left_out: dict[str, Tensor] = field(default_factory=dict)
     _routing: dict[int, list[RouterStatistics]] = field(default_factory=dict)
     _connector_routing: dict[str, list[RouterStatistics]] = field(default_factory=dict)
 
@@ -74,6 +79,15 @@ class Objective:
         loss = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED_LABEL)
         self._transcript.append(loss * weight)
         self._by_rates[name] = loss.detach()
+
+    def add_alignment(self, name: str, loss: Tensor, left_out: Tensor, alone: bool) -> None:
+        """Add the alignment's loss in a pass: ``alone``, or as the auxiliary loss ``align``."""
+        if alone:
+            self._transcript.append(loss)
+            self._by_rates[name] = loss.detach()
+        else:
+            self.add("align", loss)
+        self._left_out[name] = left_out
 
     def add_adapters(self, context: AdapterContext) -> None:
         """Add the load-balancing loss and the statistics of the adapters' routers in a pass."""
@@ -93,7 +107,7 @@ class Objective:
         """Add an auxiliary loss; the losses of one name are averaged."""
         self._auxiliary.setdefault(name, []).append(value)
 
-    def output(self, logits: Tensor) -> SpeechOutput:
+    def output(self, logits: Tensor | None) -> SpeechOutput:
         """The total loss with its terms, and ``logits`` as given."""
         total, balance = torch.stack(self._transcript).mean(), None
         if self._balance:
@@ -110,6 +124,7 @@ class Objective:
             self._by_rates,
             None if balance is None else balance.detach(),
             {name: value.detach() for name, value in auxiliary.items()},
+            self._left_out,
             {layer: mean_statistics(passes) for layer, passes in self._routing.items()},
             {router: mean_statistics(passes) for router, passes in self._connector_routing.items()},
         )

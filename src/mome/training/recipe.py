@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from inspect import get_annotations
 from typing import TYPE_CHECKING, Any, Literal, get_origin
 
@@ -337,6 +337,46 @@ class OptimRecipe:
 
 
 @dataclass
+class AlignRecipe:
+    """Alignment of the connector to the language model's embeddings, see :class:`~mome.model.alignment.Alignment`.
+
+    With ``epochs`` or ``steps`` it is a stage of its own before the training through the language model, at all rates
+    of every modality. What it leaves to ``optim`` and ``validation`` is as there.
+
+    Attributes:
+        epochs: passes over the training clips; ``None`` for no such stage, unless there are ``steps``.
+        steps: number of updates, instead of ``epochs``.
+        max_frames: video frames of a batch; ``None`` for ``data.max_frames``.
+        weight: factor of the alignment's loss beside the others in the training through the language model.
+    """
+
+    epochs: float | None = None
+    steps: int | None = None
+    learning_rate: float = 1e-3
+    warmup_steps: int = 0
+    max_frames: int | None = None
+    weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Raise :class:`MomeError` naming the key whose value is not possible."""
+        _check(
+            self,
+            "align.",
+            epochs=_epochs,
+            steps=_integer(1),
+            learning_rate=_positive,
+            warmup_steps=_integer(0),
+            max_frames=_integer(1),
+            weight=_number,
+        )
+
+    @property
+    def is_stage(self) -> bool:
+        """Whether there is a stage before the training through the language model."""
+        return self.epochs is not None or self.steps is not None
+
+
+@dataclass
 class ValidationRecipe:
     """Word error rate on the validation split.
 
@@ -383,6 +423,7 @@ class Recipe:
     model: ModelRecipe = field(default_factory=ModelRecipe)
     data: DataRecipe = field(default_factory=DataRecipe)
     augment: AugmentRecipe = field(default_factory=AugmentRecipe)
+    align: AlignRecipe = field(default_factory=AlignRecipe)
     optim: OptimRecipe = field(default_factory=OptimRecipe)
     validation: ValidationRecipe = field(default_factory=ValidationRecipe)
     output: str = ""  # runs/NAME by default
@@ -404,11 +445,29 @@ class Recipe:
                 "which resumed runs need to log the same losses: change one of them"
             )
 
+    def alignment(self) -> Recipe:
+        """The alignment as a training run of its own, which writes to the folder ``align`` in this one's output."""
+        align = self.align
+        optim = replace(
+            self.optim,
+            task_weights={},
+            rates_per_step=None,
+            one_rate_per_task=False,
+            epochs=align.epochs or self.optim.epochs,
+            steps=align.steps,
+            learning_rate=align.learning_rate,
+            warmup_steps=align.warmup_steps,
+        )
+        data = replace(self.data, max_frames=align.max_frames or self.data.max_frames)
+        model, output = replace(self.model, self_contained=False), f"{self.output}/align"
+        return replace(self, model=model, data=data, align=AlignRecipe(), optim=optim, output=output)
+
 
 PARTS: dict[str, type] = {
     "model": ModelRecipe,
     "data": DataRecipe,
     "augment": AugmentRecipe,
+    "align": AlignRecipe,
     "optim": OptimRecipe,
     "validation": ValidationRecipe,
 }

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -28,13 +28,14 @@ from mome.media.noise import load_noise
 from mome.model import MomeForSpeechRecognition, MomeProcessor
 from mome.rates import Rates
 from mome.text.wer import WordErrors, word_errors
+from mome.training.alignment import AlignmentValidation, alignment
 from mome.training.build import build, model_config
 from mome.training.loading import load_recipe
 from mome.training.progress import Bars, StderrProgress
 from mome.training.recipe import Recipe
 from mome.training.run_folder import RunFolder, save_processor
 from mome.training.schedule import RateSchedule
-from mome.training.trainer import MatryoshkaTrainer
+from mome.training.trainer import MatryoshkaTrainer, Validate, load_weights, save_alignment
 
 
 def train(name: str | Path, overrides: Sequence[str] = (), resume: bool = False) -> Path:
@@ -64,21 +65,54 @@ def train(name: str | Path, overrides: Sequence[str] = (), resume: bool = False)
     model, processor = build(recipe)
     if recipe.optim.gradient_checkpointing:
         model.activation_checkpointing_enable()
-    with disk_errors(folder.path), closing(StderrProgress()) as progress:
-        trainer = _trainer(recipe, plan, arguments, model, processor)
-        trainer.add_callback(progress)
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    with disk_errors(folder.path):
+        dataset = _dataset(recipe, plan, model, processor)
+        if recipe.align.is_stage and checkpoint is None:
+            _align(recipe, plan, model, dataset, resume)
+        elif recipe.align.weight:
+            model.alignment = alignment(model, dataset)
+        if model.alignment is not None:
+            model.alignment.weight = recipe.align.weight
+        validate = Validation(
+            plan.validated, recipe.validation.batch, dataset.processor, dataset.clips, plan.valid_rows
+        )
+        trainer = _trainer(recipe, plan, arguments, model, dataset, validate)
+        _run(trainer, checkpoint)
     if trainer.is_world_process_zero():
         _save(recipe, trainer, processor, folder.path)
-    _release(trainer)
+    trainer.accelerator.end_training()
     return folder.path
 
 
-def _release(trainer: MatryoshkaTrainer) -> None:
-    """End the process group, once nothing holds it: its threads would abort the interpreter's end."""
+def _align(recipe: Recipe, plan: Plan, model: MomeForSpeechRecognition, dataset: SpeechDataset, resume: bool) -> None:
+    """Train the connector by the alignment alone, unless that was done before, and load what came out.
+
+    What follows starts from the files, so it is the same whether or not the alignment was trained in this process.
+    """
+    recipe, plan = recipe.alignment(), plan.alignment(model.config.connector_config.fuses)
+    arguments = _arguments(recipe, plan)
+    folder = RunFolder(Path(recipe.output))
+    with arguments.main_process_first(local=False):
+        checkpoint = folder.claim(recipe, resume)
+    model.alignment = alignment(model, dataset)
+    if not (folder.path / "config.json").exists():
+        validate = AlignmentValidation(plan.validated, recipe.validation.batch, dataset, plan.valid_rows)
+        trainer = _trainer(recipe, plan, arguments, model, dataset, validate)
+        _run(trainer, checkpoint)
+        if trainer.is_world_process_zero():
+            save_alignment(model.alignment, folder.path)
+            _save(recipe, trainer, dataset.processor, folder.path)
+        trainer.accelerator.wait_for_everyone()
+    load_weights(model, folder.path)
+
+
+def _run(trainer: MatryoshkaTrainer, checkpoint: Path | None) -> None:
+    """Train, and then let go of the process group: its threads would abort the interpreter's end."""
+    with closing(StderrProgress()) as progress:
+        trainer.add_callback(progress)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainer.model_wrapped = trainer.model
     trainer.accelerator.free_memory()
-    trainer.accelerator.end_training()
 
 
 def _save(recipe: Recipe, trainer: MatryoshkaTrainer, processor: MomeProcessor, out: Path) -> None:
@@ -109,6 +143,15 @@ class Plan:
     train_rows: list[ManifestRow]
     valid_rows: list[ManifestRow]
     augmentation: Augmentation
+
+    def alignment(self, fuses: bool) -> Plan:
+        """The same for the alignment, which takes each rate of a modality alone unless the connector ``fuses`` them."""
+
+        def alone(rates: list[Rates]) -> list[Rates]:
+            sides = (pair for each in rates for pair in ((each.audio, None), (None, each.video)) if any(pair))
+            return list(dict.fromkeys(Rates(*pair) for pair in sides))
+
+        return self if fuses else replace(self, rates=alone(self.rates), validated=alone(self.validated))
 
 
 def _plan(recipe: Recipe) -> Plan:
@@ -145,16 +188,15 @@ def _some(rows: list[ManifestRow], limit: int | None) -> list[ManifestRow]:
     return [rows[index] for index in sorted(chosen)]
 
 
-def _trainer(
-    recipe: Recipe,
-    plan: Plan,
-    arguments: TrainingArguments,
-    model: MomeForSpeechRecognition,
-    processor: MomeProcessor,
-) -> MatryoshkaTrainer:
+def _schedule(recipe: Recipe, plan: Plan) -> RateSchedule:
+    optim = recipe.optim
+    return RateSchedule(plan.rates, optim.seed, optim.rates_per_step, optim.one_rate_per_task, optim.rates_up_to)
+
+
+def _dataset(recipe: Recipe, plan: Plan, model: MomeForSpeechRecognition, processor: MomeProcessor) -> SpeechDataset:
+    """Store clips and features that are not stored yet; raises :class:`MomeError` if a clip cannot be trained on."""
     optim, data = recipe.optim, recipe.data
     cache, augmentation = Path(data.cache_folder), plan.augmentation
-    schedule = RateSchedule(plan.rates, optim.seed, optim.rates_per_step, optim.one_rate_per_task, optim.rates_up_to)
     sound, video = longest_seconds(model.config, plan.rates, 1)  # check_clips counts the transcripts too
     clips = ClipStore(
         cache / "clips",
@@ -163,25 +205,43 @@ def _trainer(
         longest=min((limit for limit in (sound, processor.longest_audio) if limit is not None), default=None),
         longest_video=video,
     )
-    features = None
+    dataset = SpeechDataset(plan.train_rows, clips, processor, augmentation, optim.seed)
     transcripts = transcript_tokens([(row.id, row.text) for row in plan.train_rows], model.config, processor)
     with closing(Bars()) as bars:
         clips.prepare([*plan.train_rows, *plan.valid_rows], data.workers, bars)
-        frames = [clips.frames(row) for row in plan.train_rows]
         names = [row.id for row in plan.train_rows]
-        check_clips(list(zip(names, frames, transcripts, strict=True)), model.config, schedule.bounds())
+        check_clips(
+            list(zip(names, dataset.frames, transcripts, strict=True)), model.config, _schedule(recipe, plan).bounds()
+        )
         if data.cache == "tokens":
             encoders = fingerprint(model.audio_encoder, model.video_encoder)
             noises = [hashlib.blake2b(noise.tobytes()).hexdigest() for noise in augmentation.noises]
             key = (encoders, processor.to_dict(), noises, asdict(recipe.augment))
-            features = FeatureStore(cache / "tokens", data.variants, key, optim.seed)
-            features.prepare(plan.train_rows, clips, augmentation, model, processor, bars)
-    dataset = SpeechDataset(plan.train_rows, clips, processor, augmentation, optim.seed, features)
-    sampler = FrameBudgetSampler(frames, data.max_frames, optim.seed)
-    validate = None
-    if plan.validated:
-        validate = Validation(plan.validated, recipe.validation.batch, processor, clips, plan.valid_rows)
-    trainer = MatryoshkaTrainer(model, arguments, dataset, sampler, schedule, optim.task_weights, validate)
+            dataset.features = FeatureStore(cache / "tokens", data.variants, key, optim.seed)
+            dataset.features.prepare(plan.train_rows, clips, augmentation, model, processor, bars)
+    return dataset
+
+
+def _trainer(
+    recipe: Recipe,
+    plan: Plan,
+    arguments: TrainingArguments,
+    model: MomeForSpeechRecognition,
+    dataset: SpeechDataset,
+    validate: Validate,
+) -> MatryoshkaTrainer:
+    optim = recipe.optim
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(Path(recipe.output) / "tensorboard")
+    sampler = FrameBudgetSampler(dataset.frames, recipe.data.max_frames, optim.seed)
+    trainer = MatryoshkaTrainer(
+        model,
+        arguments,
+        dataset,
+        sampler,
+        _schedule(recipe, plan),
+        optim.task_weights,
+        validate if plan.validated else None,
+    )
     trainer.remove_callback(ProgressCallback)
     return trainer
 
@@ -213,7 +273,6 @@ class Validation:
 
 def _arguments(recipe: Recipe, plan: Plan) -> TrainingArguments:
     optim, validated = recipe.optim, plan.validated
-    os.environ["TENSORBOARD_LOGGING_DIR"] = str(Path(recipe.output) / "tensorboard")
     every = recipe.validation.every_steps
     return TrainingArguments(
         output_dir=recipe.output,

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from mome.adapters import RouterStatistics
+from mome.adapters.files import save_tensors
 from mome.checkpoints.folder import WEIGHTS, read_weights
 from mome.data.datasets import SpeechDataset
 from mome.data.sampling import FrameBudgetSampler
@@ -26,11 +28,13 @@ from mome.errors import MomeError, listed, shortened
 from mome.features import Features
 from mome.files import disk_errors, write_text
 from mome.model import MomeForSpeechRecognition
+from mome.model.alignment import Alignment
 from mome.model.model import EncodedClips
 from mome.model.objective import SpeechOutput
-from mome.rates import Rates
+from mome.rates import TASKS, Rates
 from mome.training.run_folder import RunFolder, damaged, save_processor
 
+ALIGNMENT = "alignment.safetensors"  # in a checkpoint, beside the weights
 Validate = Callable[[MomeForSpeechRecognition], dict[str, float]]
 
 
@@ -70,7 +74,7 @@ class MatryoshkaTrainer(Trainer):
         self.schedule = schedule
         self.task_weights = dict(task_weights or {})
         self.validate = validate
-        self.listed = {str(rates) for rates in model.rate_set.rates()}
+        self.listed = {str(rates) for rates in model.rate_set.rates(TASKS)}
         self.folder = RunFolder(Path(str(args.output_dir)))
         self.step_logs: dict[str, list[Tensor]] = {}
         self.step_clips: list[Tensor] = []  # of the batches since the last update
@@ -114,10 +118,8 @@ class MatryoshkaTrainer(Trainer):
 
     def _note(self, output: SpeechOutput) -> None:
         """Keep the values of a pass for the next log."""
-        # Real-valued rates (MQT) would give a curve for each step, so their losses are logged by task.
-        transcript = output.transcript_losses or {}
-        names = {name: name if name in self.listed else Rates.parse(name).task for name in transcript}
-        values = {f"loss/{names[name]}": loss for name, loss in transcript.items()}
+        values = {f"loss/{self._listed(name)}": loss for name, loss in (output.transcript_losses or {}).items()}
+        values |= {f"left_out/{self._listed(name)}": share for name, share in (output.left_out or {}).items()}
         values |= {f"connector/{name}_loss": loss for name, loss in (output.connector_losses or {}).items()}
         if output.balance_loss is not None:
             values["router/balance_loss"] = output.balance_loss
@@ -125,6 +127,10 @@ class MatryoshkaTrainer(Trainer):
         values |= connector_routing_summary(output.connector_routing or {})
         for name, value in values.items():
             self.step_logs.setdefault(name, []).append(value.detach())
+
+    def _listed(self, rates: str) -> str:
+        """The name in the log: real-valued rates (MQT) would give a curve for each step, so they are logged by task."""
+        return rates if rates in self.listed else Rates.parse(rates).task
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add losses by rate and router statistics, averaged since the last log and over all processes."""
@@ -177,6 +183,8 @@ class MatryoshkaTrainer(Trainer):
         super()._save(output_dir, state_dict)
         if self.args.should_save:
             save_processor(self.dataset.processor, Path(str(output_dir)))
+            if self.model.alignment is not None:
+                save_alignment(self.model.alignment, Path(str(output_dir)))
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         folder = self.folder.path / f"checkpoint-{self.state.global_step}"
@@ -197,18 +205,10 @@ class MatryoshkaTrainer(Trainer):
             raise MomeError(f"{folder} cannot be written, is the disk full? ({shortened(error, 120)})") from error
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        self._load_trained(resume_from_checkpoint)
+        load_weights(self.model, Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
-        self._load_trained(str(self.state.best_model_checkpoint))
-
-    def _load_trained(self, folder: str) -> None:
-        """Load a checkpoint's weights, which are the trained parts only, unlike those Transformers expects."""
-        with _checkpoint_file(Path(folder) / WEIGHTS):
-            weights = read_weights(Path(folder))
-            if not torch.isfinite(_largest(weights.values())):
-                raise ValueError("weights that are not finite")
-            self.model.load_trained(weights, folder)
+        load_weights(self.model, Path(str(self.state.best_model_checkpoint)))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None:
@@ -246,6 +246,27 @@ class _Callbacks(TrainerCallback):
 
     def on_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         self.trainer.check_update()
+
+
+def load_weights(model: MomeForSpeechRecognition, folder: Path) -> None:
+    """Load a checkpoint's weights, which are the trained parts only, unlike those Transformers expects.
+
+    Raises:
+        MomeError: a file is missing or damaged.
+    """
+    with _checkpoint_file(folder / WEIGHTS):
+        weights = read_weights(folder)
+        if not torch.isfinite(_largest(weights.values())):
+            raise ValueError("weights that are not finite")
+        model.load_trained(weights, folder)
+    if model.alignment is not None:
+        with _checkpoint_file(folder / ALIGNMENT):
+            model.alignment.load_state_dict(load_file(folder / ALIGNMENT))
+
+
+def save_alignment(alignment: Alignment, folder: Path) -> None:
+    """Write what :func:`load_weights` reads besides the model's weights."""
+    save_tensors(alignment.state_dict(), folder / ALIGNMENT)
 
 
 def _write_state(state: TrainerState, path: str) -> None:

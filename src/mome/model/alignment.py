@@ -1,0 +1,99 @@
+"""Alignment of the connector: CTC of its tokens against the language model's own token embeddings.
+
+A connector that starts at random gives the language model vectors that mean nothing to it. Trained by this loss first,
+its tokens lie near the embeddings of what was said, and the language model, which is not run for it, reads them from
+the first step on. Ours, from no paper; CTC itself is by Graves et al., "Connectionist temporal classification"
+(ICML 2006).
+
+Shape notation: B clips, N tokens of a clip, S labels, V vocabulary, H width of the language model, K tokens in use.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mome.connectors import Connected
+
+_FIRST_SCALE = 10.0  # of the cosines, which are from -1 to 1
+
+
+class Alignment(nn.Module):
+    """Scores tokens against the embeddings of the transcript tokens in use and a learned blank; for training only.
+
+    A token's logits are its cosines with the K embeddings and with the blank, times a learned scale.
+
+    Attributes:
+        tokens: ``(K,)`` int64, the ids in use, sorted.
+        blank: ``(H,)``, the blank's embedding.
+        log_scale: logarithm of the scale, a scalar.
+        weight: factor of this loss beside the transcript's; ``None``: this loss alone, without the language model.
+    """
+
+    tokens: Tensor
+
+    def __init__(self, tokens: Tensor, width: int, weight: float | None = None) -> None:
+        """Align to the ids ``tokens``, of any shape and order, in a language model of this width."""
+        super().__init__()
+        self.register_buffer("tokens", tokens.unique())
+        self.blank = nn.Parameter(torch.randn(width))
+        self.log_scale = nn.Parameter(torch.tensor(math.log(_FIRST_SCALE)))
+        self.weight = weight
+
+    def forward(self, connected: Connected, labels: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the loss of B clips.
+
+        Args:
+            connected: the connector's tokens.
+            labels: ``(B, S)`` int64 transcript ids; ids that are not in use, such as the end token, are left out.
+            embedding: ``(V, H)``, the language model's, which gets no gradient.
+
+        Returns:
+            Negative log-likelihood per label, and the share of the clips that are left out because they have fewer
+            tokens than CTC needs for their labels. Both are means over audio, video and fused tokens, as there are.
+        """
+        place = torch.searchsorted(self.tokens, labels).clamp(max=len(self.tokens) - 1)
+        used = self.tokens[place] == labels
+        targets = [row[kept] for row, kept in zip(place, used, strict=True)]
+        sides = (connected.audio, connected.video, connected.fused)
+        present = [side for side in sides if any(row is not None for row in side)]
+        losses, shares = zip(*(self._loss(side, targets, embedding) for side in present), strict=True)
+        return torch.stack(losses).mean(), torch.stack(shares).mean()
+
+    def _loss(self, tokens: Sequence[Tensor | None], targets: list[Tensor], embedding: Tensor) -> tuple[Tensor, Tensor]:
+        pairs = [(row, target) for row, target in zip(tokens, targets, strict=True) if row is not None]
+        # Between two equal labels CTC needs a blank.
+        kept = [(row, t) for row, t in pairs if len(row) >= max(len(t) + int((t[1:] == t[:-1]).sum()), 1)]
+        share = torch.tensor(1 - len(kept) / len(pairs), device=embedding.device)
+        if not kept:
+            return torch.stack([row.float().sum() for row, _ in pairs]).sum() * 0, share
+        rows, labels = zip(*kept, strict=True)
+        likelihood = F.ctc_loss(
+            self.logits(nn.utils.rnn.pad_sequence(list(rows)), embedding).log_softmax(-1),
+            torch.cat(labels),
+            torch.tensor([len(row) for row in rows]),
+            torch.tensor([len(label) for label in labels]),
+            blank=len(self.tokens),
+            reduction="sum",
+        )
+        return likelihood / max(sum(map(len, labels)), 1), share
+
+    def logits(self, tokens: Tensor, embedding: Tensor) -> Tensor:
+        """Logits ``(..., K + 1)`` float32 of tokens ``(..., H)``, the blank's last."""
+        with torch.autocast(tokens.device.type, enabled=False):
+            rows = torch.cat([embedding.detach()[self.tokens].float(), self.blank[None].float()])
+            return F.linear(F.normalize(tokens.float(), dim=-1), F.normalize(rows, dim=-1)) * self.log_scale.exp()
+
+    @torch.no_grad()
+    def decode(self, connected: Connected, embedding: Tensor) -> list[Tensor]:
+        """The best path's ids of each clip, from its fused tokens, else its audio's, else its video's."""
+        ids = []
+        for fused, audio, video in zip(connected.fused, connected.audio, connected.video, strict=True):
+            tokens = next(side for side in (fused, audio, video) if side is not None)
+            path = self.logits(tokens, embedding).argmax(-1).unique_consecutive()
+            ids.append(self.tokens[path[path < len(self.tokens)]])
+        return ids

@@ -1,0 +1,51 @@
+"""The alignment of a recipe's connector: what it is aligned to, and how well it does on the validation split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from mome.data.datasets import SpeechDataset
+from mome.data.manifests import ManifestRow
+from mome.model import MomeForSpeechRecognition
+from mome.model.alignment import Alignment
+from mome.rates import Rates
+from mome.text.transcript import normalize
+from mome.text.wer import WordErrors, word_errors
+
+
+def alignment(model: MomeForSpeechRecognition, dataset: SpeechDataset) -> Alignment:
+    """A new alignment, alone, to the tokens of all transcripts of the training clips, start and end token left out."""
+    processor = dataset.processor
+    labels = processor.labels([normalize(row.text) for row in dataset.rows])
+    special = torch.tensor(
+        [-100, processor.tokenizer.eos_token_id, *[processor.tokenizer.bos_token_id] * processor.bos_taught]
+    )
+    tokens = labels[~torch.isin(labels, special)]
+    return Alignment(tokens, model.config.text_config.hidden_size).to(model.device)
+
+
+class AlignmentValidation:
+    """Word error rate of the validation clips by the alignment's best path, without the language model."""
+
+    def __init__(self, rates: list[Rates], batch: int, dataset: SpeechDataset, rows: Sequence[ManifestRow]):
+        self.rates, self.batch = rates, batch
+        self.processor, self.clips, self.rows = dataset.processor, dataset.clips, rows
+
+    @torch.no_grad()
+    def __call__(self, model: MomeForSpeechRecognition) -> dict[str, float]:
+        """Decode the clips; returns for example ``{"wer/4,-": 0.45}``."""
+        assert model.alignment is not None
+        errors = [WordErrors() for _ in self.rates]
+        audio, video = (any(getattr(rate, side) for rate in self.rates) for side in ("audio", "video"))
+        for start in range(0, len(self.rows), self.batch):
+            rows = self.rows[start : start + self.batch]
+            inputs = self.processor([self.clips.load(row) for row in rows], audio=audio, video=video).to(model.device)
+            encoded = model.encode(**inputs)
+            for number, rate in enumerate(self.rates):
+                connected = model.connect(encoded, [rate] * len(rows))
+                ids = model.alignment.decode(connected, model.get_input_embeddings().weight)
+                texts = [self.processor.tokenizer.decode(each) for each in ids]
+                errors[number] += sum(word_errors([row.text for row in rows], texts), WordErrors())
+        return {f"wer/{rate}": total.wer for rate, total in zip(self.rates, errors, strict=True)}
