@@ -75,6 +75,12 @@ def check_whole(name: str, value: Any, most: int = 2**20, least: int = 1) -> Non
         raise MomeError(f"{name} = {shortened(value)} is not possible: give at most {most}")
 
 
+def check_dropout(value: Any) -> None:
+    """Raise :class:`MomeError` unless the option ``dropout`` is a probability below 1."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+        raise MomeError(f"dropout = {shortened(repr(value))} is not possible: give a number from 0 to less than 1")
+
+
 def _is_a(kind: Any, value: Any) -> bool:
     if kind is float:  # comparing, unlike math.isfinite, takes whole numbers of any length
         return isinstance(value, int | float) and not isinstance(value, bool) and -1e30 < value < 1e30

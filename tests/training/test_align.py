@@ -10,10 +10,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from mome.errors import MomeError
 from mome.model.objective import IGNORED_LABEL
 from mome.text.grid import SLOTS
 from mome.training.run import train
@@ -37,7 +35,9 @@ def reader(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     place, tokenizer = folder / "backbones" / "language_model", tiny_tokenizer()
     model = AutoModelForCausalLM.from_pretrained(place)
     torch.manual_seed(0)
-    model.apply(lambda module: torch.nn.init.normal_(module.weight, std=0.1) if hasattr(module, "in_features") else None)
+    model.apply(
+        lambda module: torch.nn.init.normal_(module.weight, std=0.1) if hasattr(module, "in_features") else None
+    )
     embed, optimizer = model.get_input_embeddings(), torch.optim.AdamW(model.parameters(), lr=3e-3)
     prompt = torch.tensor(tokenizer("Transcribe speech to text.").input_ids).expand(32, -1)
     slots = [torch.tensor(tokenizer.convert_tokens_to_ids(list(slot))) for slot in SLOTS]

@@ -26,7 +26,7 @@ from mome.adapters.context import CONTEXT_KEY, AdapterContext
 from mome.adapters.hooks import add_to_output, connect, refuse_reentrant, slot_of
 from mome.adapters.layers import adapter_factory, hidden_states, model_width, submodule
 from mome.errors import MomeError, shortened
-from mome.options import check_whole
+from mome.options import check_dropout, check_whole
 from mome.routing import router_statistics
 
 Placement = Literal["layer", "attention", "ffn"]
@@ -154,6 +154,7 @@ class ExpertBank(Adapter):
         # y = sum_e g_e (U_e GELU(D_e x + b_e) + c_e) = sum_e [U_e c_e] (g_e [GELU(D_e x + b_e); 1]), g_s = 1 for
         # shared experts. The factor g_e is on the narrow side, and the sum over e is part of the matrix product.
         hidden = F.gelu(inner[..., routed:]).unflatten(-1, (self.experts, -1))
+        hidden = F.dropout(hidden, self.config.dropout, self.training)
         gates = F.pad(gates, (self.config.shared_experts, 0), value=1.0).to(hidden.dtype)
         hidden = F.pad(hidden, (0, 1), value=1.0) * gates.unsqueeze(-1)
         return F.linear(hidden.flatten(-2), self.outer_weight).to(x.dtype)
@@ -184,6 +185,7 @@ class MomeAdapterConfig(AdapterConfig, kind="mome"):
         renormalize: divide the kept gates by their sum. Off by default: the router then receives a gradient at
             k = 1 too (a renormalised single gate is always 1), and changing k at inference adds or removes the least
             probable experts and leaves the gates of the others as they were trained.
+        dropout: dropout probability of the experts' hidden values in training mode; the router reads its input whole.
         normalize_input: with placement ``"layer"``, whether the experts read the layer's input after the layer's own
             input norm, or the residual stream itself. No effect with other placements.
     """
@@ -195,6 +197,7 @@ class MomeAdapterConfig(AdapterConfig, kind="mome"):
     bottleneck: int = 8
     renormalize: bool = False
     normalize_input: bool = True
+    dropout: float = 0.0
 
     def __post_init__(self) -> None:
         """Raise :class:`MomeError` naming an impossible option."""
@@ -206,6 +209,7 @@ class MomeAdapterConfig(AdapterConfig, kind="mome"):
         check_whole("shared_experts", self.shared_experts, least=0)
         check_whole("top_k", self.top_k)
         check_whole("bottleneck", self.bottleneck)
+        check_dropout(self.dropout)
         if self.top_k > self.routed_experts:
             raise MomeError(
                 f"top_k = {self.top_k} is more than routed_experts = {self.routed_experts}: lower it or add experts"
@@ -261,7 +265,8 @@ def add_layer_bank(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, An
     x, context = hidden_states(args, kwargs), kwargs.get(CONTEXT_KEY)
     if getattr(layer, "gradient_checkpointing", False) and layer.training and torch.is_grad_enabled():
         # This hook runs outside the layer's own checkpoint, so the bank needs another one.
-        added = checkpoint(_layer_bank, layer, x, context, use_reentrant=False, preserve_rng_state=False)
+        dropout = _bank(layer).config.dropout > 0
+        added = checkpoint(_layer_bank, layer, x, context, use_reentrant=False, preserve_rng_state=dropout)
     else:
         added = _layer_bank(layer, x, context)
     return add_to_output(output, added)

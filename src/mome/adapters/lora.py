@@ -24,7 +24,7 @@ from mome.adapters.context import AdapterContext
 from mome.adapters.hooks import connect
 from mome.adapters.layers import adapter_factory
 from mome.errors import MomeError
-from mome.options import check_whole
+from mome.options import check_dropout, check_whole
 
 
 class Lora(Adapter):
@@ -231,8 +231,7 @@ class LoraAdapterConfig(AdapterConfig, kind="lora"):
         if not isinstance(self.shared, bool):
             raise MomeError(f"shared = {self.shared!r} is not possible: give true or false")
         check_whole("specific", self.specific, least=0)
-        if isinstance(self.dropout, bool) or not isinstance(self.dropout, int | float) or not 0 <= self.dropout < 1:
-            raise MomeError(f"dropout = {self.dropout!r} is not possible: give a number from 0 to less than 1")
+        check_dropout(self.dropout)
         if not self.shared and not self.specific:
             raise MomeError("neither shared nor specific LoRA: set shared to true, or specific to the number of groups")
 

@@ -18,6 +18,13 @@ from mome.errors import MomeError
 LONGEST_TRANSCRIPT = 32_768
 """Largest possible number of new tokens."""
 
+PER_SECOND = "max_tokens_per_second"
+"""Our own option, which Transformers does not have: most tokens for each second of a clip, besides ``LEAST_TOKENS``.
+
+Speech has limits, and a model that repeats itself without end has none.
+"""
+LEAST_TOKENS = 8
+
 _TOKEN = (0, 2**31 - 1)
 _WHOLE: dict[str, tuple[int, int]] = {
     "max_new_tokens": (1, LONGEST_TRANSCRIPT),
@@ -37,6 +44,7 @@ _REAL: dict[str, tuple[float, float]] = {
     "repetition_penalty": (0.001, 1000.0),
     "length_penalty": (-1000.0, 1000.0),
     "max_time": (0.001, 86_400.0),
+    PER_SECOND: (0.001, 10_000.0),
 }
 _FLAGS = ("do_sample", "use_cache", "renormalize_logits", "early_stopping")
 NAMES: tuple[str, ...] = (*_WHOLE, *_REAL, *_FLAGS)

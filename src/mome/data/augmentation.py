@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from torch import Tensor
 
 from mome.clip import FRAME_RATE, SAMPLE_RATE
 from mome.media.noise import mix
@@ -13,6 +14,42 @@ from mome.media.noise import mix
 MASK_EVERY = 1.0  # seconds of clip per mask
 LONGEST_MASK = 0.4  # seconds
 CROP_RANGE = 9  # positions of the 88-pixel field in the 96-pixel mouth, along each axis
+
+
+@dataclass(frozen=True)
+class FeatureMasks:
+    """Spans to zero in an encoder's features, as SpecAugment (Park et al., Interspeech 2019) does in spectrograms.
+
+    Attributes:
+        time: spans of time for each 100 frames; a fraction is the probability of one more.
+        time_width: frames of the longest.
+        channels: spans of features, each in all frames.
+        channel_width: features of the widest.
+    """
+
+    time: float = 0.0
+    time_width: int = 20
+    channels: int = 0
+    channel_width: int = 50
+
+    def __call__(self, frames: Tensor, rng: np.random.Generator) -> Tensor:
+        """Mask frames ``(T, D)`` float; returns a copy if anything is masked."""
+        length, width = frames.shape
+        spans = int(self.time * length / 100 + rng.random()) if self.time else 0
+        if spans or self.channels:
+            frames = frames.clone()
+        for _ in range(spans):
+            frames[_span(length, self.time_width, rng)] = 0
+        for _ in range(self.channels):
+            frames[:, _span(width, self.channel_width, rng)] = 0
+        return frames
+
+
+def _span(size: int, longest: int, rng: np.random.Generator) -> slice:
+    """A span of ``size`` places: up to ``longest``, all lengths and all places equally likely."""
+    length = int(rng.integers(0, min(longest, size) + 1))
+    start = int(rng.integers(0, size - length + 1))
+    return slice(start, start + length)
 
 
 @dataclass(frozen=True)
@@ -28,6 +65,7 @@ class Augmentation:
         crop: whether to draw the place of the 88-pixel field in the mouth.
         flip: whether to mirror half of the clips.
         time_mask: whether to blank random spans of time.
+        features: masks of encoder features.
     """
 
     noises: tuple[np.ndarray, ...] = ()
@@ -35,6 +73,7 @@ class Augmentation:
     crop: bool = True
     flip: bool = True
     time_mask: bool = True
+    features: FeatureMasks = FeatureMasks()
 
     def audio(self, waveform: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Mask a waveform ``(samples,)`` float32 and mix noise into it; returns the same length."""

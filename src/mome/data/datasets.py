@@ -68,7 +68,8 @@ class SpeechDataset(Dataset[Item]):
         item: Item = {"clip": index, "text": row.text}
         if self.features is not None:
             variant = int(rng.integers(self.features.variants))
-            item["features"] = self.features.load(self.clips.file(row), variant)
+            loaded = self.features.load(self.clips.file(row), variant)
+            item["features"] = {name: self.augmentation.features(frames, rng) for name, frames in loaded.items()}
             return item
         clip = self.clips.load(row)
         if clip.audio is not None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from mome.checkpoints.bundled import BUNDLED_NAME
 from mome.checkpoints.folder import model_folder
 from mome.clip import FRAME_RATE, MOUTH_SIZE, SAMPLE_RATE, Clip
-from mome.config.generation import check_call
+from mome.config.generation import LEAST_TOKENS, PER_SECOND, check_call
 from mome.decoding.capacity import check_room, longest_seconds
 from mome.errors import MomeError, listed
 from mome.media import load_clip
@@ -167,12 +167,13 @@ class Transcriber:
             own = self.processor.own_frames(len(sound))  # the batch's padding may count among the encoder's
             pictures = 0 if clip.mouth is None else len(clip.mouth)
             self._check_long_enough(clip, row, audio if own is None else min(audio, own), min(video, pictures))
+        limits = _most_tokens(clips, generation)
         columns = []
         for column in zip(*table, strict=True):
             began = time.perf_counter()
             with torch.no_grad():
                 prepared = self.model.prepare(encoded, column)
-            ids = self.model.generate(prepared=prepared, **generation)
+            ids = self.model.generate(prepared=prepared, most_tokens=limits, **generation)
             times = Seconds(media_seconds, encode_seconds, (time.perf_counter() - began) / len(clips))
             columns.append(self._transcripts(clips, lengths, prepared, ids, times, generation))
         return [list(row) for row in zip(*columns, strict=True)]
@@ -241,12 +242,15 @@ class Transcriber:
         beams = generation.get("num_beams", 1)
         ends = {*_ids(generation.get("eos_token_id")), *_ids(generation.get("pad_token_id"))}
         limit = "max_new_tokens or max_time" if generation.get("max_time") else "max_new_tokens"
+        limits = _most_tokens(clips, generation)
         texts = self.processor.decode_text(ids)
         transcripts = []
         for index, (clip, rates, row, text) in enumerate(zip(clips, prepared.rates, ids.tolist(), texts, strict=True)):
             ended = next((number for number, token in enumerate(row, 1) if token in ends), None)
             new_tokens = ended or len(row)
             cut = f"the transcript is cut off at token {new_tokens}, before its end: raise {limit}"
+            if limits is not None and new_tokens >= limits[index]:
+                ended, cut = None, cut.replace(limit, PER_SECOND)
             tokens = prepared.counts[index]
             cost = inference_cost(self.model.config, rates, *lengths[index], new_tokens, beams, tokens)
             transcripts.append(
@@ -270,6 +274,12 @@ def available_rates(clip: Clip, rates: Rates) -> Rates | None:
     audio = rates.audio if clip.audio is not None else None
     video = rates.video if clip.mouth is not None else None
     return None if audio is None and video is None else Rates(audio, video)
+
+
+def _most_tokens(clips: Sequence[Clip], generation: dict[str, Any]) -> list[int] | None:
+    """Each clip's limit of tokens by ``max_tokens_per_second``; ``None`` without that option."""
+    speed = generation.get(PER_SECOND)
+    return None if speed is None else [LEAST_TOKENS + int(speed * clip.seconds) for clip in clips]
 
 
 def _name(clip: Clip) -> str:

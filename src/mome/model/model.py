@@ -10,13 +10,14 @@ Shape notation: B clips, M audio frames of the extractor, T video frames, S tran
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers import AutoModel, AutoModelForCausalLM, GenerationConfig, LogitsProcessor, PreTrainedModel
 
 from mome.adapters import (
     AdapterContext,
@@ -33,7 +34,7 @@ from mome.checkpoints.language_models import check_language_model
 from mome.checkpoints.vocabulary import extend_vocabulary
 from mome.config import MomeConfig
 from mome.config.fields import BACKBONES
-from mome.config.generation import check_decoding, decoding_options, refuse_code
+from mome.config.generation import PER_SECOND, check_decoding, decoding_options, refuse_code
 from mome.connectors import Connected, build_connector
 from mome.encoders.avhubert import AVHubertModel
 from mome.errors import MomeError
@@ -333,6 +334,7 @@ class MomeForSpeechRecognition(SavedModel):
         rates: Rates | Sequence[Rates] | None = None,
         encoded: EncodedClips | None = None,
         prepared: LanguageInputs | None = None,
+        most_tokens: Sequence[int] | None = None,
         **generation: Any,
     ) -> Any:
         """Transcribe with Transformers' ``generate``: greedy decoding, beam search or sampling.
@@ -342,6 +344,8 @@ class MomeForSpeechRecognition(SavedModel):
                 as in :meth:`forward`.
             rates: rates of all clips, or B rates, one for each clip.
             prepared: the result of :meth:`prepare`, instead of inputs and rates.
+            most_tokens: B numbers of tokens, the end token included, after which a clip's transcript ends even if the
+                others go on. ``max_tokens_per_second`` is for those who know a clip's seconds, and ignored here.
             generation: options of ``GenerationMixin.generate`` (``max_new_tokens``, ``num_beams``, …), combined with
                 the model's own by :meth:`generation_options`. Without ``max_new_tokens``, Transformers stops after
                 20 tokens.
@@ -361,6 +365,11 @@ class MomeForSpeechRecognition(SavedModel):
             features = encoded.audio if encoded.audio is not None else encoded.video
             size = 0 if features is None else len(features.frames)
             prepared = self.prepare(encoded, [rates] * size if isinstance(rates, Rates) else rates)
+        options.pop(PER_SECOND, None)
+        if most_tokens is not None:
+            ends = options.get("eos_token_id", self.language_model.generation_config.eos_token_id)
+            limit = TokenLimit(most_tokens, ends[0] if isinstance(ends, list) else ends)
+            options["logits_processor"] = [*options.get("logits_processor", []), limit]
         options |= {"inputs_embeds": prepared.embeddings, "attention_mask": prepared.mask.long()}
         language_model = cast(Any, self.language_model)
         if not self.config.adapter_groups:
@@ -456,6 +465,21 @@ class MomeForSpeechRecognition(SavedModel):
         """Undo :meth:`activation_checkpointing_enable`."""
         self.language_model.activation_checkpointing_disable()
         self.train(self.training)
+
+
+class TokenLimit(LogitsProcessor):
+    """Ends each clip's transcript at its own number of tokens; all its beams and no other clip's."""
+
+    def __init__(self, most: Sequence[int], end: int):
+        self.most, self.end = torch.tensor(most), end
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Allow the end token alone as a row's last: ids ``(B * beams, S)``, scores ``(B * beams, V)``."""
+        beams = len(input_ids) // len(self.most)
+        last = (self.most <= input_ids.shape[1] + 1).repeat_interleave(beams).to(scores.device)
+        ended = torch.full_like(scores, -math.inf)
+        ended[:, self.end] = 0
+        return torch.where(last[:, None], ended, scores)
 
 
 def _keep_special_tokens(language_model: PreTrainedModel) -> None:

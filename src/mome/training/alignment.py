@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -13,6 +14,26 @@ from mome.model.alignment import Alignment
 from mome.rates import Rates
 from mome.text.transcript import normalize
 from mome.text.wer import WordErrors, word_errors
+from mome.training.recipe import AlignRecipe, Recipe
+
+
+def alignment_recipe(recipe: Recipe) -> Recipe:
+    """The alignment as a training run of its own, which writes to the folder ``align`` in the recipe's output."""
+    align = recipe.align
+    optim = replace(
+        recipe.optim,
+        task_weights={},
+        rates_per_step=None,
+        one_rate_per_task=False,
+        epochs=align.epochs or recipe.optim.epochs,
+        steps=align.steps,
+        learning_rate=align.learning_rate,
+        connector_learning_rate=None,
+        warmup_steps=align.warmup_steps,
+    )
+    data = replace(recipe.data, max_frames=align.max_frames or recipe.data.max_frames)
+    model, output = replace(recipe.model, self_contained=False), f"{recipe.output}/align"
+    return replace(recipe, model=model, data=data, align=AlignRecipe(), optim=optim, output=output)
 
 
 def alignment(model: MomeForSpeechRecognition, dataset: SpeechDataset) -> Alignment:

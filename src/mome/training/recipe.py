@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from inspect import get_annotations
 from typing import TYPE_CHECKING, Any, Literal, get_origin
 
@@ -46,6 +46,11 @@ def _number(key: str, value: float) -> None:
 def _positive(key: str, value: float) -> None:
     if not (value > 0 and math.isfinite(value)):
         raise _refuse(key, value, "give a number above 0")
+
+
+def _share(key: str, value: float) -> None:
+    if not 0 <= value <= 100:
+        raise _refuse(key, value, "give a number from 0 to 100")
 
 
 def _epochs(key: str, value: float) -> None:
@@ -244,6 +249,11 @@ class AugmentRecipe:
         crop, flip, time_mask: whether to crop and mirror pictures at random, and to mask spans of time.
         noise: recordings to mix in; an empty list for none. If it is ``None``, the user must name them.
         snr: signal-to-noise ratios in dB to draw from; infinity means no noise.
+        feature_time_masks: spans of time to zero in the encoders' features, for each 100 frames (2 s of sound, 4 s of
+            video); with ``data.cache: tokens`` only, drawn anew in every epoch (SpecAugment).
+        feature_time_width: frames of the longest such span.
+        feature_channel_masks: spans of neighbouring features to zero in all frames, likewise.
+        feature_channel_width: features of the widest such span.
     """
 
     crop: bool = True
@@ -251,10 +261,23 @@ class AugmentRecipe:
     time_mask: bool = True
     noise: list[str] | None = field(default_factory=list)
     snr: list[float] = field(default_factory=lambda: [-5.0, 0.0, 5.0, 10.0, 15.0, 20.0, math.inf])
+    feature_time_masks: float = 0.0
+    feature_time_width: int = 20
+    feature_channel_masks: int = 0
+    feature_channel_width: int = 50
 
     def __post_init__(self) -> None:
         """Raise :class:`MomeError` naming the key whose value is not possible."""
-        _check(self, "augment.", noise=_each(_path), snr=_each(_snr))
+        _check(
+            self,
+            "augment.",
+            noise=_each(_path),
+            snr=_each(_snr),
+            feature_time_masks=_share,
+            feature_time_width=_integer(1),
+            feature_channel_masks=_integer(0, 100),
+            feature_channel_width=_integer(1),
+        )
 
 
 @dataclass
@@ -270,6 +293,8 @@ class OptimRecipe:
         rates_up_to: draw them from 1 to this instead, with a uniform number of tokens, for a connector that takes
             any rate (MQT).
         steps: number of updates to train for, instead of ``epochs``.
+        connector_learning_rate: the connector's own, such as a lower one after ``align``; ``None`` for
+            ``learning_rate``.
         clip_norm: largest norm of the gradient; 0 for no clipping.
         accumulate: batches of one update.
     """
@@ -283,6 +308,7 @@ class OptimRecipe:
     epochs: float = 10
     steps: int | None = None
     learning_rate: float = 1e-3
+    connector_learning_rate: float | None = None
     weight_decay: float = 0.1
     betas: list[float] = field(default_factory=lambda: [0.9, 0.98])
     warmup_steps: int = 0
@@ -306,6 +332,7 @@ class OptimRecipe:
             epochs=_epochs,
             steps=_integer(1),
             learning_rate=_positive,
+            connector_learning_rate=_positive,
             weight_decay=_number,
             betas=_betas,
             warmup_steps=_integer(0),
@@ -438,29 +465,16 @@ class Recipe:
             raise MomeError(
                 f"data.cache=tokens keeps the features of an encoder that model.{trained[0]} trains: choose clips"
             )
+        if self.data.cache != "tokens":
+            for key in ("feature_time_masks", "feature_channel_masks"):
+                if getattr(self.augment, key):
+                    raise MomeError(f"augment.{key} masks cached features: give data.cache=tokens, or leave it out")
         every, log = self.validation.every_steps, self.optim.log_steps
         if every % log:
             raise MomeError(
                 f"validation.every_steps={every} is not a multiple of optim.log_steps={log}, "
                 "which resumed runs need to log the same losses: change one of them"
             )
-
-    def alignment(self) -> Recipe:
-        """The alignment as a training run of its own, which writes to the folder ``align`` in this one's output."""
-        align = self.align
-        optim = replace(
-            self.optim,
-            task_weights={},
-            rates_per_step=None,
-            one_rate_per_task=False,
-            epochs=align.epochs or self.optim.epochs,
-            steps=align.steps,
-            learning_rate=align.learning_rate,
-            warmup_steps=align.warmup_steps,
-        )
-        data = replace(self.data, max_frames=align.max_frames or self.data.max_frames)
-        model, output = replace(self.model, self_contained=False), f"{self.output}/align"
-        return replace(self, model=model, data=data, align=AlignRecipe(), optim=optim, output=output)
 
 
 PARTS: dict[str, type] = {

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from transformers import ProgressCallback, TrainingArguments, set_seed
 
-from mome.data.augmentation import Augmentation
+from mome.data.augmentation import Augmentation, FeatureMasks
 from mome.data.datasets import SpeechDataset
 from mome.data.manifests import ManifestRow, read_manifest
 from mome.data.sampling import FrameBudgetSampler
@@ -28,7 +28,7 @@ from mome.media.noise import load_noise
 from mome.model import MomeForSpeechRecognition, MomeProcessor
 from mome.rates import Rates
 from mome.text.wer import WordErrors, word_errors
-from mome.training.alignment import AlignmentValidation, alignment
+from mome.training.alignment import AlignmentValidation, alignment, alignment_recipe
 from mome.training.build import build, model_config
 from mome.training.loading import load_recipe
 from mome.training.progress import Bars, StderrProgress
@@ -89,7 +89,7 @@ def _align(recipe: Recipe, plan: Plan, model: MomeForSpeechRecognition, dataset:
 
     What follows starts from the files, so it is the same whether or not the alignment was trained in this process.
     """
-    recipe, plan = recipe.alignment(), plan.alignment(model.config.connector_config.fuses)
+    recipe, plan = alignment_recipe(recipe), plan.alignment(model.config.connector_config.fuses)
     arguments = _arguments(recipe, plan)
     folder = RunFolder(Path(recipe.output))
     with arguments.main_process_first(local=False):
@@ -169,7 +169,13 @@ def _plan(recipe: Recipe) -> Plan:
     train_rows = _some(_rows(recipe, data.train_split), data.limit)
     valid_rows = _some(_rows(recipe, data.valid_split), recipe.validation.limit) if validated else []
     noises = tuple(load_noise(Path(path)) for path in augment.noise)
-    augmentation = Augmentation(noises, tuple(augment.snr), augment.crop, augment.flip, augment.time_mask)
+    masks = FeatureMasks(
+        augment.feature_time_masks,
+        augment.feature_time_width,
+        augment.feature_channel_masks,
+        augment.feature_channel_width,
+    )
+    augmentation = Augmentation(noises, tuple(augment.snr), augment.crop, augment.flip, augment.time_mask, masks)
     return Plan(recipe.optim.rates_of(rate_set), validated, train_rows, valid_rows, augmentation)
 
 
@@ -216,7 +222,8 @@ def _dataset(recipe: Recipe, plan: Plan, model: MomeForSpeechRecognition, proces
         if data.cache == "tokens":
             encoders = fingerprint(model.audio_encoder, model.video_encoder)
             noises = [hashlib.blake2b(noise.tobytes()).hexdigest() for noise in augmentation.noises]
-            key = (encoders, processor.to_dict(), noises, asdict(recipe.augment))
+            augment = {name: value for name, value in asdict(recipe.augment).items() if not name.startswith("feature_")}
+            key = (encoders, processor.to_dict(), noises, augment)
             dataset.features = FeatureStore(cache / "tokens", data.variants, key, optim.seed)
             dataset.features.prepare(plan.train_rows, clips, augmentation, model, processor, bars)
     return dataset
@@ -241,6 +248,7 @@ def _trainer(
         _schedule(recipe, plan),
         optim.task_weights,
         validate if plan.validated else None,
+        optim.connector_learning_rate,
     )
     trainer.remove_callback(ProgressCallback)
     return trainer

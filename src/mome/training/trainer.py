@@ -51,6 +51,7 @@ class MatryoshkaTrainer(Trainer):
         sampler: makes batches of them.
         schedule: gives the rates of a step.
         task_weights: factors on the loss by task.
+        connector_learning_rate: the connector's own; ``None`` for that of ``args``.
         validate: computes word error rates by name, such as ``"wer/4,2"``; ``None`` for no validation.
     """
 
@@ -65,6 +66,7 @@ class MatryoshkaTrainer(Trainer):
         schedule: Callable[[int], list[Rates]],
         task_weights: Mapping[str, float] | None = None,
         validate: Validate | None = None,
+        connector_learning_rate: float | None = None,
     ):
         # The Trainer only needs to have an eval_dataset: evaluate() below does not use it.
         evaluated = dataset if validate is not None else None
@@ -74,6 +76,7 @@ class MatryoshkaTrainer(Trainer):
         self.schedule = schedule
         self.task_weights = dict(task_weights or {})
         self.validate = validate
+        self.connector_learning_rate = connector_learning_rate
         self.listed = {str(rates) for rates in model.rate_set.rates(TASKS)}
         self.folder = RunFolder(Path(str(args.output_dir)))
         self.step_logs: dict[str, list[Tensor]] = {}
@@ -90,6 +93,17 @@ class MatryoshkaTrainer(Trainer):
         )
         prepared: DataLoader[dict[str, Any]] = self.accelerator.prepare(loader)
         return prepared
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """The Trainer's, with groups of their own for the connector if it has its own learning rate."""
+        optimizer = super().create_optimizer(model)
+        if self.connector_learning_rate is not None:
+            connector = {id(parameter) for parameter in self.model.connector.parameters()}
+            for group in list(optimizer.param_groups):
+                own = [value for value in group["params"] if id(value) in connector]
+                group["params"] = [value for value in group["params"] if id(value) not in connector]
+                optimizer.add_param_group({**group, "params": own, "lr": self.connector_learning_rate})
+        return optimizer
 
     def compute_loss(
         self,
