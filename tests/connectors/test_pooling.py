@@ -46,6 +46,20 @@ def test_stack_equals_a_loop(frames: int, rate: int) -> None:
             assert stacked[batch, i].tolist() == expected
 
 
+@pytest.mark.parametrize(
+    ("rate", "count"), [(1, 1), (2, 2), (3, 3), (4, 4), (5, 1), (6, 3), (10, 2), (12, 4), (16, 4), (20, 4)]
+)
+def test_segments_are_averages_of_equal_parts_of_a_run(rate: int, count: int) -> None:
+    frames = torch.randn(1, 2 * rate + 1, 3)
+    tokens, lengths = compress(frames, torch.tensor([2 * rate + 1]), rate, "segments")
+    part = rate // count
+    for run in range(2):
+        parts = [frames[0, start : start + part].mean(0) for start in range(run * rate, (run + 1) * rate, part)]
+        torch.testing.assert_close(tokens[0, run], torch.cat(parts))
+    assert tokens.shape == (1, 2, compressed_width(3, rate, "segments"))
+    assert lengths.tolist() == [2]
+
+
 def test_average_pool_agrees_with_avg_pool1d() -> None:
     tokens = torch.randn(2, 50, 8)
     expected = torch.nn.functional.avg_pool1d(tokens.transpose(1, 2), 4, 4).transpose(1, 2)
@@ -58,7 +72,7 @@ def test_rate_one_is_the_identity(function) -> None:
     assert function(tokens, 1) is tokens
 
 
-@pytest.mark.parametrize("method", ["average", "stack"])
+@pytest.mark.parametrize("method", ["average", "stack", "segments"])
 def test_fewer_frames_than_the_rate_give_no_token(method) -> None:
     tokens, lengths = compress(torch.randn(2, 3, 5), torch.tensor([3, 1]), 4, method)
     assert tokens.shape == (2, 0, compressed_width(5, 4, method))
@@ -69,7 +83,7 @@ def test_fewer_frames_than_the_rate_give_no_token(method) -> None:
 @given(
     lengths=st.lists(st.integers(0, 23), min_size=1, max_size=4),
     rate=st.integers(1, 9),
-    method=st.sampled_from(["average", "stack"]),
+    method=st.sampled_from(["average", "stack", "segments"]),
 )
 def test_valid_tokens_do_not_depend_on_the_batch(lengths: list[int], rate: int, method) -> None:
     clips = [torch.randn(length, 4) for length in lengths]

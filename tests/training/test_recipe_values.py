@@ -133,7 +133,7 @@ def test_options_of_adapters_and_connectors_too(recipe, options):
             "model.audio_rates=[0]",
             "model.audio_rates=[0] is not possible: give a list of at most 64 whole numbers",
         ),
-        ("model.compression=sum", "model.compression='sum' is not possible: give average or stack"),
+        ("model.compression=sum", "model.compression='sum' is not possible: give average, stack or segments"),
         (f"model.video_encoder={'x' * 300}", "is longer than the name of a file can be"),
         ("model.prompts={lips: read}", "model.prompts: unknown task 'lips'"),
         ("model.compat=official", "unknown key model.compat"),

@@ -56,7 +56,7 @@ class MomeConfig(PreTrainedConfig):
             are not rounded.
         audio_context: ``"window"`` or ``"clip"``, see :class:`~mome.encoders.whisper.WhisperAudioEncoder`.
         audio_rates, video_rates: the rates of each modality.
-        compression: ``"average"`` or ``"stack"``.
+        compression: ``"average"``, ``"stack"`` or ``"segments"`` (:mod:`mome.connectors.pooling`).
         projector_hidden: width between the projector's two linear layers.
         projector_norm: whether the projectors end with a LayerNorm.
         connector: the connector's ``type`` (``projectors``, ``shared``, ``mixture``, ``resampler``, ``qformer``) and

@@ -42,7 +42,7 @@ class Surroundings:
         audio_width, video_width: widths D of the encoders' features; ``None`` without that encoder.
         out_features: width H of the language model.
         hidden: width between a projector's two linear layers.
-        compression: whether a token is the average of its frames or a stack of them.
+        compression: whether a token is the average of its frames, a stack of them, or of averages of them.
         norm: whether projectors end with a LayerNorm.
     """
 

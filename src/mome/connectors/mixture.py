@@ -161,7 +161,7 @@ class MixtureConnector(Connector):
 
     Attributes:
         rate_set: the rates.
-        method: ``"average"`` or ``"stack"``.
+        method: ``"average"``, ``"stack"`` or ``"segments"``.
         top_k: active experts.
     """
 
@@ -169,7 +169,7 @@ class MixtureConnector(Connector):
         """Make the routers and experts.
 
         Raises:
-            MomeError: several rates of a modality with stacking, different widths of modalities that share
+            MomeError: rates of a modality whose tokens differ in width, different widths of modalities that share
                 something, or no rates.
         """
         super().__init__()

@@ -1,10 +1,11 @@
-"""Compression by a rate: the average or the stack of each run of consecutive encoder frames.
+"""Compression by a rate: the average, the stack, or both in turn, of each run of consecutive encoder frames.
 
 Shape notation: B clips, T frames, D encoder width, r the rate; every function gives T // r tokens.
 
 Source: the compression step of Llama-MTSK ("Adaptive AVSR via Matryoshka-based multimodal LLMs") and of
 MoME ("Mixture of Matryoshka Experts for AVSR", NeurIPS 2025): average pooling with kernel = stride = rate,
-or stacking of rate frames along the feature dimension.
+or stacking of rate frames along the feature dimension. Segments are ours: averages of up to four equal parts of each
+run, stacked, which keep the order of sounds at coarse rates and a width that does not grow with the rate.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from torch import Tensor
 
 from mome.errors import MomeError
 
-CompressionMethod = Literal["average", "stack"]
+CompressionMethod = Literal["average", "stack", "segments"]
 METHODS: tuple[CompressionMethod, ...] = get_args(CompressionMethod)
+MOST_SEGMENTS = 4
 
 Length = TypeVar("Length", int, Tensor)
 
@@ -69,9 +71,14 @@ def pooled_length(length: Length, rate: int) -> Length:
 
 
 def compressed_width(width: int, rate: int, method: CompressionMethod) -> int:
-    """Features per token after compression: D for averaging, r * D for stacking."""
-    check_rate(rate)
-    return width * rate if check_method(method) == "stack" else width
+    """Features per token after compression: D for averaging, r * D for stacking, s * D for s segments."""
+    return width * _stacked(rate, method)
+
+
+def _stacked(rate: int, method: CompressionMethod) -> int:
+    """How many averages of ``rate / n`` frames each are stacked to one token."""
+    segments = max(count for count in range(1, MOST_SEGMENTS + 1) if check_rate(rate) % count == 0)
+    return {"average": 1, "stack": rate, "segments": segments}[check_method(method)]
 
 
 def _windows(frames: Tensor, rate: int) -> Tensor:
@@ -130,13 +137,13 @@ def compress(
         frames: (B, T, D), any floating dtype.
         lengths: (B,) integer, valid frames of each clip, at most T.
         rate: frames per token, from 1 up.
-        method: ``"average"`` or ``"stack"``.
+        method: ``"average"``, ``"stack"`` or ``"segments"``.
 
     Returns:
-        Tokens (B, T // rate, D) or (B, T // rate, rate * D), and lengths (B,), floor(lengths / rate).
+        Tokens (B, T // rate, :func:`compressed_width`), and lengths (B,), floor(lengths / rate).
 
     Raises:
         MomeError: unknown method, or a rate below 1.
     """
-    pooled = average_pool(frames, rate) if check_method(method) == "average" else stack(frames, rate)
-    return pooled, pooled_length(lengths, rate)
+    stacked = _stacked(rate, method)
+    return stack(average_pool(frames, rate // stacked), stacked), pooled_length(lengths, rate)

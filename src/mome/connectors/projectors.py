@@ -73,7 +73,7 @@ class RateProjectors(nn.ModuleList):
 
     Attributes:
         rates: the rates, in the order of the projectors.
-        method: ``"average"`` or ``"stack"``.
+        method: ``"average"``, ``"stack"`` or ``"segments"``.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class RateProjectors(nn.ModuleList):
         method: CompressionMethod = "average",
         norm: bool = False,
     ) -> None:
-        """Make one projector per rate, from D (average) or rate * D (stack) through ``hidden`` to H features.
+        """Make one projector per rate, from the compressed width through ``hidden`` to H features.
 
         Raises:
             MomeError: no rate, a rate twice or below 1, or an unknown method.
