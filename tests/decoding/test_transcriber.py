@@ -215,9 +215,12 @@ def test_files(transcriber, tmp_path):
 def test_loading(tiny_model, tmp_path, monkeypatch):
     assert mome.load(tiny_model).name == str(tiny_model)
     assert not mome.load(str(tiny_model)).model.training
-    monkeypatch.setattr(bundled, "BUNDLED", tiny_model)
+    monkeypatch.setitem(bundled.BUNDLED, "mome-tiny", tiny_model)
     assert mome.load().name == mome.load("mome-tiny").name == "mome-tiny"
-    monkeypatch.setattr(bundled, "BUNDLED", tmp_path / "gone")
+    for name in ("mome-tiny", "mome-base"):
+        monkeypatch.setitem(bundled.BUNDLED, name, tmp_path / "gone")
+        with pytest.raises(MomeError, match=f"the bundled model is not at {tmp_path / 'gone'}: "):
+            mome.load(name)
     with pytest.raises(MomeError, match="the bundled model is not at"):
         mome.load()
 

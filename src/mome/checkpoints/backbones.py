@@ -22,7 +22,7 @@ from transformers import (
 from mome.checkpoints.hub import TOKENIZER_FILES
 from mome.checkpoints.language_models import check_language_model
 from mome.checkpoints.settings import blaming, check_settings
-from mome.checkpoints.source import Source
+from mome.checkpoints.source import Source, offline_folder
 from mome.encoders import audio_encoder
 from mome.errors import MomeError, listed
 
@@ -126,8 +126,8 @@ def load_backbone(
     if lacking:
         names = listed(lacking, 3)
         raise MomeError(f"{source.what} has not all of its weights: {names} missing or of another size")
-    if source.folder is None:
-        backbone.name_or_path = backbone.config.name_or_path = reference  # instead of the folder in the cache
+    if source.folder in (None, offline_folder(reference)):
+        backbone.name_or_path = backbone.config.name_or_path = reference  # instead of the place it was found at
     return backbone
 
 

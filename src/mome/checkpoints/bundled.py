@@ -1,4 +1,4 @@
-"""The folder of the bundled demonstration model."""
+"""The folders of the models that are inside the package."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ from pathlib import Path
 
 from mome.errors import MomeError
 
-BUNDLED_NAME = "mome-tiny"
-BUNDLED = Path(__file__).resolve().parent.parent / "mome-tiny"
+BUNDLED_NAME = "mome-tiny"  # the default: it needs no other files
+BUNDLED = {name: Path(__file__).resolve().parent.parent / name for name in (BUNDLED_NAME, "mome-base")}
 
 
-def bundled_folder() -> Path:
-    """The bundled model's folder.
+def bundled_folder(name: str = BUNDLED_NAME) -> Path:
+    """A bundled model's folder.
 
     Raises:
         MomeError: it is missing from the installation.
     """
-    if not (BUNDLED / "config.json").exists():
-        raise MomeError(f"the bundled model is not at {BUNDLED}: reinstall the package, or give a model folder")
-    return BUNDLED
+    folder = BUNDLED[name]
+    if not (folder / "config.json").exists():
+        raise MomeError(f"the bundled model is not at {folder}: reinstall the package, or give a model folder")
+    return folder

@@ -1,7 +1,8 @@
 """Resolve "a folder or a hub id" to a folder on this machine.
 
-Files are downloaded by ``huggingface_hub``, which resumes broken transfers, keeps complete files, and uses its cache
-when the hub cannot be reached (``HF_HUB_OFFLINE``, no network).
+A hub id is first looked for in the folder that the variable ``MOME_BACKBONES`` names, as ``DIR/owner/name``; what is
+there stands for every revision. Other files are downloaded by ``huggingface_hub``, which resumes broken transfers,
+keeps complete files, and uses its cache when the hub cannot be reached (``HF_HUB_OFFLINE``, no network).
 """
 
 from __future__ import annotations
@@ -29,12 +30,13 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import tqdm, validate_repo_id
 
-from mome.checkpoints.bundled import BUNDLED_NAME, bundled_folder
+from mome.checkpoints.bundled import BUNDLED, bundled_folder
 from mome.checkpoints.hub import HUB_ERRORS, LOGIN, SITE, causes, refusal
 from mome.checkpoints.settings import INDICES, is_folder, shards
 from mome.config.fields import BACKBONES
-from mome.errors import MomeError, in_one_line
+from mome.errors import MomeError, in_one_line, shortened
 
+FOLDER_VARIABLE = "MOME_BACKBONES"
 SETTINGS = ("config.json", "generation_config.json", *INDICES.values())  # of a backbone
 
 
@@ -42,11 +44,30 @@ def local_folder(name: str | os.PathLike[str]) -> Path | None:
     """The folder of this name, or ``None``; ``mome-tiny`` and its parts (``mome-tiny/audio_encoder``) are known.
 
     Raises:
-        MomeError: the bundled model is missing from the installation.
+        MomeError: the bundled model is missing from the installation, or as :func:`offline_folder`.
     """
     first, _, part = str(name).partition("/")
-    bundled = first == BUNDLED_NAME and part in ("", *BACKBONES)
-    folder = bundled_folder() / part if bundled else Path(name)
+    bundled = first in BUNDLED and part in ("", *BACKBONES)
+    folder = bundled_folder(first) / part if bundled else Path(name)
+    return folder if is_folder(folder) else offline_folder(str(name))
+
+
+def offline_folder(name: str) -> Path | None:
+    """The folder of a hub id inside that of ``MOME_BACKBONES``; ``None`` if it is not there or the variable not set.
+
+    Raises:
+        MomeError: the variable names no folder.
+    """
+    chosen = os.environ.get(FOLDER_VARIABLE)
+    if not chosen or not is_hub_id(name):
+        return None
+    parent = Path(chosen).expanduser()
+    if not is_folder(parent):
+        raise MomeError(
+            f"{FOLDER_VARIABLE} names {shortened(chosen, 120)}, which is not a folder: correct or unset it, "
+            "or fill it with 'make backbones'"
+        )
+    folder = parent / name
     return folder if is_folder(folder) else None
 
 
@@ -167,13 +188,17 @@ class Source:
     def _absent(self) -> MomeError:
         """The error if the hub cannot be reached and its cache lacks the files."""
         if is_offline_mode():
-            why, remedy = "HF_HUB_OFFLINE is set", "unset it once to download it, or give a folder"
+            why, remedy = "HF_HUB_OFFLINE is set", "unset it once to download it"
         elif self.hub.get("local_files_only"):
-            why, remedy = "local_files_only forbids the network", "leave it out once to download it, or give a folder"
+            why, remedy = "local_files_only forbids the network", "leave it out once to download it"
         else:
-            why, remedy = "the hub cannot be reached", "check the network, or give a folder"
-        remedy = self.remedy or remedy
-        return MomeError(f"{self.what} is neither a folder here nor complete in the hub's cache, and {why}: {remedy}")
+            why, remedy = "the hub cannot be reached", "check the network"
+        chosen = os.environ.get(FOLDER_VARIABLE)
+        here = f"here or in {chosen}" if chosen else "here"
+        remedy = self.remedy or (
+            f"{remedy}, give a folder, or set {FOLDER_VARIABLE} to a folder that has it ('make backbones' fills one)"
+        )
+        return MomeError(f"{self.what} is neither a folder {here} nor complete in the hub's cache, and {why}: {remedy}")
 
     def _explain(self, error: BaseException) -> MomeError:
         """One line for an exception of ``huggingface_hub``."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mome.checkpoints.bundled import BUNDLED_NAME
+from mome.checkpoints.bundled import BUNDLED, BUNDLED_NAME
 from mome.cli.options import Json, read_config
 from mome.cli.output import gflops, quiet, result, table, to_json
 from mome.errors import MomeError
@@ -70,7 +70,7 @@ def _config(subject: str, overrides: list[str]) -> MomeConfig:
     from mome.training.loading import SHIPPED
 
     is_layer = "/" in subject and (SHIPPED / f"{subject}.yaml").is_file()
-    if not is_layer and (subject == BUNDLED_NAME or path.is_dir() or ("/" in subject and not is_yaml)):
+    if not is_layer and (subject in BUNDLED or path.is_dir() or ("/" in subject and not is_yaml)):
         if overrides:
             raise MomeError(
                 f"{subject} is a model, and {overrides[0]} would change a recipe: name a recipe or leave it out"
