@@ -10,17 +10,14 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from mome.model.objective import IGNORED_LABEL
+from mome.errors import MomeError
 from mome.text.grid import SLOTS
 from mome.training.run import train
 from tests.tiny import END, START, tiny_tokenizer
 from tests.training.test_run import losses, recipe
-
-# At one frame a token the toy's second is long enough for its six words in sound and in video, at 16 it is not.
-ALIGN = ["align.steps=80", "align.learning_rate=0.01", "model.audio_rates=[2,16]", "model.video_rates=[1,2]"]
-SHORT = ["optim.steps=4", "optim.log_steps=1", "optim.rates_per_step=null", "validation.rates=[]"]
 
 
 def history(output: Path) -> list[dict[str, Any]]:
@@ -29,29 +26,29 @@ def history(output: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def reader(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The toy with a language model that repeats the words whose embeddings stand before the prompt."""
+    """The toy with a language model that repeats the words whose embeddings stand before the prompt, amid noise."""
     folder = tmp_path_factory.mktemp("reader")
     shutil.copytree(toy, folder, dirs_exist_ok=True)
     place, tokenizer = folder / "backbones" / "language_model", tiny_tokenizer()
     model = AutoModelForCausalLM.from_pretrained(place)
     torch.manual_seed(0)
-    model.apply(
-        lambda module: torch.nn.init.normal_(module.weight, std=0.1) if hasattr(module, "in_features") else None
-    )
+    for weight in model.get_decoder().layers.parameters():
+        torch.nn.init.normal_(weight, std=0.1) if weight.ndim > 1 else torch.nn.init.ones_(weight)
     embed, optimizer = model.get_input_embeddings(), torch.optim.AdamW(model.parameters(), lr=3e-3)
     prompt = torch.tensor(tokenizer("Transcribe speech to text.").input_ids).expand(32, -1)
     slots = [torch.tensor(tokenizer.convert_tokens_to_ids(list(slot))) for slot in SLOTS]
+    places = torch.arange(32)[:, None], torch.arange(18)
     for _ in range(400):
         words = torch.stack([slot[torch.randint(len(slot), (32,))] for slot in slots], dim=1)
-        heard = embed(words).repeat_interleave(2, dim=1) * (0.5 + torch.rand(32, 12, 1))
+        heard = embed(words[places[0], torch.randint(6, (32, 18)).sort(dim=1).values])
+        heard = torch.where(torch.rand(32, 18, 1) < 0.3, torch.randn(48), heard) * (0.5 + torch.rand(32, 18, 1))
         written = torch.cat([words, torch.full((32, 1), END)], dim=1)
         parts = [embed(torch.full((32, 1), START)), heard, embed(prompt), embed(words)]
         logits = model(inputs_embeds=torch.cat(parts, dim=1)).logits[:, -written.shape[1] :]
-        loss = F.cross_entropy(logits.flatten(0, 1), written.flatten(), ignore_index=IGNORED_LABEL)
+        loss = F.cross_entropy(logits.flatten(0, 1), written.flatten())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    print("reader", loss.item())
     model.save_pretrained(place)
     return folder
 
@@ -64,4 +61,83 @@ def test_it_lowers_the_first_loss_through_the_language_model(toy: Path, reader: 
         return losses(train(recipe(backbones, tmp_path / name / "run"), [*given, *options]))[0][1]
 
     align = ["align.steps=150", "align.learning_rate=0.01"]
-    print(first(reader, "without"), first(reader, "with", *align), first(toy, "deaf"), first(toy, "deaf_with", *align))
+    without = first(reader, "without")
+    assert first(reader, "with", *align) < 0.7 * without
+    aligned = history(tmp_path / "with" / "run" / "align")
+    assert aligned[-2]["loss"] < 0.3 * aligned[0]["loss"]
+    assert {"loss/2,-", "loss/3,-", "left_out/2,-", "left_out/3,-"} <= aligned[0].keys()
+    # A language model that cannot read its own embeddings gains little: it is the reading that helps, not more steps.
+    assert first(toy, "deaf with", *align) > 0.9 * first(toy, "deaf without")
+
+
+ALIGN = ["align.steps=6", "align.learning_rate=0.01", "align.weight=0.5", "optim.steps=6", "optim.log_steps=1"]
+ALIGN += ["validation.every_steps=3", "validation.rates=['4,2']", "model.adapter={type: mome, dropout: 0.2}"]
+
+
+def run(toy: Path, folder: Path, resume: bool = False) -> Path:
+    folder.mkdir(exist_ok=True)
+    return train(recipe(toy, folder / "run"), ALIGN, resume=resume)
+
+
+def logged(output: Path) -> list[dict[str, Any]]:
+    return [entry for entry in history(output) if "loss" in entry or "eval_wer/4,2" in entry or "eval_wer/4,-" in entry]
+
+
+def cut_off(output: Path, last: str) -> None:
+    """Make of a run one that was killed while it wrote this checkpoint."""
+    for name in ("history.json", "config.json", "model.safetensors", "alignment.safetensors"):
+        (output / name).unlink(missing_ok=True)
+    (output / last / "trainer_state.json").unlink()
+
+
+def test_both_stages_resume_to_the_same_weights(toy: Path, tmp_path: Path):
+    output = run(toy, tmp_path / "a")
+    first, second = logged(output / "align"), logged(output)
+    straight = load_file(output / "model.safetensors")
+    assert {"eval_wer/4,-", "eval_wer/-,2"} <= set().union(*first)
+    assert "connector/align_loss" in second[0]
+    assert not (output / "alignment.safetensors").exists()
+    assert not any("alignment" in key for key in straight)
+
+    def resumed() -> None:
+        assert run(toy, tmp_path / "a", resume=True) == output
+        assert logged(output) == second
+        written = load_file(output / "model.safetensors")
+        assert written.keys() == straight.keys()
+        assert all(torch.equal(written[key], straight[key]) for key in straight)
+
+    cut_off(output, "checkpoint-6")  # amid the second stage, which needs the first one's folder no more
+    (output / "align").rename(tmp_path / "align")
+    resumed()
+    assert not (output / "align").exists()
+    (tmp_path / "align").rename(output / "align")
+    cut_off(output, "checkpoint-6")
+    shutil.rmtree(output / "checkpoint-3")  # before the second stage's first checkpoint
+    resumed()
+    cut_off(output, "checkpoint-6")
+    shutil.rmtree(output / "checkpoint-3")
+    cut_off(output / "align", "checkpoint-6")  # amid the first stage
+    resumed()
+    assert logged(output / "align") == first
+
+
+def test_a_folder_with_an_alignment_is_not_taken_for_another_run(toy: Path, tmp_path: Path):
+    output = tmp_path / "a" / "run"
+    (output / "align" / "checkpoint-3").mkdir(parents=True)
+    (output / "align" / "checkpoints.json").write_text('["checkpoint-3"]')
+    with pytest.raises(MomeError, match=r"run/align already holds a training run: add --resume"):
+        run(toy, tmp_path / "a")
+
+
+def test_the_connector_has_its_own_learning_rate(toy: Path, tmp_path: Path):
+    options = ["optim.steps=1", "validation.rates=[]", "optim.weight_decay=0", "optim.learning_rate=1e-3"]
+    options += ["optim.tasks=[asr]", "model.video_encoder=null", "model.video_rates=[]", "optim.rates_per_step=null"]
+    outputs = []
+    for name, more in (("a", []), ("b", ["optim.connector_learning_rate=1e-5"])):
+        (tmp_path / name).mkdir()
+        outputs.append(load_file(train(recipe(toy, tmp_path / name / "run"), [*options, *more]) / "model.safetensors"))
+    key, expert = "connector.audio.0.0.weight", "language_model.model.layers.0.mome.outer_weight"
+    assert torch.equal(outputs[0][expert], outputs[1][expert])
+    # Adam's first step is the learning rate in each place that has a gradient.
+    moved = (outputs[0][key] - outputs[1][key]).abs()
+    assert moved.max().item() == pytest.approx(1e-3 - 1e-5, rel=1e-2)

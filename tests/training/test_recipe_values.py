@@ -14,13 +14,14 @@ import yaml
 from mome.errors import MomeError
 from mome.training import load_config, load_recipe
 from mome.training.loading import LARGEST
-from mome.training.recipe import AugmentRecipe, DataRecipe, ModelRecipe, OptimRecipe, ValidationRecipe
+from mome.training.recipe import AlignRecipe, AugmentRecipe, DataRecipe, ModelRecipe, OptimRecipe, ValidationRecipe
 from tests.tiny import tiny_tokenizer
 
 PARTS = {
     "model": ModelRecipe,
     "data": DataRecipe,
     "augment": AugmentRecipe,
+    "align": AlignRecipe,
     "optim": OptimRecipe,
     "validation": ValidationRecipe,
 }
@@ -91,7 +92,16 @@ def test_the_same_in_files(recipe, tmp_path, key):
 
 
 NESTED = {
-    "{type: mome}": ("type", "placement", "routed_experts", "shared_experts", "top_k", "bottleneck", "renormalize"),
+    "{type: mome}": (
+        "type",
+        "placement",
+        "routed_experts",
+        "shared_experts",
+        "top_k",
+        "bottleneck",
+        "renormalize",
+        "dropout",
+    ),
     "{type: lora, bottleneck: 2}": ("bottleneck", "scale", "targets", "shared", "specific", "dropout"),
     "{type: mixture}": ("experts", "top_k", "sharing", "balance_weight", "z_weight"),
     "{type: resampler}": ("queries", "heads"),
@@ -129,6 +139,11 @@ def test_options_of_adapters_and_connectors_too(recipe, options):
         ("data.max_frames=0", "data.max_frames=0 is not possible: give 1 or more"),
         (f"output={'x' * 300}", "is longer than the name of a file can be"),
         ("augment.snr=[101]", "augment.snr holds 101.0"),
+        ("augment.feature_time_masks=1", "augment.feature_time_masks masks cached features: give data.cache=tokens"),
+        ("augment.feature_time_width=0", "augment.feature_time_width=0 is not possible: give 1 or more"),
+        ("align.steps=0", "align.steps=0 is not possible: give 1 or more"),
+        ("align.weight=-1", "align.weight=-1.0 is not possible: give a number from 0 up"),
+        ("align.step=5", "unknown key align.step: did you mean align.steps?"),
         (
             "model.audio_rates=[0]",
             "model.audio_rates=[0] is not possible: give a list of at most 64 whole numbers",
