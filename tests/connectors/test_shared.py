@@ -23,6 +23,24 @@ def test_equals_a_loop_over_projected_frames(rate, norm) -> None:
             torch.testing.assert_close(projected[clip, i], sum(frames) / rate)
 
 
+@pytest.mark.parametrize("rate", [4, 8, 12])
+def test_segments_are_compressed_first(rate: int) -> None:
+    shared = SharedProjector((4, 8, 12), 6, 7, 10, method="segments")
+    frames = torch.randn(1, 26, 6)
+    tokens, lengths = shared(frames, torch.tensor([26]), rate)
+    assert lengths.tolist() == [26 // rate]
+    for i in range(26 // rate):
+        run = frames[0, i * rate : (i + 1) * rate]
+        parts = [run[j * rate // 4 : (j + 1) * rate // 4].mean(0) for j in range(4)]
+        torch.testing.assert_close(tokens[0, i], shared.projector(torch.cat(parts)))
+
+
+def test_tokens_of_different_widths_are_refused() -> None:
+    for method, rates in (("stack", (2, 4)), ("segments", (4, 5))):
+        with pytest.raises(MomeError, match=f"compression={method} at the rates .* different widths"):
+            SharedProjector(rates, 6, method=method)
+
+
 def test_rates_are_nested() -> None:
     shared = SharedProjector((2, 4), 6, 7, 10)
     tokens = torch.randn(1, 24, 6)

@@ -1,0 +1,110 @@
+"""Write the training manifest of mome-base: transcribed speech, and voices that Whisper's own decoder transcribes.
+
+    python -m scripts.mome_base.prepare SPEECH OUT [--share speechocean762=0.5]
+
+SPEECH has manifest.csv with the columns id, path, split, text, corpus, speaker and seconds. Clips of the split `train`
+go into training, of a corpus with a share only that part of them, drawn once. Clips of the split `untranscribed` get the
+text that Whisper's decoder writes (greedily, in a window of 30 s); every sixth of their speakers is kept for validation.
+Clips whose text has digits are left out. OUT/labels.csv is kept, so that a second call does not transcribe again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import AutoTokenizer, WhisperFeatureExtractor, WhisperForConditionalGeneration
+
+from mome.checkpoints.source import Source
+from mome.clip import SAMPLE_RATE
+from mome.data.manifests import ManifestRow, write_manifest
+from mome.media import load_clip
+from mome.text.transcript import normalize
+
+WHISPER = "openai/whisper-base"
+VALID_EVERY = 6  # speakers
+MOST_TOKENS_PER_SECOND = 8  # a decoder that repeats itself writes more
+
+
+class OwnDecoder:
+    """Whisper with its own decoder, English, greedy."""
+
+    def __init__(self) -> None:
+        source = Source(WHISPER, "Whisper")
+        folder = source.weights(source.preprocessing(("preprocessor_config.json", "tokenizer.json")))
+        self.extractor = WhisperFeatureExtractor.from_pretrained(folder)
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.model = WhisperForConditionalGeneration.from_pretrained(folder).eval()
+
+    @torch.inference_mode()
+    def __call__(self, waveforms: list[np.ndarray]) -> list[str]:
+        """Transcribe clips of up to 30 s, 16 kHz; an empty text where the decoder repeats itself."""
+        inputs = self.extractor(waveforms, sampling_rate=SAMPLE_RATE, return_tensors="pt")
+        most = int(MOST_TOKENS_PER_SECOND * max(map(len, waveforms)) / SAMPLE_RATE) + 8
+        ids = self.model.generate(
+            inputs.input_features, language="en", task="transcribe", num_beams=1, do_sample=False, max_new_tokens=most
+        )
+        texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        cut = [bool(row[-1] not in (self.tokenizer.eos_token_id, self.tokenizer.pad_token_id)) for row in ids]
+        return ["" if broken else text.strip() for text, broken in zip(texts, cut, strict=True)]
+
+
+def labelled(rows: list[dict[str, str]], root: Path, file: Path) -> dict[str, str]:
+    """Texts of untranscribed clips by id; new ones are added to ``file``."""
+    known = {row["id"]: row["text"] for row in csv.DictReader(file.open())} if file.exists() else {}
+    todo = sorted((row for row in rows if row["id"] not in known), key=lambda row: float(row["seconds"]))
+    if todo:
+        decode = OwnDecoder()
+        with file.open("a", newline="") as opened:
+            writer = csv.writer(opened)
+            if not known:
+                writer.writerow(["id", "text"])
+            for start in range(0, len(todo), 4):
+                batch = todo[start : start + 4]
+                sounds = [load_clip(root / row["path"], video=False).audio for row in batch]
+                for row, text in zip(batch, decode([sound for sound in sounds if sound is not None]), strict=True):
+                    known[row["id"]] = text
+                    writer.writerow([row["id"], text])
+                opened.flush()
+                print(f"transcribed {start + len(batch)} of {len(todo)}", flush=True)
+    return known
+
+
+def chosen(rows: list[dict[str, str]], shares: dict[str, float], root: Path) -> Iterator[ManifestRow]:
+    """The clips of the split train, a drawn part of the corpora with a share."""
+    rng = np.random.default_rng(0)
+    for row in rows:
+        if row["split"] == "train" and rng.random() < shares.get(row["corpus"], 1.0):
+            yield ManifestRow(row["id"], root / row["path"], "train", row["text"])
+
+
+def main() -> None:
+    """Write OUT/manifest.csv."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("speech", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--share", action="append", default=[], metavar="CORPUS=SHARE")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    with (args.speech / "manifest.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    shares = {name: float(share) for name, _, share in (text.partition("=") for text in args.share)}
+    voices = [row for row in rows if row["split"] == "untranscribed"]
+    texts = labelled(voices, args.speech, args.out / "labels.csv")
+    held = set(sorted({row["speaker"] for row in voices})[::VALID_EVERY])
+    manifest = list(chosen(rows, shares, args.speech))
+    for row in voices:
+        text = normalize(texts[row["id"]])
+        if text and not any(character.isdigit() for character in text):
+            split = "valid" if row["speaker"] in held else "train"
+            manifest.append(ManifestRow(row["id"], args.speech / row["path"], split, text))
+    written, _ = write_manifest(args.out / "manifest.csv", manifest)
+    print(f"{args.out / 'manifest.csv'}: {len(written)} clips")
+
+
+if __name__ == "__main__":
+    main()
