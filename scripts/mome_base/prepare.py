@@ -3,9 +3,9 @@
     python -m scripts.mome_base.prepare SPEECH OUT [--share speechocean762=0.5]
 
 SPEECH has manifest.csv with the columns id, path, split, text, corpus, speaker and seconds. Clips of the split `train`
-go into training, of a corpus with a share only that part of them, drawn once. Clips of the split `untranscribed` get the
-text that Whisper's decoder writes (greedily, in a window of 30 s); every sixth of their speakers is kept for validation.
-Clips whose text has digits are left out. OUT/labels.csv is kept, so that a second call does not transcribe again.
+go into training, of a corpus with a share only that part of them, drawn once. Clips of the split `untranscribed` get
+the text that Whisper's decoder writes (greedily, in a window of 30 s); every sixth of their speakers is kept for
+validation. Clips whose text has digits are left out. OUT/labels.csv is kept for a second call.
 """
 
 from __future__ import annotations

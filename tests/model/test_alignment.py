@@ -55,6 +55,13 @@ def likelihood(log_probabilities: np.ndarray, labels: list[int]) -> float:
     return -float(np.log(total))
 
 
+def off_length(clips: list[Tensor], rows: Tensor) -> float:
+    """The part of the loss that is about the tokens' lengths."""
+    mean = np.linalg.norm(rows.detach().double().numpy()[USED], axis=1).mean()
+    lengths = np.linalg.norm(np.concatenate([clip.detach().double().numpy() for clip in clips]), axis=1)
+    return float(np.mean(np.log(lengths / mean) ** 2))
+
+
 def test_the_loss_is_the_sum_over_all_paths():
     aligned, rows, clips = alignment(), embedding(), tokens(4, 5, 3)
     loss, left_out = aligned(connected(clips), LABELS, rows)
@@ -62,7 +69,7 @@ def test_the_loss_is_the_sum_over_all_paths():
         likelihood(scores(aligned, clip, rows), labels)
         for clip, labels in zip(clips, ([1, 0], [2, 2], [0, 1, 2]), strict=True)
     ]
-    assert loss.item() == pytest.approx(sum(expected) / 7, rel=1e-5)
+    assert loss.item() == pytest.approx(sum(expected) / 7 + off_length(clips, rows), rel=1e-5)
     assert left_out.item() == 0
     loss.backward()
     assert all(clip.grad is not None and clip.grad.abs().sum(1).all() for clip in clips)
@@ -98,7 +105,8 @@ def test_audio_and_video_count_equally_and_clips_without_one_are_no_failures():
 def test_a_clip_in_which_nothing_is_said_is_all_blank():
     aligned, rows, (clip,) = alignment(), embedding(), tokens(3)
     loss, _ = aligned(connected([clip]), torch.tensor([[END]]), rows)
-    assert loss.item() == pytest.approx(-scores(aligned, clip, rows)[:, 3].sum(), rel=1e-5)
+    silence = -scores(aligned, clip, rows)[:, 3].sum()
+    assert loss.item() == pytest.approx(silence + off_length([clip], rows), rel=1e-5)
 
 
 def test_the_best_path():

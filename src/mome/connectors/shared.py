@@ -4,8 +4,8 @@ Shape notation: B clips, T frames, D encoder width, H width of the language mode
 
 Source: M3 ("Matryoshka Multimodal Models", arXiv 2405.17430), whose nested token sets are averages of the
 projected image tokens, here along time instead of over the image. With a projector that was trained at one rate, it
-is average pooling at inference only. Segments of one number at all rates, compressed first, are ours: the projector sees
-more of its input than an average, and learns from all rates.
+is average pooling at inference only. Segments of one number at all rates, compressed first, are ours: the
+projector sees more of its input than an average, and learns from all rates.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class SharedProjector(nn.Module):
         norm: bool = False,
         method: CompressionMethod = "average",
     ) -> None:
-        """Make the projector from width ``in_features`` (times the parts stacked) through ``hidden`` to ``out_features``.
+        """Make the projector from the compressed width of ``in_features`` through ``hidden`` to ``out_features``.
 
         Raises:
             MomeError: no rate, a rate twice or below 1, or rates whose stacks differ in width.
@@ -67,8 +67,8 @@ class SharedProjector(nn.Module):
         widths = {compressed_width(in_features, rate, method) for rate in rates}
         if len(widths) > 1:
             raise MomeError(
-                f"compression={method} at the rates {', '.join(map(str, rates))} gives tokens of different widths, which "
-                "one projector for all rates cannot read: choose the connector projectors, or rates that are alike"
+                f"compression={method} at the rates {', '.join(map(str, rates))} gives tokens of different widths, "
+                "which one projector cannot read: choose the connector projectors, or rates that are alike"
             )
         self.projector = Projector(widths.pop(), out_features, hidden, norm)
 

@@ -25,7 +25,8 @@ _FIRST_SCALE = 10.0  # of the cosines, which are from -1 to 1
 class Alignment(nn.Module):
     """Scores tokens against the embeddings of the transcript tokens in use and a learned blank; for training only.
 
-    A token's logits are its cosines with the K embeddings and with the blank, times a learned scale.
+    A token's logits are its cosines with the K embeddings and with the blank, times a learned scale. As cosines leave
+    the length of a token open, the loss also has the square of ln(length / mean length of the K embeddings).
 
     Attributes:
         tokens: ``(K,)`` int64, the ids in use, sorted.
@@ -53,8 +54,9 @@ class Alignment(nn.Module):
             embedding: ``(V, H)``, the language model's, which gets no gradient.
 
         Returns:
-            Negative log-likelihood per label, and the share of the clips that are left out because they have fewer
-            tokens than CTC needs for their labels. Both are means over audio, video and fused tokens, as there are.
+            Negative log-likelihood per label plus the mean square of the tokens' lengths, and the share of the clips
+            that are left out because they have fewer tokens than CTC needs for their labels. Both are means over
+            audio, video and fused tokens, as there are.
         """
         place = torch.searchsorted(self.tokens, labels).clamp(max=len(self.tokens) - 1)
         used = self.tokens[place] == labels
@@ -80,7 +82,9 @@ class Alignment(nn.Module):
             blank=len(self.tokens),
             reduction="sum",
         )
-        return likelihood / max(sum(map(len, labels)), 1), share
+        length = embedding.detach()[self.tokens].float().norm(dim=-1).mean()
+        ratio = torch.cat(rows).float().norm(dim=-1) / length + 1e-9
+        return likelihood / max(sum(map(len, labels)), 1) + ratio.log().square().mean(), share
 
     def logits(self, tokens: Tensor, embedding: Tensor) -> Tensor:
         """Logits ``(..., K + 1)`` float32 of tokens ``(..., H)``, the blank's last."""
