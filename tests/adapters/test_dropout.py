@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mome.adapters import AdapterContext, Lora, adapter_modules, adapter_parameters, attach, export_peft
+from mome.adapters import AdapterContext, ExpertBank, Lora, adapter_modules, adapter_parameters, attach, export_peft
 
 from . import tiny
 
@@ -76,3 +76,48 @@ def test_gradient_checkpointing_repeats_the_masks(adapter, group) -> None:
 def test_a_new_adapter_is_in_the_mode_of_its_model(mode) -> None:
     model = attach(tiny.model().train(mode), LORAS["lora"])
     assert {module.training for _, module in adapter_modules(model) if isinstance(module, Lora)} == {mode}
+
+
+@pytest.mark.parametrize("adapter", tiny.BANKS)
+def test_experts_lose_hidden_values_in_training_only_and_the_router_none(adapter) -> None:
+    ids, kept = tiny.ids(2, 6), tiny.model(adapter=adapter)
+    model = attach(tiny.model(), replace(tiny.ADAPTERS[adapter], dropout=DROPOUT))
+    model.load_state_dict(kept.state_dict())
+    torch.testing.assert_close(model.eval()(ids).logits, kept.eval()(ids).logits)
+    one, same, other = (seeded(model.train(), ids, seed) for seed in (SEED, SEED, SEED + 1))
+    assert torch.equal(one, same)
+    assert (one - other).abs().max() > 1e-2
+    context = AdapterContext(), AdapterContext()
+    model(ids, adapter_context=context[0])
+    kept(ids, adapter_context=context[1])
+    torch.testing.assert_close(context[0].routing[0].load, context[1].routing[0].load)
+
+
+@pytest.mark.parametrize("adapter", tiny.BANKS)
+def test_the_mean_over_the_masks_of_experts_is_the_whole(adapter) -> None:
+    config = replace(tiny.ADAPTERS[adapter], dropout=DROPOUT)
+    bank = ExpertBank(6, config)
+    torch.manual_seed(SEED)
+    torch.nn.init.normal_(bank.outer_weight)
+    x = torch.randn(1, 6)
+    mean = bank.train()(x.expand(20_000, -1)).mean(0)
+    torch.testing.assert_close(mean, bank.eval()(x)[0], rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("adapter", tiny.BANKS)
+def test_gradient_checkpointing_repeats_the_masks_of_experts(adapter) -> None:
+    results, ids = [], tiny.ids(2, 6)
+    for checkpointing in (False, True):
+        model = attach(tiny.model(), replace(tiny.ADAPTERS[adapter], dropout=DROPOUT))
+        tiny.randomize(model)
+        model.train()
+        if checkpointing:
+            model.activation_checkpointing_enable({"use_reentrant": False})
+        torch.manual_seed(SEED)
+        loss = model(ids, labels=ids, use_cache=False).loss
+        loss.backward()
+        results.append((loss, {name: value.grad for name, value in adapter_parameters(model)}))
+    (loss, gradients), (same, others) = results
+    torch.testing.assert_close(loss, same)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, others[name], rtol=1e-5, atol=1e-7)

@@ -4,10 +4,11 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mome.data.augmentation import Augmentation, time_masks
+from mome.data.augmentation import Augmentation, FeatureMasks, time_masks
 from mome.media.noise import snr_db
 
 SPEECH = np.random.default_rng(0).uniform(0.1, 0.2, 40_000).astype(np.float32)
@@ -92,3 +93,40 @@ def test_crops_and_flips():
 def test_everything_can_be_switched_off():
     assert np.array_equal(NOTHING.audio(SPEECH, rng(0)), SPEECH)
     assert np.array_equal(NOTHING.mask_video(PIXELS, rng(0)), PIXELS)
+
+
+def masked(masks: FeatureMasks, seed: int, frames: int = 200, width: int = 64) -> np.ndarray:
+    whole = torch.ones(frames, width)
+    zeroed = masks(whole, rng(seed)).numpy() == 0
+    assert whole.all(), "a copy is masked"
+    return zeroed
+
+
+def test_spans_of_time_and_of_features_are_masked():
+    spans, lines = [], []
+    for seed in range(300):
+        time = masked(FeatureMasks(time=1.5, time_width=4), seed)
+        assert (time.all(1) == time.any(1)).all()
+        assert max(runs(time.all(1)), default=0) <= 3 * 4
+        spans.append(time.mean())
+        channels = masked(FeatureMasks(channels=2, channel_width=8), seed)
+        assert (channels.all(0) == channels.any(0)).all()
+        assert len(runs(channels.all(0))) <= 2
+        lines.append(channels.mean())
+    # 1.5 for each 100 of 200 frames, and 2, of 2 frames and 4 features in the mean, with few that overlap.
+    assert np.mean(spans) == pytest.approx(3 * 2 / 200, rel=0.1)
+    assert np.mean(lines) == pytest.approx(2 * 4 / 64, rel=0.15)
+    both = masked(FeatureMasks(1.5, 4, 2, 8), 0)
+    assert both.all(1).any()
+    assert both.all(0).any()
+
+
+def test_half_a_span_is_masked_in_half_of_the_clips():
+    share = np.mean([masked(FeatureMasks(time=1, time_width=50), seed, frames=50).any() for seed in range(400)])
+    assert share == pytest.approx(0.5 * 50 / 51, abs=0.08)
+
+
+def test_without_masks_nothing_is_drawn():
+    generator, frames = rng(3), torch.ones(9, 4)
+    assert FeatureMasks()(frames, generator) is frames
+    assert generator.random() == rng(3).random()

@@ -308,3 +308,37 @@ def test_streams_without_content_are_too_short(transcriber):
         transcriber.transcribe(Clip(None, pictures, 0.0), "-,2")
     with pytest.raises(MomeError, match=r"0\.00 s of audio, too little"):
         transcriber.transcribe(Clip(sound, None, 0.0), "4,-")
+
+
+def test_a_limit_of_tokens_per_second(transcriber):
+    clips = [clip(16000, 25, seed=1), clip(48000, 75, seed=2)]
+    ids = []
+
+    def generate(**options):
+        ids.append(type(transcriber.model).generate(transcriber.model, **options))
+        return ids[-1]
+
+    transcriber.model.generate = generate
+    try:
+        options = {"eos_token_id": 2, "min_new_tokens": 40, "max_new_tokens": 40}
+        outs = transcriber.transcribe_batch(clips, [Rates(4, 2)], **options, max_tokens_per_second=2.5)
+        free = transcriber.transcribe_batch(clips, [Rates(4, 2)], **options)
+    finally:
+        del transcriber.model.generate
+    assert [row.tolist().index(2) + 1 for row in ids[0]] == [8 + 2, 8 + 7]
+    for number, (limited,) in enumerate(outs):
+        (line,) = limited.warnings
+        assert (
+            line
+            == f"the transcript is cut off at token {(10, 15)[number]}, before its end: raise max_tokens_per_second"
+        )
+        assert free[number][0].text.startswith(limited.text)
+    assert all("raise max_new_tokens" in out.warnings[0] for (out,) in free)
+
+
+def test_a_model_can_have_its_own_limit_of_tokens_per_second(tiny_model):
+    own = mome.load(tiny_model)
+    own.model.config.generation = {"max_tokens_per_second": 0.5, "min_new_tokens": 20}
+    assert "at token 8," in own.transcribe(clip(), "4,2", eos_token_id=2, max_new_tokens=20).warnings[0]
+    asked = own.transcribe(clip(), "4,2", eos_token_id=2, max_new_tokens=20, max_tokens_per_second=3)
+    assert "at token 11," in asked.warnings[0]

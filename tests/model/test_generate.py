@@ -159,3 +159,20 @@ def test_generate_says_what_it_lacks():
     sound_only = {name: value for name, value in inputs.items() if name.startswith("input")}
     with pytest.raises(ValueError, match="no video was given"):
         model.generate(**sound_only, rates=Rates(4, 2))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("beams", [1, 3])
+def test_each_clip_has_its_own_limit_of_tokens(beams):
+    model, inputs = shared_model(), raw_inputs(CLIPS)
+    ends = {"eos_token_id": [END, START]}
+    options = {**ends, "rates": Rates(4, 2), "max_new_tokens": 6, "min_new_tokens": 6, "num_beams": beams}
+    free = model.generate(**inputs, **options)
+    assert free.shape[1] == 6
+    limited = model.generate(**inputs, **options, most_tokens=[3, 6], max_tokens_per_second=0.1)
+    assert [END in row for row in (limited[0, :2], limited[0, 2:3], limited[1, :5])] == [False, True, False]
+    assert set(limited[0, 3:].tolist()) <= {END, PAD}
+    assert limited[1, 5] == END
+    if beams == 1:
+        assert limited[0, :2].tolist() == free[0, :2].tolist()
+        assert limited[1, :5].tolist() == free[1, :5].tolist()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from pathlib import Path
@@ -13,8 +14,11 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from mome.connectors import SeparateConnector
+from mome.connectors.projectors import RateProjectors
 from mome.errors import MomeError
 from mome.text.grid import SLOTS
+from mome.training.alignment import spread
 from mome.training.run import train
 from tests.tiny import END, START, tiny_tokenizer
 from tests.training.test_run import losses, recipe
@@ -96,6 +100,10 @@ def test_both_stages_resume_to_the_same_weights(toy: Path, tmp_path: Path):
     straight = load_file(output / "model.safetensors")
     assert {"eval_wer/4,-", "eval_wer/-,2"} <= set().union(*first)
     assert "connector/align_loss" in second[0]
+    aligned = load_file(output / "align" / "model.safetensors")
+    for key in (key for key in aligned if key.startswith(("connector.audio.1", "connector.video.1"))):
+        # A second has 3 tokens at rates 16 and 5 of sound and video, too few for six words.
+        assert torch.equal(aligned[key], aligned[key.replace("o.1", "o.0")])
     assert not (output / "alignment.safetensors").exists()
     assert not any("alignment" in key for key in straight)
 
@@ -119,6 +127,18 @@ def test_both_stages_resume_to_the_same_weights(toy: Path, tmp_path: Path):
     cut_off(output / "align", "checkpoint-6")  # amid the first stage
     resumed()
     assert logged(output / "align") == first
+
+
+def test_rates_too_coarse_for_ctc_start_from_the_coarsest_that_is_not():
+    logs = [{"left_out/2,-": 0.0, "left_out/4,-": 0.2, "left_out/8,-": 0.4, "left_out/-,2": 1.0, "loss": 3.0}]
+    logs += [{"left_out/2,-": 0.0, "left_out/4,-": 0.7, "left_out/8,-": 1.0, "step": 20}]
+    for method in ("average", "stack"):
+        audio, video = RateProjectors((2, 4, 8), 3, 4, 5, method), RateProjectors((2,), 3, 4, 5, method)
+        before = [copy.deepcopy(projector.state_dict()) for projector in (*audio, *video)]
+        spread(SeparateConnector(audio, video), logs)
+        sources = (0, 1, 1, 3) if method == "average" else (0, 1, 2, 3)
+        for projector, source in zip((*audio, *video), sources, strict=True):
+            torch.testing.assert_close(projector.state_dict(), before[source], rtol=0, atol=0)
 
 
 def test_a_folder_with_an_alignment_is_not_taken_for_another_run(toy: Path, tmp_path: Path):

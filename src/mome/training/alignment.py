@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 
+from mome.connectors import Connector
+from mome.connectors.projectors import RateProjectors
 from mome.data.datasets import SpeechDataset
 from mome.data.manifests import ManifestRow
 from mome.model import MomeForSpeechRecognition
@@ -45,6 +48,27 @@ def alignment(model: MomeForSpeechRecognition, dataset: SpeechDataset) -> Alignm
     )
     tokens = labels[~torch.isin(labels, special)]
     return Alignment(tokens, model.config.text_config.hidden_size).to(model.device)
+
+
+def spread(connector: Connector, logs: Sequence[Mapping[str, Any]]) -> None:
+    """Let the projectors of rates too coarse for CTC start from those of the coarsest rate that was aligned.
+
+    A rate is too coarse if more than half of the clips were left out. That concerns projectors of averaged frames, one
+    for each rate: other connectors share their weights among the rates, or have weights of another shape for each.
+    """
+    for modality in ("audio", "video"):
+        projectors = getattr(connector, modality, None)
+        if not isinstance(projectors, RateProjectors) or projectors.method != "average":
+            continue
+        shares: dict[int, list[float]] = {rate: [] for rate in projectors.rates}
+        for name, share in (pair for entry in logs for pair in entry.items() if pair[0].startswith("left_out/")):
+            rate = getattr(Rates.parse(name.removeprefix("left_out/")), modality)
+            if rate in shares:
+                shares[rate].append(share)
+        aligned = [rate for rate, each in shares.items() if each and sum(each) / len(each) <= 0.5]
+        for rate in shares.keys() - aligned:
+            if aligned:
+                projectors.projector(rate).load_state_dict(projectors.projector(max(aligned)).state_dict())
 
 
 class AlignmentValidation:

@@ -28,7 +28,7 @@ from mome.media.noise import load_noise
 from mome.model import MomeForSpeechRecognition, MomeProcessor
 from mome.rates import Rates
 from mome.text.wer import WordErrors, word_errors
-from mome.training.alignment import AlignmentValidation, alignment, alignment_recipe
+from mome.training.alignment import AlignmentValidation, alignment, alignment_recipe, spread
 from mome.training.build import build, model_config
 from mome.training.loading import load_recipe
 from mome.training.progress import Bars, StderrProgress
@@ -99,6 +99,7 @@ def _align(recipe: Recipe, plan: Plan, model: MomeForSpeechRecognition, dataset:
         validate = AlignmentValidation(plan.validated, recipe.validation.batch, dataset, plan.valid_rows)
         trainer = _trainer(recipe, plan, arguments, model, dataset, validate)
         _run(trainer, checkpoint)
+        spread(model.connector, trainer.state.log_history)
         if trainer.is_world_process_zero():
             save_alignment(model.alignment, folder.path)
             _save(recipe, trainer, dataset.processor, folder.path)
