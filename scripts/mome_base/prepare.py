@@ -5,13 +5,14 @@
 SPEECH has manifest.csv with the columns id, path, split, text, corpus, speaker and seconds. Clips of the split `train`
 go into training, of a corpus with a share only that part of them, drawn once. Clips of the split `untranscribed` get
 the text that Whisper's decoder writes (greedily, in a window of 30 s); every sixth of their speakers is kept for
-validation. Clips whose text has digits are left out. OUT/labels.csv is kept for a second call.
+validation. Numbers up to 99 are spelled, clips with other digits are left out. OUT/labels.csv is kept.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +27,24 @@ from mome.media import load_clip
 from mome.text.transcript import normalize
 
 WHISPER = "openai/whisper-base"
+SMALL = [
+    "",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+]
+SMALL += [f"{part}teen" for part in ("four", "fif", "six", "seven", "eigh", "nine")]
+TENS = ["", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 VALID_EVERY = 6  # speakers
 MOST_TOKENS_PER_SECOND = 8  # a decoder that repeats itself writes more
 
@@ -48,9 +67,20 @@ class OwnDecoder:
         ids = self.model.generate(
             inputs.input_features, language="en", task="transcribe", num_beams=1, do_sample=False, max_new_tokens=most
         )
+        cut = [int((row < self.tokenizer.eos_token_id).sum()) >= most for row in ids]
         texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
-        cut = [bool(row[-1] not in (self.tokenizer.eos_token_id, self.tokenizer.pad_token_id)) for row in ids]
         return ["" if broken else text.strip() for text, broken in zip(texts, cut, strict=True)]
+
+
+def spelled(text: str) -> str:
+    """A text with its whole numbers below 100 in words, as the transcribed corpora have them."""
+    return re.sub(r"\b[1-9][0-9]?\b", lambda found: _in_words(int(found[0])), text)
+
+
+def _in_words(number: int) -> str:
+    if number < 20:
+        return SMALL[number]
+    return f"{TENS[number // 10]} {SMALL[number % 10]}".strip()
 
 
 def labelled(rows: list[dict[str, str]], root: Path, file: Path) -> dict[str, str]:
@@ -98,7 +128,7 @@ def main() -> None:
     held = set(sorted({row["speaker"] for row in voices})[::VALID_EVERY])
     manifest = list(chosen(rows, shares, args.speech))
     for row in voices:
-        text = normalize(texts[row["id"]])
+        text = normalize(spelled(texts[row["id"]]))
         if text and not any(character.isdigit() for character in text):
             split = "valid" if row["speaker"] in held else "train"
             manifest.append(ManifestRow(row["id"], args.speech / row["path"], split, text))

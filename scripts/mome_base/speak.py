@@ -81,7 +81,8 @@ def main() -> None:
             partial.rename(file)
         seconds += soundfile.info(file).duration
         text = " ".join(re.sub(r"[^a-z' ]", " ", sentence.lower()).split())
-        rows.append((f"joe_{number:05d}", file.name, "train", text))
+        split = "valid" if number % 100 == 99 else "train"
+        rows.append((f"joe_{number:05d}", file.name, split, text))
         if number % 500 == 0:
             print(f"{seconds / 3600:.2f} hours", flush=True)
         if seconds > args.hours * 3600:

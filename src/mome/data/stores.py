@@ -30,7 +30,7 @@ from mome.errors import MomeError, shortened
 from mome.files import atomic_write, disk_errors
 from mome.media import load_clip
 from mome.media.face import FaceDetector
-from mome.model.model import EncodedClips, MomeForSpeechRecognition
+from mome.model.model import MomeForSpeechRecognition
 from mome.model.processor import MomeProcessor
 
 logger = logging.getLogger(__name__)
@@ -218,10 +218,11 @@ class FeatureStore:
         variants: number of augmented variants of each clip.
         key: everything else that the features depend on, such as encoders and augmentation.
         seed: seed of the augmentation.
+        half: whether the encoders compute in bfloat16, by autocast.
     """
 
-    def __init__(self, folder: Path, variants: int, key: object, seed: int):
-        self.folder, self.variants, self.key, self.seed = folder, variants, key, seed
+    def __init__(self, folder: Path, variants: int, key: object, seed: int, half: bool = False):
+        self.folder, self.variants, self.key, self.seed, self.half = folder, variants, key, seed, half
 
     def file(self, clip_file: Path) -> Path:
         """The file with all variants of a stored clip."""
@@ -245,8 +246,13 @@ class FeatureStore:
         todo = [row for row in rows if not self._is_intact(self.file(clips.file(row)))]
         for done, row in enumerate(todo, start=1):
             rngs = [np.random.default_rng((self.seed, variant, *row.id.encode())) for variant in range(self.variants)]
-            encoded = _encode_variants(clips.load(row), rngs, augmentation, model, processor)
-            tensors = {name: frames.half().contiguous() for name, frames in encoded.items()}
+            inputs = _augmented(clips.load(row), rngs, augmentation, processor)
+            with torch.autocast(model.device.type, torch.bfloat16, enabled=self.half):
+                encoded = model.encode(**{name: value.to(model.device) for name, value in inputs.items()})
+            features = {"audio": encoded.audio, "video": encoded.video}
+            tensors = {
+                name: side.frames.cpu().half().contiguous() for name, side in features.items() if side is not None
+            }
             if not all(torch.isfinite(frames).all() for frames in tensors.values()):
                 raise MomeError(f"the encoder features of {row.path} are not finite in float16: use data.cache=clips")
             file = self.file(clips.file(row))
@@ -296,22 +302,16 @@ def _checksum(tensors: dict[str, Tensor]) -> str:
     return f"{value:08x}"
 
 
-def _encode_variants(
-    clip: Clip,
-    rngs: Sequence[np.random.Generator],
-    augmentation: Augmentation,
-    model: MomeForSpeechRecognition,
-    processor: MomeProcessor,
+def _augmented(
+    clip: Clip, rngs: Sequence[np.random.Generator], augmentation: Augmentation, processor: MomeProcessor
 ) -> dict[str, Tensor]:
-    """Encode augmented variants of a clip, one for each generator: ``audio`` and ``video`` ``(variants, T, D)``."""
+    """The encoders' inputs of a batch of augmented variants of a clip, one for each generator."""
     inputs: dict[str, Tensor] = {}
     if clip.audio is not None:
         inputs |= processor.pad_audio([augmented_audio(clip.audio, augmentation, rng, processor) for rng in rngs])
     if clip.mouth is not None:
         inputs |= processor.pad_video([augmented_video(clip.mouth, augmentation, rng, processor) for rng in rngs])
-    encoded: EncodedClips = model.encode(**{name: value.to(model.device) for name, value in inputs.items()})
-    features = {"audio": encoded.audio, "video": encoded.video}
-    return {name: modality.frames.cpu() for name, modality in features.items() if modality is not None}
+    return inputs
 
 
 def augmented_audio(

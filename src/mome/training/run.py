@@ -224,8 +224,9 @@ def _dataset(recipe: Recipe, plan: Plan, model: MomeForSpeechRecognition, proces
             encoders = fingerprint(model.audio_encoder, model.video_encoder)
             noises = [hashlib.blake2b(noise.tobytes()).hexdigest() for noise in augmentation.noises]
             augment = {name: value for name, value in asdict(recipe.augment).items() if not name.startswith("feature_")}
-            key = (encoders, processor.to_dict(), noises, augment)
-            dataset.features = FeatureStore(cache / "tokens", data.variants, key, optim.seed)
+            half = optim.precision == "bf16"
+            key = (encoders, processor.to_dict(), noises, augment, *(("bf16",) if half else ()))
+            dataset.features = FeatureStore(cache / "tokens", data.variants, key, optim.seed, half)
             dataset.features.prepare(plan.train_rows, clips, augmentation, model, processor, bars)
     return dataset
 
