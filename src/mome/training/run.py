@@ -181,7 +181,9 @@ def _trainer(
     validate = None
     if plan.validated:
         validate = Validation(plan.validated, recipe.validation.batch, processor, clips, plan.valid_rows)
-    trainer = MatryoshkaTrainer(model, arguments, dataset, sampler, schedule, optim.task_weights, validate)
+    trainer = MatryoshkaTrainer(
+        model, arguments, dataset, sampler, schedule, optim.task_weights, validate, optim.rate_weights
+    )
     trainer.remove_callback(ProgressCallback)
     return trainer
 

@@ -48,6 +48,7 @@ class MatryoshkaTrainer(Trainer):
         schedule: gives the rates of a step.
         task_weights: factors on the loss by task.
         validate: computes word error rates by name, such as ``"wer/4,2"``; ``None`` for no validation.
+        rate_weights: factors on the loss by rates.
     """
 
     model: MomeForSpeechRecognition
@@ -61,6 +62,7 @@ class MatryoshkaTrainer(Trainer):
         schedule: Callable[[int], list[Rates]],
         task_weights: Mapping[str, float] | None = None,
         validate: Validate | None = None,
+        rate_weights: Mapping[str, float] | None = None,
     ):
         # The Trainer only needs to have an eval_dataset: evaluate() below does not use it.
         evaluated = dataset if validate is not None else None
@@ -68,7 +70,7 @@ class MatryoshkaTrainer(Trainer):
         self.dataset = dataset
         self.sampler = sampler
         self.schedule = schedule
-        self.task_weights = dict(task_weights or {})
+        self.weights = {"task_weights": dict(task_weights or {}), "rate_weights": dict(rate_weights or {})}
         self.validate = validate
         self.listed = {str(rates) for rates in model.rate_set.rates()}
         self.folder = RunFolder(Path(str(args.output_dir)))
@@ -106,7 +108,7 @@ class MatryoshkaTrainer(Trainer):
         }
         if sides:
             batch["encoded"] = EncodedClips(sides.get("audio"), sides.get("video"))
-        output: SpeechOutput = model(**batch, matryoshka=rates, task_weights=self.task_weights)
+        output: SpeechOutput = model(**batch, matryoshka=rates, **self.weights)
         assert output.loss is not None
         self._refuse_unless_finite("loss", output.loss)
         self._note(output)
