@@ -17,14 +17,14 @@ from mome.adapters import AdapterContext, adapter_parameters, load_balancing_los
 from . import tiny
 from .test_training import assert_same, gradients
 
-ADAPTERS = ("layer", "lora", *tiny.GROUPED)
+ADAPTERS = ("layer", "lora", "routers-layer", *tiny.GROUPED)
 GROUPS = ((0, 0), (2, 0))  # of the sequences of each rank; nobody uses group 1
 
 
 def loss_of(model, adapter: str, rank: int) -> torch.Tensor:
     ids, context = tiny.ids(2, 6, seed=rank), AdapterContext(group=torch.tensor(GROUPS[rank]))
     loss = model(ids, labels=ids, use_cache=False, adapter_context=context).loss
-    return loss + load_balancing_loss(context) if adapter == "layer" else loss
+    return loss + load_balancing_loss(context) if context.routing else loss
 
 
 def work(rank: int, folder: Path) -> None:

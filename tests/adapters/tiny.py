@@ -32,6 +32,12 @@ GROUPED: dict[str, LoraAdapterConfig] = {
     "lora-ss": LoraAdapterConfig(4, targets=("q_proj", "v_proj", "down_proj"), shared=False, specific=3),
     "lora-mss": LoraAdapterConfig(3, 0.25, specific=3),
 }
+# Banks with a router for each group.
+ROUTED: dict[str, MomeAdapterConfig] = {
+    "routers-layer": MomeAdapterConfig("layer", routed_experts=5, top_k=2, bottleneck=3, routers=3),
+    "routers-attention": MomeAdapterConfig("attention", routed_experts=5, top_k=2, renormalize=True, routers=3),
+    "routers-ffn": MomeAdapterConfig("ffn", routed_experts=5, shared_experts=0, top_k=1, bottleneck=1, routers=3),
+}
 BANKS = tuple(name for name in ADAPTERS if name != "lora")
 WIDTH = 32
 
@@ -62,7 +68,7 @@ def model(family: str = "llama", adapter: str | None = None, trained: bool = Tru
     copy = AutoModelForCausalLM.from_config(config(family)).eval()
     copy.load_state_dict(_frozen(family).state_dict())
     if adapter is not None:
-        attach(copy, (ADAPTERS | GROUPED)[adapter])
+        attach(copy, (ADAPTERS | GROUPED | ROUTED)[adapter])
         if trained:
             randomize(copy)
     return copy

@@ -73,6 +73,36 @@ def test_mome(inspect, corpus, published):
     assert counts["adapter_total"] == experts(corpus, 23 + 1)
 
 
+@pytest.mark.parametrize("name", ["mome-layer", "mome-ffn", "mome-mhsa"])
+def test_mome_with_the_8b_model(inspect, name):
+    """Printed as 14.1 million active parameters."""
+    for corpus in ("lrs2", "lrs3"):
+        counts = inspect(f"{name}-8b-{corpus}")["parameters"]
+        assert counts["adapter_active"] == 32 * (23 * 4096 + 5 * (2 * 4096 * 8 + 4096 + 8)) == 14_157_056
+
+
+def test_a_router_for_each_pair_of_rates(inspect):
+    shared, own = inspect("mome-layer-lrs3"), inspect("mome-layer-lrs3", "model.adapter.routers=rates")
+    counts, more = shared["parameters"], own["parameters"]
+    assert more["adapter_active"] == counts["adapter_active"]
+    assert more["adapter_total"] - counts["adapter_total"] == 16 * 3 * 23 * 2048
+    assert own["cost"] == shared["cost"]
+    alone = inspect("mome-mhsa-independent-lrs3", "model.adapter.routers=rates")["parameters"]
+    assert alone == inspect("mome-mhsa-independent-lrs3")["parameters"]
+
+
+@pytest.mark.parametrize("corpus", LORA)
+@pytest.mark.parametrize("millions", ["3.5M", "12.7M", "7M"])
+def test_equal_active_parameters(corpus, millions):
+    systems = [f"llama-mtsk-{name}-{corpus}" for name in ("ms", "ss", "mss")] + [f"mome-layer-{corpus}"]
+    layers, d, keys = (16, 2048, 512) if corpus == "lrs3" else (28, 3072, 1024)
+    rank = layers * (3 * d + keys)
+    for name, step in zip(systems, (rank, rank, 2 * rank, layers * 5 * (2 * d + 1)), strict=True):
+        config = load_config(name, [f"model.adapter.bottleneck={millions}"])
+        active = config.adapter_config.count(config.text_config).active
+        assert abs(active - float(millions[:-1]) * 1e6) <= step / 2 or config.adapter["bottleneck"] == 1, name
+
+
 MEDIUM = "model.audio_encoder=openai/whisper-medium.en"
 
 
@@ -82,7 +112,7 @@ MEDIUM = "model.audio_encoder=openai/whisper-medium.en"
         ("llama-avsr-asr-8b-lrs3", (), 41_949_184),
         ("llama-avsr-vsr-8b-lrs3", (), 48_240_640),
         ("llama-avsr-8b-lrs3", (), 56_635_392),
-        ("llama-avsr-vsr-lrs2", (), 42_216_448),
+        ("llama-avsr-vsr-lrs3", ("model.video_rates=[5]", "model.video_adapter={bottleneck: 64}"), 42_216_448),
         ("llama-mtsk-ms-lrs3", (MEDIUM,), 32_014_336),  # the published code has Whisper-medium, the paper Whisper-small
         ("llama-smop-lrs3", (), 32_018_432),
         ("omni-avsr-s-lrs3", (), 38_289_408),

@@ -312,6 +312,22 @@ def test_weights_of_the_tasks():
 
 
 @torch.no_grad()
+def test_weights_of_the_rates():
+    """MoME's L_LM: the sum over the pairs of c_ij times the cross-entropy, over the number of pairs."""
+    model, inputs = make_model("llama", "layer", balance_weight=0.5), raw_inputs(CLIPS)
+    c = {"4,2": 0.0, "16,5": 3.0, "-,5": 0.5}
+    options = {"matryoshka": ALL_RATES, "task_weights": {"vsr": 1.5}, "rate_weights": c}
+    output = model(**inputs, labels=LABELS, **options)
+    expected = 0.0
+    for rates in ALL_RATES:
+        alone = model(**inputs, labels=LABELS, rates=rates)
+        factor = c.get(str(rates), 1) * (1.5 if rates.task == "vsr" else 1)
+        expected = expected + factor * alone.transcript_losses[str(rates)] + 0.5 * alone.balance_loss
+        close(output.transcript_losses[str(rates)], alone.transcript_losses[str(rates)])
+    close(output.loss, expected / len(ALL_RATES))
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("modality", ["audio", "video"])
 @pytest.mark.parametrize("connector", [name for name in CONNECTORS if "qformer" not in name])
 def test_models_of_one_modality(connector, modality):

@@ -1,4 +1,4 @@
-"""LoRA specific to rates (LoRA-SS, -MSS) or to tasks (Omni-AVSR-T, -ST) inside the whole recogniser."""
+"""LoRA and routers specific to rates (LoRA-SS, -MSS) or to tasks (Omni-AVSR-T, -ST) inside the whole recogniser."""
 
 from __future__ import annotations
 
@@ -28,13 +28,18 @@ GROUPED = {
     for shared in (False, True)
     for by in ("rates", "tasks")
 }
+ROUTED = {
+    f"routers-{by}": {"type": "mome", "routed_experts": 5, "top_k": 2, "bottleneck": 2, "routers": by}
+    for by in ("rates", "tasks")
+}
 grouped = pytest.mark.parametrize("kind", GROUPED)
+either = pytest.mark.parametrize("kind", GROUPED | ROUTED)
 CLIPS = [(133, 34), (64, 16)]
 LABELS = transcripts([4, 2])
 
 
 def new_model(kind: str, **options) -> MomeForSpeechRecognition:
-    return make_model("llama", GROUPED[kind], **options)
+    return make_model("llama", (GROUPED | ROUTED)[kind], **options)
 
 
 @functools.cache
@@ -95,7 +100,22 @@ def test_a_changed_update_changes_its_own_rates_alone(kind):
         assert same == (group_of(kind, rates) != changed)
 
 
-@grouped
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ROUTED)
+def test_each_router_is_that_of_its_rates_alone(kind):
+    model, inputs = looked_at(kind), raw_inputs(CLIPS)
+    logits = {rates: model(**inputs, labels=LABELS, rates=rates).logits for rates in ALL}
+    for changed in sorted({group_of(kind, rates) for rates in ALL}):
+        other = new_model(kind)
+        for name, value in other.named_parameters():
+            if name.endswith(".mome.routers"):
+                value[changed] *= -1
+        for rates, before in logits.items():
+            same = torch.equal(other(**inputs, labels=LABELS, rates=rates).logits, before)
+            assert same == (group_of(kind, rates) != changed), (changed, rates)
+
+
+@either
 def test_mixed_batches_equal_one_clip_after_the_other(kind):
     check(looked_at(kind), MIXED)
 
@@ -132,7 +152,7 @@ def test_training_reaches_every_group_by_its_own_rates(kind):
     assert all(part.any() for name, value in updates(model).items() if ".specific." in name for part in value.grad)
 
 
-@grouped
+@either
 @pytest.mark.parametrize("mixed", [False, True])
 def test_gradient_checkpointing_changes_nothing(kind, mixed):
     results = []
@@ -156,7 +176,7 @@ def test_gradient_checkpointing_changes_nothing(kind, mixed):
 
 
 @torch.no_grad()
-@grouped
+@either
 def test_saved_and_loaded(kind, tmp_path):
     model, inputs = looked_at(kind), raw_inputs(CLIPS)
     model.save_pretrained(tmp_path)
@@ -186,12 +206,16 @@ def test_groups_are_those_of_the_tasks_in_a_fixed_order(by, tasks, expected, tur
     assert config.adapter_config.specific == len(expected)
     again = MomeConfig.from_dict(config.to_dict())
     assert again.adapter_groups == config.adapter_groups
+    routers = make_config(adapter={"type": "mome", "routers": by}, **options)
+    assert (routers.adapter_groups, routers.adapter_config.routers) == (config.adapter_groups, len(expected))
     for number, group in enumerate(config.adapter_groups):
         rates = [group] if by == "rates" else [rates for rates in ALL if rates.task == group]
         assert [config.adapter_group(one) for one in rates] == [number] * len(rates)
 
 
-@pytest.mark.parametrize("adapter", [None, {"type": "mome"}, {"type": "lora", "bottleneck": 2}])
+@pytest.mark.parametrize(
+    "adapter", [None, {"type": "mome"}, {"type": "mome", "routers": 1}, {"type": "lora", "bottleneck": 2}]
+)
 def test_other_adapters_have_no_groups(adapter):
     assert make_config(adapter=adapter).adapter_groups == []
 
@@ -203,6 +227,9 @@ def test_other_adapters_have_no_groups(adapter):
         ({"type": "lora", "bottleneck": 2, "specific": 3}, "specific = 3 .*: choose rates or tasks"),
         ({"type": "lora", "bottleneck": 2, "shared": False}, "neither shared nor specific"),
         ({"type": "mome", "specific": "rates"}, "'specific' is unknown for type mome"),
+        ({"type": "mome", "routers": "speakers"}, "routers = 'speakers' .*: choose rates or tasks"),
+        ({"type": "mome", "routers": 3}, "routers = 3 .*: choose rates or tasks"),
+        ({"type": "lora", "bottleneck": 2, "routers": "rates"}, "'routers' is unknown for type lora"),
         ({"type": "lora", "bottleneck": 2, "specfic": "rates"}, "did you mean specific"),
     ],
 )
@@ -229,3 +256,18 @@ def test_a_task_that_a_model_was_not_made_for():
     ):
         with pytest.raises(MomeError, match=text):
             call()
+
+
+def test_one_pair_of_rates_has_one_router():
+    model = make_model("llama", ROUTED["routers-rates"], audio_rates=(4,), video_rates=(2,), tasks=["avsr"])
+    shared = make_model(
+        "llama", {**ROUTED["routers-rates"], "routers": 1}, audio_rates=(4,), video_rates=(2,), tasks=["avsr"]
+    )
+    assert model.state_dict().keys() == shared.state_dict().keys()
+    logits = [one(**raw_inputs(CLIPS), labels=LABELS, rates=Rates(4, 2)).logits for one in (model, shared)]
+    assert torch.equal(*logits)
+
+
+def test_routers_of_rates_need_listed_rates():
+    with pytest.raises(MomeError, match="adapter routers=rates has a part for each listed rate, a resampler takes any"):
+        make_config(adapter=ROUTED["routers-rates"], connector={"type": "resampler", "queries": 6, "heads": 4})

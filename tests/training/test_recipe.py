@@ -121,9 +121,27 @@ def test_what_a_layer_says_where_another_is_there():
     """Which the files of systems and variants say; a user's file has no such key."""
     norms = {corpus: load_recipe(f"llama-mtsk-ms-{corpus}").model.projector_norm for corpus in ("grid", "lrs2", "lrs3")}
     assert norms == {"grid": False, "lrs2": True, "lrs3": True}
+    for system in ("llama-avsr", "m3", "mome-layer", "mome-ffn", "mome-mhsa", "mome-mhsa-independent"):
+        same = {corpus: load_recipe(f"{system}-{corpus}").model.projector_norm for corpus in norms}
+        assert same == norms, "what is compared differs by its adapter alone"
     assert load_recipe("mome-layer-vsr-lrs3").optim.learning_rate == 5e-4
     assert load_recipe("mome-layer-vsr-grid").optim.learning_rate == 2e-3
-    assert load_recipe("llama-avsr-vsr-lrs2").model.video_rates == [5], "the more special one comes later"
+    compressions = {corpus: load_recipe(f"llama-avsr-8b-{corpus}").model.compression for corpus in ("lrs2", "lrs3")}
+    assert compressions == {"lrs2": "average", "lrs3": "stack"}, "where both of two layers are there"
+    assert load_recipe("llama-avsr-lrs3").model.compression == "average"
+    assert load_recipe("mome-layer-8b-lrs3").model.adapter["bottleneck"] == "width/512", "the more special comes later"
+
+
+def test_lip_reading_as_it_was_compared():
+    """With Llama-3.2-3B on both corpora, AV-HuBERT frozen; only Llama-AVSR's own model, with 8B, adapts it."""
+    systems = [
+        f"{name}-vsr" for name in ("llama-avsr", "llama-mtsk-ms", "llama-mtsk-ss", "llama-mtsk-mss", "mome-layer")
+    ]
+    for name in (f"{system}-{corpus}" for system in systems for corpus in ("lrs2", "lrs3")):
+        model = load_recipe(name).model
+        assert (model.language_model, model.video_adapter) == ("meta-llama/Llama-3.2-3B", None), name
+        assert (model.compression, model.projector_norm) == ("average", True), name
+    assert load_recipe("llama-avsr-vsr-8b-lrs3").model.video_adapter == {"bottleneck": 64}
 
 
 def test_only_shipped_files_have_such_conditions(tmp_path):

@@ -101,6 +101,7 @@ NESTED = {
         "bottleneck",
         "renormalize",
         "dropout",
+        "routers",
     ),
     "{type: lora, bottleneck: 2}": ("bottleneck", "scale", "targets", "shared", "specific", "dropout"),
     "{type: mixture}": ("experts", "top_k", "sharing", "balance_weight", "z_weight"),
@@ -132,6 +133,8 @@ def test_options_of_adapters_and_connectors_too(recipe, options):
         ("optim.tasks=[]", "optim.tasks is empty: choose from avsr, asr, vsr"),
         ("optim.tasks=[lips]", "unknown task 'lips'"),
         ("optim.task_weights={avsr: 0}", "leaves every task without weight"),
+        ("optim.rate_weights={'4;2': 1}", "optim.rate_weights: rates '4;2' are not readable"),
+        ("optim.rate_weights={'4,2': -1}", "optim.rate_weights.4,2=-1.0 is not possible: give a number from 0 up"),
         ("optim.rates=[4]", "optim.rates: rates '4' are not readable"),
         ("validation.rates=['4;2']", "validation.rates: rates '4;2' are not readable"),
         ("data.manifests=['']", "data.manifests is empty: name a file or folder"),
@@ -161,6 +164,41 @@ def test_refusals_name_key_and_remedy(recipe, override, message):
 
 
 @pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["optim.rate_weights={'8,2': 1}"],
+            "rate_weights has 8,2, which is not trained: the rates are 4,2 4,5 16,2 16,5",
+        ),
+        (
+            ["optim.rate_weights={'4,2': 1}", "optim.rates=['16,5']"],
+            "optim.rate_weights has 4,2, which is not trained: the rates are 16,5",
+        ),
+        (
+            ["optim.rate_weights={'4,2': 0, '4,5': 0, '16,2': 0, '16,5': 0}"],
+            "optim.rate_weights leaves every rate without weight: give one a number above 0",
+        ),
+        (
+            ["optim.rate_weights={'4,2': 1}", "model.connector={type: resampler}", "optim.rates_up_to=8"],
+            "optim.rate_weights and optim.rates_up_to exclude each other: give one",
+        ),
+    ],
+)
+def test_weights_of_rates_that_are_not_trained(recipe, overrides, message):
+    assert message in refusal(recipe, *overrides, read=load_config)
+    assert not valid_or_refused(recipe, "optim.rate_weights={'4,2': 0, '16,5': 3}", read=load_config)
+
+
+@pytest.mark.parametrize("text", ["wide", "width/0", "3.5", "3.5 M", "-1M", "1e3M", ".5M"])
+def test_bottlenecks_that_are_no_size(recipe, text):
+    message = refusal(recipe, f"model.adapter.bottleneck='{text}'", read=load_config)
+    assert (
+        message.endswith("such as width/32, or the active parameters in millions such as 3.5M")
+        or "bottleneck" in message
+    )
+
+
+@pytest.mark.parametrize(
     "override",
     [
         "model.adapter.bottleneck=1000000000000",
@@ -181,6 +219,8 @@ def test_what_cannot_be_built_is_refused_from_the_configuration(recipe, override
         ("optim", "seed", "1.5", "a whole number"),
         ("optim", "betas", "[1, x]", "a list of numbers, such as [0.9, 0.98]"),
         ("optim", "task_weights", "[1]", "a number for each task, such as {avsr: 1.0}"),
+        ("optim", "rate_weights", "[1]", "a number for each pair of rates, such as {'16,5': 2.0}"),
+        ("optim", "rate_weights", "{'4,2': much}", "a number for each pair of rates, such as {'16,5': 2.0}"),
         ("optim", "rates", "4", "a list of texts, such as [TEXT], or null"),
         ("data", "manifests", "m.csv", "a list of texts, such as [TEXT]"),
         ("data", "manifests", "{a: b}", "a list of texts, such as [TEXT]"),

@@ -59,6 +59,7 @@ SYSTEMS = [
     System("omni-avsr-st", {}, [*FOUR, "4,-", "16,-", "-,2", "-,5"], 3, groups=3),
     System("average-pooling-at-inference", {}, [f"{a},{v}" for a in (1, 4, 16) for v in (1, 2, 5)], ["1,1"]),
     System("mome-mhsa", {"adapter": {"routed_experts": 5}}, FOUR, FOUR),
+    System("mome-layer", {"adapter": {"routed_experts": 5, "routers": "rates"}}, FOUR, FOUR),
 ]
 WORDS = {"max_new_tokens": 3}
 
@@ -121,7 +122,7 @@ def test_from_recipe_to_transcripts(toy, tmp_path, system):
     assert all(value.isfinite().all() for value in saved.values())
     ups = [value for name, value in saved.items() if name.endswith(("lora.up.weight", "lora.specific.up"))]
     assert all(value.any() for value in ups), "they start from zero"
-    assert bool(ups) == (system.name != "mome-mhsa")
+    assert bool(ups) == (not system.name.startswith("mome-"))
     assert {len(value) for name, value in saved.items() if name.endswith("specific.up")} == {system.groups} - {0}
 
     loaded = mome.load(output)
@@ -228,6 +229,17 @@ def test_tasks_count_by_their_weights_and_are_validated_at_their_ends(toy, tmp_p
             assert entry["loss"] == pytest.approx(mean, abs=1e-3)
     validated = {name for entry in history(output) for name in entry if name.startswith("eval_wer/")}
     assert validated == {f"eval_wer/{rates}" for rates in ("4,2", "16,5", "4,-", "16,-", "-,2", "-,5")}
+
+
+def test_rates_count_by_their_weights(toy, tmp_path):
+    weights = {"4,2": 0.0, "4,5": 1.0, "16,2": 1.0, "16,5": 3.0}
+    optim = {"epochs": 1, "log_steps": 1, "rate_weights": {"4,2": 0.0, "16,5": 3.0}}
+    output = train(recipe(toy, tmp_path, "llama-mtsk-ms", {}, optim=optim))
+    steps = [entry for entry in history(output) if "loss" in entry]
+    assert len(steps) == 3
+    for entry in steps:
+        mean = sum(weight * entry[f"loss/{rates}"] for rates, weight in weights.items()) / 4
+        assert entry["loss"] == pytest.approx(mean, abs=1e-3)
 
 
 def test_only_the_rates_and_clips_asked_for(toy, tmp_path):

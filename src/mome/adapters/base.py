@@ -52,9 +52,11 @@ class AdapterConfig(ABC):
 
     Attributes:
         kind: the name, also of the attached sub-modules; no module of a language model may have it.
+        group_option: the option with the number of groups, which a recogniser has for ``"rates"`` or ``"tasks"``.
     """
 
     kind: ClassVar[str]
+    group_option: ClassVar[str] = "specific"
 
     def __init_subclass__(cls, kind: str, **kwargs: Any) -> None:
         """Register the adapter; raise ``ValueError`` if another one has its name."""

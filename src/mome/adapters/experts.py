@@ -8,6 +8,9 @@ Source: MoME ("Mixture of Matryoshka Experts for AVSR", NeurIPS 2025), with the 
     y = sum over shared s of E_s(x) + sum over routed e of g_e(x) E_e(x),
 
     E_e(x) = U_e GELU(D_e x + b_e) + c_e,   g(x) = softmax(R x) at the k largest entries, 0 elsewhere.
+
+The router R is one for all sequences, or, as in the paper's ablation, one for each group of them, such as those of one
+pair of rates; the experts are the same for all.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mome.adapters.base import Adapter, AdapterConfig, ParameterCount
 from mome.adapters.context import CONTEXT_KEY, AdapterContext
+from mome.adapters.groups import group_linear
 from mome.adapters.hooks import add_to_output, connect, refuse_reentrant, slot_of
 from mome.adapters.layers import adapter_factory, hidden_states, model_width, submodule
 from mome.errors import MomeError, shortened
@@ -43,10 +47,12 @@ class ExpertBank(Adapter):
     Experts are ordered shared first, then routed.
 
     Parameters (in the dtype given):
-        inner_weight: (N_r + N * r, d), the router R, then the down-projections D_e, expert after expert.
+        inner_weight: (N_r + N * r, d), the router R, then the down-projections D_e, expert after expert; without R,
+            (N * r, d), if there are several routers.
         inner_bias: (N * r,), the down-projections' biases b_e; the router has none.
         outer_weight: (d, N * (r + 1)), the up-projections U_e side by side, each followed by its bias c_e as one more
             column, so that the gated biases need no separate product.
+        routers: (n, N_r, d), the router of each group if there are several, else None.
 
     Attributes:
         top_k: k, active routed experts; may be changed between forward passes (elastic inference).
@@ -67,18 +73,25 @@ class ExpertBank(Adapter):
         self.experts = config.shared_experts + config.routed_experts
         self.top_k = config.top_k
         inner = self.experts * config.bottleneck
-        self.inner_weight = nn.Parameter(torch.empty(config.routed_experts + inner, width, device=device, dtype=dtype))
+        rows = inner + (0 if config.groups else config.routed_experts)
+        self.inner_weight = nn.Parameter(torch.empty(rows, width, device=device, dtype=dtype))
         self.inner_bias = nn.Parameter(torch.empty(inner, device=device, dtype=dtype))
         outer = inner + self.experts
         self.outer_weight = nn.Parameter(torch.empty(width, outer, device=device, dtype=dtype))
+        self.routers: nn.Parameter | None = None
+        if config.groups:
+            several = (config.groups, config.routed_experts, width)
+            self.routers = nn.Parameter(torch.empty(several, device=device, dtype=dtype))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw router and down-projections as ``nn.Linear`` does; zero the up-projections, and so the output."""
+        """Draw routers and down-projections as ``nn.Linear`` does; zero the up-projections, and so the output."""
         bound = 1 / math.sqrt(self.width)
         nn.init.uniform_(self.inner_weight, -bound, bound)
         nn.init.uniform_(self.inner_bias, -bound, bound)
         nn.init.zeros_(self.outer_weight)
+        if self.routers is not None:
+            nn.init.uniform_(self.routers, -bound, bound)
 
     @property
     def top_k(self) -> int:
@@ -93,13 +106,13 @@ class ExpertBank(Adapter):
 
     @property
     def router_weight(self) -> Tensor:
-        """(N_r, d), a view."""
-        return self.inner_weight[: self.config.routed_experts]
+        """(N_r, d), a view; (n, N_r, d) if there are several routers."""
+        return self.inner_weight[: self.config.routed_experts] if self.routers is None else self.routers
 
     @property
     def down_weight(self) -> Tensor:
         """(N, r, d), a view."""
-        return self.inner_weight[self.config.routed_experts :].view(self.experts, -1, self.width)
+        return self.inner_weight[-len(self.inner_bias) :].view(self.experts, -1, self.width)
 
     @property
     def down_bias(self) -> Tensor:
@@ -138,22 +151,32 @@ class ExpertBank(Adapter):
 
         Args:
             x: (..., d), floating; computed in the dtype of the parameters.
-            context: records the routing statistics; by default the running forward pass's context.
+            context: records the routing statistics, and names the groups if there are several routers; by default the
+                running forward pass's context.
 
         Returns:
             (..., d) in the dtype of ``x``.
+
+        Raises:
+            MomeError: there are several routers, and the context names no group, or a group that does not exist.
         """
         context = context or self.context
-        routed = self.config.routed_experts
-        inner = F.linear(x.to(self.inner_weight.dtype), self.inner_weight, F.pad(self.inner_bias, (routed, 0)))
-        gates, probabilities, chosen = self.route(inner[..., :routed])
+        own = x.to(self.inner_weight.dtype)
+        if self.routers is None:
+            routed = self.config.routed_experts
+            inner = F.linear(own, self.inner_weight, F.pad(self.inner_bias, (routed, 0)))
+            logits, inner = inner[..., :routed], inner[..., routed:]
+        else:
+            logits = group_linear(own, self.routers, context, "MoME adapter")
+            inner = F.linear(own, self.inner_weight, self.inner_bias)
+        gates, probabilities, chosen = self.route(logits)
         if context is not None:
             layer_index = 0 if self.slot is None else self.slot.layer_index
             context.record(layer_index, router_statistics(probabilities, chosen, context.token_mask))
 
         # y = sum_e g_e (U_e GELU(D_e x + b_e) + c_e) = sum_e [U_e c_e] (g_e [GELU(D_e x + b_e); 1]), g_s = 1 for
         # shared experts. The factor g_e is on the narrow side, and the sum over e is part of the matrix product.
-        hidden = F.gelu(inner[..., routed:]).unflatten(-1, (self.experts, -1))
+        hidden = F.gelu(inner).unflatten(-1, (self.experts, -1))
         hidden = F.dropout(hidden, self.config.dropout, self.training)
         gates = F.pad(gates, (self.config.shared_experts, 0), value=1.0).to(hidden.dtype)
         hidden = F.pad(hidden, (0, 1), value=1.0) * gates.unsqueeze(-1)
@@ -163,7 +186,7 @@ class ExpertBank(Adapter):
         """Sizes, for ``print(model)``."""
         return (
             f"{self.width}, routed={self.config.routed_experts}, shared={self.config.shared_experts}, "
-            f"top_k={self.top_k}, bottleneck={self.config.bottleneck}"
+            f"top_k={self.top_k}, bottleneck={self.config.bottleneck}, routers={self.config.routers}"
         )
 
 
@@ -188,7 +211,13 @@ class MomeAdapterConfig(AdapterConfig, kind="mome"):
         dropout: dropout probability of the experts' hidden values in training mode; the router reads its input whole.
         normalize_input: with placement ``"layer"``, whether the experts read the layer's input after the layer's own
             input norm, or the residual stream itself. No effect with other placements.
+        routers: 1: all sequences share the router, which is MoME. More, for the paper's ablation: a router for each
+            group of sequences, and a forward pass must name the group of each sequence, in
+            ``AdapterContext(group=...)``; a recogniser's options say ``"rates"`` or ``"tasks"``. The routing statistics
+            of a pass are those of its sequences together.
     """
+
+    group_option = "routers"
 
     placement: Placement = "layer"
     routed_experts: int = 23
@@ -198,6 +227,7 @@ class MomeAdapterConfig(AdapterConfig, kind="mome"):
     renormalize: bool = False
     normalize_input: bool = True
     dropout: float = 0.0
+    routers: int = 1
 
     def __post_init__(self) -> None:
         """Raise :class:`MomeError` naming an impossible option."""
@@ -210,6 +240,7 @@ class MomeAdapterConfig(AdapterConfig, kind="mome"):
         check_whole("top_k", self.top_k)
         check_whole("bottleneck", self.bottleneck)
         check_dropout(self.dropout)
+        check_whole("routers", self.routers)
         if self.top_k > self.routed_experts:
             raise MomeError(
                 f"top_k = {self.top_k} is more than routed_experts = {self.routed_experts}: lower it or add experts"
@@ -219,6 +250,11 @@ class MomeAdapterConfig(AdapterConfig, kind="mome"):
     def context_at(self) -> Literal["layer", "attention"]:
         """The layer, or its self-attention if the bank is inside the layer."""
         return "layer" if self.placement == "layer" else "attention"
+
+    @property
+    def groups(self) -> int:
+        """Number of routers if there are several, else 0."""
+        return self.routers if self.routers > 1 else 0
 
     def attach(self, layers: nn.ModuleList) -> None:
         """Attach a bank to each layer, or to its attention or feed-forward part."""
@@ -238,7 +274,7 @@ class MomeAdapterConfig(AdapterConfig, kind="mome"):
                 layer.register_forward_pre_hook(refuse_reentrant)
 
     def count(self, language_model: Any) -> ParameterCount:
-        """Count in each layer the router and all experts, or the active experts; biases included."""
+        """Count in each layer the routers and all experts, or one router and the active experts; biases included."""
         layers, width = language_model.num_hidden_layers, language_model.hidden_size
         return ParameterCount(layers * bank_parameters(self, width), layers * active_bank_parameters(self, width))
 
@@ -249,13 +285,13 @@ def expert_parameters(width: int, bottleneck: int) -> int:
 
 
 def bank_parameters(config: MomeAdapterConfig, width: int) -> int:
-    """Number of parameters of one expert bank: N_r * d for the router, and N_r + N_s experts."""
+    """Number of parameters of one expert bank: N_r * d for each router, and N_r + N_s experts."""
     experts = config.routed_experts + config.shared_experts
-    return config.routed_experts * width + experts * expert_parameters(width, config.bottleneck)
+    return config.routers * config.routed_experts * width + experts * expert_parameters(width, config.bottleneck)
 
 
 def active_bank_parameters(config: MomeAdapterConfig, width: int, top_k: int | None = None) -> int:
-    """Number of parameters of one expert bank that one token uses: the router and ``top_k`` + N_s experts."""
+    """Number of parameters of one expert bank that one token uses: a router and ``top_k`` + N_s experts."""
     experts = (config.top_k if top_k is None else top_k) + config.shared_experts
     return config.routed_experts * width + experts * expert_parameters(width, config.bottleneck)
 

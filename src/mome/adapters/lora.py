@@ -21,6 +21,7 @@ from torch.utils.hooks import RemovableHandle
 
 from mome.adapters.base import Adapter, AdapterConfig, ParameterCount, is_adapter_key
 from mome.adapters.context import AdapterContext
+from mome.adapters.groups import check_groups, group_linear
 from mome.adapters.hooks import connect
 from mome.adapters.layers import adapter_factory
 from mome.errors import MomeError
@@ -121,7 +122,7 @@ class Lora(Adapter):
         else:
             if group is None:
                 raise MomeError(f"this LoRA has {self.specific.groups} groups: choose one with group=")
-            self.specific.check((group,))
+            check_groups((group,), self.specific.groups, "LoRA")
             pairs.append((self.specific.down[group], self.specific.up[group]))
         down, up = zip(*pairs, strict=True)
         return torch.cat(down).detach(), torch.cat(up, dim=1).detach()
@@ -132,11 +133,7 @@ class Lora(Adapter):
 
 
 class SpecificLora(nn.Module):
-    """n low-rank updates; each sequence uses that of its group.
-
-    The updates of all groups are slices of two parameters, so each backward pass gives all of them a gradient, zero
-    for a group without a sequence. With a parameter per group, DistributedDataParallel would wait for
-    the missing gradients without end.
+    """n low-rank updates; each sequence uses that of its group, see :func:`mome.adapters.groups.group_linear`.
 
     Parameters (in the dtype given):
         down: (n, r, in_features).
@@ -165,30 +162,9 @@ class SpecificLora(nn.Module):
         nn.init.uniform_(self.down, -bound, bound)
         nn.init.zeros_(self.up)
 
-    def check(self, groups: tuple[int, ...]) -> None:
-        """Raise :class:`MomeError` if one of ``groups`` does not exist."""
-        for group in (min(groups), max(groups)):
-            if not 0 <= group < self.groups:
-                raise MomeError(f"group = {group} does not exist: the LoRA has groups 0 to {self.groups - 1}")
-
     def forward(self, x: Tensor, context: AdapterContext | None, scale: float) -> Tensor:
         """scale * up[group](down[group](x)), (B, ..., in_features) to (B, ..., out_features)."""
-        if context is None or context.group is None:
-            raise MomeError(
-                f"this LoRA is specific to {self.groups} groups: pass adapter_context=AdapterContext(group=...) to the "
-                "model's forward, or run generate inside mome.adapters.use_context"
-            )
-        groups = context.groups
-        self.check(groups)
-        if x.shape[0] % len(groups):
-            raise MomeError(f"group names {len(groups)} sequences, the batch has {x.shape[0]}: give one for each")
-        if len(set(groups)) == 1:
-            return F.linear(F.linear(x, self.down[groups[0]]) * scale, self.up[groups[0]])
-        assert isinstance(context.group, Tensor)
-        chosen = context.group.to(x.device)
-        # The rows of a sequence (its beams times its tokens) are adjacent, so each sequence is one matrix of bmm.
-        inner = torch.bmm(x.reshape(len(groups), -1, x.shape[-1]), self.down.index_select(0, chosen).mT) * scale
-        return torch.bmm(inner, self.up.index_select(0, chosen).mT).view(*x.shape[:-1], -1)
+        return group_linear(group_linear(x, self.down, context, "LoRA") * scale, self.up, context, "LoRA")
 
     def extra_repr(self) -> str:
         """Sizes, for ``print(model)``."""

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from transformers import AutoConfig, PreTrainedConfig
 
-from mome.adapters import AdapterConfig, LoraAdapterConfig, adapter_config_from_dict
+from mome.adapters import ADAPTERS, AdapterConfig, LoraAdapterConfig, adapter_config_from_dict
 from mome.config.fields import BACKBONES, Compatibility, Rounding, check_fields
 from mome.config.generation import check_decoding
 from mome.connectors import ConnectorConfig, Surroundings, connector_config
@@ -63,7 +63,8 @@ class MomeConfig(PreTrainedConfig):
             options, see :mod:`mome.connectors`; ``None``: a projector for each rate.
         adapter: the ``type`` (``mome`` or ``lora``) and options of the language model's adapter; ``None``: only the
             connector is trained. A LoRA's ``specific`` may be ``"rates"`` (one update for each pair of rates: LoRA-SS
-            and -MSS) or ``"tasks"`` (one update for each task: Omni-AVSR-T and -ST).
+            and -MSS) or ``"tasks"`` (one update for each task: Omni-AVSR-T and -ST), and so may MoME's ``routers`` (one
+            router for each).
         video_adapter: options of a LoRA on the video encoder, see :class:`VideoAdapterConfig`; ``None``: no LoRA.
         unfrozen: backbones that are trained entirely, by the names above; their weights are stored with the
             trained parts.
@@ -158,8 +159,9 @@ class MomeConfig(PreTrainedConfig):
                 f"the connector {connector.kind} needs {needed} audio frames a second, and the audio encoder gives "
                 f"{given}: choose another encoder or connector"
             )
-        if self.rate_set.open and (self.adapter or {}).get("specific") == "rates":
-            raise MomeError("adapter specific=rates has an update for each listed rate, a resampler takes any rate")
+        option, by = self._grouping
+        if self.rate_set.open and by == "rates":
+            raise MomeError(f"adapter {option}=rates has a part for each listed rate, a resampler takes any rate")
         for name in self.unfrozen:
             if name not in BACKBONES:
                 raise MomeError(f"unfrozen holds '{name}': the backbones are {', '.join(BACKBONES)}")
@@ -201,19 +203,27 @@ class MomeConfig(PreTrainedConfig):
         """The adapter's options as a dataclass."""
         if self.adapter is None:
             return None
-        groups = self.adapter_groups
-        return adapter_config_from_dict({**self.adapter, "specific": len(groups)} if groups else self.adapter)
+        groups, (option, _) = self.adapter_groups, self._grouping
+        return adapter_config_from_dict({**self.adapter, option: len(groups)} if groups else self.adapter)
+
+    @property
+    def _grouping(self) -> tuple[str, Any]:
+        """The adapter's option that says what its groups are, and its value; ``None`` by default."""
+        adapter = self.adapter or {}
+        kind = ADAPTERS.get(str(adapter.get("type")), AdapterConfig)
+        by = adapter.get(kind.group_option)
+        return kind.group_option, None if by == getattr(kind, kind.group_option, None) else by
 
     @property
     def adapter_groups(self) -> list[Rates] | list[Task]:
-        """The pair of rates or the task of each specific LoRA update, in order; empty without specific updates."""
-        by = (self.adapter or {}).get("specific", 0)
+        """The pair of rates or the task of each specific LoRA update or router, in order; empty without such."""
+        option, by = self._grouping
         if by == "rates":
             return list(self.rate_set.rates())
         if by == "tasks":
             return list(self.tasks)
         if by:
-            raise MomeError(f"adapter option specific = {by!r} is not possible here: choose rates or tasks")
+            raise MomeError(f"adapter option {option} = {by!r} is not possible here: choose rates or tasks")
         return []
 
     def adapter_group(self, rates: Rates) -> int:
@@ -224,7 +234,7 @@ class MomeConfig(PreTrainedConfig):
         """
         self.rate_set.check(rates)
         groups: Sequence[Rates | Task] = self.adapter_groups
-        return groups.index(rates.task if (self.adapter or {})["specific"] == "tasks" else rates)
+        return groups.index(rates.task if self._grouping[1] == "tasks" else rates)
 
     @property
     def video_adapter_config(self) -> LoraAdapterConfig | None:

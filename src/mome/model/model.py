@@ -200,7 +200,7 @@ class MomeForSpeechRecognition(SavedModel):
         """The context that a forward pass hands to its adapters.
 
         Args:
-            rates: B rates, which determine each clip's group if the LoRA has specific updates.
+            rates: B rates, which determine each clip's group if the adapter has groups.
             token_mask: ``(B, L)`` bool, true on tokens, false on padding.
         """
         group: Tensor | int | None = None
@@ -219,6 +219,7 @@ class MomeForSpeechRecognition(SavedModel):
         rates: Rates | Sequence[Rates] | None = None,
         matryoshka: Sequence[Rates] | None = None,
         task_weights: Mapping[str, float] | None = None,
+        rate_weights: Mapping[str, float] | None = None,
         words: Tensor | None = None,
         encoded: EncodedClips | None = None,
     ) -> SpeechOutput:
@@ -235,6 +236,8 @@ class MomeForSpeechRecognition(SavedModel):
                 them; the loss is the mean over the rates.
             task_weights: with ``matryoshka``, factors on the transcript's loss by task, 1 by default
                 (Omni-AVSR: ``{"vsr": 1.5}``).
+            rate_weights: with ``matryoshka``, factors on the transcript's loss by rates, such as ``{"16,5": 2}``, 1 by
+                default: the c_ij of MoME's loss. The mean is over the number of rates, whatever the factors.
             words: ``(B,)`` number of words of each transcript; only needed by a connector that learns the speech rate.
             encoded: features computed before, instead of the raw inputs.
 
@@ -274,7 +277,8 @@ class MomeForSpeechRecognition(SavedModel):
                     continue
             inputs = self.assemble(connected, clip_rates, labels)
             logits, context, decorrelation = self._logits(inputs, labels)
-            objective.add_transcript(name, logits, labels, (task_weights or {}).get(clip_rates[0].task, 1.0))
+            weight = (task_weights or {}).get(clip_rates[0].task, 1.0) * (rate_weights or {}).get(name, 1.0)
+            objective.add_transcript(name, logits, labels, weight)
             objective.add_adapters(context)
             if decorrelation is not None:
                 objective.add("decorrelation", decorrelation)

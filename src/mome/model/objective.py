@@ -1,7 +1,7 @@
 """The training loss: cross-entropy of the transcript at each rate, plus auxiliary losses of routers and connector.
 
-Source: the Matryoshka objective of Llama-MTSK and MoME, the mean over the rates of L_LM, plus MoME's load-balancing
-loss times its weight.
+Source: the Matryoshka objective of Llama-MTSK and MoME, the mean over the G * L pairs of rates of c_ij times L_LM, with
+c_ij = 1 unless told otherwise, plus MoME's load-balancing loss times its weight.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ class SpeechOutput(ModelOutput):
             mean of that loss instead of the cross-entropy.
         logits: ``(B, S, V)`` for the last of the rates; position s predicts label s. ``None`` if the language model
             was not run.
-        transcript_losses: cross-entropy by rates, or the alignment's loss, detached, without task weights.
+        transcript_losses: cross-entropy by rates, or the alignment's loss, detached, without the weights of
+            tasks and rates.
         balance_loss: load-balancing loss, detached; 1 when all experts are used equally.
         connector_losses: the connector's auxiliary losses by name, and ``decorrelation`` and ``align`` if they have
             a weight; detached, without their weights.
@@ -74,7 +75,7 @@ class Objective:
             name: the rates, the key in ``transcript_losses``.
             logits: ``(B, S, V)``.
             labels: ``(B, S)`` int64, ignored where -100.
-            weight: factor of the task; ``transcript_losses`` are without it.
+            weight: factor of the task and the rates; ``transcript_losses`` are without it.
         """
         loss = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED_LABEL)
         self._transcript.append(loss * weight)

@@ -26,6 +26,7 @@ def alignment_recipe(recipe: Recipe) -> Recipe:
     optim = replace(
         recipe.optim,
         task_weights={},
+        rate_weights={},
         rates_per_step=None,
         one_rate_per_task=False,
         epochs=align.epochs or recipe.optim.epochs,

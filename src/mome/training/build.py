@@ -12,6 +12,7 @@ import torch
 import yaml
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
+from mome.adapters import ADAPTERS, AdapterConfig, adapter_config_from_dict
 from mome.checkpoints.backbones import backbone_config, load_backbone, load_extractor, load_tokenizer
 from mome.checkpoints.hub import TOKENIZER_FILES
 from mome.checkpoints.settings import blaming, check_settings
@@ -70,7 +71,7 @@ def model_config(recipe: Recipe, download: bool = True) -> MomeConfig:
                 f"model.{modality}_rates=[]"
             )
     values = {name: getattr(model, name) for name in MODEL_OPTIONS}
-    values["adapter"] = _bottleneck(model.adapter, text.hidden_size)
+    values["adapter"] = _bottleneck(model.adapter, text)
     try:
         config = MomeConfig(
             audio_config=audio.to_dict() if audio else None,
@@ -96,18 +97,32 @@ def outline(config: MomeConfig) -> MomeForSpeechRecognition:
         return MomeForSpeechRecognition(config)
 
 
-def _bottleneck(adapter: dict[str, Any] | None, width: int) -> dict[str, Any] | None:
-    """Replace a bottleneck such as ``width/32`` by a number, rounded down, in the options of an adapter."""
+def _bottleneck(adapter: dict[str, Any] | None, language_model: Any) -> dict[str, Any] | None:
+    """Replace a bottleneck such as ``width/32`` or ``3.5M`` by a number, in the options of an adapter.
+
+    The first is a part of the language model's width, rounded down; the second, the bottleneck with which the number of
+    parameters that a token uses is nearest to so many million.
+    """
     value = (adapter or {}).get("bottleneck")
     if adapter is None or not isinstance(value, str):
         return adapter
-    part = re.fullmatch(r"width/([1-9][0-9]*)", value)
-    if part is None:
+    width = language_model.hidden_size
+    part, millions = re.fullmatch(r"width/([1-9][0-9]*)", value), re.fullmatch(r"([0-9]+(\.[0-9]+)?)M", value)
+    if part is not None:
+        return {**adapter, "bottleneck": max(width // int(part[1]), 1)}
+    if millions is None:
         raise MomeError(
             f"model.adapter.bottleneck={value} is not possible: give a whole number, or a part of the language "
-            "model's width such as width/32"
+            "model's width such as width/32, or the active parameters in millions such as 3.5M"
         )
-    return {**adapter, "bottleneck": max(width // int(part[1]), 1)}
+    option = ADAPTERS.get(str(adapter.get("type")), AdapterConfig).group_option
+    one_group = {option: 1} if isinstance(adapter.get(option), str) else {}  # a token uses the parameters of one
+
+    def distance(bottleneck: int) -> float:
+        config = adapter_config_from_dict({**adapter, **one_group, "bottleneck": bottleneck})
+        return abs(config.count(language_model).active - float(millions[1]) * 1e6)
+
+    return {**adapter, "bottleneck": min(range(1, width + 1), key=distance)}
 
 
 def _backbone_config(kind: str, name: str | None, revision: str | None, download: bool) -> Any:

@@ -48,7 +48,7 @@ _TYPE_NAMES = {
         (dict[str, Any], "options by name, such as {NAME: VALUE}"),
     )
     for hint in (kind, kind | None)
-}
+} | {"optim.rate_weights": "a number for each pair of rates, such as {'16,5': 2.0}"}
 
 
 def load_recipe(name: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:
@@ -105,7 +105,8 @@ def _type_mismatch(into: DictConfig, layer: DictConfig) -> str | None:
                 OmegaConf.merge(into, alone)
             except _MERGE_ERRORS:
                 shown = "null" if value is None else shortened(value)
-                return f"{key}={shown} is not possible: give {_TYPE_NAMES[str(hints[name])]}"
+                expected = _TYPE_NAMES.get(key) or _TYPE_NAMES[str(hints[name])]
+                return f"{key}={shown} is not possible: give {expected}"
     return None
 
 
@@ -206,7 +207,7 @@ class Layer:
         file: the file.
         name: its name, if it comes with the package.
         values: the recipe's keys and values.
-        where: by the name of another layer, further values for recipes that have that layer too.
+        where: by the name of another layer, or the names of several, further values for recipes that have these too.
     """
 
     file: Path
@@ -232,7 +233,7 @@ def read_layers(name: str | Path) -> list[tuple[str, DictConfig]]:
     for layer in layers:
         merged.append((str(layer.file), OmegaConf.create(layer.values)))
         for other, values in layer.where.items():
-            if other in names:
+            if names.issuperset(other.split()):
                 merged.append((f"{layer.file}, where {other}", OmegaConf.create(values)))
     return merged
 

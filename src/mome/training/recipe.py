@@ -119,6 +119,12 @@ def _task_weights(key: str, weights: dict[str, float]) -> None:
         _number(f"{key}.{task}", weight)
 
 
+def _rate_weights(key: str, weights: dict[str, float]) -> None:
+    for rates, weight in weights.items():
+        _rates(key, rates)
+        _number(f"{key}.{shortened(rates)}", weight)
+
+
 def _betas(key: str, value: list[float]) -> None:
     if len(value) != 2 or not all(0 <= beta < 1 for beta in value):
         raise _refuse(key, value, "give two numbers from 0 to less than 1, such as [0.9,0.98]")
@@ -287,6 +293,8 @@ class OptimRecipe:
     Attributes:
         tasks: tasks to train.
         task_weights: factors on the loss by task, 1 by default.
+        rate_weights: factors on the loss by rates, such as ``{"16,5": 2}``, 1 by default (MoME's c_ij). The loss is
+            the mean over the number of rates, whatever the factors.
         rates: rates to train; ``None`` for all rates of the tasks.
         rates_per_step: number of rates to draw in each step; ``None`` for all.
         one_rate_per_task: whether to draw one audio and one video rate in each step, which all tasks use (Omni-AVSR).
@@ -301,6 +309,7 @@ class OptimRecipe:
 
     tasks: list[str] = field(default_factory=lambda: ["avsr"])
     task_weights: dict[str, float] = field(default_factory=dict)
+    rate_weights: dict[str, float] = field(default_factory=dict)
     rates: list[str] | None = None
     rates_per_step: int | None = None
     one_rate_per_task: bool = False
@@ -326,6 +335,7 @@ class OptimRecipe:
             "optim.",
             tasks=_some_tasks,
             task_weights=_task_weights,
+            rate_weights=_rate_weights,
             rates=_each(_rates, empty=False),
             rates_per_step=_integer(1),
             rates_up_to=_integer(1),
@@ -347,12 +357,15 @@ class OptimRecipe:
             raise MomeError(f"optim.{drawn[0]} and optim.{drawn[1]} exclude each other: give one")
         if not any(self.task_weights.get(task, 1) for task in self.tasks):
             raise MomeError("optim.task_weights leaves every task without weight: give one a number above 0")
+        if self.rate_weights and self.rates_up_to:
+            raise MomeError("optim.rate_weights and optim.rates_up_to exclude each other: give one")
 
     def rates_of(self, rate_set: RateSet) -> list[Rates]:
         """The rates to train on.
 
         Raises:
-            MomeError: the rate set has no rates for the tasks, or not those in ``rates``.
+            MomeError: the rate set has no rates for the tasks, or not those in ``rates``; ``rate_weights`` has others,
+                or leaves no loss.
         """
         rates = list(rate_set.rates())
         if not rates:
@@ -360,7 +373,19 @@ class OptimRecipe:
             raise MomeError(f"the model has no rates for {tasks}: set model.audio_rates and video_rates")
         if self.rates_up_to is not None and not rate_set.open:
             raise MomeError("optim.rates_up_to draws any rates: it needs model.connector.type=resampler")
-        return rates if self.rates is None else [rate_set.check(Rates.parse(text)) for text in self.rates]
+        if self.rates is not None:
+            rates = [rate_set.check(Rates.parse(text)) for text in self.rates]
+        for name in self.rate_weights:
+            if name not in map(str, rates):
+                raise MomeError(
+                    f"optim.rate_weights has {shortened(name)}, which is not trained: the rates are "
+                    f"{' '.join(map(str, rates))}"
+                )
+        if self.rate_weights and not any(
+            self.rate_weights.get(str(pair), 1) * self.task_weights.get(pair.task, 1) for pair in rates
+        ):
+            raise MomeError("optim.rate_weights leaves every rate without weight: give one a number above 0")
+        return rates
 
 
 @dataclass

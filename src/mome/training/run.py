@@ -251,6 +251,7 @@ def _trainer(
         optim.task_weights,
         validate if plan.validated else None,
         optim.connector_learning_rate,
+        optim.rate_weights,
     )
     trainer.remove_callback(ProgressCallback)
     return trainer

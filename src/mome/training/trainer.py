@@ -53,6 +53,7 @@ class MatryoshkaTrainer(Trainer):
         task_weights: factors on the loss by task.
         connector_learning_rate: the connector's own; ``None`` for that of ``args``.
         validate: computes word error rates by name, such as ``"wer/4,2"``; ``None`` for no validation.
+        rate_weights: factors on the loss by rates.
     """
 
     model: MomeForSpeechRecognition
@@ -67,6 +68,7 @@ class MatryoshkaTrainer(Trainer):
         task_weights: Mapping[str, float] | None = None,
         validate: Validate | None = None,
         connector_learning_rate: float | None = None,
+        rate_weights: Mapping[str, float] | None = None,
     ):
         # The Trainer only needs to have an eval_dataset: evaluate() below does not use it.
         evaluated = dataset if validate is not None else None
@@ -74,7 +76,7 @@ class MatryoshkaTrainer(Trainer):
         self.dataset = dataset
         self.sampler = sampler
         self.schedule = schedule
-        self.task_weights = dict(task_weights or {})
+        self.weights = {"task_weights": dict(task_weights or {}), "rate_weights": dict(rate_weights or {})}
         self.validate = validate
         self.connector_learning_rate = connector_learning_rate
         self.listed = {str(rates) for rates in model.rate_set.rates(TASKS)}
@@ -124,7 +126,7 @@ class MatryoshkaTrainer(Trainer):
         }
         if sides:
             batch["encoded"] = EncodedClips(sides.get("audio"), sides.get("video"))
-        output: SpeechOutput = model(**batch, matryoshka=rates, task_weights=self.task_weights)
+        output: SpeechOutput = model(**batch, matryoshka=rates, **self.weights)
         assert output.loss is not None
         self._refuse_unless_finite("loss", output.loss)
         self._note(output)
