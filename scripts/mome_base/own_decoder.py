@@ -1,0 +1,71 @@
+"""Transcribe with Whisper-base's own decoder, the control of mome-base, which hears by the same encoder.
+
+    python -m scripts.mome_base.own_decoder MANIFEST SPLIT OUT.csv
+
+`mome score OUT.csv --data MANIFEST --split SPLIT --normalize whisper` gives its word error rate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import AutoTokenizer, WhisperFeatureExtractor, WhisperForConditionalGeneration
+
+from mome.checkpoints.source import Source
+from mome.clip import SAMPLE_RATE
+from mome.data.manifests import read_manifest
+from mome.files import atomic_write
+from mome.media import load_clip
+
+WHISPER = "openai/whisper-base"
+MOST_TOKENS_PER_SECOND = 8  # a decoder that repeats itself writes more
+
+
+class OwnDecoder:
+    """Whisper with its own decoder, English, greedy."""
+
+    def __init__(self) -> None:
+        source = Source(WHISPER, "Whisper")
+        folder = source.weights(source.preprocessing(("preprocessor_config.json", "tokenizer.json")))
+        self.extractor = WhisperFeatureExtractor.from_pretrained(folder)
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.model = WhisperForConditionalGeneration.from_pretrained(folder).eval()
+
+    @torch.inference_mode()
+    def __call__(self, waveforms: list[np.ndarray]) -> list[str]:
+        """Transcribe clips of up to 30 s, 16 kHz; an empty text where the decoder repeats itself."""
+        inputs = self.extractor(waveforms, sampling_rate=SAMPLE_RATE, return_tensors="pt")
+        most = int(MOST_TOKENS_PER_SECOND * max(map(len, waveforms)) / SAMPLE_RATE) + 8
+        ids = self.model.generate(
+            inputs.input_features, language="en", task="transcribe", num_beams=1, do_sample=False, max_new_tokens=most
+        )
+        cut = [int((row < self.tokenizer.eos_token_id).sum()) >= most for row in ids]
+        texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        return ["" if broken else text.strip() for text, broken in zip(texts, cut, strict=True)]
+
+
+def main() -> None:
+    """Write the transcripts of a split."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("manifest", type=Path)
+    parser.add_argument("split")
+    parser.add_argument("out", type=Path)
+    args = parser.parse_args()
+    decode = OwnDecoder()
+    with atomic_write(args.out) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "text", "system", "task"])
+        for row in read_manifest(args.manifest, args.split):
+            sound = load_clip(row.path, video=False).audio
+            assert sound is not None
+            window = decode.extractor.n_samples
+            texts = [decode([sound[start : start + window]])[0] for start in range(0, len(sound), window)]
+            writer.writerow([row.id, " ".join(texts), "whisper-base, own decoder", "asr"])
+
+
+if __name__ == "__main__":
+    main()
