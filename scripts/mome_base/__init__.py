@@ -1,0 +1,1 @@
+"""How the bundled model of English speech is made."""
