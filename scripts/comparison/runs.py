@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 PAIRS = [(4, 2), (4, 5), (16, 2), (16, 5)]
 AUDIO_RATES = [4, 8, 12, 16, 20]
+FINE_AUDIO_RATES = [2, 4, 6, 8, 10]
 VIDEO_RATES = [1, 2, 3, 4, 5]
 SEEDS = (1, 2, 3)
 
@@ -29,7 +30,7 @@ class Run:
     @property
     def name(self) -> str:
         """Name of the run's folder and result file."""
-        changes = "-".join(part.partition("=")[2].strip("[]") for part in self.overrides)
+        changes = "-".join(part.partition("=")[2].strip("[]").replace(",", "-") for part in self.overrides)
         return "-".join(part for part in (self.recipe.removesuffix("-grid"), changes, str(self.seed)) if part)
 
 
@@ -41,8 +42,8 @@ def at(audio: int | None, video: int | None) -> tuple[str, ...]:
 
 def main_runs(seed: int) -> list[Run]:
     """AVSR by the systems that are compared most closely."""
-    systems = ("llama-mtsk-ms", "mome-layer", "mome-mhsa", "mome-ffn", "llama-mtsk-mss", "llama-mtsk-ss", "m3")
-    runs = [Run(system, f"{system}-grid", (), seed) for system in systems]
+    systems = ("projectors-only", "llama-mtsk-ms", "mome-layer", "mome-mhsa", "mome-ffn")
+    runs = [Run(system, f"{system}-grid", (), seed) for system in (*systems, "llama-mtsk-mss", "llama-mtsk-ss", "m3")]
     return runs + [Run("llama-avsr", "llama-avsr-grid", at(*pair), seed) for pair in PAIRS]
 
 
@@ -58,8 +59,12 @@ def further_runs(seed: int) -> list[Run]:
     for task in ("asr", "vsr"):
         rates = [at(a, None) for a in AUDIO_RATES] if task == "asr" else [at(None, v) for v in VIDEO_RATES]
         runs += [Run(f"llama-avsr-{task}", f"llama-avsr-{task}-grid", rate, seed) for rate in rates]
-        for system in ("llama-mtsk-ms", "mome-layer"):
+        for system in ("projectors-only", "llama-mtsk-ms", "mome-layer"):
             runs.append(Run(f"{system}-{task}", f"{system}-{task}-grid", (), seed))
+    runs.append(Run("average-pooling-at-inference-asr", "average-pooling-at-inference-asr-grid", (), seed))
+    fine = (f"model.audio_rates={FINE_AUDIO_RATES}".replace(" ", ""),)
+    for system in ("llama-mtsk-ms-asr", "projectors-only-asr"):
+        runs.append(Run(f"{system}, 2 to 10", f"{system}-grid", fine, seed))
     runs += [Run("mome-mhsa-independent", "mome-mhsa-independent-grid", at(*pair), seed) for pair in PAIRS]
     runs.append(Run("llama-mtsk-ms, stacking", "llama-mtsk-ms-stack-grid", (), seed))
     runs += [Run("llama-avsr, stacking", "llama-avsr-stack-grid", at(*pair), seed) for pair in PAIRS]
@@ -71,7 +76,7 @@ def further_runs(seed: int) -> list[Run]:
 
 def large_runs(seed: int) -> list[Run]:
     """Systems trained with all 800 clips of the talker."""
-    systems = ("mqt", "llama-mtsk-ms", "mome-layer", "m3")
+    systems = ("mqt", "llama-mtsk-ms", "mome-layer", "m3", "projectors-only")
     return [Run(f"{system}, 800 clips", f"{system}-grid", ("data.limit=800",), seed) for system in systems]
 
 

@@ -1,4 +1,4 @@
-"""Write the tables of docs/results.md from results/comparison.
+"""Write the tables of docs/results.md from results/comparison, and those that it quotes from results/published.yaml.
 
     python scripts/comparison/tables.py
 
@@ -12,31 +12,29 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from measured import Cell, Measured
+from mome.model.cost import cost_report, parameter_counts
 from mome.rates import Rates
-from runs import AUDIO_RATES, PAIRS, VIDEO_RATES
+from mome.training import load_config
+from published import Published, table
+from runs import AUDIO_RATES, FINE_AUDIO_RATES, PAIRS, VIDEO_RATES
 
 AVSR_RATES = [f"{audio},{video}" for audio, video in PAIRS]
 ASR_RATES = [f"{rate},-" for rate in AUDIO_RATES]
+FINE_RATES = [f"{rate},-" for rate in FINE_AUDIO_RATES]
 VSR_RATES = [f"-,{rate}" for rate in VIDEO_RATES]
 LEVELS = [None, 7.5, 5.0, 2.5, 0.0, -5.0]
+CONTROL = "projectors-only"
 BASELINE = "llama-mtsk-ms"
 MATRYOSHKA = [BASELINE, "llama-mtsk-ss", "llama-mtsk-mss", "mome-mhsa", "mome-ffn", "mome-layer"]
 SMOP = ["llama-smop", "llama-smop-jedr", "llama-smop-dedr"]
 QUERIES = ["mqt", "mqt, 100 epochs", "mms-llama", "mms-llama, 100 epochs"]
 OMNI = ["omni-avsr-s", "omni-avsr-t", "omni-avsr-st"]
-AVSR_SYSTEMS = ["llama-avsr", "mome-mhsa-independent", *SMOP, "m3", *QUERIES, *MATRYOSHKA]
-
-
-def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A Markdown table."""
-    head = list(head)
-    lines = [head, ["---"] * len(head), *map(list, rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+AVSR_SYSTEMS = [CONTROL, "llama-avsr", "mome-mhsa-independent", *SMOP, "m3", *QUERIES, *MATRYOSHKA]
 
 
 def wer(cell: Cell | None) -> str:
@@ -99,6 +97,11 @@ def to_baseline(systems: list[str], end: str = "") -> list[tuple[str, str]]:
     return [(system + end, BASELINE + end) for system in systems]
 
 
+def to_control(systems: list[str], end: str = "") -> list[tuple[str, str]]:
+    """Pairs of each system with the one that has no adapter."""
+    return [(system + end, CONTROL + end) for system in systems]
+
+
 def _signed(change: float, low: float, high: float) -> str:
     text = f"{change:+.1f} ({low:+.1f} to {high:+.1f})".replace("-", "−")
     return f"**{text}**" if low > 0 or high < 0 else text
@@ -133,17 +136,66 @@ def sizes(measured: Measured, seconds: dict[str, Any], systems: list[str]) -> st
     return table(["system", *(f"{name}, thousands" for name in head), "ms for a step of training"], rows)
 
 
+def beside(measured: Measured, published: Published) -> str:
+    """The published AVSR figures, each system's beside ours, with the parameters that the recipes count."""
+    rows = [["no adapter", "GRID, ours", "–", "–", *map(wer, _cells(measured, CONTROL))]]
+    for method, *figures in published.rows("mome-avsr"):
+        system, *overrides = COMPARED[method]
+        for corpus, (active, *errors) in zip(("lrs2", "lrs3"), (figures[:5], figures[5:]), strict=True):
+            counted = parameter_counts(load_config(f"{system}-{corpus}", overrides)).adapter_active
+            rows.append([method, f"{corpus.upper()}, quoted", active, f"{counted / 1e6:.1f}M", *errors])
+        if not overrides:
+            counted = measured.parameters[system]["adapter_active"]
+            rows.append([method, "GRID, ours", "–", f"{counted / 1e6:.3f}M", *map(wer, _cells(measured, system))])
+    head = ["method", "corpus", "active, quoted", "active, counted by our recipe", *AVSR_RATES]
+    return f"{published.mark('mome-avsr')}\n\n{table(head, rows)}"
+
+
+def _cells(measured: Measured, system: str) -> Iterator[Cell | None]:
+    return (measured.cell(system, rates) for rates in AVSR_RATES)
+
+
+def beside_noise(measured: Measured, published: Published) -> str:
+    """The published error rates in noise, with ours."""
+    ours = (
+        [f"ours, GRID at {rates}: {system}", *(wer(measured.cell(system, rates, level)) for level in LEVELS[1:])]
+        for rates in (AVSR_RATES[0], AVSR_RATES[-1])
+        for system in (CONTROL, "llama-avsr", BASELINE, "mome-layer")
+    )
+    return published.quoted("mome-noise", ours)
+
+
+def beside_inference(measured: Measured, published: Published) -> str:
+    """The published error rates of pooling at inference, with ours."""
+    ours = ([f"ours, GRID: {one}", *(wer(measured.cell(one, rate)) for rate in FINE_RATES)] for one in INFERENCE_ASR)
+    return published.quoted("mtsk-inference", ours)
+
+
+def beside_cost(_: Measured, published: Published) -> str:
+    """The published tokens and operations of ten seconds of speech, with those that our recipe counts."""
+    report = cost_report(load_config("llama-mtsk-ms-8b-lrs3"), 10.0)
+    counted = {row["rates"]: row for row in report["cost"]} | {"1,1": report["uncompressed"][0]}
+    rows = [
+        [rates, tokens, str(counted[rates]["tokens"]), tflops, f"{counted[rates]['parts']['prefill']:.2f}"]
+        for rates, tokens, tflops in published.rows("mtsk-cost")
+    ]
+    head = ["rates", "tokens, quoted", "tokens, ours", "TFLOPs, quoted", "TFLOPs, ours"]
+    return f"{published.mark('mtsk-cost')}\n\n{table(head, rows)}"
+
+
 def of_task(systems: list[str], task: str) -> list[str]:
     """Names of the systems that were trained for one task alone."""
     return [f"{system}-{task}" for system in systems]
 
 
-ASR, VSR = (of_task(["llama-avsr", *MATRYOSHKA], task) for task in ("asr", "vsr"))
+ASR, VSR = (of_task([CONTROL, "llama-avsr", *MATRYOSHKA], task) for task in ("asr", "vsr"))
 OTHERS = [name for name in AVSR_SYSTEMS if name != BASELINE] + OMNI
-INFERENCE = ["average-pooling-at-inference", "m3", BASELINE, "mome-layer"]
+INFERENCE = ["average-pooling-at-inference", CONTROL, "m3", BASELINE, "mome-layer"]
+FINE = ", 2 to 10"
+INFERENCE_ASR = ["average-pooling-at-inference-asr", CONTROL + "-asr" + FINE, BASELINE + "-asr" + FINE]
 STACKED = [(f"{system}, stacking", system) for system in ("llama-avsr", BASELINE)]
 STACKING = ["llama-avsr", "llama-avsr, stacking", BASELINE, f"{BASELINE}, stacking"]
-LARGE = [BASELINE, "mome-layer", "m3", "mqt"]
+LARGE = [BASELINE, CONTROL, "mome-layer", "m3", "mqt"]
 MORE_CLIPS = ", 800 clips"
 COSTLY = ["average-pooling-at-inference", *AVSR_SYSTEMS, *OMNI]
 TABLES: dict[str, Callable[[Measured, dict[str, Any]], str]] = {
@@ -160,7 +212,12 @@ TABLES: dict[str, Callable[[Measured, dict[str, Any]], str]] = {
     "asr-noise": lambda m, _: by_noise(m, ASR, "4,-"),
     "vsr": lambda m, _: by_rates(m, VSR, VSR_RATES, outside=True),
     "vsr-differences": lambda m, _: differences(m, to_baseline(OTHERS, "-vsr"), VSR_RATES),
+    "control": lambda m, _: differences(m, to_control(MATRYOSHKA), AVSR_RATES),
+    "control-0db": lambda m, _: differences(m, to_control(MATRYOSHKA), AVSR_RATES, 0.0),
+    "control-asr": lambda m, _: differences(m, to_control(MATRYOSHKA, "-asr"), ASR_RATES),
+    "control-vsr": lambda m, _: differences(m, to_control(MATRYOSHKA, "-vsr"), VSR_RATES),
     "inference": lambda m, _: by_rates(m, INFERENCE, ["1,1", *AVSR_RATES]),
+    "inference-asr": lambda m, _: by_rates(m, INFERENCE_ASR, ["1,-", *FINE_RATES]),
     "stacking": lambda m, _: by_rates(m, STACKING, AVSR_RATES),
     "stacking-differences": lambda m, _: differences(m, STACKED, AVSR_RATES),
     "stacking-differences-0db": lambda m, _: differences(m, STACKED, AVSR_RATES, 0.0),
@@ -175,21 +232,60 @@ TABLES: dict[str, Callable[[Measured, dict[str, Any]], str]] = {
 }
 
 
+def no_experts(document: dict[str, Any]) -> str:
+    """mome-tiny with its experts and without, by rates and over all of them, clean and at 0 dB."""
+    rows = [*document["results"], *({"rates": "all"} | row for row in document["over_rates"])]
+    cells: dict[str, list[str]] = {}
+    for row in rows:
+        if row["snr_db"] in (None, 0.0):
+            change = _signed(*(100 * value for value in (row["change"], *row["change_ci95"])))
+            figures = [f"{100 * row['wer_with_experts']:.1f}", f"{100 * row['wer']:.1f}", change]
+            cells.setdefault(row["rates"], []).extend(figures)
+    head = ["with experts", "without", "change"]
+    return table(["rates", *head, *(f"{name}, 0 dB" for name in head)], ([rates, *row] for rates, row in cells.items()))
+
+
+COMPARED = {  # the methods of MoME's table 1, with our recipes and their changes
+    "Llama-AVSR": ("llama-avsr",),
+    "Llama-MTSK MS": (BASELINE,),
+    "Llama-MTSK SS": ("llama-mtsk-ss",),
+    "Llama-MTSK MSS": ("llama-mtsk-mss",),
+    "MoME-23/4-MHSA-I": ("mome-mhsa-independent",),
+    "MoME-23/4-FFN": ("mome-ffn",),
+    "MoME-23/4-MHSA": ("mome-mhsa",),
+    "MoME-23/4-LAYER": ("mome-layer",),
+    "MoME-23/4-LAYER, bottleneck 1": ("mome-layer", "model.adapter.bottleneck=1"),
+}
+PLAIN = ["mome-8b", "mome-experts", "mome-ablations", "mtsk-others", "omni", "omni-others", "mms-parts", "checkpoints"]
+QUOTED: dict[str, Callable[[Measured, Published], str]] = {
+    "mome-avsr": beside,
+    "mome-noise": beside_noise,
+    "mtsk-inference": beside_inference,
+    "mtsk-cost": beside_cost,
+    **{name: lambda _, published, name=name: published.quoted(name) for name in PLAIN},
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=Path("results/comparison"))
     parser.add_argument("--outside", type=Path, default=Path("results/outside"))
+    parser.add_argument("--published", type=Path, default=Path("results/published.yaml"))
+    parser.add_argument("--no-experts", type=Path, default=Path("results/mome-tiny-no-experts.json"))
     parser.add_argument("--seconds", type=Path, default=Path("results/comparison-seconds.json"))
     parser.add_argument("--page", type=Path, default=Path("docs/results.md"))
     args = parser.parse_args()
     measured, page = Measured(args.results, args.outside), args.page.read_text()
-    seconds = json.loads(args.seconds.read_text())
-    for name, make in TABLES.items():
+    seconds, published = json.loads(args.seconds.read_text()), Published(args.published)
+    tables = {name: make(measured, seconds) for name, make in TABLES.items()}
+    tables |= {f"quoted {name}": make(measured, published) for name, make in QUOTED.items()}
+    tables["no-experts"] = no_experts(json.loads(args.no_experts.read_text()))
+    for name, text in tables.items():
         start, end = f"<!-- table: {name} -->\n", "<!-- end -->"
         before, found, after = page.partition(start)
         if not found:
             raise SystemExit(f"{args.page} has no place for the table {name}")
-        page = f"{before}{start}{make(measured, seconds)}\n{end}{after.partition(end)[2]}"
+        page = f"{before}{start}{text}\n{end}{after.partition(end)[2]}"
     args.page.write_text(page)
 
 

@@ -64,7 +64,7 @@ def facts(name: str) -> dict[str, str]:
     """What tells a recipe from the others, as recipes.csv has it."""
     recipe = load_recipe(name)
     model, optim = recipe.model, recipe.optim
-    connector, adapter = model.connector or {"type": "projectors"}, model.adapter
+    connector, adapter = model.connector or {"type": "projectors"}, model.adapter or {"type": "-"}
     flags = {"projector_norm": model.projector_norm, "bos": model.bos, "stack": model.compression == "stack"}
     flags["video_adapter"] = model.video_adapter is not None
     lines = [
@@ -80,7 +80,7 @@ def facts(name: str) -> dict[str, str]:
         "video_rates": " ".join(map(str, model.video_rates)),
         "tasks": " ".join(optim.tasks),
         "connector": " ".join(lines),
-        "adapter": " ".join([adapter["type"], str(adapter["bottleneck"]), *more]),
+        "adapter": " ".join([adapter["type"], *([str(adapter["bottleneck"])] if model.adapter else []), *more]),
         "flags": " ".join(flag for flag, there in flags.items() if there),
         "learning_rate": f"{optim.learning_rate:g}",
         "length": f"{optim.epochs:g} epochs" if optim.steps is None else f"{optim.steps} steps",

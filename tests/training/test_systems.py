@@ -60,6 +60,7 @@ SYSTEMS = [
     System("average-pooling-at-inference", {}, [f"{a},{v}" for a in (1, 4, 16) for v in (1, 2, 5)], ["1,1"]),
     System("mome-mhsa", {"adapter": {"routed_experts": 5}}, FOUR, FOUR),
     System("mome-layer", {"adapter": {"routed_experts": 5, "routers": "rates"}}, FOUR, FOUR),
+    System("projectors-only", {"adapter": None}, FOUR, FOUR),
 ]
 WORDS = {"max_new_tokens": 3}
 
@@ -76,9 +77,11 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def recipe(toy: Path, folder: Path, system: str, model: dict[str, Any], **parts: Any) -> Path:
     backbones = {name: f"{toy}/backbones/{name}" for name in ("audio_encoder", "video_encoder", "language_model")}
     sizes = {"audio_context": "clip", "projector_hidden": 16, "generation": WORDS}
+    changes = model.get("adapter", {})
+    adapter = None if changes is None else {"bottleneck": 2, **changes}
     content = {
         "base": [f"systems/{system}"],
-        "model": {**backbones, **sizes, **model, "adapter": {"bottleneck": 2, **model.get("adapter", {})}},
+        "model": {**backbones, **sizes, **model, "adapter": adapter},
         "data": {
             "manifests": [f"{toy}/data/manifest.csv"],
             "cache": "tokens",
@@ -122,7 +125,8 @@ def test_from_recipe_to_transcripts(toy, tmp_path, system):
     assert all(value.isfinite().all() for value in saved.values())
     ups = [value for name, value in saved.items() if name.endswith(("lora.up.weight", "lora.specific.up"))]
     assert all(value.any() for value in ups), "they start from zero"
-    assert bool(ups) == (not system.name.startswith("mome-"))
+    assert bool(ups) == (not system.name.startswith(("mome-", "projectors-only")))
+    assert any("language_model" in name for name in saved) == (system.name != "projectors-only")
     assert {len(value) for name, value in saved.items() if name.endswith("specific.up")} == {system.groups} - {0}
 
     loaded = mome.load(output)
