@@ -193,7 +193,7 @@ def test_a_missing_prompt_is_named(tmp_path):
         ({"epoch": 3, "state_dict": {"model.w": torch.zeros(1), "loss.w": torch.zeros(1)}}, "loss.w do not begin with"),
         ({"epoch": 3, "state_dict": {"model.w": 5}}, "w are not named tensors"),
         ({"epoch": 3, "state_dict": {}}, "it has no llm.model.embed_tokens.weight"),
-        ({"model": {"w": torch.zeros(1)}, "cfg": None}, "in a dictionary 'model'.*; convert AV-HuBERT as av-hubert"),
+        ({"model": {"w": torch.zeros(1)}, "cfg": None}, "in a dictionary 'model'.*; convert these as av-hubert"),
         ({"epoch": 3, "weights": {}}, "epoch, weights are not named tensors"),
     ],
 )

@@ -32,6 +32,7 @@ from mome.convert.avsr_backbones import (
     named_config,
     refer,
     save_part,
+    whisper_extractor,
 )
 from mome.convert.avsr_file import TITLES, System, choose_rates, state_dict
 from mome.convert.avsr_names import (
@@ -50,7 +51,6 @@ from mome.convert.avsr_names import (
 from mome.convert.fitting import checked, read_size
 from mome.convert.unpickle import read_checkpoint
 from mome.convert.writing import Account, Unused, check_free, fill_card, new_folder, save_weights
-from mome.encoders.whisper import FRAMES_PER_SECOND
 from mome.errors import MomeError
 from mome.model.model import MomeForSpeechRecognition
 from mome.model.processor import MomeProcessor
@@ -75,7 +75,7 @@ SOURCES: dict[System, str] = {
 }
 """Repositories of the published code."""
 
-_CARD = """---
+CARD = """---
 license: other
 tags: [audio-visual-speech-recognition, lip-reading, mome]
 ---
@@ -102,6 +102,13 @@ This folder holds weights of other people's models or refers to them, and each k
 the checkpoint, of the language model and of the encoders. AV-HuBERT's allows non-commercial research only. Read them
 before you use this folder or pass it on.
 """
+"""README.md of a recogniser, for :func:`mome.convert.writing.fill_card` with ``kind`` and ``source``."""
+
+
+def check_scale(scale: float | None) -> None:
+    """Raise :class:`MomeError` if a LoRA cannot have this factor."""
+    if scale is not None and not (math.isfinite(scale) and scale > 0):
+        raise MomeError(f"--lora-scale {scale} is not possible: give a number above 0, such as 0.125")
 
 
 @dataclass(frozen=True)
@@ -126,9 +133,7 @@ class Sources:
     top_k: int | None = None
 
     def __post_init__(self) -> None:
-        scale = self.lora_scale
-        if scale is not None and not (math.isfinite(scale) and scale > 0):
-            raise MomeError(f"--lora-scale {scale} is not possible: give a number above 0, such as 0.125")
+        check_scale(self.lora_scale)
 
 
 def convert(system: System, checkpoint: Path, out: Path, sources: Sources) -> Account:
@@ -328,8 +333,7 @@ def _write(
     audio = config.audio_config
     extractor: WhisperFeatureExtractor | Wav2Vec2FeatureExtractor | None = None
     if audio is not None and audio.model_type == "whisper":
-        window = audio.max_source_positions // FRAMES_PER_SECOND
-        extractor = WhisperFeatureExtractor(feature_size=audio.num_mel_bins, chunk_length=window)
+        extractor = whisper_extractor(audio)
     elif audio is not None:
         extractor = Wav2Vec2FeatureExtractor(do_normalize=False)  # the processor normalises
     MomeProcessor.for_config(config, tokenizer, extractor).save_pretrained(folder)
@@ -337,7 +341,7 @@ def _write(
 
 def card(system: System, checkpoint: Path, account: Account) -> str:
     """The README.md of a recogniser that was converted from ``checkpoint``."""
-    return fill_card(_CARD, checkpoint, account, kind=system, source=SOURCES[system])
+    return fill_card(CARD, checkpoint, account, kind=system, source=SOURCES[system])
 
 
 def account_of(system: System, config: MomeConfig, state: Mapping[str, Tensor], notes: list[str]) -> Account:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from safetensors import safe_open
@@ -21,6 +21,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
     WhisperConfig,
+    WhisperFeatureExtractor,
 )
 
 from mome.checkpoints.backbones import backbone_config
@@ -36,6 +37,7 @@ from mome.convert.avsr_names import EMBEDDING, PROMPTS, audio_type
 from mome.convert.fitting import count_modules, dtype_name, misfit, read_size, same, same_rounded
 from mome.convert.writing import save_weights
 from mome.encoders.avhubert import AVHubertConfig
+from mome.encoders.whisper import FRAMES_PER_SECOND
 from mome.errors import MomeError, listed
 
 # Prefixes in a backbone's own files of the names in the checkpoint.
@@ -87,6 +89,12 @@ def audio_config(state: Mapping[str, Tensor], source: str) -> WhisperConfig:
         num_mel_bins=read_size(state, (prefix + r"conv1\.weight", 3, 1)) or 80,
         max_source_positions=read_size(state, (prefix + r"embed_positions\.weight", 2, 0)) or 1500,
     )
+
+
+def whisper_extractor(config: WhisperConfig, **settings: Any) -> WhisperFeatureExtractor:
+    """The feature extractor of a Whisper encoder; ``settings`` are more of its arguments."""
+    window = config.max_source_positions // FRAMES_PER_SECOND
+    return WhisperFeatureExtractor(feature_size=config.num_mel_bins, chunk_length=window, **settings)
 
 
 def avhubert_config(state: Mapping[str, Tensor], source: str) -> AVHubertConfig:

@@ -58,7 +58,8 @@ def state_dict(content: Mapping[Any, Any], system: System, source: str) -> tuple
     elif isinstance(content.get(_FAIRSEQ), Mapping):
         raise MomeError(
             f"{source} is not a checkpoint of {title}: its weights are in a dictionary '{_FAIRSEQ}', as in AV-HuBERT's "
-            "files; convert AV-HuBERT as av-hubert, of any other save that dictionary alone with torch.save"
+            "and MMS-LLaMA's files; convert these as av-hubert or mms-llama, of any other save that dictionary alone "
+            "with torch.save"
         )
     wrong = [str(key) for key, value in content.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
     if wrong:
