@@ -45,7 +45,7 @@ def convert(
     ] = None,
     audio_encoder: Annotated[
         str | None,
-        typer.Option(metavar="ID", help="Its Whisper or WavLM, a hub id or folder.", rich_help_panel=_PANEL),
+        typer.Option(metavar="ID", help="Its Whisper, WavLM or AV-HuBERT, a hub id or folder.", rich_help_panel=_PANEL),
     ] = None,
     video_encoder: Annotated[
         str | None,

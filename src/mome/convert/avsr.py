@@ -51,6 +51,7 @@ from mome.convert.avsr_names import (
 from mome.convert.fitting import checked, read_size
 from mome.convert.unpickle import read_checkpoint
 from mome.convert.writing import Account, Unused, check_free, fill_card, new_folder, save_weights
+from mome.encoders.avhubert import AVHubertConfig
 from mome.errors import MomeError
 from mome.model.model import MomeForSpeechRecognition
 from mome.model.processor import MomeProcessor
@@ -201,7 +202,9 @@ def read_config(
         elif named is not None:
             configs[side] = named_config(f"{side}_encoder", named, kind)
         else:
-            configs[side] = audio_config(state, source) if side == "audio" else avhubert_config(state, source)
+            configs[side] = (
+                audio_config(state, source) if side == "audio" else avhubert_config("video_encoder", state, source)
+            )
             notes.append(f"the {what}'s heads are assumed to be as wide as in all published ones")
     modalities = [side for side, config in configs.items() if config is not None]
     if not modalities:
@@ -239,8 +242,9 @@ def read_config(
     for part in (config.audio_config, config.video_config, config.text_config):
         if part is not None:
             part.name_or_path = ""
-    if config.video_config is not None:
-        config.video_config.notice = NOTICE
+    for part in (config.audio_config, config.video_config):
+        if isinstance(part, AVHubertConfig):
+            part.notice = NOTICE
     return config, notes
 
 
@@ -356,14 +360,16 @@ def account_of(system: System, config: MomeConfig, state: Mapping[str, Tensor], 
                 del kept[key]
 
     leave_out("prompt_*", [key for key in kept if key in PROMPTS], "the embeddings of the prompts' tokens")
-    leave_out("video_encoder.*", [key for key in kept if pretraining_only(key)], "for pre-training only")
+    for part in ("audio_encoder", "video_encoder"):
+        keys = [key for key in kept if pretraining_only(key) and key.startswith(part)]
+        leave_out(f"{part}.*", keys, "for pre-training only")
     if config.text_config.tie_word_embeddings:
         leave_out(HEAD, [key for key in kept if key == HEAD], "the same as the embedding")
     for prefix, module in PARTS.items():
         reference = getattr(config, module.partition(".")[0])
         if reference is not None and not reference.startswith(INSIDE):
             inside = [key for key in kept if key.startswith(f"{prefix}.") and ".lora_" not in key]
-            frozen = [key for key in inside if not key.endswith(STATISTICS)]
+            frozen = [key for key in inside if prefix != "video_encoder" or not key.endswith(STATISTICS)]
             leave_out(f"{prefix}.*", frozen, f"in {reference}")
     rates = " and ".join(
         f"{side} rates {', '.join(map(str, getattr(config, f'{side}_rates')))}"

@@ -59,14 +59,17 @@ def named_config(kind: str, name: str, model_type: str | None = None) -> PreTrai
     return config
 
 
-def audio_config(state: Mapping[str, Tensor], source: str) -> WhisperConfig:
-    """Read the sizes of a Whisper encoder; its heads are taken to be as wide as in all published ones.
+def audio_config(state: Mapping[str, Tensor], source: str) -> WhisperConfig | AVHubertConfig:
+    """Read the sizes of an audio encoder; its heads are taken to be as wide as in all published ones.
 
-    A size is that of Whisper-medium.en if the weights that show it are missing; :func:`checked` reports them later.
+    A size of Whisper is that of Whisper-medium.en if the weights that show it are missing; :func:`checked` reports them
+    later.
 
     Raises:
-        MomeError: it is no Whisper, or its width or number of heads is unknown.
+        MomeError: it is a WavLM, or its width or number of heads is unknown.
     """
+    if audio_type(state) == "avhubert":
+        return avhubert_config("audio_encoder", state, source)
     if audio_type(state) == "wavlm":
         raise MomeError(f"{source} has a WavLM, whose settings its weights do not show: give --audio-encoder")
     prefix = r"audio_encoder\."
@@ -97,9 +100,15 @@ def whisper_extractor(config: WhisperConfig, **settings: Any) -> WhisperFeatureE
     return WhisperFeatureExtractor(feature_size=config.num_mel_bins, chunk_length=window, **settings)
 
 
-def avhubert_config(state: Mapping[str, Tensor], source: str) -> AVHubertConfig:
-    """Read the sizes of an AV-HuBERT encoder; its heads are taken to be as wide as in both published ones."""
-    prefix = "video_encoder."
+def avhubert_config(part: str, state: Mapping[str, Tensor], source: str) -> AVHubertConfig:
+    """Read the sizes of an AV-HuBERT, whose heads are taken to be as wide as in both published ones.
+
+    Args:
+        part: first part of its names, such as ``video_encoder``.
+        state: the checkpoint's tensors.
+        source: what messages call the checkpoint.
+    """
+    prefix = f"{part}."
     encoder = {
         key.removeprefix(prefix): value
         for key, value in state.items()
@@ -177,13 +186,13 @@ def difference(kind: str, part: Mapping[str, Tensor], weights: LocalWeights, rou
         weights: the backbone's own.
         rounding: precision to which the backbone's own are rounded first, as the published systems did.
     """
+    prefix = max(_PREFIXES[kind], key=lambda prefix: sum(prefix + key in weights.files for key in part))
     for key, copied in part.items():
         if key.endswith(_DRIFTING):
             continue
-        name = next((prefix + key for prefix in _PREFIXES[kind] if prefix + key in weights.files), None)
-        if name is None:
+        if prefix + key not in weights.files:
             return key
-        own = weights.read(name)
+        own = weights.read(prefix + key)
         if key in _VOCABULARY:
             copied = copied[: len(own)]
         if not same(own if rounding is None else own.to(getattr(torch, rounding)), copied):

@@ -67,7 +67,9 @@ def state_dict(content: Mapping[Any, Any], system: System, source: str) -> tuple
     if any(key.startswith("audiovisual_encoder.") for key in content):
         raise MomeError(f"{source} has one AV-HuBERT for sound and lips together: such recognisers are not converted")
     if any(key.startswith("audio_encoder.") for key in content) and audio_type(content) is None:
-        raise MomeError(f"{source} has an audio encoder that is neither Whisper nor WavLM: only these are converted")
+        raise MomeError(
+            f"{source} has an audio encoder that is none of Whisper, WavLM and AV-HuBERT: no other is converted"
+        )
     if not any(key.startswith("llm.") for key in content):
         raise MomeError(f"{source} is not a checkpoint of {title}: it has no {EMBEDDING}")
     found, why = _system(content)

@@ -28,6 +28,7 @@ PARTS = {"audio_encoder": "audio_encoder.encoder", "video_encoder": "video_encod
 _AUDIO = {
     "whisper": re.compile(r"audio_encoder\.(conv1|conv2|embed_positions)\..*"),
     "wavlm": re.compile(r"audio_encoder\.feature_projection\..*"),
+    "avhubert": re.compile(r"audio_encoder\.feature_extractor_(audio|video)\..*"),
 }
 _NORMALISED = re.compile(r"(?<=\.pos_conv_embed\.conv\.)weight_([gv])")  # of WavLM, in older versions of PyTorch
 _LORA = re.compile(r"(.+)\.lora_(down|up)_([QV])(_shared|\.audio|\.video|\.audiovisual)?\.weight")
@@ -73,7 +74,7 @@ class Lora:
 
 
 def audio_type(state: Mapping[str, Tensor]) -> str | None:
-    """The type of the audio encoder, ``whisper`` or ``wavlm``; ``None`` for another or no audio encoder."""
+    """The type of the audio encoder, ``whisper``, ``wavlm`` or ``avhubert``; ``None`` for another or no one."""
     return next((kind for kind, names in _AUDIO.items() if any(map(names.fullmatch, state))), None)
 
 
@@ -216,4 +217,4 @@ def published_name(name: str, state: Mapping[str, Tensor]) -> str:
 def pretraining_only(key: str) -> bool:
     """Whether a tensor is only for the pre-training of AV-HuBERT."""
     part, _, rest = key.partition(".")
-    return part == "video_encoder" and rest.split(".")[0] in PRETRAINING
+    return part in ("audio_encoder", "video_encoder") and rest.split(".")[0] in PRETRAINING
