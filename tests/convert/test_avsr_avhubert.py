@@ -19,6 +19,7 @@ from mome.media import Clip
 from mome.rates import Rates
 from tests.conftest import Golden
 from tests.convert.published import ADDED, PROMPT_IDS, ROWS, WIDTH, backbones, published, random_case
+from tests.model.test_joint import awaken
 
 CONFIG = AVHubertConfig(
     hidden_size=WIDTH,
@@ -35,7 +36,9 @@ WRITTEN = torch.tensor([[7, 8, 9, ROWS - 1]])
 
 def avhubert() -> AVHubertModel:
     torch.manual_seed(3)
-    return AVHubertModel(CONFIG).eval()
+    model = AVHubertModel(CONFIG).eval()
+    awaken(model)
+    return model
 
 
 def put(case: Golden, part: str, model: AVHubertModel) -> None:
@@ -129,3 +132,150 @@ def test_without_a_name_it_is_stored(tmp_path):
     whisper = str(tmp_path / "audio_encoder")
     with pytest.raises(MomeError, match="is of type whisper, where the checkpoint needs avhubert"):
         convert("llama-avsr", published(case, tmp_path), tmp_path / "out", replace(sources, audio_encoder=whisper))
+
+
+RATE, LORA_SCALE = 2, 2  # of the LoRA in AV-HuBERT, fixed in the original's code
+
+
+def lora_into(state: dict[str, Tensor], prefix: str) -> None:
+    """Put random low-rank updates among an encoder's weights."""
+    generator = torch.Generator().manual_seed(5)
+    for layer in range(CONFIG.num_hidden_layers):
+        for side in "QV":
+            name = f"{prefix}.encoder.layers.{layer}.self_attn.lora_"
+            state[f"{name}down_{side}.weight"] = torch.randn(1, WIDTH, generator=generator) / 4
+            state[f"{name}up_{side}.weight"] = torch.randn(WIDTH, 1, generator=generator) / 4
+
+
+def adapted(state: dict[str, Tensor], prefix: str) -> AVHubertModel:
+    """The encoder with its updates in its weights and with the statistics of the file."""
+    own = {key.removeprefix(f"{prefix}."): value for key, value in state.items() if key.startswith(f"{prefix}.")}
+    for key in [key for key in own if ".lora_up_" in key]:
+        before, side = key.removesuffix(".weight").split(".lora_up_")
+        weight = f"{before}.{side.lower()}_proj.weight"
+        own[weight] = own[weight] + LORA_SCALE * own[key] @ own[key.replace("lora_up", "lora_down")]
+    model = avhubert()
+    model.load_state_dict({key: own[key] for key in model.state_dict()})
+    return model
+
+
+def fused_case(folder: Path, joint: bool, lora: bool, weights: bool) -> tuple[Golden, Sources]:
+    """A case of Llama-AVSR with one AV-HuBERT, and its backbones."""
+    case, model = random_case("llama-avsr", "audio video", stack=RATE), avhubert()
+    told = {"audio_rates": None, "video_rates": None, "audio_encoder": None}
+    sources = replace(backbones(case, folder), **told, video_encoder=str(folder / "avhubert"))
+    (model if weights else model.config).save_pretrained(folder / "avhubert")
+    for key in [key for key in case.state if key.startswith(("audio_encoder.", "video_encoder."))]:
+        del case.state[key]
+    for key, value in model.state_dict().items():
+        case.state[f"audiovisual_encoder.{key}"] = value.clone() + (0.1 if "running" in key else 0)
+    case.state["audiovisual_encoder.mask_emb"] = torch.zeros(104)
+    if lora:
+        lora_into(case.state, "audiovisual_encoder")
+    if joint:
+        for key in [key for key in case.state if key.startswith(("audio_proj.", "video_proj."))]:
+            value = case.state.pop(key)
+            case.state[key.replace("audio_proj", "audiovisual_proj").replace("video_proj", "audiovisual_proj")] = value
+    return case, sources
+
+
+@pytest.mark.parametrize("joint", [True, False], ids=["one projector", "two projectors"])
+@pytest.mark.parametrize("lora", [True, False], ids=["adapted", "frozen"])
+@pytest.mark.parametrize("weights", [True, False], ids=["referred", "stored"])
+@torch.no_grad()
+def test_for_sound_and_lips(tmp_path, joint, lora, weights):
+    case, sources = fused_case(tmp_path, joint, lora, weights)
+    account = convert("llama-avsr", published(case, tmp_path), tmp_path / "out", sources)
+    assert account.tensors == len(case.state)
+    stored = [] if weights else (["video_encoder"] if joint else ["audio_encoder", "video_encoder"])
+    stored = ["audio_encoder"] if weights and lora and not joint else stored  # its weights have the update in them
+    assert {path.name for path in (tmp_path / "out").iterdir() if path.is_dir()} == set(stored)
+    loaded = mome.load(tmp_path / "out", compat="official")
+    config = loaded.model.config
+    assert (config.tasks, config.audio_rates, config.video_rates) == (["avsr"], [RATE], [RATE])
+    assert (loaded.model.audio_encoder is None) == joint
+    spoken = clip(25 * 640, 25)
+    ours = loaded.model(**loaded.processor([spoken]), labels=WRITTEN, rates=Rates(RATE, RATE)).logits
+    model, seen = adapted(case.state, "audiovisual_encoder"), torch.from_numpy(loaded.processor.video(spoken.mouth))
+    if joint:
+        frames = model(seen[None], None, heard(spoken.audio)).frames
+        parts: list = [projected(case, "audiovisual_proj", frames, RATE)]
+    else:  # an odd frame of video is cut off before encoding
+        sound, lips = model(None, None, heard(spoken.audio)).frames, model(seen[None]).frames
+        assert (sound.shape[1], lips.shape[1]) == (25, 24)
+        parts = [[AUDIO[0]], projected(case, "audio_proj", sound, RATE), [AUDIO[1]]]
+        parts += [[VIDEO[0]], projected(case, "video_proj", lips, RATE), [VIDEO[1]]]
+    sounds = heard(spoken.audio)[:, : len(seen)]
+    blank = model(torch.zeros_like(seen)[None], None, sounds).frames
+    assert (model(seen[None], None, sounds).frames - blank).abs().max() > 0.1  # the lips matter
+    theirs = logits(case, [[START], *parts, PROMPT_IDS["Transcribe speech and video to text."]])
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=5e-5)
+
+
+@torch.no_grad()
+def test_together_they_do_not_depend_on_the_batch(tmp_path):
+    case, sources = fused_case(tmp_path, joint=True, lora=False, weights=True)
+    convert("llama-avsr", published(case, tmp_path), tmp_path / "out", sources)
+    loaded = mome.load(tmp_path / "out")
+    model, state = loaded.model, case.state
+    clips = [clip(12_000, 25), clip(30_000, 39)]  # the sound is shorter than the lips, and longer
+    both = model.encode(**loaded.processor(clips)).video
+    assert both.lengths.tolist() == [25, 39]
+    for row, spoken in zip(both.frames, clips, strict=True):
+        frames = len(spoken.mouth)
+        alone = model.encode(**loaded.processor([spoken])).video.frames[0]
+        torch.testing.assert_close(row[:frames], alone, rtol=0, atol=1e-5)
+        # As in AV-HuBERT's own code, missing sound is zeros and sound that is too long is cut.
+        sound = heard(spoken.audio)[:, :frames]
+        sound = torch.nn.functional.pad(sound, (0, 0, 0, frames - sound.shape[1]))
+        lips = torch.from_numpy(loaded.processor.video(spoken.mouth))[None]
+        official = adapted(state, "audiovisual_encoder")(lips, None, sound).frames[0]
+        torch.testing.assert_close(alone, official, rtol=0, atol=1e-5)
+    written = loaded.transcribe(clips[1], "2,2", max_new_tokens=2, num_beams=1)
+    assert (written.tokens.fused, written.tokens.audio, written.tokens.video) == (39 // RATE, 0, 0)
+    assert written.tokens.prompt == 1 + len(PROMPT_IDS["Transcribe speech and video to text."])
+    with pytest.raises(ValueError, match="reads sound and lips together: give both"):
+        model.encode(**loaded.processor(clips, audio=False))
+    with pytest.raises(MomeError, match="has no visible mouth, and this model was not made for asr"):
+        loaded.transcribe(Clip(clips[0].audio, None, 1.0), "2,2")
+
+
+def test_a_fused_checkpoint_saved_again_is_the_same(tmp_path):
+    case, sources = fused_case(tmp_path, joint=True, lora=True, weights=True)
+    convert("llama-avsr", published(case, tmp_path), tmp_path / "out", sources)
+    loaded = mome.load(tmp_path / "out")
+    loaded.model.save_pretrained(tmp_path / "again", self_contained=True)
+    loaded.processor.save_pretrained(tmp_path / "again")
+    assert not (tmp_path / "again" / "audio_encoder").exists()
+    again, state = mome.load(tmp_path / "again").model.state_dict(), loaded.model.state_dict()
+    assert again.keys() == state.keys()
+    assert all(torch.equal(again[key], value) for key, value in state.items())
+
+
+@pytest.mark.parametrize("joint", [True, False], ids=["one projector", "two projectors"])
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("encoder.layers.1.fc1.bias", None, r"\(1 difference\): {} is missing"),
+        ("encoder.layers.1.fc1.bias", torch.zeros(3), r"\(1 difference\): {} is \(3,\) instead of \(24,\)"),
+        ("encoder.layers.1.self_attn.lora_up_Q.weight", torch.zeros(3, 1), r"{} is \(3, 1\) instead of \(16, 1\)"),
+        ("encoder.layers.1.self_attn.lora_down_V.weight", torch.zeros(7), r"{} is \(7,\) instead of \(1, 16\)"),
+        ("encoder.stray.weight", torch.zeros(7), "{} is unknown"),
+    ],
+)
+def test_its_tensors_are_called_as_in_the_file(tmp_path, joint, key, value, message):
+    case, sources = fused_case(tmp_path, joint, lora=True, weights=True)
+    name = f"audiovisual_encoder.{key}"
+    with pytest.raises(MomeError, match=message.format(name)):
+        convert("llama-avsr", published(case, tmp_path, {name: value}), tmp_path / "out", sources)
+
+
+def test_options_of_a_fused_checkpoint(tmp_path):
+    case, sources = fused_case(tmp_path, joint=True, lora=False, weights=True)
+    path = published(case, tmp_path)
+    with pytest.raises(MomeError, match="has one AV-HuBERT, --video-encoder: leave it out"):
+        convert("llama-avsr", path, tmp_path / "out", replace(sources, audio_encoder=sources.video_encoder))
+    with pytest.raises(MomeError, match=r"--audio-rates is given, but .* has no audio encoder: leave it out"):
+        convert("llama-avsr", path, tmp_path / "out", replace(sources, audio_rates=[2]))
+    with pytest.raises(MomeError, match=r"--video-rates 3 does not fit .*, which stacks 2"):
+        convert("llama-avsr", path, tmp_path / "out", replace(sources, video_rates=[3]))

@@ -37,11 +37,14 @@ from mome.convert.avsr_backbones import (
 from mome.convert.avsr_file import TITLES, System, choose_rates, state_dict
 from mome.convert.avsr_names import (
     EMBEDDING,
+    FUSED,
     HEAD,
     PARTS,
     PROMPTS,
     Lora,
     audio_type,
+    is_fused,
+    is_joint,
     pretraining_only,
     published_name,
     read_lora,
@@ -171,7 +174,7 @@ def convert(system: System, checkpoint: Path, out: Path, sources: Sources) -> Ac
     parts = _backbones(weights, tied)
     padded = published != config.text_config.vocab_size
     for kind, part in parts.items():
-        notes += refer(config, kind, part, getattr(sources, kind), padded and kind == "language_model")
+        notes += refer(config, kind, part, _named(sources, kind, state), padded and kind == "language_model")
     account = account_of(system, config, state, notes)
     with new_folder(out) as folder:
         _write(model, weights, parts, tokenizer, folder)
@@ -192,9 +195,13 @@ def read_config(
     """
     notes: list[str] = []
     configs: dict[str, Any] = {"audio": None, "video": None}
-    for side, kind in (("audio", audio_type(state)), ("video", "avhubert")):
-        named, what = getattr(sources, f"{side}_encoder"), f"{side} encoder"
-        if not any(key.startswith(f"{side}_encoder.") for key in state):
+    fused, joint = is_fused(state), is_joint(state)
+    if fused and sources.audio_encoder is not None:
+        raise MomeError(f"--audio-encoder is given, but {source} has one AV-HuBERT, --video-encoder: leave it out")
+    for side, kind in (("audio", "avhubert" if fused else audio_type(state)), ("video", "avhubert")):
+        named, what = _named(sources, f"{side}_encoder", state), f"{side} encoder"
+        part = FUSED if fused else f"{side}_encoder"
+        if not any(key.startswith(f"{part}.") for key in state) or (joint and side == "audio"):
             for option in (f"{side}_encoder", f"{side}_rates"):
                 if getattr(sources, option) is not None:
                     name = option.replace("_", "-")
@@ -202,9 +209,7 @@ def read_config(
         elif named is not None:
             configs[side] = named_config(f"{side}_encoder", named, kind)
         else:
-            configs[side] = (
-                audio_config(state, source) if side == "audio" else avhubert_config("video_encoder", state, source)
-            )
+            configs[side] = avhubert_config(part, state, source) if kind == "avhubert" else audio_config(state, source)
             notes.append(f"the {what}'s heads are assumed to be as wide as in all published ones")
     modalities = [side for side, config in configs.items() if config is not None]
     if not modalities:
@@ -220,19 +225,19 @@ def read_config(
     if adapter is not None and sources.lora_scale is None:
         notes.append(f"the file does not show the factor of its LoRA, so assumed: {LORA_SCALE} (--lora-scale)")
     text = named_config("language_model", sources.language_model)
-    video_lora, tasks = read_lora(state, "video_encoder", source), list(TASKS)
+    video_lora, tasks = read_lora(state, FUSED if fused else "video_encoder", source), list(TASKS)
     if system != "omni-avsr":
-        tasks = ["avsr"] if len(modalities) > 1 else ["asr" if modalities == ["audio"] else "vsr"]
+        tasks = ["avsr"] if len(modalities) > 1 or joint else ["asr" if modalities == ["audio"] else "vsr"]
     config = MomeConfig(
         audio_config=configs["audio"],
         video_config=configs["video"],
         text_config=text,
-        audio_rates=chosen.rates.get("audio", []),
+        audio_rates=chosen.rates.get("video" if joint else "audio", []),
         video_rates=chosen.rates.get("video", []),
         compression=chosen.compression,
         projector_hidden=projectors.hidden,
         projector_norm=projectors.norm,
-        connector=connector,
+        connector={"type": "joint"} if joint else connector,
         adapter=_adapter(adapter, LORA_SCALE if sources.lora_scale is None else sources.lora_scale),
         video_adapter=None if video_lora is None else {"bottleneck": video_lora.bottleneck},
         video_statistics=configs["video"] is not None,
@@ -246,6 +251,12 @@ def read_config(
         if isinstance(part, AVHubertConfig):
             part.notice = NOTICE
     return config, notes
+
+
+def _named(sources: Sources, kind: str, state: Mapping[str, Tensor]) -> str | None:
+    """The hub id or folder of a backbone; one AV-HuBERT may be both encoders."""
+    name: str | None = getattr(sources, "video_encoder" if kind == "audio_encoder" and is_fused(state) else kind)
+    return name
 
 
 def _connector(system: System, experts: int, top_k: int | None) -> dict[str, Any] | None:
@@ -360,17 +371,18 @@ def account_of(system: System, config: MomeConfig, state: Mapping[str, Tensor], 
                 del kept[key]
 
     leave_out("prompt_*", [key for key in kept if key in PROMPTS], "the embeddings of the prompts' tokens")
-    for part in ("audio_encoder", "video_encoder"):
+    for part in ("audio_encoder", "video_encoder", FUSED):
         keys = [key for key in kept if pretraining_only(key) and key.startswith(part)]
         leave_out(f"{part}.*", keys, "for pre-training only")
     if config.text_config.tie_word_embeddings:
         leave_out(HEAD, [key for key in kept if key == HEAD], "the same as the embedding")
     for prefix, module in PARTS.items():
-        reference = getattr(config, module.partition(".")[0])
-        if reference is not None and not reference.startswith(INSIDE):
+        kinds = [module.partition(".")[0]] + ["audio_encoder"] * (prefix == FUSED and not is_joint(state))
+        references = [getattr(config, kind) or INSIDE for kind in kinds]
+        if not any(reference.startswith(INSIDE) for reference in references):
             inside = [key for key in kept if key.startswith(f"{prefix}.") and ".lora_" not in key]
-            frozen = [key for key in inside if prefix != "video_encoder" or not key.endswith(STATISTICS)]
-            leave_out(f"{prefix}.*", frozen, f"in {reference}")
+            frozen = [key for key in inside if prefix == "audio_encoder" or not key.endswith(STATISTICS)]
+            leave_out(f"{prefix}.*", frozen, f"in {references[0]}")
     rates = " and ".join(
         f"{side} rates {', '.join(map(str, getattr(config, f'{side}_rates')))}"
         for side in ("audio", "video")

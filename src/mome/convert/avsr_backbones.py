@@ -59,17 +59,14 @@ def named_config(kind: str, name: str, model_type: str | None = None) -> PreTrai
     return config
 
 
-def audio_config(state: Mapping[str, Tensor], source: str) -> WhisperConfig | AVHubertConfig:
-    """Read the sizes of an audio encoder; its heads are taken to be as wide as in all published ones.
+def audio_config(state: Mapping[str, Tensor], source: str) -> WhisperConfig:
+    """Read the sizes of a Whisper encoder; its heads are taken to be as wide as in all published ones.
 
-    A size of Whisper is that of Whisper-medium.en if the weights that show it are missing; :func:`checked` reports them
-    later.
+    A size is that of Whisper-medium.en if the weights that show it are missing; :func:`checked` reports them later.
 
     Raises:
-        MomeError: it is a WavLM, or its width or number of heads is unknown.
+        MomeError: it is no Whisper, or its width or number of heads is unknown.
     """
-    if audio_type(state) == "avhubert":
-        return avhubert_config("audio_encoder", state, source)
     if audio_type(state) == "wavlm":
         raise MomeError(f"{source} has a WavLM, whose settings its weights do not show: give --audio-encoder")
     prefix = r"audio_encoder\."

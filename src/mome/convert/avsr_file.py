@@ -64,8 +64,6 @@ def state_dict(content: Mapping[Any, Any], system: System, source: str) -> tuple
     wrong = [str(key) for key, value in content.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
     if wrong:
         raise MomeError(f"{source} is not a checkpoint of {title}: {listed(wrong)} are not named tensors")
-    if any(key.startswith("audiovisual_encoder.") for key in content):
-        raise MomeError(f"{source} has one AV-HuBERT for sound and lips together: such recognisers are not converted")
     if any(key.startswith("audio_encoder.") for key in content) and audio_type(content) is None:
         raise MomeError(
             f"{source} has an audio encoder that is none of Whisper, WavLM and AV-HuBERT: no other is converted"

@@ -305,6 +305,7 @@ OfficialProcessor.__name__ = MomeProcessor.__name__  # saved files name the clas
 
 def _official(config: MomeConfig) -> dict[str, Any]:
     """The processor's settings that follow the configuration's ``compat``."""
-    # The official stacking takes no remainder of video frames, so its data loader drops it.
+    # The official stacking of video alone takes no remainder of frames, so its data loader drops it.
     stacked = config.compat == "official" and config.compression == "stack" and len(config.video_rates) == 1
+    stacked = stacked and not config.connector_config.fuses
     return {"compat": config.compat, "video_multiple": config.video_rates[0] if stacked else 1}
