@@ -71,7 +71,7 @@ def test_connectors(values, expected):
     [
         (
             {"type": "projector"},
-            "type 'projector' is unknown: choose one of mixture, projectors, qformer, resampler, shared",
+            "type 'projector' is unknown: choose one of joint, mixture, projectors, qformer, resampler, shared",
         ),
         ({"type": "mixture", "topk": 2}, "did you mean top_k"),
         ({"type": "mixture", "top_k": 5}, "top_k = 5 is more than experts = 4"),

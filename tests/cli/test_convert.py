@@ -9,6 +9,7 @@ import torch
 
 from mome.encoders.avhubert import AVHubertModel
 from mome.model import MomeForSpeechRecognition
+from tests.convert import mms
 from tests.convert.fairseq import SETTINGS, TASK, save, tiny_state
 from tests.convert.published import backbones, published, random_case
 
@@ -119,3 +120,28 @@ def test_mistakes_with_recognisers(refused, recogniser, checkpoint, tmp_path):
         "convert", "av-hubert", checkpoint, tmp_path / "out", "--audio-rates", "4"
     )
     assert not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_without_its_frozen_parts(run, refused, tmp_path, monkeypatch):
+    monkeypatch.setattr("mome.convert.mms.HEADS", 4)
+    named = {name.replace("_", "-"): folder for name, folder in mms.backbones(tmp_path).items()}
+    named["speech-rate"] = save({"model": mms.predictor()}, tmp_path / "rate.pt")
+    path = save({"cfg": {"model": mms.SETTINGS}, "model": mms.state(tmp_path)}, tmp_path / "best.pt")
+    command = ["convert", "mms-llama", path, tmp_path / "out"]
+    options = {name: f"--{name}={value}" for name, value in named.items()}
+    for name in options:
+        others = [option for other, option in options.items() if other != name]
+        assert f"mms-llama needs --{name}, such as " in refused(*command, *others)
+    assert "--top-k is not for mms-llama, but for llama-avsr," in refused(*command, *options.values(), "--top-k", "2")
+    assert "--speech-rate is not for omni-avsr, but for mms-llama" in refused(
+        "convert", "omni-avsr", path, tmp_path / "out", options["speech-rate"]
+    )
+    assert not (tmp_path / "out").exists()
+    done = run(*command, *options.values())
+    assert done.exit_code == 0, done.output
+    lines = done.stdout.splitlines()
+    assert lines[0] == "MMS-LLaMA: 1 or more tokens a second, language model of 2 layers of width 16"
+    assert lines[-1] == f"wrote: {tmp_path / 'out'}"
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert card.splitlines()[4] == "# MMS-LLaMA"
+    assert "by `mome convert mms-llama`" in card

@@ -176,7 +176,7 @@ def test_an_audio_encoder_of_another_kind_is_refused(tmp_path):
     case = random_case("llama-avsr")
     whisper = dict.fromkeys(key for key in case.state if key.startswith("audio_encoder."))
     path = published(case, tmp_path, whisper | {"audio_encoder.post_extract_proj.weight": torch.zeros(16)})
-    with pytest.raises(MomeError, match="an audio encoder that is neither Whisper nor WavLM"):
+    with pytest.raises(MomeError, match="an audio encoder that is none of Whisper, WavLM and AV-HuBERT"):
         convert("llama-avsr", path, tmp_path / "out", backbones(case, tmp_path))
 
 
@@ -193,7 +193,7 @@ def test_a_missing_prompt_is_named(tmp_path):
         ({"epoch": 3, "state_dict": {"model.w": torch.zeros(1), "loss.w": torch.zeros(1)}}, "loss.w do not begin with"),
         ({"epoch": 3, "state_dict": {"model.w": 5}}, "w are not named tensors"),
         ({"epoch": 3, "state_dict": {}}, "it has no llm.model.embed_tokens.weight"),
-        ({"model": {"w": torch.zeros(1)}, "cfg": None}, "in a dictionary 'model'.*; convert AV-HuBERT as av-hubert"),
+        ({"model": {"w": torch.zeros(1)}, "cfg": None}, "in a dictionary 'model'.*; convert these as av-hubert"),
         ({"epoch": 3, "weights": {}}, "epoch, weights are not named tensors"),
     ],
 )

@@ -133,6 +133,18 @@ def test_avhubert_large_is_our_default(shared):
     assert ours == {key: shape for key, shape in shapes.items() if key.split(".")[0] not in PRETRAINING}
 
 
+def test_avhubert_for_sound_at_real_size(shared, tmp_path):
+    name = "llama-avsr-ASR-8B-stack-A3"
+    of_whisper, large = schema(shared, name)["keys"], schema(shared, "avhubert-large")
+    shapes = {key: shape for key, shape in of_whisper.items() if not key.startswith("audio_encoder.")}
+    shapes |= {f"audio_encoder.{key}": shape for key, shape in large.items()}
+    config, state = described(name, shapes, tmp_path)
+    sizes = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "conv_pos_groups")
+    assert all(getattr(config.audio_config, size) == getattr(AVHubertConfig(), size) for size in sizes)
+    _, weights = fit(config, state, name)
+    assert len(weights) == len(state) - sum(key.split(".")[0] in PRETRAINING for key in large)
+
+
 @pytest.mark.parametrize(
     "name",
     ["llama-avsr-AVSR-8B-stack-A4-V2", "llama-avsr-VSR-3B-avg5-ln-lora", "llama-smop-1B", "omni-avsr-ST-1B"],

@@ -15,9 +15,15 @@ if TYPE_CHECKING:
     from mome.convert.writing import Account
 
 System = Literal["llama-avsr", "llama-mtsk", "omni-avsr", "llama-smop"]
-Kind = Literal["av-hubert", System]
+Kind = Literal["av-hubert", System, "mms-llama"]
 
 _PANEL = "Of a whole recogniser"
+_NEEDED_BY_MMS = {
+    "language_model": "meta-llama/Llama-3.2-3B",
+    "audio_encoder": "openai/whisper-medium.en",
+    "video_encoder": "models/av-hubert-large",
+    "speech_rate": "checkpoint.pt",
+}
 
 
 def convert(
@@ -39,7 +45,7 @@ def convert(
     ] = None,
     audio_encoder: Annotated[
         str | None,
-        typer.Option(metavar="ID", help="Its Whisper or WavLM, a hub id or folder.", rich_help_panel=_PANEL),
+        typer.Option(metavar="ID", help="Its Whisper, WavLM or AV-HuBERT, a hub id or folder.", rich_help_panel=_PANEL),
     ] = None,
     video_encoder: Annotated[
         str | None,
@@ -80,6 +86,12 @@ def convert(
             rich_help_panel=_PANEL,
         ),
     ] = None,
+    speech_rate: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CKPT", help="The checkpoint of mms-llama's speech-rate predictor.", rich_help_panel=_PANEL
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Convert a checkpoint of another program to a model folder, and report what became of its tensors.
@@ -91,6 +103,9 @@ def convert(
     sound, lips or both. The folder is a model for 'mome transcribe' and all else. A backbone whose own weights are on
     this machine, as a folder or in the hub's cache, and equal to those in the file is referred to; the others are
     stored in the folder.
+
+    mms-llama: fairseq's checkpoint of MMS-LLaMA, which holds only what was trained. The folder refers to the backbones,
+    all of which must be named, as must the checkpoint of its speech-rate predictor (--speech-rate).
 
     Nothing of the file is executed: a checkpoint that asks for more than weights and settings is refused. The
     weights keep their licence, which the folder's README.md names.
@@ -109,6 +124,7 @@ def convert(
         "video_rates": _integers("--video-rates", video_rates),
         "lora_scale": lora_scale,
         "top_k": top_k,
+        "speech_rate": speech_rate,
     }
     given = {name: value for name, value in given.items() if value is not None}
     account = _convert(kind, checkpoint, out, given)
@@ -119,19 +135,37 @@ def convert(
 
 
 def _convert(kind: Kind, checkpoint: Path, out: Path, given: dict[str, Any]) -> Account:
+    wrong = next((name for name in given if kind not in _kinds(name)), None)
+    if wrong is not None:
+        raise MomeError(f"{_option(wrong)} is not for {kind}, but for {', '.join(_kinds(wrong))}: leave it out")
     if kind == "av-hubert":
-        from mome.convert.avhubert import convert
+        from mome.convert import avhubert
 
-        if given:
-            option = next(iter(given)).replace("_", "-")
-            raise MomeError(f"--{option} is not for av-hubert, but for {', '.join(get_args(System))}: leave it out")
-        return convert(checkpoint, out)
-    from mome.convert.avsr import Sources
-    from mome.convert.avsr import convert as convert_recogniser
+        return avhubert.convert(checkpoint, out)
+    if kind == "mms-llama":
+        from mome.convert import mms
+
+        for name, example in _NEEDED_BY_MMS.items():
+            if name not in given:
+                raise MomeError(f"{kind} needs {_option(name)}, such as {example}: its checkpoint is without that part")
+        return mms.convert(checkpoint, out, mms.Sources(**given))
+    from mome.convert import avsr
 
     if "language_model" not in given:
         raise MomeError(f"{kind} needs --language-model ID, such as meta-llama/Llama-3.2-1B: its tokenizer is needed")
-    return convert_recogniser(kind, checkpoint, out, Sources(**given))
+    return avsr.convert(kind, checkpoint, out, avsr.Sources(**given))
+
+
+def _kinds(option: str) -> tuple[Kind, ...]:
+    """The kinds of checkpoint that an option is for."""
+    if option == "speech_rate":
+        return ("mms-llama",)
+    systems: tuple[Kind, ...] = get_args(System)
+    return systems if option in ("audio_rates", "video_rates", "top_k") else (*systems, "mms-llama")
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _integers(option: str, text: str | None) -> list[int] | None:

@@ -45,7 +45,7 @@ class MomeConfig(PreTrainedConfig):
 
     Attributes:
         audio_config: the audio encoder's configuration, of type whisper, wavlm, hubert or avhubert; ``None`` for a
-            model of video alone.
+            model of video alone. With the connector ``joint`` it is that of the video encoder, which reads the sound.
         video_config: the AV-HuBERT encoder's configuration; ``None`` for a model of audio alone.
         text_config: the language model's configuration (of a type in ``LANGUAGE_MODELS``).
         audio_encoder, video_encoder, language_model: where the frozen weights are: a hub id, a local folder,
@@ -59,8 +59,8 @@ class MomeConfig(PreTrainedConfig):
         compression: ``"average"``, ``"stack"`` or ``"segments"`` (:mod:`mome.connectors.pooling`).
         projector_hidden: width between the projector's two linear layers.
         projector_norm: whether the projectors end with a LayerNorm.
-        connector: the connector's ``type`` (``projectors``, ``shared``, ``mixture``, ``resampler``, ``qformer``) and
-            options, see :mod:`mome.connectors`; ``None``: a projector for each rate.
+        connector: the connector's ``type`` (``projectors``, ``shared``, ``mixture``, ``resampler``, ``qformer``,
+            ``joint``) and options, see :mod:`mome.connectors`; ``None``: a projector for each rate.
         adapter: the ``type`` (``mome`` or ``lora``) and options of the language model's adapter; ``None``: only the
             connector is trained. A LoRA's ``specific`` may be ``"rates"`` (one update for each pair of rates: LoRA-SS
             and -MSS) or ``"tasks"`` (one update for each task: Omni-AVSR-T and -ST), and so may MoME's ``routers`` (one
@@ -139,6 +139,8 @@ class MomeConfig(PreTrainedConfig):
             value = getattr(self, name)
             if isinstance(value, dict):
                 setattr(self, name, AutoConfig.for_model(**value))
+        if self.connector_config.joint:
+            self.audio_config = self.video_config
         self.audio_rates = list(self.audio_rates)
         self.video_rates = list(self.video_rates)
         self.start_ids = list(self.start_ids)
@@ -159,6 +161,14 @@ class MomeConfig(PreTrainedConfig):
                 f"the connector {connector.kind} needs {needed} audio frames a second, and the audio encoder gives "
                 f"{given}: choose another encoder or connector"
             )
+        if connector.joint and (
+            self.audio_encoder is not None or getattr(self.video_config, "model_type", "") != "avhubert"
+        ):
+            raise MomeError(
+                "with the connector joint an AV-HuBERT, video_encoder, reads the sound: leave out audio_encoder"
+            )
+        if connector.joint and self.tasks != ["avsr"]:
+            raise MomeError(f"the connector joint reads sound and lips together: tasks={self.tasks} must be [avsr]")
         option, by = self._grouping
         if self.rate_set.open and by == "rates":
             raise MomeError(f"adapter {option}=rates has a part for each listed rate, a resampler takes any rate")

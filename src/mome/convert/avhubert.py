@@ -150,15 +150,15 @@ def encoder_settings(content: Mapping[Any, Any]) -> dict[str, Any]:
 
     A fine-tuned model has its encoder's settings in ``w2v_args``, and those of its input in its own task.
     """
-    outer = _flat(plain(content.get("cfg"))) or _flat(plain(content.get("args")))
-    inner = _flat(outer.pop("w2v_args", None))
+    outer = flat_settings(plain(content.get("cfg"))) or flat_settings(plain(content.get("args")))
+    inner = flat_settings(outer.pop("w2v_args", None))
     if not inner:
         return outer
     return inner | {key: outer[key] for key in _INPUT_SETTINGS if key in outer}
 
 
-def _flat(config: object) -> dict[str, Any]:
-    """Settings of the model and its task, without those that are no values or unresolved references of OmegaConf."""
+def flat_settings(config: object) -> dict[str, Any]:
+    """fairseq's settings of a model and its task, without those that are no values or unresolved references."""
     if not isinstance(config, dict):
         return {}
     sections = [config[name] for name in ("model", "task") if isinstance(config.get(name), dict)]

@@ -32,15 +32,19 @@ from mome.convert.avsr_backbones import (
     named_config,
     refer,
     save_part,
+    whisper_extractor,
 )
 from mome.convert.avsr_file import TITLES, System, choose_rates, state_dict
 from mome.convert.avsr_names import (
     EMBEDDING,
+    FUSED,
     HEAD,
     PARTS,
     PROMPTS,
     Lora,
     audio_type,
+    is_fused,
+    is_joint,
     pretraining_only,
     published_name,
     read_lora,
@@ -50,7 +54,7 @@ from mome.convert.avsr_names import (
 from mome.convert.fitting import checked, read_size
 from mome.convert.unpickle import read_checkpoint
 from mome.convert.writing import Account, Unused, check_free, fill_card, new_folder, save_weights
-from mome.encoders.whisper import FRAMES_PER_SECOND
+from mome.encoders.avhubert import AVHubertConfig
 from mome.errors import MomeError
 from mome.model.model import MomeForSpeechRecognition
 from mome.model.processor import MomeProcessor
@@ -75,7 +79,7 @@ SOURCES: dict[System, str] = {
 }
 """Repositories of the published code."""
 
-_CARD = """---
+CARD = """---
 license: other
 tags: [audio-visual-speech-recognition, lip-reading, mome]
 ---
@@ -102,6 +106,13 @@ This folder holds weights of other people's models or refers to them, and each k
 the checkpoint, of the language model and of the encoders. AV-HuBERT's allows non-commercial research only. Read them
 before you use this folder or pass it on.
 """
+"""README.md of a recogniser, for :func:`mome.convert.writing.fill_card` with ``kind`` and ``source``."""
+
+
+def check_scale(scale: float | None) -> None:
+    """Raise :class:`MomeError` if a LoRA cannot have this factor."""
+    if scale is not None and not (math.isfinite(scale) and scale > 0):
+        raise MomeError(f"--lora-scale {scale} is not possible: give a number above 0, such as 0.125")
 
 
 @dataclass(frozen=True)
@@ -126,9 +137,7 @@ class Sources:
     top_k: int | None = None
 
     def __post_init__(self) -> None:
-        scale = self.lora_scale
-        if scale is not None and not (math.isfinite(scale) and scale > 0):
-            raise MomeError(f"--lora-scale {scale} is not possible: give a number above 0, such as 0.125")
+        check_scale(self.lora_scale)
 
 
 def convert(system: System, checkpoint: Path, out: Path, sources: Sources) -> Account:
@@ -165,7 +174,7 @@ def convert(system: System, checkpoint: Path, out: Path, sources: Sources) -> Ac
     parts = _backbones(weights, tied)
     padded = published != config.text_config.vocab_size
     for kind, part in parts.items():
-        notes += refer(config, kind, part, getattr(sources, kind), padded and kind == "language_model")
+        notes += refer(config, kind, part, _named(sources, kind, state), padded and kind == "language_model")
     account = account_of(system, config, state, notes)
     with new_folder(out) as folder:
         _write(model, weights, parts, tokenizer, folder)
@@ -186,9 +195,13 @@ def read_config(
     """
     notes: list[str] = []
     configs: dict[str, Any] = {"audio": None, "video": None}
-    for side, kind in (("audio", audio_type(state)), ("video", "avhubert")):
-        named, what = getattr(sources, f"{side}_encoder"), f"{side} encoder"
-        if not any(key.startswith(f"{side}_encoder.") for key in state):
+    fused, joint = is_fused(state), is_joint(state)
+    if fused and sources.audio_encoder is not None:
+        raise MomeError(f"--audio-encoder is given, but {source} has one AV-HuBERT, --video-encoder: leave it out")
+    for side, kind in (("audio", "avhubert" if fused else audio_type(state)), ("video", "avhubert")):
+        named, what = _named(sources, f"{side}_encoder", state), f"{side} encoder"
+        part = FUSED if fused else f"{side}_encoder"
+        if not any(key.startswith(f"{part}.") for key in state) or (joint and side == "audio"):
             for option in (f"{side}_encoder", f"{side}_rates"):
                 if getattr(sources, option) is not None:
                     name = option.replace("_", "-")
@@ -196,7 +209,7 @@ def read_config(
         elif named is not None:
             configs[side] = named_config(f"{side}_encoder", named, kind)
         else:
-            configs[side] = audio_config(state, source) if side == "audio" else avhubert_config(state, source)
+            configs[side] = avhubert_config(part, state, source) if kind == "avhubert" else audio_config(state, source)
             notes.append(f"the {what}'s heads are assumed to be as wide as in all published ones")
     modalities = [side for side, config in configs.items() if config is not None]
     if not modalities:
@@ -212,19 +225,19 @@ def read_config(
     if adapter is not None and sources.lora_scale is None:
         notes.append(f"the file does not show the factor of its LoRA, so assumed: {LORA_SCALE} (--lora-scale)")
     text = named_config("language_model", sources.language_model)
-    video_lora, tasks = read_lora(state, "video_encoder", source), list(TASKS)
+    video_lora, tasks = read_lora(state, FUSED if fused else "video_encoder", source), list(TASKS)
     if system != "omni-avsr":
-        tasks = ["avsr"] if len(modalities) > 1 else ["asr" if modalities == ["audio"] else "vsr"]
+        tasks = ["avsr"] if len(modalities) > 1 or joint else ["asr" if modalities == ["audio"] else "vsr"]
     config = MomeConfig(
         audio_config=configs["audio"],
         video_config=configs["video"],
         text_config=text,
-        audio_rates=chosen.rates.get("audio", []),
+        audio_rates=chosen.rates.get("video" if joint else "audio", []),
         video_rates=chosen.rates.get("video", []),
         compression=chosen.compression,
         projector_hidden=projectors.hidden,
         projector_norm=projectors.norm,
-        connector=connector,
+        connector={"type": "joint"} if joint else connector,
         adapter=_adapter(adapter, LORA_SCALE if sources.lora_scale is None else sources.lora_scale),
         video_adapter=None if video_lora is None else {"bottleneck": video_lora.bottleneck},
         video_statistics=configs["video"] is not None,
@@ -234,9 +247,16 @@ def read_config(
     for part in (config.audio_config, config.video_config, config.text_config):
         if part is not None:
             part.name_or_path = ""
-    if config.video_config is not None:
-        config.video_config.notice = NOTICE
+    for part in (config.audio_config, config.video_config):
+        if isinstance(part, AVHubertConfig):
+            part.notice = NOTICE
     return config, notes
+
+
+def _named(sources: Sources, kind: str, state: Mapping[str, Tensor]) -> str | None:
+    """The hub id or folder of a backbone; one AV-HuBERT may be both encoders."""
+    name: str | None = getattr(sources, "video_encoder" if kind == "audio_encoder" and is_fused(state) else kind)
+    return name
 
 
 def _connector(system: System, experts: int, top_k: int | None) -> dict[str, Any] | None:
@@ -328,8 +348,7 @@ def _write(
     audio = config.audio_config
     extractor: WhisperFeatureExtractor | Wav2Vec2FeatureExtractor | None = None
     if audio is not None and audio.model_type == "whisper":
-        window = audio.max_source_positions // FRAMES_PER_SECOND
-        extractor = WhisperFeatureExtractor(feature_size=audio.num_mel_bins, chunk_length=window)
+        extractor = whisper_extractor(audio)
     elif audio is not None:
         extractor = Wav2Vec2FeatureExtractor(do_normalize=False)  # the processor normalises
     MomeProcessor.for_config(config, tokenizer, extractor).save_pretrained(folder)
@@ -337,7 +356,7 @@ def _write(
 
 def card(system: System, checkpoint: Path, account: Account) -> str:
     """The README.md of a recogniser that was converted from ``checkpoint``."""
-    return fill_card(_CARD, checkpoint, account, kind=system, source=SOURCES[system])
+    return fill_card(CARD, checkpoint, account, kind=system, source=SOURCES[system])
 
 
 def account_of(system: System, config: MomeConfig, state: Mapping[str, Tensor], notes: list[str]) -> Account:
@@ -352,15 +371,18 @@ def account_of(system: System, config: MomeConfig, state: Mapping[str, Tensor], 
                 del kept[key]
 
     leave_out("prompt_*", [key for key in kept if key in PROMPTS], "the embeddings of the prompts' tokens")
-    leave_out("video_encoder.*", [key for key in kept if pretraining_only(key)], "for pre-training only")
+    for part in ("audio_encoder", "video_encoder", FUSED):
+        keys = [key for key in kept if pretraining_only(key) and key.startswith(part)]
+        leave_out(f"{part}.*", keys, "for pre-training only")
     if config.text_config.tie_word_embeddings:
         leave_out(HEAD, [key for key in kept if key == HEAD], "the same as the embedding")
     for prefix, module in PARTS.items():
-        reference = getattr(config, module.partition(".")[0])
-        if reference is not None and not reference.startswith(INSIDE):
+        kinds = [module.partition(".")[0]] + ["audio_encoder"] * (prefix == FUSED and not is_joint(state))
+        references = [getattr(config, kind) or INSIDE for kind in kinds]
+        if not any(reference.startswith(INSIDE) for reference in references):
             inside = [key for key in kept if key.startswith(f"{prefix}.") and ".lora_" not in key]
-            frozen = [key for key in inside if not key.endswith(STATISTICS)]
-            leave_out(f"{prefix}.*", frozen, f"in {reference}")
+            frozen = [key for key in inside if prefix == "audio_encoder" or not key.endswith(STATISTICS)]
+            leave_out(f"{prefix}.*", frozen, f"in {references[0]}")
     rates = " and ".join(
         f"{side} rates {', '.join(map(str, getattr(config, f'{side}_rates')))}"
         for side in ("audio", "video")

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from safetensors import safe_open
@@ -21,6 +21,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
     WhisperConfig,
+    WhisperFeatureExtractor,
 )
 
 from mome.checkpoints.backbones import backbone_config
@@ -36,6 +37,7 @@ from mome.convert.avsr_names import EMBEDDING, PROMPTS, audio_type
 from mome.convert.fitting import count_modules, dtype_name, misfit, read_size, same, same_rounded
 from mome.convert.writing import save_weights
 from mome.encoders.avhubert import AVHubertConfig
+from mome.encoders.whisper import FRAMES_PER_SECOND
 from mome.errors import MomeError, listed
 
 # Prefixes in a backbone's own files of the names in the checkpoint.
@@ -89,9 +91,21 @@ def audio_config(state: Mapping[str, Tensor], source: str) -> WhisperConfig:
     )
 
 
-def avhubert_config(state: Mapping[str, Tensor], source: str) -> AVHubertConfig:
-    """Read the sizes of an AV-HuBERT encoder; its heads are taken to be as wide as in both published ones."""
-    prefix = "video_encoder."
+def whisper_extractor(config: WhisperConfig, **settings: Any) -> WhisperFeatureExtractor:
+    """The feature extractor of a Whisper encoder; ``settings`` are more of its arguments."""
+    window = config.max_source_positions // FRAMES_PER_SECOND
+    return WhisperFeatureExtractor(feature_size=config.num_mel_bins, chunk_length=window, **settings)
+
+
+def avhubert_config(part: str, state: Mapping[str, Tensor], source: str) -> AVHubertConfig:
+    """Read the sizes of an AV-HuBERT, whose heads are taken to be as wide as in both published ones.
+
+    Args:
+        part: first part of its names, such as ``video_encoder``.
+        state: the checkpoint's tensors.
+        source: what messages call the checkpoint.
+    """
+    prefix = f"{part}."
     encoder = {
         key.removeprefix(prefix): value
         for key, value in state.items()
@@ -169,13 +183,13 @@ def difference(kind: str, part: Mapping[str, Tensor], weights: LocalWeights, rou
         weights: the backbone's own.
         rounding: precision to which the backbone's own are rounded first, as the published systems did.
     """
+    prefix = max(_PREFIXES[kind], key=lambda prefix: sum(prefix + key in weights.files for key in part))
     for key, copied in part.items():
         if key.endswith(_DRIFTING):
             continue
-        name = next((prefix + key for prefix in _PREFIXES[kind] if prefix + key in weights.files), None)
-        if name is None:
+        if prefix + key not in weights.files:
             return key
-        own = weights.read(name)
+        own = weights.read(prefix + key)
         if key in _VOCABULARY:
             copied = copied[: len(own)]
         if not same(own if rounding is None else own.to(getattr(torch, rounding)), copied):

@@ -58,15 +58,16 @@ def state_dict(content: Mapping[Any, Any], system: System, source: str) -> tuple
     elif isinstance(content.get(_FAIRSEQ), Mapping):
         raise MomeError(
             f"{source} is not a checkpoint of {title}: its weights are in a dictionary '{_FAIRSEQ}', as in AV-HuBERT's "
-            "files; convert AV-HuBERT as av-hubert, of any other save that dictionary alone with torch.save"
+            "and MMS-LLaMA's files; convert these as av-hubert or mms-llama, of any other save that dictionary alone "
+            "with torch.save"
         )
     wrong = [str(key) for key, value in content.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
     if wrong:
         raise MomeError(f"{source} is not a checkpoint of {title}: {listed(wrong)} are not named tensors")
-    if any(key.startswith("audiovisual_encoder.") for key in content):
-        raise MomeError(f"{source} has one AV-HuBERT for sound and lips together: such recognisers are not converted")
     if any(key.startswith("audio_encoder.") for key in content) and audio_type(content) is None:
-        raise MomeError(f"{source} has an audio encoder that is neither Whisper nor WavLM: only these are converted")
+        raise MomeError(
+            f"{source} has an audio encoder that is none of Whisper, WavLM and AV-HuBERT: no other is converted"
+        )
     if not any(key.startswith("llm.") for key in content):
         raise MomeError(f"{source} is not a checkpoint of {title}: it has no {EMBEDDING}")
     found, why = _system(content)

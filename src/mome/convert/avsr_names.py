@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from mome.config.config import VideoAdapterConfig
 from mome.convert.avhubert import PRETRAINING
 from mome.convert.fitting import count_modules, read_size
 from mome.errors import MomeError
@@ -22,12 +23,21 @@ MODALITIES: dict[str, Task] = {"audiovisual": "avsr", "audio": "asr", "video": "
 PROMPTS = {f"prompt_{modality}": task for modality, task in MODALITIES.items()}
 """Names of the embedded prompts in Omni-AVSR's checkpoints, with their tasks."""
 
-PARTS = {"audio_encoder": "audio_encoder.encoder", "video_encoder": "video_encoder", "llm": "language_model"}
+FUSED = "audiovisual_encoder"
+"""First part of the names of an AV-HuBERT that is both encoders of Llama-AVSR, or reads sound and lips together."""
+
+PARTS = {
+    "audio_encoder": "audio_encoder.encoder",
+    "video_encoder": "video_encoder",
+    FUSED: "video_encoder",
+    "llm": "language_model",
+}
 """First parts of published names, with the modules of this package."""
 
 _AUDIO = {
     "whisper": re.compile(r"audio_encoder\.(conv1|conv2|embed_positions)\..*"),
     "wavlm": re.compile(r"audio_encoder\.feature_projection\..*"),
+    "avhubert": re.compile(r"audio_encoder\.feature_extractor_(audio|video)\..*"),
 }
 _NORMALISED = re.compile(r"(?<=\.pos_conv_embed\.conv\.)weight_([gv])")  # of WavLM, in older versions of PyTorch
 _LORA = re.compile(r"(.+)\.lora_(down|up)_([QV])(_shared|\.audio|\.video|\.audiovisual)?\.weight")
@@ -35,7 +45,8 @@ _LOCAL_LORA = re.compile(r"(.+)\.([qv])_proj\.lora\.(?:specific\.)?(down|up)(?:\
 _LOCAL = ("connector", "language_model")  # first parts of names in this package, not in the published code
 _PROJECTOR = re.compile(r"(audio|video)_proj\.(?:(\d{1,3})\.)?(\d\.(?:weight|bias))")
 _EXPERT = re.compile(r"audiovisual_proj\.experts\.(\d{1,3})\..+")
-_ANY = r"(?:(?:audio|video)_proj\.(?:\d+\.)?|audiovisual_proj\.experts\.\d+\.)"  # a projector or an expert
+_ANY = r"(?:(?:audio|video)_proj\.(?:\d+\.)?|audiovisual_proj\.(?:experts\.\d+\.)?)"  # a projector or an expert
+_JOINT = re.compile(r"audiovisual_proj\.\d\.(?:weight|bias)")  # one projector for both
 
 
 @dataclass(frozen=True)
@@ -73,8 +84,18 @@ class Lora:
 
 
 def audio_type(state: Mapping[str, Tensor]) -> str | None:
-    """The type of the audio encoder, ``whisper`` or ``wavlm``; ``None`` for another or no audio encoder."""
+    """The type of the audio encoder, ``whisper``, ``wavlm`` or ``avhubert``; ``None`` for another or no one."""
     return next((kind for kind, names in _AUDIO.items() if any(map(names.fullmatch, state))), None)
+
+
+def is_fused(state: Mapping[str, Tensor]) -> bool:
+    """Whether a checkpoint has one AV-HuBERT for sound and lips."""
+    return any(key.startswith(f"{FUSED}.") for key in state)
+
+
+def is_joint(state: Mapping[str, Tensor]) -> bool:
+    """Whether that AV-HuBERT reads sound and lips together, before a single projector."""
+    return is_fused(state) and any(map(_JOINT.fullmatch, state))
 
 
 def smop_name(state: Mapping[str, Tensor]) -> str | None:
@@ -100,6 +121,8 @@ def read_projectors(state: Mapping[str, Tensor], modalities: list[str], source: 
         experts = experts or read_size(state, (re.escape(GATE), 2, 0)) or 0
         width = read_size(state, (re.escape(GATE), 2, 1), (_ANY + r"0\.weight", 2, 1))
         widths = {name: [width] for name in modalities}
+    elif is_joint(state):
+        widths = {name: [read_size(state, (r"audiovisual_proj\.0\.weight", 2, 1))] for name in modalities}
     else:
         shared = frozenset(name for name in modalities if unnumbered(state, name))
         for name in modalities:
@@ -117,7 +140,7 @@ def read_projectors(state: Mapping[str, Tensor], modalities: list[str], source: 
 
 
 def read_lora(state: Mapping[str, Tensor], part: str, source: str) -> Lora | None:
-    """Read the low-rank updates of ``part``, ``llm`` or ``video_encoder``; ``None`` if it has none.
+    """Read the low-rank updates of ``part``, such as ``llm``; ``None`` if it has none.
 
     Raises:
         MomeError: their rank is unknown.
@@ -157,11 +180,13 @@ class Renamed:
 def renamed(state: Mapping[str, Tensor], rates: Mapping[str, list[int]]) -> Renamed:
     """Rename a checkpoint's tensors, and leave out embedded prompts and what is for pre-training only.
 
-    A projector without a number is used for all ``rates`` of its modality. Unknown names are kept.
+    A projector without a number is used for all ``rates`` of its modality. An AV-HuBERT that reads sound and lips one
+    after the other becomes two encoders, that for the sound with the LoRA in its weights. Unknown names are kept.
     """
     tensors: dict[str, Tensor] = {}
     names: dict[str, str] = {}
     clashes: list[str] = []
+    twice = is_fused(state) and not is_joint(state)
 
     def put(name: str, value: Tensor, key: str) -> None:
         if name in tensors:
@@ -187,6 +212,8 @@ def renamed(state: Mapping[str, Tensor], rates: Mapping[str, list[int]]) -> Rena
         elif part in _LOCAL or _LOCAL_LORA.fullmatch(key):
             clashes.append(f"{key} is not a name of the published code")
         elif part in PARTS:
+            if part == FUSED and twice:
+                put(f"{PARTS['audio_encoder']}.{rest}", _updated(key, state), key)
             rest = _NORMALISED.sub(lambda found: f"parametrizations.weight.original{'gv'.index(found[1])}", rest)
             put(f"{PARTS[part]}.{rest}", value, key)
         elif part == "audiovisual_proj":
@@ -196,10 +223,22 @@ def renamed(state: Mapping[str, Tensor], rates: Mapping[str, list[int]]) -> Rena
     return Renamed(tensors, names, clashes)
 
 
+def _updated(key: str, state: Mapping[str, Tensor]) -> Tensor:
+    """A weight of AV-HuBERT with its low-rank update, in float32; the weight itself if it has none that fits it."""
+    weight, place = state[key], re.fullmatch(r"(.+)\.([qv])_proj\.weight", key)
+    if place is None:
+        return weight
+    down, up = (state.get(f"{place[1]}.lora_{way}_{place[2].upper()}.weight") for way in ("down", "up"))
+    if down is None or up is None or (up.shape[:1] + down.shape[1:], up.shape[1:]) != (weight.shape, down.shape[:1]):
+        return weight
+    return weight.float() + VideoAdapterConfig.scale * up.float() @ down.float()
+
+
 def published_name(name: str, state: Mapping[str, Tensor]) -> str:
     """The published name of a tensor of this package, in a file with the names of ``state``."""
     for part, module in PARTS.items():
         if name.startswith(f"{module}."):
+            part = FUSED if part.endswith("_encoder") and is_fused(state) else part
             name = f"{part}.{name.removeprefix(f'{module}.')}"
             lora = _LOCAL_LORA.fullmatch(name)
             if lora is None:
@@ -216,4 +255,4 @@ def published_name(name: str, state: Mapping[str, Tensor]) -> str:
 def pretraining_only(key: str) -> bool:
     """Whether a tensor is only for the pre-training of AV-HuBERT."""
     part, _, rest = key.partition(".")
-    return part == "video_encoder" and rest.split(".")[0] in PRETRAINING
+    return part.endswith("_encoder") and rest.split(".")[0] in PRETRAINING

@@ -128,11 +128,12 @@ class WhisperAudioEncoder(AudioEncoder, reads="log_mel", types=("whisper",)):
 
 
 def log_mel(waveform: np.ndarray, extractor: WhisperFeatureExtractor, context: AudioContext) -> tuple[np.ndarray, int]:
-    """Compute the log-mel frames of one clip, whose waveform is z-normalised first, as in the published systems.
+    """Compute the log-mel frames of one clip, whose waveform is z-normalised first, as Llama-AVSR's family does.
 
     Args:
         waveform: ``(samples,)`` float32, 16 kHz mono.
-        extractor: Whisper's feature extractor; its ``n_samples`` is the encoder's window.
+        extractor: Whisper's feature extractor; its ``n_samples`` is the encoder's window. One whose ``do_normalize`` is
+            false, and not merely unset, leaves the waveform as it is (MMS-LLaMA).
         context: ``"window"`` pads to the window, ``"clip"`` keeps the clip's own length.
 
     Returns:
@@ -146,10 +147,10 @@ def log_mel(waveform: np.ndarray, extractor: WhisperFeatureExtractor, context: A
             f"{len(waveform) / extractor.sampling_rate:.1f} s of audio exceed the audio encoder's window of "
             f"{extractor.n_samples / extractor.sampling_rate:g} s: cut the recording into shorter clips"
         )
+    scaled = waveform if getattr(extractor, "do_normalize", None) is False else z_normalize(waveform)
     # The extractor fails on less than half an FFT window; such a clip has no real frame anyway.
-    normal = np.pad(z_normalize(waveform), (0, max(extractor.n_fft // 2 + 1 - len(waveform), 0)))
     features = extractor(
-        normal,
+        np.pad(scaled, (0, max(extractor.n_fft // 2 + 1 - len(waveform), 0))),
         sampling_rate=extractor.sampling_rate,
         padding="max_length" if context == "window" else "do_not_pad",
         return_tensors="np",

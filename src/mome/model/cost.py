@@ -47,7 +47,7 @@ class Cost:
 
     Attributes:
         audio_encoder: those of the audio encoder.
-        video_encoder: those of the video encoder, its adapter included.
+        video_encoder: those of the video encoder, its adapter included, and the sound if it reads that too.
         projectors: those of the connector.
         adapters: those of the language model's adapters, in prefill and decode.
         prefill: the language model's pass over the fed tokens, without adapters.
@@ -95,10 +95,11 @@ def inference_cost(
     fed = fed or count_tokens(config, rates, audio_frames, video_frames)
     steps = max(new_tokens - 1, 0)  # the prefill gives the first new token
     audio = video = 0
-    if rates.audio is not None:
+    joint = config.connector_config.joint
+    if rates.audio is not None and not joint:
         audio = _audio_encoder(_settings(config.audio_config), config.audio_context)(audio_frames)
     if rates.video is not None:
-        video = _video_encoder(_settings(config.video_config), config.video_adapter_config)(video_frames)
+        video = _video_encoder(_settings(config.video_config), config.video_adapter_config, joint)(video_frames)
     tokens = TokenCounts(fed.audio, fed.video, fed.fused)
     projectors = _connector_operations(
         config.connector_config, config.surroundings, rates, audio_frames, video_frames, tokens
@@ -158,14 +159,18 @@ def _audio_encoder(settings: str, context: AudioContext) -> Growth:
 
 
 @lru_cache(maxsize=64)
-def _video_encoder(settings: str, adapter: LoraAdapterConfig | None) -> Growth:
+def _video_encoder(settings: str, adapter: LoraAdapterConfig | None, joint: bool) -> Growth:
     def count(config: Any) -> list[int]:
         with torch.device("meta"):
             encoder: Any = AutoModel.from_config(config, trust_remote_code=False).eval()
             if adapter is not None:
                 attach_lora(encoder.encoder.layers, adapter)
-        clips = [meta(1, frames, config.image_size, config.image_size) for frames in _LENGTHS]
-        return [count_operations(partial(encoder, clip)) for clip in clips]
+        counts = []
+        for frames in _LENGTHS:
+            inputs: list[Any] = [meta(1, frames, config.image_size, config.image_size)]
+            inputs += [None, meta(1, frames, config.audio_feature_size)] if joint else []
+            counts.append(count_operations(partial(encoder, *inputs)))
+        return counts
 
     return Growth.through(_LENGTHS, _count_shallow(settings, count))
 
@@ -335,7 +340,8 @@ def cost_report(config: MomeConfig, seconds: float, new_tokens: int = 1, beams: 
         }
 
     plain = copy.deepcopy(config)  # one projector at rate 1 for each modality
-    plain.connector, plain.compression, plain.only = None, "average", None
+    plain.connector = config.connector if config.connector_config.joint else None
+    plain.compression, plain.only = "average", None
     plain.audio_rates, plain.video_rates = config.audio_rates and [1], config.video_rates and [1]
     return {
         "parameters": asdict(parameter_counts(config)),

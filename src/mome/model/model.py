@@ -102,7 +102,8 @@ class MomeForSpeechRecognition(SavedModel):
                 "give one in which they agree"
             )
         self.audio_encoder = self.video_encoder = None
-        if (wrapper := config.audio_encoder_class) is not None:
+        wrapper = None if config.connector_config.joint else config.audio_encoder_class
+        if wrapper is not None:
             self.audio_encoder = wrapper(audio_encoder or wrapper.new(config.audio_config), config.audio_context)
         if config.video_config is not None:
             self.video_encoder = video_encoder or AutoModel.from_config(config.video_config, trust_remote_code=False)
@@ -151,19 +152,30 @@ class MomeForSpeechRecognition(SavedModel):
     ) -> EncodedClips:
         """Run the encoders on the given inputs; see :meth:`forward` for the shapes.
 
-        The features have gradients if the encoder, or an adapter in it, is trained.
+        The features have gradients if the encoder, or an adapter in it, is trained. With the connector ``joint``, both
+        modalities have the features of the one encoder that reads them together, and both must be given.
         """
+        if self.config.connector_config.joint:
+            if input_features is None or pixel_values_videos is None:
+                raise ValueError("this model reads sound and lips together: give both")
+            sound = nn.functional.pad(input_features, (0, pixel_values_videos.shape[1] - input_features.shape[2]))
+            joint = self._features(
+                self.video_encoder, pixel_values_videos, pixel_values_videos_mask, sound.transpose(1, 2).to(self.dtype)
+            )
+            return EncodedClips(joint, joint)
         return EncodedClips(
             self._features(self.audio_encoder, input_features, input_features_mask),
             self._features(self.video_encoder, pixel_values_videos, pixel_values_videos_mask),
         )
 
-    def _features(self, encoder: nn.Module | None, inputs: Tensor | None, mask: Tensor | None) -> Features | None:
+    def _features(
+        self, encoder: nn.Module | None, inputs: Tensor | None, mask: Tensor | None, *more: Tensor
+    ) -> Features | None:
         if encoder is None or inputs is None:
             return None
         trained = any(parameter.requires_grad for parameter in encoder.parameters())
         with torch.set_grad_enabled(torch.is_grad_enabled() and trained):
-            features: Features = encoder(inputs.to(self.dtype), mask)
+            features: Features = encoder(inputs.to(self.dtype), mask, *more)
             return features
 
     def connect(self, encoded: EncodedClips, rates: Sequence[Rates]) -> Connected:

@@ -139,6 +139,12 @@ class MomeProcessor(ProcessorMixin):
         for name, (found, fitting) in settings.items():
             if found != fitting:
                 raise MomeError(f"{folder}: {name} of its processor is {found!r:.60}, its model needs {fitting!r:.60}")
+        raw = self.audio_input == "log_mel" and getattr(extractor, "do_normalize", None) is False
+        if self.compat is not None and raw:
+            raise MomeError(
+                f"compat=official is the arithmetic of systems that normalise the sound, and the one in {folder} does "
+                "not: leave it out"
+            )
         tokens, size = self.tokenizer.eos_token_id, config.text_config.vocab_size + config.added_tokens
         if tokens is None or tokens >= size:
             raise MomeError(f"{folder}: its tokenizer has no end token among the language model's {size} tokens")
@@ -299,6 +305,7 @@ OfficialProcessor.__name__ = MomeProcessor.__name__  # saved files name the clas
 
 def _official(config: MomeConfig) -> dict[str, Any]:
     """The processor's settings that follow the configuration's ``compat``."""
-    # The official stacking takes no remainder of video frames, so its data loader drops it.
+    # The official stacking of video alone takes no remainder of frames, so its data loader drops it.
     stacked = config.compat == "official" and config.compression == "stack" and len(config.video_rates) == 1
+    stacked = stacked and not config.connector_config.fuses
     return {"compat": config.compat, "video_multiple": config.video_rates[0] if stacked else 1}

@@ -20,6 +20,7 @@ from mome.checkpoints.source import local_folder
 from mome.checkpoints.vocabulary import MARKERS, add_markers, prepare_padding
 from mome.config import MomeConfig
 from mome.config.fields import BACKBONES, MOST_TOKENS
+from mome.connectors import connector_config
 from mome.encoders import audio_encoder
 from mome.errors import MomeError, shortened
 from mome.model import MomeForSpeechRecognition, MomeProcessor
@@ -65,7 +66,8 @@ def model_config(recipe: Recipe, download: bool = True) -> MomeConfig:
     if audio is None and video is None:
         raise MomeError("the recipe has neither model.audio_encoder nor model.video_encoder: give one or both")
     for modality, encoder in (("audio", audio), ("video", video)):
-        if encoder is None and (rates := getattr(model, f"{modality}_rates")):
+        joint = modality == "audio" and connector_config(model.connector).joint
+        if encoder is None and not joint and (rates := getattr(model, f"{modality}_rates")):
             raise MomeError(
                 f"model.{modality}_rates={rates} need model.{modality}_encoder: name one, or give "
                 f"model.{modality}_rates=[]"
