@@ -39,10 +39,11 @@ def connected(audio: list, video: list | None = None, fused: list | None = None)
 
 def scores(aligned: Alignment, clip: Tensor, rows: Tensor) -> np.ndarray:
     """Log-probabilities (N, 4) of the equation, in NumPy."""
-    table = np.concatenate([rows.detach().double().numpy()[USED], aligned.blank.detach().double().numpy()[None]])
+    table = rows.detach().double().numpy()[USED]
+    weight, bias = (value.detach().double().numpy() for value in aligned.blank.parameters())
     clip = clip.detach().double().numpy()
     norms = np.linalg.norm(clip, axis=1)[:, None] * np.linalg.norm(table, axis=1)[None]
-    logits = clip @ table.T / norms * np.exp(aligned.log_scale.item())
+    logits = np.concatenate([clip @ table.T / norms * np.exp(aligned.log_scale.item()), clip @ weight.T + bias], axis=1)
     return logits - np.log(np.exp(logits).sum(1, keepdims=True))
 
 
@@ -73,7 +74,7 @@ def test_the_loss_is_the_sum_over_all_paths():
     assert left_out.item() == 0
     loss.backward()
     assert all(clip.grad is not None and clip.grad.abs().sum(1).all() for clip in clips)
-    assert aligned.blank.grad.any()
+    assert aligned.blank.weight.grad.any()
     assert aligned.log_scale.grad.any()
     assert rows.grad is None, "the language model is frozen"
 
@@ -111,7 +112,7 @@ def test_a_clip_in_which_nothing_is_said_is_all_blank():
 
 def test_the_best_path():
     aligned, rows = alignment(), embedding().detach()
-    blank = aligned.blank.detach()
+    blank = 1000 * aligned.blank.weight.detach()[0]
     path = torch.stack([blank, rows[4], 2 * rows[4], blank, rows[4], rows[1], blank])
     other = torch.stack([blank, blank])
     decoded = aligned.decode(connected([path, other]), rows)

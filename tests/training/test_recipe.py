@@ -239,7 +239,8 @@ def test_unknown_recipes():
         load_recipe("mome-tyni")
     with pytest.raises(MomeError, match="no recipe at mome-layer-asr-8b-lrs3: did you mean mome-layer-asr-lrs3"):
         load_recipe("mome-layer-asr-8b-lrs3")
-    with pytest.raises(MomeError, match=r"no recipe at gone\.yaml: shipped recipes are mome-base, mome-tiny, SYSTEM-C") as refused:
+    shipped = r"no recipe at gone\.yaml: shipped recipes are mome-base, mome-tiny, SYSTEM-C"
+    with pytest.raises(MomeError, match=shipped) as refused:
         load_recipe("gone.yaml")
     assert all(
         path.stem in str(refused.value) for kind in ("systems", "corpora") for path in (SHIPPED / kind).iterdir()

@@ -19,18 +19,19 @@ from torch import Tensor, nn
 
 from mome.connectors import Connected
 
-_FIRST_SCALE = 10.0  # of the cosines, which are from -1 to 1
+_FIRST_SCALE = 20.0  # of the cosines, which are from -1 to 1
 
 
 class Alignment(nn.Module):
     """Scores tokens against the embeddings of the transcript tokens in use and a learned blank; for training only.
 
-    A token's logits are its cosines with the K embeddings and with the blank, times a learned scale. As cosines leave
-    the length of a token open, the loss also has the square of ln(length / mean length of the K embeddings).
+    A token's logits are its cosines with the K embeddings, times a learned scale, and a linear function of it for the
+    blank, which is not bounded: most tokens at fine rates are blanks. As cosines leave the length of a
+    token open, the loss also has the square of ln(length / mean length of the K embeddings).
 
     Attributes:
         tokens: ``(K,)`` int64, the ids in use, sorted.
-        blank: ``(H,)``, the blank's embedding.
+        blank: gives the blank's logit.
         log_scale: logarithm of the scale, a scalar.
         weight: factor of this loss beside the transcript's; ``None``: this loss alone, without the language model.
     """
@@ -41,7 +42,7 @@ class Alignment(nn.Module):
         """Align to the ids ``tokens``, of any shape and order, in a language model of this width."""
         super().__init__()
         self.register_buffer("tokens", tokens.unique())
-        self.blank = nn.Parameter(torch.randn(width))
+        self.blank = nn.Linear(width, 1)
         self.log_scale = nn.Parameter(torch.tensor(math.log(_FIRST_SCALE)))
         self.weight = weight
 
@@ -89,8 +90,9 @@ class Alignment(nn.Module):
     def logits(self, tokens: Tensor, embedding: Tensor) -> Tensor:
         """Logits ``(..., K + 1)`` float32 of tokens ``(..., H)``, the blank's last."""
         with torch.autocast(tokens.device.type, enabled=False):
-            rows = torch.cat([embedding.detach()[self.tokens].float(), self.blank[None].float()])
-            return F.linear(F.normalize(tokens.float(), dim=-1), F.normalize(rows, dim=-1)) * self.log_scale.exp()
+            tokens, rows = tokens.float(), embedding.detach()[self.tokens].float()
+            cosines = F.linear(F.normalize(tokens, dim=-1), F.normalize(rows, dim=-1))
+            return torch.cat([cosines * self.log_scale.exp(), self.blank(tokens)], dim=-1)
 
     @torch.no_grad()
     def decode(self, connected: Connected, embedding: Tensor) -> list[Tensor]:
