@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 ARGS ?=
 
 .DELETE_ON_ERROR:
-.PHONY: help install demo test check format clean fuzz backbones mome-tiny mome-base results results-tiny results-comparison results-pages
+.PHONY: help install demo test check format clean fuzz backbones mome-tiny mome-base results results-tiny results-base results-comparison results-pages
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-18s %s\n", $$1, $$2}' Makefile
@@ -105,6 +105,7 @@ mome-base: export MOME_BACKBONES := $(MOME_BACKBONES)
 mome-base: backbones $(BASE)/speech.done $(BASE)/synthetic.done  ## Train the model of English into runs/mome-base (hours; goes on where it stopped)
 	$(BIN)/torchrun --standalone --nproc-per-node $(PROCESSES) -m mome train mome-base --resume \
 		'data.manifests=[$(BASE)/manifest.csv,$(BASE)/synthetic/manifest.csv]' 'augment.noise=[]' $(ARGS)
+	$(BIN)/python -m scripts.mome_base.bundle src/mome/mome-base --run runs/mome-base
 
 $(BASE)/speech.done: export MOME_BACKBONES := $(MOME_BACKBONES)
 $(BASE)/speech.done: | $(INSTALLED) backbones
@@ -120,22 +121,34 @@ $(BASE)/synthetic.done: | $(INSTALLED)
 
 # --- figures ---------------------------------------------------------------------------------------------------
 
-EVALUATE = $(BIN)/mome evaluate --task avsr --task asr --task vsr --batch 16
+EVALUATE = $(BIN)/mome evaluate --batch 16
+TASKS := --task avsr --task asr --task vsr
 NOISY = --noise $(firstword $(NOISE)) --snr clean --snr 5 --snr 0 --snr -5
 
-results: results-tiny results-comparison results-pages  ## Measure the bundled model, then train and compare all systems (hours)
+results: results-tiny results-base results-comparison results-pages  ## Measure the bundled model, then train and compare all systems (hours)
 
 results-tiny: $(INSTALLED) $(TINY)/synthetic.done  ## Measure the bundled model; writes results/mome-tiny-*.json and the table of its card
-	$(EVALUATE) --data $(GRID)/manifest.csv --split test $(NOISY) --out results/mome-tiny-test.json
-	$(EVALUATE) --data $(GRID)/manifest.csv --split unseen --out results/mome-tiny-unseen.json
-	$(EVALUATE) --data $(TINY)/synthetic/manifest.csv --split test --out results/mome-tiny-synthetic.json
+	$(EVALUATE) $(TASKS) --data $(GRID)/manifest.csv --split test $(NOISY) --out results/mome-tiny-test.json
+	$(EVALUATE) $(TASKS) --data $(GRID)/manifest.csv --split unseen --out results/mome-tiny-unseen.json
+	$(EVALUATE) $(TASKS) --data $(TINY)/synthetic/manifest.csv --split test --out results/mome-tiny-synthetic.json
 	$(BIN)/python $(SCRIPTS)/bundle.py src/mome/mome-tiny --results results/mome-tiny-test.json
+
+results-base: export MOME_BACKBONES := $(MOME_BACKBONES)
+results-base: backbones $(BASE)/speech.done  ## Measure the model of English; writes results/mome-base-*.json and the table of its card
+	@set -e; for split in other clean; do \
+		$(EVALUATE) --model mome-base --task asr --data $(BASE)/test.csv --split $$split --out results/mome-base-$$split.json; \
+		$(BIN)/python -m scripts.mome_base.own_decoder $(BASE)/test.csv $$split build/whisper-base-$$split.csv; \
+		$(BIN)/mome score build/whisper-base-$$split.csv --data $(BASE)/test.csv --split $$split --normalize whisper \
+			--out results/whisper-base-$$split.json; \
+	done
+	$(BIN)/python -m scripts.mome_base.bundle src/mome/mome-base \
+		--results $(foreach split,other clean,results/mome-base-$(split).json results/whisper-base-$(split).json)
 
 results-comparison: $(INSTALLED)  ## Train all systems on GRID; writes results/comparison/ and the tables of docs/results.md
 	$(BIN)/python scripts/comparison/run.py $(GRID)/manifest.csv --noise $(firstword $(NOISE))
 	$(BIN)/python scripts/comparison/seconds.py $(GRID)/manifest.csv --noise $(firstword $(NOISE))
 	@mkdir -p build results/outside
-	$(EVALUATE) --data $(GRID)/manifest.csv --split test $(NOISY) --snr 7.5 --snr 2.5 --transcripts build/mome-tiny.csv
+	$(EVALUATE) $(TASKS) --data $(GRID)/manifest.csv --split test $(NOISY) --snr 7.5 --snr 2.5 --transcripts build/mome-tiny.csv
 	$(BIN)/mome score build/mome-tiny.csv --data $(GRID)/manifest.csv --split test --out results/outside/mome-tiny.json
 	$(BIN)/python scripts/comparison/tables.py
 

@@ -1,4 +1,4 @@
-"""Write the training manifest of mome-base: transcribed speech, and voices that Whisper's own decoder transcribes.
+"""Write the manifests of mome-base: transcribed speech, voices that Whisper's own decoder transcribes, and test clips.
 
     python -m scripts.mome_base.prepare SPEECH OUT [--share speechocean762=0.5]
 
@@ -6,6 +6,7 @@ SPEECH has manifest.csv with the columns id, path, split, text, corpus, speaker 
 go into training, of a corpus with a share only that part of them, drawn once. Clips of the split `untranscribed` get
 the text that Whisper's decoder writes (greedily, in a window of 30 s); every sixth of their speakers is kept for
 validation. Numbers up to 99 are spelled, clips with other digits are left out. OUT/labels.csv is kept.
+OUT/test.csv has the split `test` as `other`, and the clean read clips of the split `media` as `clean`.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ SMALL = [
 ]
 SMALL += [f"{part}teen" for part in ("four", "fif", "six", "seven", "eigh", "nine")]
 TENS = ["", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+CLEAN = ("LibriVox", "JFK inaugural")
 VALID_EVERY = 6  # speakers
 
 
@@ -85,7 +87,7 @@ def chosen(rows: list[dict[str, str]], shares: dict[str, float], root: Path) -> 
 
 
 def main() -> None:
-    """Write OUT/manifest.csv."""
+    """Write OUT/manifest.csv and OUT/test.csv."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("speech", type=Path)
     parser.add_argument("out", type=Path)
@@ -104,8 +106,12 @@ def main() -> None:
         if text and not any(character.isdigit() for character in text):
             split = "valid" if row["speaker"] in held else "train"
             manifest.append(ManifestRow(row["id"], args.speech / row["path"], split, text))
-    written, _ = write_manifest(args.out / "manifest.csv", manifest)
-    print(f"{args.out / 'manifest.csv'}: {len(written)} clips")
+    test = [(row, "other") for row in rows if row["split"] == "test"]
+    test += [(row, "clean") for row in rows if row["split"] == "media" and row["corpus"] in CLEAN]
+    held_out = [ManifestRow(row["id"], args.speech / row["path"], split, row["text"]) for row, split in test]
+    for name, listed in (("manifest.csv", manifest), ("test.csv", held_out)):
+        written, _ = write_manifest(args.out / name, listed)
+        print(f"{args.out / name}: {len(written)} clips")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,62 @@
+"""Turn a run into the bundled model of English: trained parts in half precision, and a model card.
+
+    python -m scripts.mome_base.bundle src/mome/mome-base [--run runs/mome-base] [--results results/mome-base-*.json]
+
+Without --run only the card is written again. The frozen parts stay where they are: config.json refers to them by their
+hub ids.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import mome
+from mome.checkpoints.folder import WEIGHTS
+from scripts.mome_tiny.bundle import halve
+
+CARD = Path(__file__).parent / "card.md"
+LARGEST = 15e6  # bytes
+
+
+def table(files: list[Path]) -> str:
+    """Word error rates as a Markdown table: a row for each system and rate, a column for each file's split."""
+    splits: dict[str, dict[str, str]] = {}
+    for file in files:
+        for row in json.loads(file.read_text())["results"]:
+            system = row.get("system") or "mome-base"
+            name = f"{system} | {row['rates'].partition(',')[0] if row['rates'] else '–'}"
+            low, high = (f"{100 * end:.1f}" for end in row["ci95"])
+            splits.setdefault(name, {})[file.stem.rpartition("-")[2]] = f"{100 * row['wer']:.1f} ({low}–{high})"
+    columns = sorted({split for row in splits.values() for split in row})
+    lines = ["| system | rate | " + " | ".join(columns) + " |", "|---|---|" + "---|" * len(columns)]
+    lines += [
+        f"| {name} | " + " | ".join(row.get(split, "–") for split in columns) + " |" for name, row in splits.items()
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Write the bundle."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--run", type=Path)
+    parser.add_argument("--results", type=Path, nargs="*", default=[], help="JSON of mome evaluate and mome score")
+    args = parser.parse_args()
+    if args.run:
+        trained = mome.load(args.run)
+        trained.model.save_pretrained(args.out)
+        trained.processor.save_pretrained(args.out)
+        halve(args.out / WEIGHTS)
+    learned = sum(value.numel() for value in mome.load(args.out).model.trained_state_dict().values())
+    card = CARD.read_text().replace("{trained}", f"{learned / 1e6:.2f}").replace("{table}", table(args.results))
+    (args.out / "README.md").write_text(card)
+    size = sum(file.stat().st_size for file in args.out.rglob("*") if file.is_file())
+    print(f"{args.out}: {size / 1e6:.1f} MB, {learned / 1e6:.2f} M trained parameters")
+    if size > LARGEST:
+        raise SystemExit(f"{args.out} has more than {LARGEST / 1e6:g} MB")
+
+
+if __name__ == "__main__":
+    main()
