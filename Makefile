@@ -140,9 +140,11 @@ results-base: backbones $(BASE)/speech.done  ## Measure the model of English; wr
 		$(BIN)/python -m scripts.mome_base.own_decoder $(BASE)/test.csv $$split build/whisper-base-$$split.csv; \
 		$(BIN)/mome score build/whisper-base-$$split.csv --data $(BASE)/test.csv --split $$split --normalize whisper \
 			--out results/whisper-base-$$split.json; \
+		$(BIN)/python -m scripts.mome_base.pooled $(BASE)/test.csv $$split build/pooled-$$split.csv; \
+		$(BIN)/mome score build/pooled-$$split.csv --data $(BASE)/test.csv --split $$split --out results/pooled-$$split.json; \
 	done
 	$(BIN)/python -m scripts.mome_base.bundle src/mome/mome-base \
-		--results $(foreach split,other clean,results/mome-base-$(split).json results/whisper-base-$(split).json)
+		--results $(foreach split,other clean,results/mome-base-$(split).json results/pooled-$(split).json results/whisper-base-$(split).json)
 
 results-comparison: $(INSTALLED)  ## Train all systems on GRID; writes results/comparison/ and the tables of docs/results.md
 	$(BIN)/python scripts/comparison/run.py $(GRID)/manifest.csv --noise $(firstword $(NOISE))
