@@ -36,7 +36,7 @@ EMBEDDING, HEAD = "llm.model.embed_tokens.weight", "llm.lm_head.weight"
             r"but of Llama-SMoP .it has audiovisual_proj.gate.weight.: convert it as llama-smop",
         ),
         ({"prompt_audio": torch.zeros(1, 5, 16)}, "but of Omni-AVSR .it has prompt_audio.: convert it as omni-avsr"),
-        ({"audiovisual_encoder.layer_norm.weight": torch.zeros(2)}, "one AV-HuBERT for sound and lips together"),
+        ({"audiovisual_encoder.layer_norm.weight": torch.zeros(2)}, "one AV-HuBERT, --video-encoder: leave it out"),
         ({"audio_proj.7.0.weight": torch.zeros(2)}, "audio_proj.7.0.weight is unknown"),
         ({"audio_encoder.conv1.weight": torch.zeros(2, 2, 2)}, r"conv1.weight is \(2, 2, 2\)"),
         (

@@ -145,6 +145,27 @@ def test_avhubert_for_sound_at_real_size(shared, tmp_path):
     assert len(weights) == len(state) - sum(key.split(".")[0] in PRETRAINING for key in large)
 
 
+@pytest.mark.parametrize("joint", [True, False])
+def test_fused_avhubert_at_real_size(shared, tmp_path, joint):
+    name = "llama-avsr-VSR-8B-stack-V3-lora"
+    of_video = schema(shared, name)["keys"]
+    shapes = {key.replace("video_encoder.", "audiovisual_encoder."): shape for key, shape in of_video.items()}
+    projector = [key for key in shapes if key.startswith("video_proj.")]
+    for key in projector:
+        shapes[key.replace("video", "audiovisual" if joint else "audio")] = shapes[key]
+    shapes = {key: shape for key, shape in shapes.items() if not (joint and key in projector)}
+    language_model = yaml.safe_load((SHIPPED / "base" / "backbones.yaml").read_text())["meta-llama/Llama-3.1-8B"]
+    AutoConfig.for_model(**language_model).save_pretrained(tmp_path)
+    config, _ = read_config("llama-avsr", state := weightless(shapes), Sources(str(tmp_path)), name)
+    assert (config.audio_rates, config.video_rates, config.tasks) == ([3], [3], ["avsr"])
+    assert config.video_adapter["bottleneck"] == 64
+    config.added_tokens = ADDED
+    model, weights = fit(config, state, name)
+    assert (model.audio_encoder is None) == joint
+    merged = weights.get("audio_encoder.encoder.encoder.layers.23.self_attn.v_proj.weight")
+    assert joint == (merged is None)
+
+
 @pytest.mark.parametrize(
     "name",
     ["llama-avsr-AVSR-8B-stack-A4-V2", "llama-avsr-VSR-3B-avg5-ln-lora", "llama-smop-1B", "omni-avsr-ST-1B"],
