@@ -95,7 +95,9 @@ results-tiny: $(INSTALLED) $(TINY)/synthetic.done  ## Measure the bundled model;
 	$(EVALUATE) --data $(GRID)/manifest.csv --split test $(NOISY) --out results/mome-tiny-test.json
 	$(EVALUATE) --data $(GRID)/manifest.csv --split unseen --out results/mome-tiny-unseen.json
 	$(EVALUATE) --data $(TINY)/synthetic/manifest.csv --split test --out results/mome-tiny-synthetic.json
-	$(BIN)/python $(SCRIPTS)/bundle.py src/mome/mome-tiny --results results/mome-tiny-test.json
+	$(BIN)/python $(SCRIPTS)/no_experts.py $(GRID)/manifest.csv --noise $(firstword $(NOISE))
+	$(BIN)/python $(SCRIPTS)/bundle.py src/mome/mome-tiny --results results/mome-tiny-test.json \
+		--no-experts results/mome-tiny-no-experts.json
 
 results-comparison: $(INSTALLED)  ## Train all systems on GRID; writes results/comparison/ and the tables of docs/results.md
 	$(BIN)/python scripts/comparison/run.py $(GRID)/manifest.csv --noise $(firstword $(NOISE))
