@@ -131,7 +131,9 @@ results-tiny: $(INSTALLED) $(TINY)/synthetic.done  ## Measure the bundled model;
 	$(EVALUATE) $(TASKS) --data $(GRID)/manifest.csv --split test $(NOISY) --out results/mome-tiny-test.json
 	$(EVALUATE) $(TASKS) --data $(GRID)/manifest.csv --split unseen --out results/mome-tiny-unseen.json
 	$(EVALUATE) $(TASKS) --data $(TINY)/synthetic/manifest.csv --split test --out results/mome-tiny-synthetic.json
-	$(BIN)/python $(SCRIPTS)/bundle.py src/mome/mome-tiny --results results/mome-tiny-test.json
+	$(BIN)/python $(SCRIPTS)/no_experts.py $(GRID)/manifest.csv --noise $(firstword $(NOISE))
+	$(BIN)/python $(SCRIPTS)/bundle.py src/mome/mome-tiny --results results/mome-tiny-test.json \
+		--no-experts results/mome-tiny-no-experts.json
 
 results-base: export MOME_BACKBONES := $(MOME_BACKBONES)
 results-base: backbones $(BASE)/speech.done  ## Measure the model of English; writes results/mome-base-*.json and the table of its card

@@ -1,6 +1,7 @@
 """Turn a trained run into the bundled model: half-precision matrices, and a model card.
 
-    python scripts/mome_tiny/bundle.py src/mome/mome-tiny [--run runs/mome-tiny] [--results results/test.json]
+    python scripts/mome_tiny/bundle.py src/mome/mome-tiny [--run runs/mome-tiny]
+        [--results results/mome-tiny-test.json --no-experts results/mome-tiny-no-experts.json]
 
 Without --run only the card is written again. Matrices are stored in float16, vectors and batch-norm statistics in
 float32; loading makes float32 of all.
@@ -43,12 +44,24 @@ def table(results: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def experts(levels: list[dict]) -> str:
+    """What no_experts.py measured over all rates, in a sentence."""
+    told = []
+    for name, level in (("clean speech", None), ("babble at 0 dB", 0.0)):
+        (one,) = (one for one in levels if one["snr_db"] == level)
+        low, high = (f"{100 * end:+.1f}".replace("-", "−") for end in one["change_ci95"])
+        errors = f"{100 * one['wer']:.1f} % instead of {100 * one['wer_with_experts']:.1f} %"
+        told.append(f"{errors} in {name} (95 % interval of the difference {low} to {high})")
+    return f"With all of them set to zero, and nothing trained again, its word error rate is {' and '.join(told)}."
+
+
 def main() -> None:
     """Write the bundle."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--run", type=Path)
     parser.add_argument("--results", type=Path, help="JSON of `mome evaluate` for the card's table")
+    parser.add_argument("--no-experts", type=Path, help="JSON of no_experts.py for the card's sentence about experts")
     args = parser.parse_args()
     if args.run:
         trained = mome.load(args.run)
@@ -64,6 +77,8 @@ def main() -> None:
     )
     if args.results:
         card = card.replace("{table}", table(json.loads(args.results.read_text())["results"]))
+    if args.no_experts:
+        card = card.replace("{experts}", experts(json.loads(args.no_experts.read_text())["over_rates"]))
     (args.out / "README.md").write_text(card)
     size = sum(f.stat().st_size for f in args.out.rglob("*") if f.is_file())
     print(f"{args.out}: {size / 1e6:.1f} MB, {parameters / 1e6:.2f} M parameters, {torch.__version__=}")
