@@ -10,14 +10,13 @@ Shape notation: B clips, M audio frames of the extractor, T video frames, S tran
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, AutoModelForCausalLM, GenerationConfig, LogitsProcessor, PreTrainedModel
+from transformers import AutoModel, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from mome.adapters import (
     AdapterContext,
@@ -41,6 +40,7 @@ from mome.errors import MomeError
 from mome.features import Features
 from mome.model.alignment import Alignment
 from mome.model.decorrelation import decorrelation_loss
+from mome.model.limit import TokenLimit
 from mome.model.objective import IGNORED_LABEL, Objective, SpeechOutput
 from mome.model.sequence import LanguageInputs, assemble
 from mome.rates import TASKS, Rates, RateSet
@@ -481,21 +481,6 @@ class MomeForSpeechRecognition(SavedModel):
         """Undo :meth:`activation_checkpointing_enable`."""
         self.language_model.activation_checkpointing_disable()
         self.train(self.training)
-
-
-class TokenLimit(LogitsProcessor):
-    """Ends each clip's transcript at its own number of tokens; all its beams and no other clip's."""
-
-    def __init__(self, most: Sequence[int], end: int):
-        self.most, self.end = torch.tensor(most), end
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Allow the end token alone as a row's last: ids ``(B * beams, S)``, scores ``(B * beams, V)``."""
-        beams = len(input_ids) // len(self.most)
-        last = (self.most <= input_ids.shape[1] + 1).repeat_interleave(beams).to(scores.device)
-        ended = torch.full_like(scores, -math.inf)
-        ended[:, self.end] = 0
-        return torch.where(last[:, None], ended, scores)
 
 
 def _keep_special_tokens(language_model: PreTrainedModel) -> None:

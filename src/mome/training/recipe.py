@@ -6,146 +6,17 @@ The dataclasses check their values when they are made, so that all commands refu
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from inspect import get_annotations
 from typing import TYPE_CHECKING, Any, Literal, get_origin
 
 from omegaconf import MISSING
 
-from mome.clip import LARGEST_SNR
 from mome.config import MomeConfig
 from mome.config.fields import BACKBONES, check_option
 from mome.errors import MomeError, shortened
 from mome.rates import TASKS, Rates, RateSet
-
-MOST = 10**9  # the largest integer that a recipe may give
-LONGEST_PATH, LONGEST_NAME = 4000, 255  # bytes, the limits of file systems
-
-Check = Callable[[str, Any], None]
-
-
-def _refuse(key: str, value: object, remedy: str) -> MomeError:
-    return MomeError(f"{key}={shortened(value)} is not possible: {remedy}")
-
-
-def _integer(least: int, most: int = MOST) -> Check:
-    def check(key: str, value: int) -> None:
-        if not least <= value <= most:
-            raise _refuse(key, value, f"give {least} or more" if value < least else f"give {most} or less")
-
-    return check
-
-
-def _number(key: str, value: float) -> None:
-    if not (value >= 0 and math.isfinite(value)):
-        raise _refuse(key, value, "give a number from 0 up")
-
-
-def _positive(key: str, value: float) -> None:
-    if not (value > 0 and math.isfinite(value)):
-        raise _refuse(key, value, "give a number above 0")
-
-
-def _share(key: str, value: float) -> None:
-    if not 0 <= value <= 100:
-        raise _refuse(key, value, "give a number from 0 to 100")
-
-
-def _epochs(key: str, value: float) -> None:
-    _positive(key, value)
-    if value > MOST:
-        raise _refuse(key, value, f"give {MOST} or less")
-
-
-def _one_of(names: Sequence[str]) -> Check:
-    def check(key: str, value: str) -> None:
-        if value not in names:
-            raise MomeError(f"{key}={shortened(value)} is unknown: choose {' or '.join(names)}")
-
-    return check
-
-
-def _path(key: str, value: str) -> None:
-    """Check that a file can have this name; whether it exists is checked when it is used."""
-    if not value.strip():
-        raise MomeError(f"{key} is empty: name a file or folder, or leave it out")
-    name = os.fsencode(value)
-    if len(name) > LONGEST_PATH or max(map(len, name.split(b"/"))) > LONGEST_NAME:
-        raise _refuse(key, value, "it is longer than the name of a file can be")
-
-
-def _rates(key: str, value: str) -> None:
-    try:
-        Rates.parse(value)
-    except MomeError as error:
-        raise MomeError(f"{key}: {error}") from error
-
-
-def _filled(key: str, value: str) -> None:
-    if not value.strip():
-        raise MomeError(f"{key} is empty: give a name")
-
-
-def _each(check: Check, empty: bool = True) -> Check:
-    """A check of a list: ``check`` for each element, and for an empty list unless ``empty`` allows it."""
-
-    def check_all(key: str, values: Sequence[Any]) -> None:
-        if not values and not empty:
-            raise MomeError(f"{key} is empty: give one or more, such as {key}=[VALUE], or leave it out")
-        for value in values:
-            check(key, value)
-
-    return check_all
-
-
-def _tasks(key: str, tasks: Sequence[str]) -> None:
-    """Check a list of tasks, or the keys of a dict."""
-    for task in tasks:
-        if task not in TASKS:
-            raise MomeError(f"{key}: unknown task '{shortened(task)}', the tasks are {', '.join(TASKS)}")
-
-
-def _some_tasks(key: str, tasks: Sequence[str]) -> None:
-    if not tasks:
-        raise MomeError(f"{key} is empty: choose from {', '.join(TASKS)}")
-    _tasks(key, tasks)
-
-
-def _task_weights(key: str, weights: dict[str, float]) -> None:
-    _tasks(key, list(weights))
-    for task, weight in weights.items():
-        _number(f"{key}.{task}", weight)
-
-
-def _rate_weights(key: str, weights: dict[str, float]) -> None:
-    for rates, weight in weights.items():
-        _rates(key, rates)
-        _number(f"{key}.{shortened(rates)}", weight)
-
-
-def _betas(key: str, value: list[float]) -> None:
-    if len(value) != 2 or not all(0 <= beta < 1 for beta in value):
-        raise _refuse(key, value, "give two numbers from 0 to less than 1, such as [0.9,0.98]")
-
-
-def _snr(key: str, value: float) -> None:
-    if not (value == math.inf or abs(value) <= LARGEST_SNR):
-        raise MomeError(f"{key} holds {value}: give -{LARGEST_SNR:g} to {LARGEST_SNR:g} dB, or .inf for clean")
-
-
-def _check(part: Any, prefix: str, **checks: Check) -> None:
-    """Run the checks of these keys on their values; null and missing values pass."""
-    for key, check in checks.items():
-        value = getattr(part, key)
-        if value is None or value == MISSING:
-            continue
-        items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-        if any(isinstance(item, list | dict) for item in items):
-            raise MomeError(f"{prefix}{key} holds a list or keys of its own where a single value belongs: correct it")
-        check(prefix + key, value)
-
+from mome.training import checks
 
 # Options of MomeConfig that a recipe cannot give: build, merge and convert set them.
 _DERIVED = {
@@ -196,10 +67,10 @@ class ModelRecipe:
 
     def __post_init__(self) -> None:
         """Raise :class:`MomeError` naming the key whose value is not possible."""
-        _check(self, "model.", **{name: _path for name in MODEL_OPTIONS if name.startswith(BACKBONES)})
+        checks.run(self, "model.", **{name: checks.path for name in MODEL_OPTIONS if name.startswith(BACKBONES)})
         for name in MODEL_OPTIONS:
             check_option(name, getattr(self, name), "model.")
-        _tasks("model.prompts", list(self.prompts))
+        checks.tasks("model.prompts", list(self.prompts))
 
 
 @dataclass
@@ -231,19 +102,19 @@ class DataRecipe:
 
     def __post_init__(self) -> None:
         """Raise :class:`MomeError` naming the key whose value is not possible."""
-        _check(
+        checks.run(
             self,
             "data.",
-            manifests=_each(_path),
-            source=_filled,
-            train_split=_filled,
-            valid_split=_filled,
-            cache=_one_of(("clips", "tokens")),
-            cache_folder=_path,
-            limit=_integer(1),
-            variants=_integer(1, 1000),
-            max_frames=_integer(1),
-            workers=_integer(0, 256),
+            manifests=checks.each(checks.path),
+            source=checks.filled,
+            train_split=checks.filled,
+            valid_split=checks.filled,
+            cache=checks.one_of(("clips", "tokens")),
+            cache_folder=checks.path,
+            limit=checks.integer(1),
+            variants=checks.integer(1, 1000),
+            max_frames=checks.integer(1),
+            workers=checks.integer(0, 256),
         )
 
 
@@ -274,15 +145,15 @@ class AugmentRecipe:
 
     def __post_init__(self) -> None:
         """Raise :class:`MomeError` naming the key whose value is not possible."""
-        _check(
+        checks.run(
             self,
             "augment.",
-            noise=_each(_path),
-            snr=_each(_snr),
-            feature_time_masks=_share,
-            feature_time_width=_integer(1),
-            feature_channel_masks=_integer(0, 100),
-            feature_channel_width=_integer(1),
+            noise=checks.each(checks.path),
+            snr=checks.each(checks.snr),
+            feature_time_masks=checks.share,
+            feature_time_width=checks.integer(1),
+            feature_channel_masks=checks.integer(0, 100),
+            feature_channel_width=checks.integer(1),
         )
 
 
@@ -330,27 +201,27 @@ class OptimRecipe:
 
     def __post_init__(self) -> None:
         """Raise :class:`MomeError` naming the key whose value is not possible, or two keys that exclude each other."""
-        _check(
+        checks.run(
             self,
             "optim.",
-            tasks=_some_tasks,
-            task_weights=_task_weights,
-            rate_weights=_rate_weights,
-            rates=_each(_rates, empty=False),
-            rates_per_step=_integer(1),
-            rates_up_to=_integer(1),
-            epochs=_epochs,
-            steps=_integer(1),
-            learning_rate=_positive,
-            connector_learning_rate=_positive,
-            weight_decay=_number,
-            betas=_betas,
-            warmup_steps=_integer(0),
-            clip_norm=_number,
-            accumulate=_integer(1),
-            precision=_one_of(("fp32", "bf16")),
-            log_steps=_integer(1),
-            seed=_integer(0, 2**32 - 1),
+            tasks=checks.some_tasks,
+            task_weights=checks.task_weights,
+            rate_weights=checks.rate_weights,
+            rates=checks.each(checks.rates, empty=False),
+            rates_per_step=checks.integer(1),
+            rates_up_to=checks.integer(1),
+            epochs=checks.epochs,
+            steps=checks.integer(1),
+            learning_rate=checks.positive,
+            connector_learning_rate=checks.positive,
+            weight_decay=checks.number,
+            betas=checks.betas,
+            warmup_steps=checks.integer(0),
+            clip_norm=checks.number,
+            accumulate=checks.integer(1),
+            precision=checks.one_of(("fp32", "bf16")),
+            log_steps=checks.integer(1),
+            seed=checks.integer(0, 2**32 - 1),
         )
         drawn = [name for name in ("rates_per_step", "one_rate_per_task", "rates_up_to") if getattr(self, name)]
         if len(drawn) > 1:
@@ -411,15 +282,15 @@ class AlignRecipe:
 
     def __post_init__(self) -> None:
         """Raise :class:`MomeError` naming the key whose value is not possible."""
-        _check(
+        checks.run(
             self,
             "align.",
-            epochs=_epochs,
-            steps=_integer(1),
-            learning_rate=_positive,
-            warmup_steps=_integer(0),
-            max_frames=_integer(1),
-            weight=_number,
+            epochs=checks.epochs,
+            steps=checks.integer(1),
+            learning_rate=checks.positive,
+            warmup_steps=checks.integer(0),
+            max_frames=checks.integer(1),
+            weight=checks.number,
         )
 
     @property
@@ -447,13 +318,13 @@ class ValidationRecipe:
 
     def __post_init__(self) -> None:
         """Raise :class:`MomeError` naming the key whose value is not possible."""
-        _check(
+        checks.run(
             self,
             "validation.",
-            rates=_each(_rates),
-            every_steps=_integer(1),
-            limit=_integer(1),
-            batch=_integer(1),
+            rates=checks.each(checks.rates),
+            every_steps=checks.integer(1),
+            limit=checks.integer(1),
+            batch=checks.integer(1),
         )
 
     def rates_of(self, rate_set: RateSet) -> list[Rates]:
@@ -483,7 +354,7 @@ class Recipe:
     def __post_init__(self) -> None:
         """Raise :class:`MomeError` if values of different parts do not go together."""
         if self.output:
-            _path("output", self.output)
+            checks.path("output", self.output)
         trained = ["video_adapter"] if self.model.video_adapter is not None else []
         trained += [f"unfrozen={name}" for name in self.model.unfrozen if name != "language_model"]
         if self.data.cache == "tokens" and trained:
