@@ -7,7 +7,8 @@ INSTALLED := $(VENV)/.installed
 ARGS ?=
 
 .DELETE_ON_ERROR:
-.PHONY: help install demo test check format clean fuzz backbones mome-tiny mome-base results results-tiny results-base results-comparison results-pages
+.PHONY: help install demo test check format clean fuzz backbones mome-tiny mome-base
+.PHONY: results results-tiny results-base results-comparison results-real results-pages
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-18s %s\n", $$1, $$2}' Makefile
@@ -154,6 +155,14 @@ results-comparison: $(INSTALLED)  ## Train all systems on GRID; writes results/c
 	@mkdir -p build results/outside
 	$(EVALUATE) $(TASKS) --data $(GRID)/manifest.csv --split test $(NOISY) --snr 7.5 --snr 2.5 --transcripts build/mome-tiny.csv
 	$(BIN)/mome score build/mome-tiny.csv --data $(GRID)/manifest.csv --split test --out results/outside/mome-tiny.json
+	$(BIN)/python scripts/comparison/tables.py
+
+# WORKERS trainings at once; with a GPU also REAL_ARGS="--set data.max_frames=4800".
+WORKERS ?= 2
+
+results-real: export MOME_BACKBONES := $(MOME_BACKBONES)
+results-real: backbones $(BASE)/speech.done  ## Train the papers' systems on Whisper-base and SmolLM2 (hours); writes results/real/ and tables of docs/results.md
+	$(BIN)/python scripts/comparison/real.py $(BASE)/manifest.csv --test $(SPEECH)/manifest.csv --jobs $(WORKERS) $(REAL_ARGS)
 	$(BIN)/python scripts/comparison/tables.py
 
 # Outputs of the official code, with the weights and inputs that they come from.

@@ -45,28 +45,36 @@ class Cell:
         """(trainings, clips) wrong words."""
         return np.array([[int(count) for count in row["clip_errors"].split()] for row in self.rows])
 
-    def _words(self) -> float:
-        """Words of a clip; GRID's sentences are equally long."""
-        return self.rows[0]["words"] / self.rows[0]["clips"]
+    def _words(self) -> np.ndarray:
+        """(clips,) words; GRID's sentences are equally long, and its files do not say."""
+        row = self.rows[0]
+        counts = row.get("clip_words")
+        equal = np.full(row["clips"], row["words"] / row["clips"])
+        return equal if counts is None else np.array([int(count) for count in counts.split()])
+
+    def common(self, other: Cell) -> list[int]:
+        """Seeds of both systems' trainings."""
+        return [seed for seed in self.seeds if seed in other.seeds]
 
     def difference(self, other: Cell) -> tuple[float, float, float] | None:
         """How much higher this error rate is than the other's, with its 95 % interval, in points.
 
         Clips and trainings are drawn for both together, so what makes a clip or a seed hard for both drops out.
         """
-        common = [seed for seed in self.seeds if seed in other.seeds]
+        common = self.common(other)
         if not common:
             return None
         errors, others = (cell._errors()[[cell.seeds.index(seed) for seed in common]] for cell in (self, other))
         change = errors - others
-        return (100 * change.mean() / self._words(), *_interval(change, self._words()))
+        words = self._words()
+        return (100 * change.mean() / words.mean(), *_interval(change, words))
 
 
-def _interval(errors: np.ndarray, words: float) -> tuple[float, float]:
+def _interval(errors: np.ndarray, words: np.ndarray) -> tuple[float, float]:
     rng = np.random.default_rng(0)
-    drawn = [rng.multinomial(size, [1 / size] * size, RESAMPLES) for size in errors.shape]
-    means = ((drawn[0] @ errors) * drawn[1]).sum(1) / errors.size
-    low, high = 100 / words * np.quantile(means, [0.025, 0.975])
+    trainings, clips = (rng.multinomial(size, [1 / size] * size, RESAMPLES) for size in errors.shape)
+    rates = ((trainings @ errors) * clips).sum(1) / (len(errors) * (clips @ words))
+    low, high = 100 * np.quantile(rates, [0.025, 0.975])
     return float(low), float(high)
 
 

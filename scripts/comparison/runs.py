@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 PAIRS = [(4, 2), (4, 5), (16, 2), (16, 5)]
 AUDIO_RATES = [4, 8, 12, 16, 20]
@@ -20,18 +22,31 @@ class Run:
         recipe: name of the shipped recipe.
         overrides: ``key=value``, changes of the recipe.
         seed: seed of the training.
+        needs: runs that must be done before.
+        stage: folder of its files among those of the comparison; none for the runs that are compared.
     """
 
     system: str
     recipe: str
     overrides: tuple[str, ...]
     seed: int
+    needs: tuple[Run, ...] = ()
+    stage: str = ""
 
     @property
     def name(self) -> str:
         """Name of the run's folder and result file."""
-        changes = "-".join(part.partition("=")[2].strip("[]").replace(",", "-") for part in self.overrides)
-        return "-".join(part for part in (self.recipe.removesuffix("-grid"), changes, str(self.seed)) if part)
+        pairs = (part.split("=") for part in self.overrides)
+        values = (key.rpartition(".")[2] if value == "true" else value for key, value in pairs)
+        changes = "-".join(value.strip("[]").replace(",", "-") for value in values)
+        name = "-".join(part for part in (self.recipe.rpartition("-")[0], changes, str(self.seed)) if part)
+        return str(Path(self.stage, name))
+
+    def all_needs(self) -> Iterator[Run]:
+        """The runs that must be done before, in an order in which they can be."""
+        for run in self.needs:
+            yield from run.all_needs()
+            yield run
 
 
 def at(audio: int | None, video: int | None) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Write the tables of docs/results.md from results/comparison, and those that it quotes from results/published.yaml.
+"""Write the tables of docs/results.md from results/comparison and results/real, and those that it quotes.
 
     python scripts/comparison/tables.py
 
@@ -21,6 +21,7 @@ from mome.model.cost import cost_report, parameter_counts
 from mome.rates import Rates
 from mome.training import load_config
 from published import Published, table
+from real import EQUAL, LEARNING_RATES, MIDDLE, ROUTING, search, validation_loss
 from runs import AUDIO_RATES, FINE_AUDIO_RATES, PAIRS, VIDEO_RATES
 
 AVSR_RATES = [f"{audio},{video}" for audio, video in PAIRS]
@@ -82,14 +83,16 @@ def differences(
     """Differences between pairs of systems by rates, at the same clips and seeds."""
     rows = []
     for system, other in pairs:
-        cells = []
+        cells, seeds = [], []
         for rate in rates:
             cell, other_cell = (measured.cell(name, rate, level) for name in (system, other))
             difference = cell.difference(other_cell) if cell and other_cell else None
             cells.append("–" if difference is None else _signed(*difference))
-        if set(cells) != {"–"}:
-            rows.append([system, other, *cells])
-    return table(["system", "compared with", *rates], rows)
+            if cell and other_cell and difference:
+                seeds.append(len(cell.common(other_cell)))
+        if seeds:
+            rows.append([system, other, str(min(seeds)), *cells])
+    return table(["system", "compared with", "seeds", *rates], rows)
 
 
 def to_baseline(systems: list[str], end: str = "") -> list[tuple[str, str]]:
@@ -249,6 +252,36 @@ TABLES: dict[str, Callable[[Measured, dict[str, Any]], str]] = {
 }
 
 
+REAL = [CONTROL, "llama-avsr", "mome-mhsa-independent", "m3", *MATRYOSHKA]
+EQUALLY_LARGE = [f"{system}, {EQUAL}" for system in ("llama-mtsk-mss", "mome-mhsa", "mome-ffn", "mome-layer")]
+ROUTED = [f"mome-layer, {name}" for name in ROUTING]
+REAL_PAIRS = [
+    *to_baseline([name for name in REAL if name != BASELINE] + EQUALLY_LARGE),
+    *to_control(["llama-avsr", "m3", *MATRYOSHKA[1:]]),
+    *((name, "mome-layer") for name in [EQUALLY_LARGE[-1], *ROUTED]),
+    ("mome-mhsa-independent", "mome-mhsa"),
+]
+REAL_TABLES: dict[str, Callable[[Measured], str]] = {
+    "real-asr": lambda m: by_rates(m, [*REAL, *EQUALLY_LARGE, *ROUTED], ASR_RATES, outside=True),
+    "real-asr-differences": lambda m: differences(m, REAL_PAIRS, ASR_RATES),
+}
+
+
+def learning_rates(folder: Path) -> str:
+    """The validation losses that chose each system's learning rate, the lowest in bold once all are there."""
+    rows = []
+    for system in REAL:
+        tried = search(system, MIDDLE if system == "llama-avsr" else ())
+        found = [validation_loss(one, folder) if (folder / f"{one.name}.json").exists() else None for one in tried]
+        texts = ["–" if loss is None else f"{loss:.3f}" for loss in found]
+        if None not in found:
+            best = texts.index(min(texts))
+            texts[best] = f"**{texts[best]}**"
+        if set(texts) != {"–"}:
+            rows.append([system, *texts])
+    return table(["system", *LEARNING_RATES], rows)
+
+
 def no_experts(document: dict[str, Any]) -> str:
     """mome-tiny with its experts and without, by rates and over all of them, clean and at 0 dB."""
     rows = [*document["results"], *({"rates": "all"} | row for row in document["over_rates"])]
@@ -287,6 +320,7 @@ QUOTED: dict[str, Callable[[Measured, Published], str]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=Path("results/comparison"))
+    parser.add_argument("--real", type=Path, default=Path("results/real"))
     parser.add_argument("--outside", type=Path, default=Path("results/outside"))
     parser.add_argument("--published", type=Path, default=Path("results/published.yaml"))
     parser.add_argument("--no-experts", type=Path, default=Path("results/mome-tiny-no-experts.json"))
@@ -296,6 +330,9 @@ def main() -> None:
     measured, page = Measured(args.results, args.outside), args.page.read_text()
     seconds, published = json.loads(args.seconds.read_text()), Published(args.published)
     tables = {name: make(measured, seconds) for name, make in TABLES.items()}
+    real = Measured(args.real, args.real / "outside")
+    tables |= {name: make(real) for name, make in REAL_TABLES.items()}
+    tables["real-learning-rates"] = learning_rates(args.real)
     tables |= {f"quoted {name}": make(measured, published) for name, make in QUOTED.items()}
     tables["no-experts"] = no_experts(json.loads(args.no_experts.read_text()))
     for name, text in tables.items():

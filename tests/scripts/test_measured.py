@@ -61,6 +61,21 @@ def test_what_is_hard_for_both_drops_out_of_a_difference(measured):
     assert base.difference(more) == pytest.approx((-100 / 6,) * 3)
 
 
+def test_clips_of_different_lengths(measured):
+    """The error rate is a ratio of sums; its deviation is that of the errors less the expected ones, linearised."""
+    rng = np.random.default_rng(0)
+    words = rng.integers(2, 40, 400)
+    errors = rng.binomial(words, 0.2) + rng.poisson(2, 400)
+    mine = {"wer": errors.sum() / words.sum(), "words": int(words.sum()), "clips": 400}
+    mine |= {f"clip_{name}": " ".join(map(str, each)) for name, each in (("errors", errors), ("words", words))}
+    found = measured.Cell([mine], [1])
+    half = 1.96 * 100 * (errors - mine["wer"] * words).std() / math.sqrt(400) / words.mean()
+    low, high = found.interval
+    assert (found.mean - low, high - found.mean) == (pytest.approx(half, rel=0.1), pytest.approx(half, rel=0.1))
+    worse = {**mine, "clip_errors": " ".join(map(str, errors + words)), "wer": mine["wer"] + 1}
+    assert measured.Cell([worse], [1]).difference(found) == pytest.approx((100, 100, 100)), "a word in each word"
+
+
 def test_only_the_same_seeds_are_compared(measured):
     first, second, third = (draw(seed) for seed in (0, 1, 2))
     mine, theirs = cell(measured, first, second), cell(measured, third, second, seeds=(4, 2))

@@ -161,3 +161,30 @@ def test_the_connector_has_its_own_learning_rate(toy: Path, tmp_path: Path):
     # Adam's first step is the learning rate in each place that has a gradient.
     moved = (outputs[0][key] - outputs[1][key]).abs()
     assert moved.max().item() == pytest.approx(1e-3 - 1e-5, rel=1e-2)
+
+
+def test_a_run_starts_from_the_connector_of_another(toy: Path, tmp_path: Path):
+    given = ["optim.tasks=[asr]", "model.video_encoder=null", "model.video_rates=[]", "optim.rates_per_step=null"]
+    given += ["optim.steps=1", "validation.rates=[]"]
+
+    def trained(name: str, *options: str) -> Path:
+        (tmp_path / name).mkdir()
+        return train(recipe(toy, tmp_path / name / "run"), [*given, *options])
+
+    first = trained("first", "model.audio_rates=[2,3]", "align.steps=3", "align.learning_rate=0.01")
+    aligned = load_file(first / "align" / "model.safetensors")
+    start, still = f"align.start={first}/align", "optim.connector_learning_rate=1e-12"
+    # An alignment of its own that the recipe asks for has no place then.
+    second = trained("second", "model.audio_rates=[3]", start, still, "align.steps=3", "model.adapter=null")
+    assert not (second / "align").exists()
+    own = {key: value for key, value in load_file(second / "model.safetensors").items() if key.startswith("connector")}
+    assert len(own) == 4
+    for key, value in own.items():
+        theirs = aligned[key.replace("audio.0", "audio.1")]
+        torch.testing.assert_close(value, theirs)
+        assert not torch.equal(theirs, aligned[key])
+
+    for rates, more in (("[5]", "optim.seed=1"), ("[2,3]", "model.connector={type: shared}"), ("[2]", start + "-not")):
+        with pytest.raises(MomeError, match=r"align|rate 5") as caught:
+            trained(rates + more[:9], f"model.audio_rates={rates}", start, more)
+        assert "\n" not in str(caught.value)

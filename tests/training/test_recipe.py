@@ -117,6 +117,16 @@ def test_a_name_stands_for_corpus_system_and_variant(tmp_path, name, bases):
     assert load_recipe(write(tmp_path, f"base: {bases}\n", name)) == load_recipe(name)
 
 
+def test_a_corpus_may_be_for_some_systems_only():
+    names = [name for name in recipe_names() if name.endswith("-speech")]
+    assert len(names) == 9
+    assert {tuple(load_recipe(name).optim.tasks) for name in names} == {("asr",)}
+    with pytest.raises(MomeError, match=r"m3 is a system: add a corpus, as in m3-grid, m3-lrs2, m3-lrs3$"):
+        load_recipe("m3")
+    with pytest.raises(MomeError, match="no recipe at mome-layer-speech: did you mean mome-layer-"):
+        load_recipe("mome-layer-speech")
+
+
 def test_what_a_layer_says_where_another_is_there():
     """Which the files of systems and variants say; a user's file has no such key."""
     norms = {corpus: load_recipe(f"llama-mtsk-ms-{corpus}").model.projector_norm for corpus in ("grid", "lrs2", "lrs3")}
@@ -145,7 +155,7 @@ def test_lip_reading_as_it_was_compared():
 
 
 def test_only_shipped_files_have_such_conditions(tmp_path):
-    for key in ("where", "variants", "corpora"):
+    for key in ("where", "systems", "variants", "corpora"):
         path = write(tmp_path, f"base: mome-tiny\noptim: {{epochs: 3}}\n{key}: {{grid: {{optim: {{epochs: 4}}}}}}\n")
         with pytest.raises(MomeError, match=f"unknown key {key}"):
             load_recipe(path)

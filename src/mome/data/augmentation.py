@@ -75,6 +75,11 @@ class Augmentation:
     time_mask: bool = True
     features: FeatureMasks = FeatureMasks()
 
+    def is_random(self, audio: bool, video: bool) -> bool:
+        """Whether chance touches what the encoders of these modalities read."""
+        heard = self.time_mask or bool(self.noises and self.snrs)
+        return (audio and heard) or (video and (self.time_mask or self.crop or self.flip))
+
     def audio(self, waveform: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Mask a waveform ``(samples,)`` float32 and mix noise into it; returns the same length."""
         waveform = waveform.copy()

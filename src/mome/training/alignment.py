@@ -7,7 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import nn
 
+from mome.checkpoints.folder import model_folder, read_config, read_weights
+from mome.checkpoints.settings import blaming
 from mome.connectors import Connector
 from mome.connectors.projectors import RateProjectors
 from mome.data.datasets import SpeechDataset
@@ -17,6 +20,7 @@ from mome.model.alignment import Alignment
 from mome.rates import Rates
 from mome.text.transcript import normalize
 from mome.text.wer import WordErrors, word_errors
+from mome.training.build import outline
 from mome.training.recipe import AlignRecipe, Recipe
 
 
@@ -70,6 +74,24 @@ def spread(connector: Connector, logs: Sequence[Mapping[str, Any]]) -> None:
         for rate in shares.keys() - aligned:
             if aligned:
                 projectors.projector(rate).load_state_dict(projectors.projector(max(aligned)).state_dict())
+
+
+def take_connector(model: MomeForSpeechRecognition, name: str) -> None:
+    """Load the connector of another model, of a projector for each rate only those of this model's rates.
+
+    Raises:
+        MomeError: there is no such model, or its connector is damaged, of another kind or size, or lacks a rate.
+    """
+    folder, prefix = model_folder(name), "connector."
+    weights = {key: value for key, value in read_weights(folder).items() if key.startswith(prefix)}
+    taken = outline(read_config(folder)).connector
+    with blaming(f"the connector of align.start={name}", "does not fit", "name a model with the same connector"):
+        taken.load_state_dict({key.removeprefix(prefix): value for key, value in weights.items()}, assign=True)
+        for modality in ("audio", "video"):
+            own, other = (getattr(connector, modality, None) for connector in (model.connector, taken))
+            if isinstance(own, RateProjectors) and isinstance(other, RateProjectors):
+                setattr(taken, modality, nn.ModuleList(other.projector(rate) for rate in own.rates))
+        model.connector.load_state_dict(taken.state_dict())
 
 
 class AlignmentValidation:

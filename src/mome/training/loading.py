@@ -28,7 +28,7 @@ SUFFIXES = (".yaml", ".yml")
 LARGEST = 2**20  # bytes
 MOST_VALUES, DEEPEST, MOST_LAYERS = 10_000, 20, 100  # an alias counts as the values that it refers to
 
-_NAME_KEYS = ("variants", "corpora")  # keys of shipped files that define names of recipes
+_NAME_KEYS = ("systems", "variants", "corpora")  # keys of shipped files that define names of recipes
 _KEY = re.compile(r"\w+(\.\w+){0,4}")
 _TAGS = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "timestamp", "seq", "map")}
 _KEY_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("str", "merge")}
@@ -137,16 +137,21 @@ def shipped_recipes() -> dict[str, tuple[Path, ...]]:
     """The files of each recipe that comes with the package, by the recipe's name.
 
     A name is that of a file, or ``SYSTEM-CORPUS`` or ``SYSTEM-VARIANT-CORPUS`` of the folders ``systems``,
-    ``variants`` and ``corpora``. A system's file names its ``variants``; a variant's may name its ``corpora``.
+    ``variants`` and ``corpora``. A system's file names its ``variants``; a variant's may name its ``corpora``, and a
+    corpus's the ``systems`` that it is for, with their variants.
     """
     corpora, variants = _shipped("corpora"), _shipped("variants")
+    only = {corpus: _names_under(file, "systems", ()) for corpus, file in corpora.items()}
     recipes: dict[str, tuple[Path, ...]] = {name: (file,) for name, file in _shipped("").items()}
     for system, file in _shipped("systems").items():
-        for corpus in corpora:
-            recipes[f"{system}-{corpus}"] = (corpora[corpus], file)
+        named = {system: ((file,), list(corpora))}
         for variant in _names_under(file, "variants", ()):
-            for corpus in _names_under(variants[variant], "corpora", corpora):
-                recipes[f"{system}-{variant}-{corpus}"] = (corpora[corpus], file, variants[variant])
+            files = (file, variants[variant])
+            named[f"{system}-{variant}"] = (files, _names_under(variants[variant], "corpora", corpora))
+        for name, (files, possible) in named.items():
+            for corpus in possible:
+                if not only[corpus] or name in only[corpus]:
+                    recipes[f"{name}-{corpus}"] = (corpora[corpus], *files)
     return dict(sorted(recipes.items()))
 
 
@@ -185,9 +190,8 @@ def recipe_files(name: str | Path) -> tuple[Path, ...]:
     near = difflib.get_close_matches(path.stem[:80], recipe_names(), n=1)
     hint = f"did you mean {near[0]}?" if near else _overview()
     if str(name) in _shipped("systems"):
-        hint = (
-            f"{name} is a system: add a corpus, as in {', '.join(f'{name}-{corpus}' for corpus in _shipped('corpora'))}"
-        )
+        whole = [f"{name}-{corpus}" for corpus in _shipped("corpora")]
+        hint = f"{name} is a system: add a corpus, as in {', '.join(one for one in whole if one in shipped_recipes())}"
     raise MomeError(f"no recipe at {shortened(name, 200)}: {hint}")
 
 

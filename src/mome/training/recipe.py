@@ -271,6 +271,8 @@ class AlignRecipe:
         steps: number of updates, instead of ``epochs``.
         max_frames: video frames of a batch; ``None`` for ``data.max_frames``.
         weight: factor of the alignment's loss beside the others in the training through the language model.
+        start: a model folder, such as the folder ``align`` of another run, whose connector the training starts from
+            instead of a stage of its own; it may have further rates.
     """
 
     epochs: float | None = None
@@ -279,6 +281,7 @@ class AlignRecipe:
     warmup_steps: int = 0
     max_frames: int | None = None
     weight: float = 0.0
+    start: str | None = None
 
     def __post_init__(self) -> None:
         """Raise :class:`MomeError` naming the key whose value is not possible."""
@@ -291,12 +294,13 @@ class AlignRecipe:
             warmup_steps=checks.integer(0),
             max_frames=checks.integer(1),
             weight=checks.number,
+            start=checks.path,
         )
 
     @property
     def is_stage(self) -> bool:
         """Whether there is a stage before the training through the language model."""
-        return self.epochs is not None or self.steps is not None
+        return self.start is None and (self.epochs is not None or self.steps is not None)
 
 
 @dataclass

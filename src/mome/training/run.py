@@ -28,11 +28,11 @@ from mome.media.noise import load_noise
 from mome.model import MomeForSpeechRecognition, MomeProcessor
 from mome.rates import Rates
 from mome.text.wer import WordErrors, word_errors
-from mome.training.alignment import AlignmentValidation, alignment, alignment_recipe, spread
+from mome.training.alignment import AlignmentValidation, alignment, alignment_recipe, spread, take_connector
 from mome.training.build import build, model_config
 from mome.training.loading import load_recipe
 from mome.training.progress import Bars, StderrProgress
-from mome.training.recipe import Recipe
+from mome.training.recipe import OptimRecipe, Recipe
 from mome.training.run_folder import RunFolder, save_processor
 from mome.training.schedule import RateSchedule
 from mome.training.trainer import MatryoshkaTrainer, Validate, load_weights, save_alignment
@@ -70,7 +70,9 @@ def train(name: str | Path, overrides: Sequence[str] = (), resume: bool = False)
         model.activation_checkpointing_enable()
     with disk_errors(folder.path):
         dataset = _dataset(recipe, plan, model, processor)
-        if recipe.align.is_stage and checkpoint is None:
+        if checkpoint is None and recipe.align.start is not None:
+            take_connector(model, recipe.align.start)
+        elif checkpoint is None and recipe.align.is_stage:
             _align(recipe, plan, model, dataset, resume)
         if recipe.align.weight:
             model.alignment = model.alignment or alignment(model, dataset)
@@ -230,7 +232,9 @@ def _dataset(recipe: Recipe, plan: Plan, model: MomeForSpeechRecognition, proces
             augment = {name: value for name, value in asdict(recipe.augment).items() if not name.startswith("feature_")}
             half = optim.precision == "bf16"
             key = (encoders, processor.to_dict(), noises, augment, *(("bf16",) if half else ()))
-            dataset.features = FeatureStore(cache / "tokens", data.variants, key, optim.seed, half)
+            # Features that chance does not touch are the same for every seed of the training.
+            seed = optim.seed if augmentation.is_random(clips.audio, clips.video) else OptimRecipe.seed
+            dataset.features = FeatureStore(cache / "tokens", data.variants, key, seed, half)
             dataset.features.prepare(plan.train_rows, clips, augmentation, model, processor, bars)
     return dataset
 
