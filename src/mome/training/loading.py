@@ -144,9 +144,9 @@ def shipped_recipes() -> dict[str, tuple[Path, ...]]:
     only = {corpus: _names_under(file, "systems", ()) for corpus, file in corpora.items()}
     recipes: dict[str, tuple[Path, ...]] = {name: (file,) for name, file in _shipped("").items()}
     for system, file in _shipped("systems").items():
-        named = {system: ((file,), list(corpora))}
+        named: dict[str, tuple[tuple[Path, ...], list[str]]] = {system: ((file,), list(corpora))}
         for variant in _names_under(file, "variants", ()):
-            files = (file, variants[variant])
+            files: tuple[Path, ...] = (file, variants[variant])
             named[f"{system}-{variant}"] = (files, _names_under(variants[variant], "corpora", corpora))
         for name, (files, possible) in named.items():
             for corpus in possible:
