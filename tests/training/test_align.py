@@ -184,7 +184,13 @@ def test_a_run_starts_from_the_connector_of_another(toy: Path, tmp_path: Path):
         torch.testing.assert_close(value, theirs)
         assert not torch.equal(theirs, aligned[key])
 
-    for rates, more in (("[5]", "optim.seed=1"), ("[2,3]", "model.connector={type: shared}"), ("[2]", start + "-not")):
-        with pytest.raises(MomeError, match=r"align|rate 5") as caught:
-            trained(rates + more[:9], f"model.audio_rates={rates}", start, more)
+    for name, rates, more in (
+        ("lacking", "[5]", "optim.seed=1"),
+        ("shared", "[2,3]", "model.connector={type: shared}"),
+        ("missing", "[2]", start + "-not"),
+    ):
+        with pytest.raises(
+            MomeError, match=r"for audio rate 5: name|the connector of .* does not fit|no model at"
+        ) as caught:
+            trained(name, f"model.audio_rates={rates}", start, more)
         assert "\n" not in str(caught.value)

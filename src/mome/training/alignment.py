@@ -15,6 +15,7 @@ from mome.connectors import Connector
 from mome.connectors.projectors import RateProjectors
 from mome.data.datasets import SpeechDataset
 from mome.data.manifests import ManifestRow
+from mome.errors import MomeError
 from mome.model import MomeForSpeechRecognition
 from mome.model.alignment import Alignment
 from mome.rates import Rates
@@ -90,6 +91,10 @@ def take_connector(model: MomeForSpeechRecognition, name: str) -> None:
         for modality in ("audio", "video"):
             own, other = (getattr(connector, modality, None) for connector in (model.connector, taken))
             if isinstance(own, RateProjectors) and isinstance(other, RateProjectors):
+                if lacking := set(own.rates) - set(other.rates):
+                    raise MomeError(
+                        f"align.start={name} has no projector for {modality} rate {min(lacking)}: name a model with one"
+                    )
                 setattr(taken, modality, nn.ModuleList(other.projector(rate) for rate in own.rates))
         model.connector.load_state_dict(taken.state_dict())
 
