@@ -31,9 +31,9 @@ class OwnDecoder:
     def __init__(self) -> None:
         source = Source(WHISPER, "Whisper")
         folder = source.weights(source.preprocessing(("preprocessor_config.json", "tokenizer.json")))
-        self.extractor = WhisperFeatureExtractor.from_pretrained(folder)
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.model = WhisperForConditionalGeneration.from_pretrained(folder).eval()
+        self.extractor = WhisperFeatureExtractor.from_pretrained(folder, trust_remote_code=False)
+        self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        self.model = WhisperForConditionalGeneration.from_pretrained(folder, trust_remote_code=False).eval()
 
     @torch.inference_mode()
     def __call__(self, waveforms: list[np.ndarray]) -> list[str]:
