@@ -42,12 +42,15 @@ SMALL = [
 ]
 SMALL += [f"{part}teen" for part in ("four", "fif", "six", "seven", "eigh", "nine")]
 TENS = ["", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+TITLES = {"Mr": "mister", "Mrs": "missus", "Dr": "doctor"}
 CLEAN = ("LibriVox", "JFK inaugural")
 VALID_EVERY = 6  # speakers
 
 
 def spelled(text: str) -> str:
-    """A text with its whole numbers below 100 in words, as the transcribed corpora have them."""
+    """A text with its titles and its whole numbers below 100 in words, as the transcribed corpora have them."""
+    for short, whole in TITLES.items():
+        text = re.sub(rf"\b{short}\b\.?", whole, text)
     return re.sub(r"\b[1-9][0-9]?\b", lambda found: _in_words(int(found[0])), text)
 
 
