@@ -146,6 +146,12 @@ results-base: backbones $(BASE)/speech.done  ## Measure the model of English; wr
 		$(BIN)/python -m scripts.mome_base.pooled $(BASE)/test.csv $$split build/pooled-$$split.csv; \
 		$(BIN)/mome score build/pooled-$$split.csv --data $(BASE)/test.csv --split $$split --out results/pooled-$$split.json; \
 	done
+	@set -e; for silence in 0 2; do \
+		$(BIN)/python -m scripts.mome_base.own_decoder $(BASE)/test.csv other build/whisper-base-clip-$$silence.csv \
+			--context clip --silence $$silence; \
+		$(BIN)/mome score build/whisper-base-clip-$$silence.csv --data $(BASE)/test.csv --split other --normalize whisper \
+			--out results/whisper-base-clip-$$silence.json; \
+	done
 	$(BIN)/python -m scripts.mome_base.bundle src/mome/mome-base \
 		--results $(foreach split,other clean,results/mome-base-$(split).json results/pooled-$(split).json results/whisper-base-$(split).json)
 
@@ -169,10 +175,12 @@ results-real: backbones $(BASE)/speech.done  ## Train the papers' systems on Whi
 GOLDEN ?= $(error give GOLDEN=DIR: outputs of the official code, see docs/compat.md)
 
 results-pages: export PYTHONPATH := .
-results-pages: $(INSTALLED)  ## Measure the figures of docs/compat.md, models.md and media.md; writes results/compat.json, conversion.json, media.json
+results-pages: export MOME_BACKBONES := $(MOME_BACKBONES)
+results-pages: backbones  ## Measure the figures of docs/compat.md, models.md and media.md; writes results/compat.json, conversion.json, media.json, rounding.json
 	$(BIN)/python scripts/figures/compat.py $(GOLDEN)
 	$(BIN)/python scripts/figures/conversion.py
 	$(BIN)/python scripts/figures/media.py
+	$(BIN)/python scripts/figures/rounding.py
 
 $(TINY)/clips.done: | $(INSTALLED)
 	$(BIN)/python $(SCRIPTS)/prepare.py $(GRID) $(TINY)/clips
