@@ -18,5 +18,8 @@ def bundled_folder(name: str = BUNDLED_NAME) -> Path:
     """
     folder = BUNDLED[name]
     if not (folder / "config.json").exists():
-        raise MomeError(f"the bundled model is not at {folder}: reinstall the package, or give a model folder")
+        raise MomeError(
+            f"the bundled model is not at {folder}: reinstall the package if its version has it, make it in the "
+            f"repository by 'make {name}', or give a model folder"
+        )
     return folder
