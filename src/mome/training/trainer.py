@@ -191,7 +191,8 @@ class MatryoshkaTrainer(Trainer):
 
     def check_update(self) -> None:
         """Raise :class:`MomeError` if an update has made a weight infinite or NaN."""
-        self._refuse_unless_finite("largest weight after the update", _largest(self.model.parameters()))
+        trained = (parameter for parameter in self.model.parameters() if parameter.requires_grad)
+        self._refuse_unless_finite("largest weight after the update", _largest(trained))
         self.step_clips = []
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
