@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 import mome
+from mome.cli.analyze import analyze_app
 from mome.cli.convert import convert
 from mome.cli.data import data_app
 from mome.cli.demo import demo
@@ -89,6 +90,7 @@ app.command(cls=Command)(train)
 app.command(cls=Command)(inspect)
 app.command(cls=Command)(convert)
 app.add_typer(data_app, name="data", cls=CommandGroup)
+app.add_typer(analyze_app, name="analyze", cls=CommandGroup)
 
 
 def _print_version(version: bool) -> None:
