@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -38,11 +39,14 @@ class AdapterContext:
             number for the whole batch. If the model runs on k * B rows, as in a beam search, each k successive rows
             belong to one sequence.
         routing: output: statistics of the expert bank of each decoder layer, by layer index.
+        observe: called by the expert bank of each decoder layer with the layer's index, each token's router
+            probabilities (B, T, N_r) and its chosen experts (B, T, k), to look at what the statistics sum up.
     """
 
     token_mask: Tensor | None = None
     group: Tensor | int | None = None
     routing: dict[int, RouterStatistics] = field(default_factory=dict)
+    observe: Callable[[int, Tensor, Tensor], None] | None = None
 
     @cached_property
     def groups(self) -> tuple[int, ...]:

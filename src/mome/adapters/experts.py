@@ -173,6 +173,8 @@ class ExpertBank(Adapter):
         if context is not None:
             layer_index = 0 if self.slot is None else self.slot.layer_index
             context.record(layer_index, router_statistics(probabilities, chosen, context.token_mask))
+            if context.observe is not None:
+                context.observe(layer_index, probabilities, chosen)
 
         # y = sum_e g_e (U_e GELU(D_e x + b_e) + c_e) = sum_e [U_e c_e] (g_e [GELU(D_e x + b_e); 1]), g_s = 1 for
         # shared experts. The factor g_e is on the narrow side, and the sum over e is part of the matrix product.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,11 @@ class Table:
 
     columns: tuple[str, ...]
     rows: Sequence[Sequence[object]]
+
+
+def number(value: float) -> float | None:
+    """A number for JSON and CSV; ``None``, an empty field, for NaN."""
+    return None if math.isnan(value) else float(value)
 
 
 @dataclass(frozen=True)

@@ -151,22 +151,11 @@ class Transcriber:
     def _transcribe_batch(
         self, clips: Sequence[Clip], rates: Sequence[Rates], media_seconds: float, generation: dict[str, Any]
     ) -> list[list[Transcript]]:
-        config = self.model.config
         table = [[self._usable(clip, rate) for rate in rates] for clip in clips]
-        sounds = [self._sound(clip, rates) for clip in clips]
-        for clip, sound, row in zip(clips, sounds, table, strict=True):
-            audio, _ = encoder_frames(config, len(sound) / SAMPLE_RATE)
-            for rate in row:
-                check_room(_name(clip), config, rate, audio, len(_mouth(clip)), generation["max_new_tokens"])
-        self.processor.precision = self.model.dtype  # the model may have been cast since it was loaded
         began = time.perf_counter()
-        encoded = self._encode(clips, sounds, table)
-        lengths = _lengths(encoded, len(clips))
+        encoded = self.encode(clips, table, generation["max_new_tokens"])
         encode_seconds = (time.perf_counter() - began) / len(clips)
-        for clip, row, sound, (audio, video) in zip(clips, table, sounds, lengths, strict=True):
-            own = self.processor.own_frames(len(sound))  # the batch's padding may count among the encoder's
-            pictures = 0 if clip.mouth is None else len(clip.mouth)
-            self._check_long_enough(clip, row, audio if own is None else min(audio, own), min(video, pictures))
+        lengths = _lengths(encoded, len(clips))
         limits = _most_tokens(clips, generation)
         columns = []
         for column in zip(*table, strict=True):
@@ -202,15 +191,35 @@ class Transcriber:
         return self.processor.sound(clip, clip.mouth is not None and any(rate.task == "avsr" for rate in rates))
 
     @torch.no_grad()
-    def _encode(self, clips: Sequence[Clip], sounds: list[np.ndarray], table: list[list[Rates]]) -> EncodedClips:
-        """Run the encoders that the rates need."""
+    def encode(self, clips: Sequence[Clip], rates: Sequence[Sequence[Rates]], new_tokens: int) -> EncodedClips:
+        """Run the encoders that the rates need.
+
+        Args:
+            clips: B clips.
+            rates: for each clip the rates that it will be read at; it must have their modalities.
+            new_tokens: longest transcript.
+
+        Raises:
+            MomeError: a clip is too short for a token at one of its rates, or too long for the language model.
+        """
+        config = self.model.config
+        sounds = [self._sound(clip, row) for clip, row in zip(clips, rates, strict=True)]
+        for clip, sound, row in zip(clips, sounds, rates, strict=True):
+            audio, _ = encoder_frames(config, len(sound) / SAMPLE_RATE)
+            for rate in row:
+                check_room(_name(clip), config, rate, audio, len(_mouth(clip)), new_tokens)
+        self.processor.precision = self.model.dtype  # the model may have been cast since it was loaded
         inputs: dict[str, Tensor] = {}
-        if any(rate.audio is not None for row in table for rate in row):
+        if any(rate.audio is not None for row in rates for rate in row):
             inputs |= self.processor.pad_audio([self.processor.audio(sound) for sound in sounds])
-        if any(rate.video is not None for row in table for rate in row):
+        if any(rate.video is not None for row in rates for rate in row):
             inputs |= self.processor.pad_video([self.processor.video(_mouth(clip)) for clip in clips])
-        device = self.model.device
-        return self.model.encode(**{key: value.to(device) for key, value in inputs.items()})
+        encoded = self.model.encode(**{key: value.to(self.model.device) for key, value in inputs.items()})
+        for clip, row, sound, (audio, video) in zip(clips, rates, sounds, _lengths(encoded, len(clips)), strict=True):
+            own = self.processor.own_frames(len(sound))  # the batch's padding may count among the encoder's
+            pictures = 0 if clip.mouth is None else len(clip.mouth)
+            self._check_long_enough(clip, row, audio if own is None else min(audio, own), min(video, pictures))
+        return encoded
 
     def _check_long_enough(self, clip: Clip, rates: Sequence[Rates], audio_frames: int, video_frames: int) -> None:
         """Raise :class:`MomeError` if a clip's features are too few for a token at one of its rates."""

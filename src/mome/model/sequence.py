@@ -16,6 +16,9 @@ from mome.connectors import Connected
 from mome.rates import Rates
 from mome.text.transcript import Tokens
 
+KINDS = ("audio", "video", "fused", "prompt", "transcript")
+"""What a token is; start and marker tokens count to the prompt."""
+
 
 @dataclass(frozen=True)
 class LanguageInputs:
@@ -27,6 +30,7 @@ class LanguageInputs:
         positions: ``(B, L)`` int64, counted from each sequence's first token.
         rates: B rates, each clip's own.
         counts: B numbers of tokens, transcript excluded.
+        kinds: ``(B, L)`` int64, what each token is: its index in :data:`KINDS`; -1 on padding.
     """
 
     embeddings: Tensor
@@ -34,6 +38,7 @@ class LanguageInputs:
     positions: Tensor
     rates: list[Rates]
     counts: list[Tokens]
+    kinds: Tensor
 
 
 def assemble(
@@ -57,27 +62,33 @@ def assemble(
     def ids(values: list[int]) -> Tensor:
         return torch.tensor(values, dtype=torch.long, device=device)
 
-    rows, counts = [], []
+    rows, counts, kinds = [], [], []
     for index, rate in enumerate(rates):
-        parts: list[Tensor] = []
+        parts: list[tuple[str, Tensor]] = []  # the kind and the embeddings
         if config.start_ids:
-            parts.append(embed(ids(config.start_ids)))
+            parts.append(("prompt", embed(ids(config.start_ids))))
         fed = {"audio": connected.audio[index], "video": connected.video[index], "fused": connected.fused[index]}
         for modality, tokens in fed.items():
             markers = config.markers(modality) if modality != "fused" else []
             if tokens is not None:
-                parts += [embed(ids(markers[:1])), tokens, embed(ids(markers[1:]))] if markers else [tokens]
-        parts.append(embed(ids(config.text_ids(rate.task))))
-        sizes = {modality: 0 if tokens is None else len(tokens) for modality, tokens in fed.items()}
-        counts.append(Tokens(**sizes, prompt=sum(map(len, parts)) - sum(sizes.values())))
+                around = [("prompt", embed(ids([marker]))) for marker in markers]
+                parts += [*around[:1], (modality, tokens), *around[1:]]
+        parts.append(("prompt", embed(ids(config.text_ids(rate.task)))))
+        sizes = dict.fromkeys(KINDS[:-1], 0)
+        for kind, part in parts:
+            sizes[kind] += len(part)
+        counts.append(Tokens(**sizes))
         if text_ids is not None:
-            parts.append(embed(text_ids[index]))
-        rows.append(torch.cat(parts))
+            parts.append(("transcript", embed(text_ids[index])))
+        rows.append(torch.cat([part for _, part in parts]))
+        numbers = [KINDS.index(kind) for kind, part in parts for _ in range(len(part))]
+        kinds.append(ids(numbers))
     longest = max(len(row) for row in rows)
     embeddings = torch.stack([nn.functional.pad(row, (0, 0, longest - len(row), 0)) for row in rows])
+    padded_kinds = torch.stack([nn.functional.pad(row, (longest - len(row), 0), value=-1) for row in kinds])
     lengths = torch.tensor([len(row) for row in rows], device=device)
     offset = torch.arange(longest, device=device) - (longest - lengths[:, None])
-    return LanguageInputs(embeddings, offset >= 0, offset.clamp(min=0), rates, counts)
+    return LanguageInputs(embeddings, offset >= 0, offset.clamp(min=0), rates, counts, padded_kinds)
 
 
 def encoder_frames(config: MomeConfig, seconds: float) -> tuple[int, int]:
