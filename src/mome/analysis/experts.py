@@ -131,7 +131,7 @@ class Agreement:
     Attributes:
         pairs: ``(L, P)`` agreement of each pair of rates.
         shuffled: ``(D, L)`` mean agreement over the pairs after the experts of each layer and rate were renamed at
-            random: what rates would have in common by chance.
+            random: what rates have in common by chance.
         other_layers: ``(L,)`` mean agreement with the other layers at the same rate, where the experts with the same
             number have nothing in common but the number; NaN with one layer.
     """
@@ -148,29 +148,33 @@ class Agreement:
 
 
 def agreement(
-    load: np.ndarray, top_k: int, measure: Measure, pairs: Sequence[tuple[int, int]], seed: Sequence[int]
+    load: np.ndarray, groups: Sequence[object], top_k: int, measure: Measure, seed: Sequence[int]
 ) -> Agreement:
     """Compare loads between rates, with chance and between layers.
 
     Args:
         load: ``(R, L, E)``.
+        groups: R groups of rates, at least two different ones; only rates of different groups are compared, and those
+            of one group are renamed alike.
         top_k: size of the sets of the most used experts that are compared.
         measure: Spearman's rank correlation, Jaccard's overlap of the sets of the ``top_k`` most used experts, or the
             cosine. Where all experts have the same load the rank correlation is NaN.
-        pairs: P pairs of places among the rates.
         seed: draws the shuffled routing.
     """
+    names = list(dict.fromkeys(groups))
+    places = [names.index(group) for group in groups]
+    pairs = [pair for pair in combinations(range(len(groups)), 2) if places[pair[0]] != places[pair[1]]]
     vectors = _vectors(load, top_k, measure).swapaxes(0, 1)  # (L, R, E)
+    layers, _, experts = vectors.shape
     rng = np.random.default_rng(seed)
-    layers = len(vectors)
     shuffled = np.empty((DRAWS, layers))
     for layer, rows in enumerate(vectors):
-        renamed = rng.permuted(np.broadcast_to(rows, (DRAWS, *rows.shape)), axis=-1)
+        orders = rng.permuted(np.broadcast_to(np.arange(experts), (DRAWS, len(names), experts)), axis=-1)
+        renamed = np.take_along_axis(rows[None], orders[:, places], axis=-1)
         shuffled[:, layer] = _agreements(renamed, pairs, top_k, measure).mean(-1)
     across = np.full((layers, layers), np.nan)
-    used = sorted({place for pair in pairs for place in pair})
     for one, other in combinations(range(layers), 2):
-        both = np.stack([vectors[one, used], vectors[other, used]], axis=1)
+        both = np.stack([vectors[one], vectors[other]], axis=1)
         across[one, other] = across[other, one] = _agreements(both, [(0, 1)], top_k, measure).mean()
     others = [np.delete(row, place).mean() if layers > 1 else np.nan for place, row in enumerate(across)]
     return Agreement(_agreements(vectors, pairs, top_k, measure), shuffled, np.array(others))
@@ -193,17 +197,12 @@ def _agreements(vectors: np.ndarray, pairs: Sequence[tuple[int, int]], top_k: in
     return products / (2 * top_k - products) if measure == "overlap" else products
 
 
-def rate_pairs(rates: Sequence[Rates], kind: str) -> list[tuple[int, int]]:
-    """Pairs of places among ``rates`` to compare for one kind of token, those that have it given.
+def rate_groups(rates: Sequence[Rates], kind: str) -> list[object]:
+    """What the rates must differ in to be compared, for one kind of token: audio tokens in the audio rate, video alike.
 
-    Audio tokens are compared between different audio rates only, because they come first: with another video rate
-    they are the very same. Video tokens are compared between different video rates only.
+    Audio tokens come first: with another video rate they are the very same.
     """
-    return [
-        (one, other)
-        for one, other in combinations(range(len(rates)), 2)
-        if kind not in ("audio", "video") or getattr(rates[one], kind) != getattr(rates[other], kind)
-    ]
+    return [getattr(pair, kind) if kind in ("audio", "video") else pair for pair in rates]
 
 
 def analyze_experts(
@@ -233,10 +232,10 @@ def analyze_experts(
     compared: dict[tuple[str, Measure], Agreement] = {}
     for kind, usage in used.items():
         present = np.flatnonzero(usage.tokens)
-        pairs = rate_pairs([rates[place] for place in present], kind)
-        for measure in MEASURES if pairs else ():
+        groups = rate_groups([rates[place] for place in present], kind)
+        for measure in MEASURES if len(set(groups)) > 1 else ():
             draw = (seed, (*KINDS, ALL).index(kind), MEASURES.index(measure))
-            compared[kind, measure] = agreement(usage.load[present], adapter.top_k, measure, pairs, draw)
+            compared[kind, measure] = agreement(usage.load[present], groups, adapter.top_k, measure, draw)
     names = [str(pair) for pair in rates]
     document = {
         "clips": len(rows),
@@ -402,6 +401,7 @@ def _draw_rates(shown: dict[str, Usage], names: Sequence[str]) -> Figure:
                 label="share of tokens",
                 limits=(0.0, float(np.nanmax(usage.frequency))),
             )
+            axes.set_xticks(range(0, usage.chosen.shape[2], -(-usage.chosen.shape[2] // 6)))
             axes.set(title=f"{kind}, layer {layer + 1}", xlabel="expert", ylabel="rates")
     return figure
 
@@ -422,7 +422,7 @@ def _draw_agreement(compared: dict[tuple[str, Measure], Agreement]) -> Figure:
             axes.plot(layers, found.pairs.mean(1), label="between rates (mean, range)")
             axes.plot(layers, found.other_layers, ls="--", label="other layers, same rate")
             axes.xaxis.get_major_locator().set_params(integer=True)
-            axes.set(title=f"{kind} tokens", xlabel="layer", ylabel=measure, ylim=(None, 1.02))
+            axes.set(title=f"{kind} tokens", xlabel="layer", ylabel=measure, ylim=(None, 1.05))
     handles, labels = grid[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3)
     return figure

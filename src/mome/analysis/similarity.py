@@ -121,7 +121,7 @@ def pair_tokens(one: View, other: View, shift: int = 0) -> tuple[Tensor, Tensor]
     for place, (fine, fine_span) in enumerate(zip(one.tokens, one.span, strict=True)):
         to = (place + shift) % len(other.tokens)
         coarse, coarse_span = other.tokens[to], other.span[to]
-        index = ((torch.arange(len(fine)) + 0.5) * fine_span / coarse_span).long()
+        index = ((torch.arange(len(fine)).double() + 0.5) * (fine_span / coarse_span) + 1e-9).long()
         covered = index < len(coarse)
         rows.append((fine[covered], coarse[index[covered]]))
     first, second = (torch.cat(side) for side in zip(*rows, strict=True))
