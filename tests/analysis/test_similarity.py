@@ -86,11 +86,11 @@ def test_tokens_are_paired_by_time():
 
 def test_views_are_the_connectors_tokens(transcriber, rows):
     views = collect_views(transcriber, rows, RATES, [0, 2], 2)
-    assert [one.name for one in views[0]] == ["audio 4", "video 2", "video 5", "audio 16"]
+    assert [one.name for one in views[0]] == ["audio 4", "audio 16", "video 2", "video 5"]
     assert [len(tokens) for tokens in views[0][0].tokens] == [12, 13, 15]
     encoded = transcriber.encode([transcriber.load_clip(rows[2].path, RATES)], [RATES], 9)
     connected = transcriber.model.connect(encoded, [Rates(4, 5)])
-    torch.testing.assert_close(views[0][2].tokens[2], connected.video[0], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(views[0][3].tokens[2], connected.video[0], atol=1e-4, rtol=1e-4)
     assert views[2][0].tokens[0].shape == views[0][0].tokens[0].shape
     assert not torch.equal(views[2][0].tokens[0], views[0][0].tokens[0])
 
@@ -103,7 +103,7 @@ def test_findings(transcriber, rows):
         assert np.array_equal(values, values.T)
         if matrix["clips"] == "same":
             np.testing.assert_allclose(np.diag(values), 1)
-    with pytest.raises(MomeError, match="layer 3 does not exist: tiny has 0"):
+    with pytest.raises(MomeError, match="layer 3 does not exist: the model has layers 0"):
         analyze_similarity(transcriber, rows, RATES, layers=[3])
     alone = analyze_similarity(transcriber, rows[:1], RATES)
     assert {row[3] for row in alone.tables["similarity"].rows} == {"same"}

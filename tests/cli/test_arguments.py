@@ -34,6 +34,10 @@ READ = [
     ["convert", "llama-avsr", "@", "new", "--language-model", "x"],
     ["data", "folder", "@", "-o", "new.csv"],
     ["data", "grid", "@", "-o", "new.csv"],
+    ["analyze", "experts", "@", "--data", "m.csv"],
+    ["analyze", "experts", "mome-tiny", "--data", "@"],
+    ["analyze", "similarity", "@", "--data", "m.csv"],
+    ["analyze", "attention", "mome-tiny", "@", "--data", "m.csv"],
 ]
 WRITTEN = [
     ["transcribe", CLIP, "--output-dir", "@"],
@@ -45,6 +49,7 @@ WRITTEN = [
     ["data", "folder", "dir", "-o", "@"],
     ["data", "grid", "dir", "-o", "@"],
     ["data", "synthesize", SENTENCE, "-o", "@"],
+    ["analyze", "experts", "mome-tiny", "--data", "m.csv", "--out", "@"],
 ]
 UNREADABLE = [
     "",
@@ -115,6 +120,8 @@ NUMBERS = [
     ["convert", "llama-avsr", "m.csv", "new", "--language-model", "x", "--lora-scale", "@"],
     ["convert", "llama-avsr", "m.csv", "new", "--language-model", "x", "--audio-rates", "@"],
     ["data", "grid", "dir", "-o", "new.csv", "--valid", "@"],
+    ["analyze", "experts", "mome-tiny", "--data", "m.csv", "--seed", "@"],
+    ["analyze", "similarity", "mome-tiny", "--data", "m.csv", "--layer", "@"],
     ["data", "synthesize", SENTENCE, "-o", "new.mp4", "--seed", "@"],
 ]
 

@@ -28,6 +28,10 @@ COMMANDS = (
     ("data", "synthesize"),
     ("data", "folder"),
     ("data", "grid"),
+    ("analyze",),
+    ("analyze", "experts"),
+    ("analyze", "similarity"),
+    ("analyze", "attention"),
 )
 HEAVY = ("torch", "transformers", "numpy", "cv2", "av", "scipy", "jiwer", "huggingface_hub", "omegaconf")
 

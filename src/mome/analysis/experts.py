@@ -22,6 +22,7 @@ from torch import Tensor
 from mome.adapters import MomeAdapterConfig
 from mome.analysis.findings import Findings, Table, number
 from mome.analysis.passes import Progress, passes
+from mome.config import MomeConfig
 from mome.data.manifests import ManifestRow
 from mome.decoding import Transcriber
 from mome.errors import MomeError
@@ -82,7 +83,7 @@ def count_usage(
     Raises:
         MomeError: the model has no MoME adapter, or a clip is unusable.
     """
-    adapter = mome_adapter(transcriber)
+    adapter = mome_adapter(transcriber.model.config, transcriber.name)
     layers, experts = transcriber.model.config.text_config.num_hidden_layers, adapter.routed_experts
     tokens = torch.zeros(len(rates), len(KINDS), dtype=torch.float64)
     entropy = torch.zeros(len(rates), layers, len(KINDS), dtype=torch.float64)
@@ -111,16 +112,16 @@ def count_usage(
     return {KINDS[kind]: usage([kind]) for kind in present} | {ALL: usage(present)}
 
 
-def mome_adapter(transcriber: Transcriber) -> MomeAdapterConfig:
-    """The options of the model's MoME adapter.
+def mome_adapter(config: MomeConfig, name: str) -> MomeAdapterConfig:
+    """The options of a model's MoME adapter; ``name`` is the model's, for the message.
 
     Raises:
         MomeError: it has none.
     """
-    adapter = transcriber.model.config.adapter_config
+    adapter = config.adapter_config
     if not isinstance(adapter, MomeAdapterConfig):
         has = "no adapter" if adapter is None else f"a {adapter.kind} adapter"
-        raise MomeError(f"{transcriber.name} has {has}, so there are no experts: give a model with a mome adapter")
+        raise MomeError(f"{name} has {has}, so there are no experts: give a model with a mome adapter")
     return adapter
 
 
@@ -227,7 +228,7 @@ def analyze_experts(
     Raises:
         MomeError: the model has no MoME adapter, or a clip is unusable.
     """
-    adapter = mome_adapter(transcriber)
+    adapter = mome_adapter(transcriber.model.config, transcriber.name)
     used = count_usage(transcriber, rows, rates, batch_size, progress)
     compared: dict[tuple[str, Measure], Agreement] = {}
     for kind, usage in used.items():

@@ -128,6 +128,14 @@ def pair_tokens(one: View, other: View, shift: int = 0) -> tuple[Tensor, Tensor]
     return first, second
 
 
+def check_layers(config: MomeConfig, layers: Sequence[int]) -> None:
+    """Raise :class:`MomeError` if a model of this configuration lacks one of the layers; 0 is the connector."""
+    most = config.text_config.num_hidden_layers
+    for layer in layers:
+        if not 0 <= layer <= most:
+            raise MomeError(f"layer {layer} does not exist: the model has layers 0 (the connector) to {most}")
+
+
 def collect_views(
     transcriber: Transcriber,
     rows: Sequence[ManifestRow],
@@ -155,17 +163,15 @@ def collect_views(
         MomeError: the model has no such layer, or a clip is unusable.
     """
     config = transcriber.model.config
-    most = config.text_config.num_hidden_layers
-    for layer in layers:
-        if not 0 <= layer <= most:
-            raise MomeError(f"layer {layer} does not exist: {transcriber.name} has 0 (the connector) to {most}")
+    check_layers(config, layers)
     first: dict[tuple[str, object], Rates] = {}
     for pair in rates:
         for modality in ("fused",) if config.connector_config.fuses else ("audio", "video"):
             own = pair if modality == "fused" else getattr(pair, modality)
             if own is not None:
                 first.setdefault((modality, own), pair)
-    views = {layer: [View(modality, pair) for (modality, _), pair in first.items()] for layer in layers}
+    ordered = sorted(first.items(), key=lambda item: KINDS.index(item[0][0]))
+    views = {layer: [View(modality, pair) for (modality, _), pair in ordered] for layer in layers}
     needed = list(dict.fromkeys(first.values()))
 
     def keep(read: Pass, layer: int, output: Any) -> None:
@@ -266,12 +272,17 @@ def _draw(found: dict[tuple[int, str, bool], np.ndarray], names: Sequence[str]) 
     layers = list(dict.fromkeys(layer for layer, _, _ in found))
     labels = {"correlation": "correlation", "cka": "linear CKA"}
     figure, grid = panels(len(layers), 4, width=PAGE, height=1.7)
+    least = min(0.0, min(float(np.nanmin(values, initial=0)) for values in found.values()))
     for row, layer in zip(grid, layers, strict=True):
         kinds = [(name, mismatched) for name in MEASURES for mismatched in (False, True)]
         for axes, (name, mismatched) in zip(row, kinds, strict=True):
             values = found[layer, name, mismatched]
-            heat_map(axes, values, rows=names, columns=names, label=labels[name], limits=(-1.0, 1.0), signed=True)
+            heat_map(axes, values, rows=names, columns=names, label=labels[name], limits=(least, 1.0))
             axes.tick_params(axis="x", rotation=90)
+            axes.tick_params(axis="y", labelleft=axes is row[0])
             place = "connector" if layer == 0 else f"layer {layer}"
             axes.set_title(f"{place}, {'other' if mismatched else 'same'} clip")
+            for (i, j), value in np.ndenumerate(values) if len(names) <= 6 else ():
+                colour = "black" if value > (1 + least) / 2 else "white"
+                axes.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=5, color=colour)
     return figure

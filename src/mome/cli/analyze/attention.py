@@ -9,7 +9,7 @@ import typer
 from mome.cli.analyze import analyze_app
 from mome.cli.analyze.options import Batch, Limit, RatesOption, choose_rates, parse_rates
 from mome.cli.analyze.output import Folder, check_folder, show
-from mome.cli.options import Command, Data, Json, Split, load_model
+from mome.cli.options import Command, Data, Json, Split, load_model, read_config
 from mome.cli.output import progress, quiet, table
 
 
@@ -47,12 +47,12 @@ def attention(
     from mome.rates import Rates
 
     rows = read_manifest(data, split)[:limit]
+    chosen = {name: choose_rates(read_config(name).rate_set, given) for name in models}
     found: dict[str, dict[Rates, Attention]] = {}
-    for name in dict.fromkeys(models):
+    for name, pairs in chosen.items():
         transcriber = load_model(name)
-        chosen = choose_rates(transcriber.model.rate_set, given)
         with progress(f"reading clips with {name}") as bar:
-            found[name] = attend(transcriber, rows, chosen, batch, bar)
+            found[name] = attend(transcriber, rows, pairs, batch, bar)
     findings = attention_findings(found)
     lines, kinds = [], []
     for run in findings.document["models"]:

@@ -9,7 +9,7 @@ import typer
 from mome.cli.analyze import analyze_app
 from mome.cli.analyze.options import Batch, Limit, Model, RatesOption, choose_rates, parse_rates
 from mome.cli.analyze.output import Folder, check_folder, show
-from mome.cli.options import Command, Data, Json, Split, load_model
+from mome.cli.options import Command, Data, Json, Split, load_model, read_config
 from mome.cli.output import progress, quiet, table
 
 _HEADER = ("tokens", "measure", "between rates", "range", "chance", "95 %", "other layers", "above chance")
@@ -43,9 +43,10 @@ def experts(
     from mome.data.manifests import read_manifest
 
     rows = read_manifest(data, split)[:limit]
+    config = read_config(model)
+    mome_adapter(config, model)
+    chosen = choose_rates(config.rate_set, given)
     transcriber = load_model(model)
-    mome_adapter(transcriber)
-    chosen = choose_rates(transcriber.model.rate_set, given)
     with progress("reading clips") as bar:
         findings = analyze_experts(transcriber, rows, chosen, batch_size=batch, seed=seed, progress=bar)
     text = _text(findings.document)

@@ -9,7 +9,7 @@ import typer
 from mome.cli.analyze import analyze_app
 from mome.cli.analyze.options import Batch, Limit, Model, RatesOption, choose_rates, parse_rates
 from mome.cli.analyze.output import Folder, check_folder, show
-from mome.cli.options import Command, Data, Json, Split, load_model
+from mome.cli.options import Command, Data, Json, Split, load_model, read_config
 from mome.cli.output import progress, quiet, table
 
 
@@ -44,13 +44,14 @@ def similarity(
     given = parse_rates(rates)
     check_folder(out)
     quiet()
-    from mome.analysis.similarity import analyze_similarity
+    from mome.analysis.similarity import analyze_similarity, check_layers
     from mome.data.manifests import read_manifest
 
     rows = read_manifest(data, split)[:limit]
+    config, layers = read_config(model), list(dict.fromkeys(layer or [0]))
+    check_layers(config, layers)
+    chosen = choose_rates(config.rate_set, given)
     transcriber = load_model(model)
-    chosen = choose_rates(transcriber.model.rate_set, given)
-    layers = list(dict.fromkeys(layer or [0]))
     with progress("reading clips") as bar:
         findings = analyze_similarity(transcriber, rows, chosen, layers=layers, batch_size=batch, progress=bar)
     show(findings, _text(findings.document), out=out, json=json, model=model, data=str(data), seed=0)
