@@ -189,10 +189,10 @@ def _draw_sinks(models: dict[str, dict[Rates, Attention]]) -> Figure:
     """Attention on the first token, likeness to it, and massive activations, over layers."""
     from mome.analysis.figures import PAGE, panels
 
-    figure, grid = panels(1, 4, width=PAGE, height=1.9)
+    figure, grid = panels(1, 4, width=PAGE, height=2.1)
     first = ATTENDED.index(FIRST)
     drawn = (
-        ("attention on first token", lambda found: found.share[:, QUERIES.index("all"), first]),
+        ("attention on first", lambda found: found.share[:, QUERIES.index("all"), first]),
         ("cos² to first token", lambda found: found.sink[:, 0]),
         ("max |h|, first token", lambda found: found.sink[:, 1]),
         ("max |h|, other tokens", lambda found: found.sink[:, 2]),
@@ -203,7 +203,7 @@ def _draw_sinks(models: dict[str, dict[Rates, Attention]]) -> Figure:
     for axes in grid[0, :2]:
         axes.set_ylim(-0.02, 1.02)
     for axes in grid[0, 2:]:
-        axes.set_yscale("log")
+        axes.set_ylim(bottom=0)
     _legend(figure, grid[0, 0])
     return figure
 
