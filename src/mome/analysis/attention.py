@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import cycle
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -143,7 +142,9 @@ def attention_findings(models: dict[str, dict[Rates, Attention]]) -> Findings:
     present = np.sum([found.uniform.sum(0) for _, _, found in runs], axis=0) > 0
     kinds = [kind for kind, there in zip(ATTENDED, present, strict=True) if there]
     places = [ATTENDED.index(kind) for kind in kinds]
-    document, shares, sinks = [], [], []
+    document: list[dict[str, object]] = []
+    shares: list[tuple[object, ...]] = []
+    sinks: list[tuple[object, ...]] = []
     for model, pair, found in runs:
         run = {"model": model, "rates": str(pair)}
         layers = []
@@ -218,10 +219,10 @@ def _draw_lines(
         rates = np.stack([values(found) for found in by_rates.values()])
         layers = np.arange(1, rates.shape[1] + 1)
         axes.fill_between(layers, rates.min(0), rates.max(0), color=colour, alpha=0.25, lw=0)
-        axes.plot(layers, rates.mean(0), label=Path(model).name)
+        axes.plot(layers, rates.mean(0), label=model)
     axes.xaxis.get_major_locator().set_params(integer=True)
 
 
 def _legend(figure: Figure, axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4))
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 2))

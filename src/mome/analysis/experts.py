@@ -8,7 +8,7 @@ measures of agreement and their chance levels are ours.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
@@ -247,7 +247,8 @@ def analyze_experts(
         "agreement": [_summary(*key, found) for key, found in compared.items()],
         "usage": [entry for kind, usage in used.items() for entry in _usage_document(kind, usage, names)],
     }
-    tables, figures = {"layers": _layer_table(used, names)}, {}
+    tables = {"layers": _layer_table(used, names)}
+    figures: dict[str, Callable[[], Figure]] = {}
     for kind, usage in used.items():
         tables[f"experts-{kind}"] = _usage_table({kind: usage}, names, range(usage.chosen.shape[1]))
         figures[f"experts-{kind}"] = partial(_draw_layers, usage, names, kind)

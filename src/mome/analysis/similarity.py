@@ -11,6 +11,7 @@ Source: Kornblith et al., "Similarity of Neural Network Representations Revisite
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -87,8 +88,8 @@ def cka(x: Tensor, y: Tensor) -> float:
         At most 1; NaN if N < 4, or one side does not vary.
     """
     x, y = (side.double() - side.double().mean(0) for side in (x, y))
-    scale = (_hsic(x, x) * _hsic(y, y)) ** 0.5 if len(x) >= 4 else float("nan")
-    return _hsic(x, y) / scale if isinstance(scale, float) and scale > 0 else float("nan")
+    product = _hsic(x, x) * _hsic(y, y) if len(x) >= 4 else 0.0
+    return _hsic(x, y) / math.sqrt(product) if product > 0 else math.nan
 
 
 def _hsic(x: Tensor, y: Tensor) -> float:
@@ -232,7 +233,8 @@ def analyze_similarity(
     views = collect_views(transcriber, rows, rates, layers, batch_size, progress)
     names = [view.name for view in views[layers[0]]]
     found: dict[tuple[int, str, bool], np.ndarray] = {}
-    table, clips = [], len(views[layers[0]][0].tokens)
+    clips = len(views[layers[0]][0].tokens)
+    table: list[tuple[object, ...]] = []
     for layer, compared in views.items():
         for name in MEASURES:
             for mismatched in (False, True):

@@ -54,7 +54,8 @@ def attention(
         with progress(f"reading clips with {name}") as bar:
             found[name] = attend(transcriber, rows, pairs, batch, bar)
     findings = attention_findings(found)
-    lines, kinds = [], []
+    lines: list[tuple[str, ...]] = []
+    kinds: list[str] = []
     for run in findings.document["models"]:
         kinds = list(run["uniform"]["transcript"])
         layers = run["layers"]
