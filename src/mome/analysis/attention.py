@@ -219,7 +219,7 @@ def _draw_lines(
         rates = np.stack([values(found) for found in by_rates.values()])
         layers = np.arange(1, rates.shape[1] + 1)
         axes.fill_between(layers, rates.min(0), rates.max(0), color=colour, alpha=0.25, lw=0)
-        axes.plot(layers, rates.mean(0), label=model)
+        axes.plot(layers, rates.mean(0), markersize=2.5, label=model)
     axes.xaxis.get_major_locator().set_params(integer=True)
 
 
