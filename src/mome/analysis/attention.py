@@ -179,11 +179,16 @@ def _draw_shares(models: dict[str, dict[Rates, Attention]], kinds: Sequence[str]
             for colour, by_rates in zip(cycle(COLOURS), models.values()):
                 uniform = np.mean([found.uniform_share[q, k] for found in by_rates.values()])
                 axes.axhline(uniform, color=colour, ls=":", lw=0.8)
-            _draw_lines(axes, models, lambda found, q=q, k=k: found.share[:, q, k])
+            _draw_lines(axes, models, partial(_share, q, k))
             axes.set(title=kind, xlabel="layer", ylim=(-0.02, 1.02))
         row[0].set_ylabel(f"attention of\n{query} tokens")
     _legend(figure, grid[0, 0])
     return figure
+
+
+def _share(query: int, kind: int, found: Attention) -> np.ndarray:
+    share: np.ndarray = found.share[:, query, kind]
+    return share
 
 
 def _draw_sinks(models: dict[str, dict[Rates, Attention]]) -> Figure:
@@ -193,7 +198,7 @@ def _draw_sinks(models: dict[str, dict[Rates, Attention]]) -> Figure:
     figure, grid = panels(1, 4, width=PAGE, height=2.1)
     first = ATTENDED.index(FIRST)
     drawn = (
-        ("attention on first", lambda found: found.share[:, QUERIES.index("all"), first]),
+        ("attention on first", partial(_share, QUERIES.index("all"), first)),
         ("cos² to first token", lambda found: found.sink[:, 0]),
         ("max |h|, first token", lambda found: found.sink[:, 1]),
         ("max |h|, other tokens", lambda found: found.sink[:, 2]),
@@ -213,6 +218,8 @@ def _draw_lines(
     axes: Axes, models: dict[str, dict[Rates, Attention]], values: Callable[[Attention], np.ndarray]
 ) -> None:
     """A line for each model: the mean over its rates, and their range."""
+    from matplotlib.ticker import MaxNLocator
+
     from mome.analysis.figures import COLOURS
 
     for colour, (model, by_rates) in zip(cycle(COLOURS), models.items()):
@@ -220,7 +227,7 @@ def _draw_lines(
         layers = np.arange(1, rates.shape[1] + 1)
         axes.fill_between(layers, rates.min(0), rates.max(0), color=colour, alpha=0.25, lw=0)
         axes.plot(layers, rates.mean(0), markersize=2.5, label=model)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _legend(figure: Figure, axes: Axes) -> None:

@@ -55,6 +55,11 @@ class Usage:
     entropy: np.ndarray
 
     @property
+    def places(self) -> list[int]:
+        """Places of the rates with tokens."""
+        return [place for place, number in enumerate(self.tokens) if number]
+
+    @property
     def frequency(self) -> np.ndarray:
         """``(R, L, E)`` share of the tokens that chose the expert; top k in sum. NaN without tokens."""
         return _over(self.chosen, self.tokens[:, None, None])
@@ -68,7 +73,8 @@ class Usage:
     def load_entropy(self) -> np.ndarray:
         """``(R, L)`` entropy of the load in nats: log E if all experts are used alike. NaN without tokens."""
         load = self.load
-        return -(load * np.log(np.where(load > 0, load, 1))).sum(-1)
+        entropy: np.ndarray = -(load * np.log(np.where(load > 0, load, 1))).sum(-1)
+        return entropy
 
 
 def count_usage(
@@ -185,7 +191,8 @@ def _vectors(load: np.ndarray, top_k: int, measure: Measure) -> np.ndarray:
     """Vectors ``(..., E)`` whose products give the measure; renaming the experts permutes them."""
     if measure == "overlap":
         ranks = rankdata(-load, method="ordinal", axis=-1)
-        return (ranks <= top_k).astype(float)
+        chosen: np.ndarray = (ranks <= top_k).astype(float)
+        return chosen
     if measure == "rank correlation":
         load = rankdata(load, axis=-1) - (load.shape[-1] + 1) / 2
     return _over(load, np.linalg.norm(load, axis=-1, keepdims=True))
@@ -232,7 +239,7 @@ def analyze_experts(
     used = count_usage(transcriber, rows, rates, batch_size, progress)
     compared: dict[tuple[str, Measure], Agreement] = {}
     for kind, usage in used.items():
-        present = np.flatnonzero(usage.tokens)
+        present = usage.places
         groups = rate_groups([rates[place] for place in present], kind)
         for measure in MEASURES if len(set(groups)) > 1 else ():
             draw = (seed, (*KINDS, ALL).index(kind), MEASURES.index(measure))
@@ -252,7 +259,7 @@ def analyze_experts(
     for kind, usage in used.items():
         tables[f"experts-{kind}"] = _usage_table({kind: usage}, names, range(usage.chosen.shape[1]))
         figures[f"experts-{kind}"] = partial(_draw_layers, usage, names, kind)
-    shown = {kind: used[kind] for kind in ("audio", "video", "fused") if kind in used}
+    shown: dict[str, Usage] = {kind: used[kind] for kind in ("audio", "video", "fused") if kind in used}
     tables["experts-by-rate"] = _usage_table(shown, names, _some_layers(used[ALL]))
     figures["experts-by-rate"] = partial(_draw_rates, shown, names)
     if compared:
@@ -289,7 +296,7 @@ def _usage_document(kind: str, usage: Usage, names: Sequence[str]) -> list[dict[
                 for layer in range(usage.chosen.shape[1])
             ],
         }
-        for place in np.flatnonzero(usage.tokens)
+        for place in usage.places
     ]
 
 
@@ -297,7 +304,7 @@ def _layer_table(used: dict[str, Usage], names: Sequence[str]) -> Table:
     columns = ("kind", "rates", "layer", "tokens", "router_entropy", "load_entropy", "largest_load", "unused_experts")
     rows = []
     for kind, usage in used.items():
-        for place in np.flatnonzero(usage.tokens):
+        for place in usage.places:
             for layer, load in enumerate(usage.load[place]):
                 entropies = (usage.entropy[place, layer], usage.load_entropy[place, layer])
                 most, unused = load.max(), int((load == 0).sum())
@@ -309,7 +316,7 @@ def _usage_table(used: dict[str, Usage], names: Sequence[str], layers: Sequence[
     rows = [
         (kind, names[place], layer + 1, expert, frequency, usage.load[place, layer, expert])
         for kind, usage in used.items()
-        for place in np.flatnonzero(usage.tokens)
+        for place in usage.places
         for layer in layers
         for expert, frequency in enumerate(usage.frequency[place, layer])
     ]
@@ -365,7 +372,7 @@ def _draw_layers(usage: Usage, names: Sequence[str], kind: str) -> Figure:
     """Layers by experts, a panel for each pair of rates."""
     from mome.analysis.figures import COLUMN, PAGE, heat_map, panels
 
-    places = np.flatnonzero(usage.tokens)
+    places = usage.places
     columns = min(len(places), 2)
     _, layers, experts = usage.chosen.shape
     height = min(1.0 + 0.12 * layers, 4.0)
@@ -393,7 +400,7 @@ def _draw_rates(shown: dict[str, Usage], names: Sequence[str]) -> Figure:
     height = 1.0 + 0.14 * len(names)
     figure, grid = panels(len(shown), len(layers), width=PAGE, height=height)
     for row, (kind, usage) in zip(grid, shown.items(), strict=True):
-        places = np.flatnonzero(usage.tokens)
+        places = usage.places
         for layer, axes in zip(layers, row, strict=True):
             heat_map(
                 axes,
