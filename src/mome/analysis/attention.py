@@ -197,7 +197,7 @@ def _draw_sinks(models: dict[str, dict[Rates, Attention]]) -> Figure:
 
     figure, grid = panels(1, 4, width=PAGE, height=2.1)
     first = ATTENDED.index(FIRST)
-    drawn = (
+    drawn: tuple[tuple[str, Callable[[Attention], np.ndarray]], ...] = (
         ("attention on first", partial(_share, QUERIES.index("all"), first)),
         ("cos² to first token", lambda found: found.sink[:, 0]),
         ("max |h|, first token", lambda found: found.sink[:, 1]),
