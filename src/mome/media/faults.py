@@ -1,5 +1,4 @@
 """Faults of pictures and sound, to measure how a recogniser degrades: a frozen picture, late lips, silence.
-
 No fault changes the lengths of a clip or its arrays in place. What a fault draws depends on the seed and the clip's id
 only. A clip without the modality is returned as it is.
 """
