@@ -234,10 +234,12 @@ def _draw_faults(found: Sequence[Trial], seed: int) -> Figure:
     for number, (line, own) in enumerate(lines.items()):
         x, y, bars = [], [], []
         for trial in own:
-            more = change([(trial.result, trial.control)], seed) if trial.cause in kinds else None
+            if not isinstance(trial.cause, Fault) or trial.cause not in kinds:
+                continue
+            more = change([(trial.result, trial.control)], seed)
             if more is not None:
                 x.append(100 * more.wer)
-                y.append(kinds.index(trial.cause) + 0.6 * ((number + 0.5) / len(lines) - 0.5))  # type: ignore[arg-type]
+                y.append(kinds.index(trial.cause) + 0.6 * ((number + 0.5) / len(lines) - 0.5))
                 bars.append([max(100 * (more.wer - more.ci95[0]), 0), max(100 * (more.ci95[1] - more.wer), 0)])
         if x:
             panel.errorbar(x, y, xerr=np.transpose(bars), linestyle="", elinewidth=0.7, label=_label(line, found))

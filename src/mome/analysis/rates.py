@@ -184,7 +184,7 @@ def measure_rates(
         trained = nearest_rates(rates, rate_set)
         plan.append(("trained" if trained == rates else "nearest", rates, trained))
         finest = finest_rates(rates, rate_set)
-        if finest not in (None, rates):
+        if finest is not None and finest != rates:
             plan.append(("pooled", rates, finest))
     found: list[Trial] = []
     with trials(rows, asked, len(plan), seed=seed, batch_size=batch_size, progress=progress) as run:
