@@ -14,7 +14,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 import mome
@@ -22,9 +21,9 @@ from mome.adapters import adapter_parameters
 from mome.data.manifests import read_manifest
 from mome.decoding.transcriber import Transcriber
 from mome.evaluation.evaluate import evaluate
-from mome.evaluation.result import Result, make_conditions, results_document, write_json
+from mome.evaluation.result import Result, change, make_conditions, results_document, write_json
 from mome.media.noise import load_noise
-from mome.text.wer import bootstrap_interval, word_errors
+from mome.text.wer import WordErrors
 
 LEVELS = (None, 5.0, 0.0, -5.0)
 
@@ -38,22 +37,15 @@ def without_experts(transcriber: Transcriber) -> Transcriber:
     return transcriber
 
 
-def clip_errors(result: Result) -> list[int]:
-    """Wrong words of every clip, in the split's order."""
-    counts = word_errors([clip.reference for clip in result.hypotheses], [clip.text for clip in result.hypotheses])
-    return [count.errors for count in counts]
-
-
 def compared(pairs: list[tuple[Result, Result]]) -> dict[str, Any]:
     """What zeroing changed over one or more rates: error rates, and the difference with its interval over clips."""
-    whole, zeroed = (np.array([clip_errors(pair[i]) for pair in pairs]).sum(0) for i in (0, 1))
-    words = len(pairs) * np.array([len(clip.reference.split()) for clip in pairs[0][0].hypotheses])
-    change = (zeroed - whole).tolist()
+    whole, zeroed = (sum((pair[i].errors for pair in pairs), WordErrors()) for i in (0, 1))
+    found = change([(other, one) for one, other in pairs], seed=0)
     return {
-        "wer_with_experts": int(whole.sum()) / int(words.sum()),
-        "wer": int(zeroed.sum()) / int(words.sum()),
-        "change": sum(change) / int(words.sum()),
-        "change_ci95": list(bootstrap_interval(change, words.tolist(), 0)),
+        "wer_with_experts": whole.wer,
+        "wer": zeroed.wer,
+        "change": found.wer,
+        "change_ci95": list(found.ci95),
     }
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mome.clip import Clip
 from mome.errors import MomeError
-from mome.media.noise import add_noise, clip_rng, load_noise, mix, snr_db
+from mome.media.noise import add_noise, babble, clip_rng, load_noise, mix, snr_db, speech_shaped_noise, white_noise
 
 from .builders import write
 
@@ -119,3 +119,34 @@ def test_noise_in_a_clip_depends_on_seed_and_name_alone():
     assert add_noise(lips, noise, 5.0, 0) is lips
     with pytest.raises(MomeError, match=r"^folder.a\.wav: the speech is silent"):
         add_noise(Clip(np.zeros(640, np.float32), None, 0.04, clip.path), noise, 5.0, 0)
+
+
+def test_white_noise_has_the_same_power_at_all_frequencies():
+    spectrum = np.abs(np.fft.rfft(white_noise(np.random.default_rng(0)))) ** 2
+    bands = spectrum[:80_000].reshape(8, -1).mean(axis=1)
+    assert bands == pytest.approx(np.full(8, bands.mean()), rel=0.05)
+
+
+def test_speech_shaped_noise_has_the_spectrum_of_the_speech():
+    """Power per octave of what was made, against that of a coloured source."""
+    source = np.cumsum(wave(0, 160_000)) * 0.01
+    source -= np.convolve(source, np.ones(100) / 100, mode="same")
+    shaped = speech_shaped_noise(source.astype(np.float32), np.random.default_rng(1))
+    octaves = [(250, 500), (500, 1000), (1000, 2000), (2000, 4000), (4000, 8000)]
+
+    def levels(sound: np.ndarray) -> np.ndarray:
+        power = np.abs(np.fft.rfft(sound[:160_000])) ** 2
+        bands = np.array([power[10 * low : 10 * high].sum() for low, high in octaves])
+        return 10 * np.log10(bands / bands.sum())
+
+    assert levels(shaped) == pytest.approx(levels(source), abs=1)
+    assert np.ptp(levels(source)) > 10
+
+
+def test_babble_is_the_speech_at_sixteen_places():
+    speech = np.zeros(4000, np.float32)
+    speech[0] = 4
+    voices = babble(speech, np.random.default_rng(0))
+    assert voices.shape == speech.shape
+    assert voices.sum() == pytest.approx(16)
+    assert (voices > 0).sum() >= 14, "places may coincide"

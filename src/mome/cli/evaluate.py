@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -25,28 +24,25 @@ from mome.cli.options import (
     beam_search,
     check_compat,
     check_noise,
+    choose_rates,
     load_model,
+    parse_level,
+    parse_task,
     read_config,
 )
 from mome.cli.output import (
     check_writable,
-    failure_lines,
     note,
     progress,
     quiet,
+    report_failures,
     result,
     results_table,
     to_json,
 )
 from mome.errors import MomeError
 from mome.files import write_text
-from mome.rates import TASKS, Rates, RateSet, Task
-
-if TYPE_CHECKING:
-    from mome.evaluation.result import Result
-
-SOME_FAILED, ALL_FAILED = 1, 2
-_LISTED = 10
+from mome.rates import Rates
 
 
 def evaluate(
@@ -107,8 +103,8 @@ def evaluate(
     Example: mome evaluate --data grid.csv --split test --snr clean --snr 0 --noise babble.flac
     """
     given = list(dict.fromkeys(map(Rates.parse, rates or ())))
-    tasks = [_task(text) for text in task or ()]
-    levels = [_level(text) for text in snr or ["clean"]]
+    tasks = [parse_task(text) for text in task or ()]
+    levels = [parse_level(text) for text in snr or ["clean"]]
     check_noise(noise, levels)
     for path, other in ((out, transcripts), (transcripts, out)):
         if path is not None:
@@ -125,7 +121,7 @@ def evaluate(
     rows = read_manifest(data, split, silence=True)[:limit]
     config = read_config(model)
     check_compat(compat, model, config)
-    conditions = make_conditions(_rates(config.rate_set, given, tasks), levels)
+    conditions = make_conditions(choose_rates(config.rate_set, given, tasks), levels)
     sound = None if noise is None else load_noise(noise)
     transcriber = load_model(model, compat, dtype)
     evaluated = {condition.task for condition in conditions}
@@ -168,52 +164,4 @@ def evaluate(
         raise interruption
     if transcriber.model.config.description:
         note(transcriber.model.config.description)
-    raise typer.Exit(_report_failures(results))
-
-
-def _task(text: str) -> Task:
-    for task in TASKS:
-        if text.strip().lower() == task:
-            return task
-    raise MomeError(f"--task {text} is unknown: choose from {', '.join(TASKS)}")
-
-
-def _level(text: str) -> float | None:
-    """Read a value of ``--snr``, in dB; ``None`` for clean speech."""
-    if text.strip().lower() == "clean":
-        return None
-    try:
-        return float(text)
-    except ValueError:
-        raise MomeError(f"--snr {text} is not readable: give a number of dB, such as 0 or -5, or clean") from None
-
-
-def _rates(rate_set: RateSet, given: Sequence[Rates], tasks: Sequence[Task]) -> list[Rates]:
-    """The rates to evaluate, without repetition, all of them in the model's rate set."""
-    if given and tasks:
-        chosen = [rate.for_task(task) for task in tasks for rate in given]
-    elif given:
-        chosen = list(given)
-    elif tasks:
-        chosen = list(rate_set.rates(tasks))
-    else:
-        chosen = rate_set.main_rates()
-    for task in tasks:
-        if not any(rate.task == task for rate in chosen):
-            raise MomeError(f"the model cannot do {task}: it has {rate_set}")
-    return [rate_set.check(rate) for rate in dict.fromkeys(chosen)]
-
-
-def _report_failures(results: Sequence[Result]) -> int:
-    """List the clips that failed, grouped by reason; returns the exit code."""
-    failures = list(dict.fromkeys(failure for outcome in results for failure in outcome.failures))
-    if not failures:
-        return 0
-    clips = len({failure.id for failure in failures})
-    note(f"{clips} clip{'s' * (clips > 1)} could not be transcribed under some condition:")
-    lines = failure_lines((f"clip {failure.id}", failure.error) for failure in failures)
-    for line in lines[:_LISTED]:
-        note(line)
-    if len(lines) > _LISTED:
-        note(f"and {len(lines) - _LISTED} more: the JSON document lists all")
-    return SOME_FAILED if any(outcome.clips for outcome in results) else ALL_FAILED
+    raise typer.Exit(report_failures(results))

@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperCommand
 
 from mome.errors import MomeError
+from mome.rates import TASKS, Rates, RateSet, Task
 
 if TYPE_CHECKING:
     from mome.config import MomeConfig
@@ -147,6 +148,40 @@ def check_number(value: float) -> None:
 def beam_search(beams: int | None) -> dict[str, int]:
     """Options of ``generate`` for the width of the beam search; empty if the user gave none."""
     return {} if beams is None else {"num_beams": beams}
+
+
+def parse_task(text: str) -> Task:
+    """Read a value of ``--task``."""
+    for task in TASKS:
+        if text.strip().lower() == task:
+            return task
+    raise MomeError(f"--task {text} is unknown: choose from {', '.join(TASKS)}")
+
+
+def parse_level(text: str) -> float | None:
+    """Read a value of ``--snr``, in dB; ``None`` for clean speech."""
+    if text.strip().lower() == "clean":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise MomeError(f"--snr {text} is not readable: give a number of dB, such as 0 or -5, or clean") from None
+
+
+def choose_rates(rate_set: RateSet, given: Sequence[Rates], tasks: Sequence[Task]) -> list[Rates]:
+    """The rates to evaluate, without repetition, all of them in the model's rate set."""
+    if given and tasks:
+        chosen = [rate.for_task(task) for task in tasks for rate in given]
+    elif given:
+        chosen = list(given)
+    elif tasks:
+        chosen = list(rate_set.rates(tasks))
+    else:
+        chosen = rate_set.main_rates()
+    for task in tasks:
+        if not any(rate.task == task for rate in chosen):
+            raise MomeError(f"the model cannot do {task}: it has {rate_set}")
+    return [rate_set.check(rate) for rate in dict.fromkeys(chosen)]
 
 
 def check_noise(noise: Path | None, snrs: Sequence[float | None]) -> None:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from mome.evaluation.result import Result
 
 _HEADER = ("task", "rates", "SNR dB", "WER %", "95 % interval", "words", "clips", "tokens", "GFLOPs", "RTF")
+SOME_FAILED, ALL_FAILED = 1, 2
+"""Exit codes after an evaluation in which clips could not be transcribed."""
+_LISTED = 10
 _LONGEST = 1000
 """Characters of a line on stderr; names and fields in it may be of any length."""
 
@@ -107,6 +110,21 @@ def _cells(outcome: Result) -> tuple[str, ...]:
         "-" if outcome.tflops_mean is None else gflops(outcome.tflops_mean),
         "-" if outcome.rtf is None else f"{outcome.rtf:.3f}",
     )
+
+
+def report_failures(results: Sequence[Result]) -> int:
+    """List the clips that failed, grouped by reason; returns the exit code."""
+    failures = list(dict.fromkeys(failure for outcome in results for failure in outcome.failures))
+    if not failures:
+        return 0
+    clips = len({failure.id for failure in failures})
+    note(f"{clips} clip{'s' * (clips > 1)} could not be transcribed under some condition:")
+    lines = failure_lines((f"clip {failure.id}", failure.error) for failure in failures)
+    for line in lines[:_LISTED]:
+        note(line)
+    if len(lines) > _LISTED:
+        note(f"and {len(lines) - _LISTED} more: the JSON document lists all")
+    return SOME_FAILED if any(outcome.clips for outcome in results) else ALL_FAILED
 
 
 def check_writable(path: Path, *others: Path | None) -> None:

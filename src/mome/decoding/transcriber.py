@@ -273,6 +273,7 @@ class Transcriber:
                     tflops=cost.tflops,
                     seconds=times,
                     warnings=clip.warnings if ended else (*clip.warnings, cut),
+                    encoder_tflops=cost.encoders / 1e12,
                 )
             )
         return transcripts

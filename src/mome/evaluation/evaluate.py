@@ -54,8 +54,12 @@ class _Tally:
             tokens_mean=sum(transcript.tokens.total for transcript in transcripts) / len(transcripts),
             tflops_mean=sum(transcript.tflops for transcript in transcripts) / len(transcripts),
             rtf=spent / self.media_seconds,
+            transcripts=transcripts,
         )
 
+
+Spoil = Callable[[Clip, str], Clip]
+"""What is done to a clip, given its id, before it is transcribed, such as a fault of :mod:`mome.media.faults`."""
 
 _Loaded = list[tuple[ManifestRow, Clip]]
 _Outcome = tuple[ManifestRow, float, Condition, Transcript | Failure]
@@ -81,6 +85,7 @@ class Evaluation:
         seed: int = 0,
         batch_size: int = 8,
         store: ClipStore | None = None,
+        spoil: Spoil | None = None,
         normalize: Normalizer = "lower",
         **generation: Any,
     ) -> None:
@@ -91,7 +96,7 @@ class Evaluation:
                 raise MomeError(f"a signal-to-noise ratio of {condition.snr_db:g} dB needs a recording of noise")
         self.transcriber, self.rows, self.conditions = transcriber, rows, conditions
         self.noise, self.seed, self.batch_size, self.store = noise, seed, batch_size, store
-        self.normalize, self.generation = normalize, generation
+        self.spoil, self.normalize, self.generation = spoil, normalize, generation
         self._tallies = {condition: _Tally() for condition in conditions}
 
     def run(self, progress: Callable[[int, int], None] | None = None) -> None:
@@ -131,10 +136,12 @@ class Evaluation:
                         yield row, clip.seconds, condition, outcome
 
     def _load(self, row: ManifestRow) -> Clip:
-        """Load a clip with the modalities that the conditions need."""
+        """Load a clip with the modalities that the conditions need, and spoil it."""
         if self.store is not None:
-            return self.store.get(row)
-        return self.transcriber.load_clip(row.path, [condition.rates for condition in self.conditions])
+            clip = self.store.get(row)
+        else:
+            clip = self.transcriber.load_clip(row.path, [condition.rates for condition in self.conditions])
+        return clip if self.spoil is None else self.spoil(clip, row.id)
 
 
 def evaluate(
@@ -157,6 +164,7 @@ def evaluate(
             seed: seed of the noise and the intervals.
             batch_size: number of clips transcribed together.
             store: keeps the clips for later evaluations; it must have the modalities that the conditions need.
+            spoil: done to each clip, given its id, before noise is mixed in.
             normalize: the form in which to compare transcripts, see
                 :func:`~mome.evaluation.normalizers.normalizer`.
             All others are options of Transformers' ``generate``, such as ``num_beams``.

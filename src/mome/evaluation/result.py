@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -14,6 +15,7 @@ from mome.data.tables import table_text
 from mome.evaluation.normalizers import Normalizer, normalizer
 from mome.files import disk_errors, write_text
 from mome.rates import Rates, Task
+from mome.text.transcript import Transcript
 from mome.text.wer import WordErrors, bootstrap_interval, word_errors
 
 
@@ -94,7 +96,9 @@ class Result:
         tflops_mean: mean operations for a clip, in units of 10^12.
         rtf: processing seconds (encoders and language model) per second of media.
         failures: clips left out of all figures.
-        hypotheses: the transcripts of the clips; not part of :meth:`to_json`.
+        hypotheses: the recognised texts of the clips; not part of :meth:`to_json`.
+        transcripts: what the model gave for each of them, with tokens, operations and seconds; empty for transcripts
+            that another system made; not part of :meth:`to_json`.
     """
 
     condition: Condition | ExternalCondition
@@ -107,6 +111,7 @@ class Result:
     rtf: float | None
     failures: tuple[Failure, ...]
     hypotheses: tuple[Hypothesis, ...] = ()
+    transcripts: tuple[Transcript, ...] = ()
 
     @classmethod
     def of(
@@ -120,6 +125,7 @@ class Result:
         tokens_mean: float | None = None,
         tflops_mean: float | None = None,
         rtf: float | None = None,
+        transcripts: Sequence[Transcript] = (),
     ) -> Result:
         """Score transcripts in the form that ``normalize`` names; ``seed`` draws the interval's clips."""
         references, texts = [item.reference for item in hypotheses], [item.text for item in hypotheses]
@@ -129,7 +135,8 @@ class Result:
         if counts:
             wer, ci95 = total.wer, bootstrap_interval([c.errors for c in counts], [c.words for c in counts], seed)
         costs = (tokens_mean, tflops_mean, rtf)
-        return cls(condition, total, len(counts), wer, ci95, *costs, tuple(failures), tuple(hypotheses))
+        outcomes = (tuple(failures), tuple(hypotheses), tuple(transcripts))
+        return cls(condition, total, len(counts), wer, ci95, *costs, *outcomes)
 
     def to_json(self) -> dict[str, Any]:
         """The result as dictionaries, lists, strings and numbers, without the transcripts."""
@@ -147,6 +154,56 @@ class Result:
             "insertions": self.errors.insertions,
             "failures": [{"id": failure.id, "error": failure.error} for failure in self.failures],
         }
+
+
+@dataclass(frozen=True)
+class Change:
+    """How much higher a word error rate is than that of a control, over the same clips.
+
+    Attributes:
+        wer: difference of the pooled rates, a fraction; negative if the control is worse.
+        ci95: its 95 % bootstrap interval. Clips are drawn for both together, so what makes a clip hard for both drops
+            out.
+        clips: number of clips that were transcribed under all conditions; the others are left out.
+    """
+
+    wer: float
+    ci95: tuple[float, float]
+    clips: int
+
+
+def change(pairs: Sequence[tuple[Result, Result]], seed: int, normalize: Normalizer = "lower") -> Change | None:
+    """Compare results with their controls, over all pairs ``(result, control)`` together.
+
+    Args:
+        pairs: results of the same clips; one pair, or one for each of several rates.
+        seed: draws the interval's clips.
+        normalize: the form in which to compare transcripts.
+
+    Returns:
+        ``None`` if no clip was transcribed under all conditions.
+    """
+    more: Counter[str] = Counter()  # errors, by clip
+    spoken: Counter[str] = Counter()
+    common: set[str] | None = None
+    for result, control in pairs:
+        ours, theirs = (_by_clip(side, normalize) for side in (result, control))
+        both = ours.keys() & theirs.keys()
+        common = both if common is None else common & both
+        for name in both:
+            more[name] += ours[name].errors - theirs[name].errors
+            spoken[name] += theirs[name].words
+    ids = [item.id for item in pairs[0][0].hypotheses if item.id in (common or ())]
+    if not ids:
+        return None
+    errors, words = [more[name] for name in ids], [spoken[name] for name in ids]
+    return Change(sum(errors) / max(sum(words), 1), bootstrap_interval(errors, words, seed), len(ids))
+
+
+def _by_clip(result: Result, normalize: Normalizer) -> dict[str, WordErrors]:
+    references, texts = [item.reference for item in result.hypotheses], [item.text for item in result.hypotheses]
+    counts = word_errors(references, texts, normalizer(normalize))
+    return {item.id: count for item, count in zip(result.hypotheses, counts, strict=True)}
 
 
 def run_document(*, command: str, model: str | None, data: str, seed: int) -> dict[str, Any]:

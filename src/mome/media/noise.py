@@ -17,8 +17,9 @@ from mome.media.sound import read_audio
 # A stretch of noise counts as silent below this share of the recording's mean power (-20 dB).
 _AUDIBLE = 0.01
 _DRAWS = 8
-# Speech-shaped noise: samples of an analysis window, and seconds of the result.
-_WINDOW, _SHAPED_SECONDS = 512, 10
+# Seconds of white and of speech-shaped noise, and samples of an analysis window of the latter.
+_SECONDS, _WINDOW = 10, 512
+_VOICES = 16
 
 
 def load_noise(path: str | Path) -> np.ndarray:
@@ -86,6 +87,21 @@ def add_noise(clip: Clip, noise: np.ndarray, snr_db: float, seed: int, name: str
         raise MomeError(f"{clip.path}: {error}") from error
 
 
+def white_noise(rng: np.random.Generator) -> np.ndarray:
+    """Make ten seconds of Gaussian noise, (samples,) float32 at 16 kHz with mean power 1."""
+    return rng.standard_normal(_SECONDS * SAMPLE_RATE).astype(np.float32)
+
+
+def babble(speech: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Make the babble of 16 voices: ``speech`` (samples,) shifted in a circle by 16 random times, and summed.
+
+    Returns (samples,) float32, as long as the speech and about as loud.
+    """
+    places = rng.integers(max(len(speech), 1), size=_VOICES)
+    summed = sum((np.roll(speech, place) for place in places), np.zeros(len(speech)))
+    return (summed / np.sqrt(_VOICES)).astype(np.float32)
+
+
 def speech_shaped_noise(speech: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Make ten seconds of steady noise with the long-term spectrum of ``speech``, both (samples,) float32 at 16 kHz.
 
@@ -94,7 +110,7 @@ def speech_shaped_noise(speech: np.ndarray, rng: np.random.Generator) -> np.ndar
     padded = np.pad(speech.astype(np.float64), _WINDOW)
     windows = sliding_window_view(padded, _WINDOW)[:: _WINDOW // 2] * np.hanning(_WINDOW)
     spectrum = np.sqrt(np.mean(np.abs(np.fft.rfft(windows)) ** 2, axis=0))
-    white = np.fft.rfft(rng.standard_normal(_SHAPED_SECONDS * SAMPLE_RATE))
+    white = np.fft.rfft(rng.standard_normal(_SECONDS * SAMPLE_RATE))
     places = np.linspace(0, _WINDOW // 2, len(white))
     shaped = np.fft.irfft(white * np.interp(places, np.arange(len(spectrum)), spectrum))
     return (shaped / max(float(np.abs(shaped).max()), 1e-12)).astype(np.float32)

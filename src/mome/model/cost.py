@@ -62,9 +62,14 @@ class Cost:
     decode: int
 
     @property
+    def encoders(self) -> int:
+        """Those of both encoders, which do not depend on the rates."""
+        return self.audio_encoder + self.video_encoder
+
+    @property
     def total(self) -> int:
         """All operations."""
-        return self.audio_encoder + self.video_encoder + self.projectors + self.adapters + self.prefill + self.decode
+        return self.encoders + self.projectors + self.adapters + self.prefill + self.decode
 
     @property
     def tflops(self) -> float:

@@ -60,6 +60,7 @@ class Transcript:
         tflops: floating-point operations in units of 10^12; a multiply-add counts as two.
         seconds: processing time.
         warnings: one line each, for the user.
+        encoder_tflops: those of ``tflops`` that the encoders take; not part of :meth:`to_json`.
     """
 
     file: str
@@ -71,6 +72,7 @@ class Transcript:
     tflops: float
     seconds: Seconds
     warnings: tuple[str, ...] = ()
+    encoder_tflops: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         """The transcript as dictionaries, lists, strings and numbers; fused tokens only if there are any."""

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import typer
+# Each module registers its command when it is imported.
+from mome.cli.analyze import attention, cost, experts, noise, rates, similarity  # noqa: F401
+from mome.cli.analyze.app import analyze_app
 
-analyze_app = typer.Typer(help="Measure what a trained model does: tables and figures fit for a paper.")
-
-from mome.cli.analyze import attention as attention  # noqa: E402  registers its command
-from mome.cli.analyze import experts as experts  # noqa: E402
-from mome.cli.analyze import similarity as similarity  # noqa: E402
+__all__ = ["analyze_app"]

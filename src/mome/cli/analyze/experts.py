@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mome.cli.analyze import analyze_app
+from mome.cli.analyze.app import analyze_app
 from mome.cli.analyze.options import Batch, Limit, Model, RatesOption, choose_rates, parse_rates
 from mome.cli.analyze.output import Folder, check_folder, show
 from mome.cli.options import Command, Data, Json, Split, load_model, read_config
