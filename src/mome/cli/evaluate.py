@@ -22,9 +22,11 @@ from mome.cli.options import (
     Normalize,
     Out,
     Split,
+    TopK,
     beam_search,
     check_compat,
     check_noise,
+    check_top_k,
     load_model,
     read_config,
 )
@@ -90,6 +92,7 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, help="Use only this number of clips, from the first on.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Clips transcribed together.")] = 8,
     beams: Beams = None,
+    top_k: TopK = None,
     normalize: Normalize = "lower",
     compat: Compat = None,
     dtype: Dtype = "float32",
@@ -125,6 +128,7 @@ def evaluate(
     rows = read_manifest(data, split, silence=True)[:limit]
     config = read_config(model)
     check_compat(compat, model, config)
+    check_top_k(top_k, model, config)
     conditions = make_conditions(_rates(config.rate_set, given, tasks), levels)
     sound = None if noise is None else load_noise(noise)
     transcriber = load_model(model, compat, dtype)
@@ -139,6 +143,7 @@ def evaluate(
         batch_size=batch,
         store=store,
         normalize=normalize,
+        active_experts=top_k,
         **beam_search(beams),
     )
     interruption = None
@@ -157,6 +162,7 @@ def evaluate(
         seed=seed,
         normalize=normalize,
         interrupted=interruption is not None,
+        top_k=top_k,
     )
     # Print before writing files, because the figures took hours and a disk may be full.
     result(to_json(document) if json else results_table(results))

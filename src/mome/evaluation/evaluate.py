@@ -89,6 +89,8 @@ class Evaluation:
             transcriber.model.rate_set.check(condition.rates)
             if condition.snr_db is not None and noise is None:
                 raise MomeError(f"a signal-to-noise ratio of {condition.snr_db:g} dB needs a recording of noise")
+        if generation.get("active_experts") is not None:
+            transcriber.model.config.check_top_k(generation["active_experts"])
         self.transcriber, self.rows, self.conditions = transcriber, rows, conditions
         self.noise, self.seed, self.batch_size, self.store = noise, seed, batch_size, store
         self.normalize, self.generation = normalize, generation
@@ -159,6 +161,7 @@ def evaluate(
             store: keeps the clips for later evaluations; it must have the modalities that the conditions need.
             normalize: the form in which to compare transcripts, see
                 :func:`~mome.evaluation.normalizers.normalizer`.
+            active_experts: routed experts active for a token, see :meth:`~mome.decoding.Transcriber.transcribe`.
             All others are options of Transformers' ``generate``, such as ``num_beams``.
 
     Returns:
