@@ -19,6 +19,7 @@ from mome.cli.evaluate import evaluate
 from mome.cli.inspect import inspect
 from mome.cli.options import Command
 from mome.cli.output import mistake, note
+from mome.cli.report import report
 from mome.cli.score import score
 from mome.cli.train import train
 from mome.cli.transcribe import transcribe
@@ -86,6 +87,7 @@ app.command(cls=Command)(transcribe)
 app.command(cls=Command)(demo)
 app.command(cls=Command)(evaluate)
 app.command(cls=Command)(score)
+app.command(cls=Command)(report)
 app.command(cls=Command)(train)
 app.command(cls=Command)(inspect)
 app.command(cls=Command)(convert)
