@@ -96,7 +96,9 @@ def read_sweep(file: Path) -> Sweep:
             raise MomeError(f"sweep {file}: grid.{key} is not a list of values, such as [1, 2]")
     if not seeds or not all(type(seed) is int for seed in seeds):
         raise MomeError(f"sweep {file}: seeds is not a list of whole numbers, such as [1, 2, 3]")
-    runs = []
+    if not rows:
+        raise MomeError(f"sweep {file}: rows is empty: name one or more, or leave it out")
+    runs: list[Run] = []
     for (row, changes), values in itertools.product(rows.items(), itertools.product(*grid.values())):
         point = dict(zip(grid, values, strict=True))
         label = ", ".join([row, *(f"{key.rpartition('.')[2]} {_plain(value)}" for key, value in point.items())])
@@ -190,7 +192,7 @@ def do_run(sweep: Sweep, run: Run) -> str:
     folder, options = sweep.output / "runs" / run.name, sweep.evaluate
     with disk_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-    log = folder.with_suffix(".log")
+    log = folder.parent / f"{run.name}.log"
     overrides = [*run.overrides, f"optim.seed={run.seed}", f"output={folder}"]
     with log.open("a") as lines, contextlib.redirect_stdout(lines), contextlib.redirect_stderr(lines):
         if not (folder / "config.json").exists():
@@ -225,7 +227,8 @@ def tabulate(sweep: Sweep) -> Findings:
         if _is_done(sweep, run):
             for result in _read(sweep.result_file(run))["results"]:
                 found.setdefault(run.row, {}).setdefault(result["rates"], {})[run.seed] = result
-    control, cells = sweep.runs[0].row, []
+    control = sweep.runs[0].row
+    cells: list[dict[str, Any]] = []
     for row, by_rates in found.items():
         for rates, by_seed in by_rates.items():
             wers = [result["wer"] for result in by_seed.values() if result["wer"] is not None]

@@ -65,7 +65,8 @@ def top_k(
         options: as for :func:`~mome.evaluation.evaluate.evaluate`.
     """
     adapter = expert_adapter(transcriber, transcriber.name)
-    numbers, results = sorted({*numbers, adapter.top_k}), {}
+    numbers = sorted({*numbers, adapter.top_k})
+    results: dict[tuple[Rates, int], Result] = {}
     for turn, number in enumerate(numbers):
         evaluation = Evaluation(transcriber, rows, make_conditions(rates), seed=seed, active_experts=number, **options)
 

@@ -106,8 +106,8 @@ class Transcriber:
         began = time.perf_counter()
         if not isinstance(clip, Clip):
             clip = self.load_clip(clip, [rates], audio_track=audio_track, **generation)
-        options = {"media_seconds": time.perf_counter() - began, "active_experts": active_experts, **generation}
-        return self.transcribe_rates(clip, [rates], **options)[0]
+        seconds = time.perf_counter() - began
+        return self.transcribe_rates(clip, [rates], seconds, active_experts, **generation)[0]
 
     def transcribe_rates(
         self,
@@ -194,7 +194,7 @@ class Transcriber:
             began = time.perf_counter()
             with torch.no_grad():
                 prepared = self.model.prepare(encoded, column)
-            own = {"most_tokens": limits, "active_experts": active_experts}
+            own: dict[str, Any] = {"most_tokens": limits, "active_experts": active_experts}
             ids = self.model.generate(prepared=prepared, **own, **generation)
             times = Seconds(media_seconds, encode_seconds, (time.perf_counter() - began) / len(clips))
             columns.append(self._transcripts(clips, lengths, prepared, ids, times, active_experts, generation))
