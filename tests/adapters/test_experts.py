@@ -118,6 +118,36 @@ def test_elastic_top_k_leaves_the_other_gates_alone() -> None:
             bank.top_k = bad
 
 
+def test_a_pass_with_a_k_of_its_own_is_that_of_a_bank_with_it() -> None:
+    bank, x = trained_bank(8, MomeAdapterConfig(routed_experts=6, top_k=4)), torch.randn(7, 8, dtype=torch.float64)
+    for top_k in range(1, 7):
+        context = AdapterContext(top_k=top_k)
+        out = bank(x, context)
+        assert bank.top_k == 4, "the bank is not changed: other threads use it"
+        bank.top_k = top_k
+        torch.testing.assert_close(out, slow(bank, x))
+        bank.top_k = 4
+        assert context.routing[0].load.sum() == pytest.approx(1)
+    for bad in (0, 7):
+        with pytest.raises(MomeError, match=f"top_k = {bad} is not possible: choose 1 to 6"):
+            bank(x, AdapterContext(top_k=bad))
+
+
+@pytest.mark.parametrize("top_k", [1, 2, 5])
+def test_the_balance_loss_has_the_same_ends_for_every_k(top_k) -> None:
+    """It is 1 for equal probabilities, and N_r / k if the same k experts take everything."""
+    bank, context = ExpertBank(8, MomeAdapterConfig(routed_experts=6, top_k=4)), AdapterContext(top_k=top_k)
+    x = torch.ones(5, 8)
+    with torch.no_grad():
+        bank.router_weight.zero_()
+    bank(x, context)
+    assert context.routing[0].balance_loss.item() == pytest.approx(1)
+    with torch.no_grad():
+        bank.router_weight[:top_k] = 10
+    bank(x, context)
+    assert context.routing[0].balance_loss.item() == pytest.approx(6 / top_k)
+
+
 def test_bank_computes_in_its_own_dtype() -> None:
     bank = trained_bank(8, MomeAdapterConfig(routed_experts=6), torch.float32)
     y = bank(torch.randn(3, 8, dtype=torch.bfloat16))

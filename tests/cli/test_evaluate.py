@@ -194,3 +194,14 @@ def test_one_reason_of_many_clips_is_listed_once(evaluate, tmp_path, monkeypatch
     (line,) = [line for line in result.stderr.splitlines() if "no face detector" in line]
     assert line.startswith("mome: clip a, clip b, clip c: ")
     assert len(attempts) == 1
+
+
+def test_a_chosen_number_of_experts(evaluate, manifest, tiny_model, refused):
+    one = ("--split", "test", "--rates", "4,2", "--json")
+    documents = {number: json.loads(evaluate(*one, "--top-k", number).stdout) for number in (1, 4)}
+    default = json.loads(evaluate(*one).stdout)
+    assert [document.get("top_k") for document in (*documents.values(), default)] == [1, 4, None]
+    few, all_of_them = (document["results"][0]["tflops_mean"] for document in documents.values())
+    assert few < all_of_them
+    again = refused("evaluate", "--data", manifest, "--model", tiny_model, "--top-k", 5)
+    assert again.startswith("mome: --top-k = 5 is not possible: choose 1 to 4, the routed experts")

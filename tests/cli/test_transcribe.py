@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import mome
 from mome.cli import transcribe as module
 from mome.decoding import Transcriber
 from mome.media import decode
@@ -258,3 +259,21 @@ def test_a_sound_track_is_chosen_by_its_number(transcribe, refused, document, cl
     (other,) = document(path, "--rates", "4,-", "--audio-track", "1")["results"]
     assert (found["tokens"]["audio"], other["tokens"]["audio"]) == (15, 37)
     assert "numbered from 0" in refused("transcribe", path, "--audio-track", "2", "--model", tiny_model)
+
+
+def test_a_chosen_number_of_experts(document, clips, tiny_model, refused):
+    found = document(clips / "talk.mkv", "--rates", "16,5", "--top-k", 3)
+    assert found["top_k"] == 3
+    assert "top_k" not in document(clips / "talk.mkv", "--rates", "16,5")
+    expected = mome.load(tiny_model).transcribe(clips / "talk.mkv", "16,5", active_experts=3)
+    assert found["results"][0]["text"] == expected.text
+    assert found["results"][0]["tflops"] == expected.tflops
+    line = refused("transcribe", clips / "talk.mkv", "--model", tiny_model, "--top-k", 5)
+    assert line == f"mome: --top-k = 5 is not possible: choose 1 to 4, the routed experts ({tiny_model})"
+
+
+def test_experts_are_chosen_only_where_there_are_some(refused, clips, tiny_model, tmp_path):
+    settings = json.loads((tiny_model / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**settings, "adapter": None}))
+    line = refused("transcribe", clips / "talk.mkv", "--model", tmp_path, "--top-k", 2)
+    assert "--top-k = 2 is not possible: the model has no routed experts, leave it out" in line

@@ -69,6 +69,11 @@ def generation_flops(model: MomeForSpeechRecognition, rates: Rates, beams: int =
     return flops(lambda: model.generate(encoded=clips, rates=rates, **options)) - projected
 
 
+def generation_tokens(model: MomeForSpeechRecognition, rates: Rates) -> int:
+    """Those that the language model reads, the written ones but the last among them."""
+    return model.prepare(encoded(rates), [rates]).embeddings.shape[1] + NEW - 1
+
+
 def cost(model: MomeForSpeechRecognition, rates: Rates, new: int = NEW, beams: int = 1) -> Cost:
     return inference_cost(model.config, rates, AUDIO, VIDEO, new, beams)
 
@@ -136,6 +141,22 @@ def test_adapters(adapter):
     added = generation_flops(model, rates) - generation_flops(make_model(), rates)
     assert cost(model, rates).adapters == pytest.approx(added, rel=0.01)
     assert replace(cost(model, rates), adapters=0) == cost(make_model(), rates)
+
+
+@pytest.mark.parametrize("placement", BANKS)
+def test_a_chosen_number_of_experts_counts_those_alone(placement):
+    """They cost what a bank of so many costs, plus the router's products for those that are not chosen."""
+    rates, model = Rates(4, 2), make_model(adapter=placement)
+    for top_k in (1, 3, 5):
+        bank = {**BANKS[placement], "routed_experts": top_k, "top_k": top_k}
+        smaller = build.make_model(adapter=bank, audio_context="window")
+        counted = generation_flops(smaller, rates) - generation_flops(make_model(), rates)
+        tokens = generation_tokens(model, rates)
+        router = tokens * 3 * 2 * 32 * (5 - top_k)  # layers, width
+        found = inference_cost(model.config, rates, AUDIO, VIDEO, NEW, top_k=top_k)
+        assert found.adapters == pytest.approx(counted + router, rel=0.01)
+        assert replace(found, adapters=0) == replace(cost(model, rates), adapters=0)
+    assert found == cost(model, rates), "all experts are computed, so all are counted by default"
 
 
 @pytest.mark.parametrize("adapter", ["none", "layer", "lora"])

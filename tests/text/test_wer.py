@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mome.text.transcript import normalize
-from mome.text.wer import WordErrors, bootstrap_interval, word_errors
+from mome.text.wer import WordErrors, bootstrap_interval, paired_interval, word_errors
 
 
 def distance(reference: list[str], hypothesis: list[str]) -> int:
@@ -85,3 +85,17 @@ def test_interval_of_equal_clips_is_a_point():
 def test_interval_needs_clips(errors, words):
     with pytest.raises(ValueError, match="same clips"):
         bootstrap_interval(errors, words, seed=0)
+
+
+def test_a_paired_interval_is_of_the_difference_of_the_same_clips():
+    rng = np.random.default_rng(0)
+    errors, words = rng.integers(0, 7, 200), np.full(200, 6)
+    assert paired_interval(errors + 1, errors, words, seed=0) == pytest.approx((1 / 6,) * 3), "the clips drop out"
+    change, low, high = paired_interval(errors, errors[::-1], words, seed=0)
+    spread = 1.96 * (errors - errors[::-1]).std() / 6 / 200**0.5
+    assert (change, low, high) == (0, pytest.approx(-spread, rel=0.15), pytest.approx(spread, rel=0.15))
+    trainings = np.stack([errors, errors + 2])
+    change, low, high = paired_interval(trainings, np.stack([errors] * 2), words, seed=0)
+    assert (change, low, high) == pytest.approx((1 / 6, 0, 2 / 6)), "either training may be drawn twice"
+    with pytest.raises(ValueError, match="the same clips"):
+        paired_interval(errors, errors[1:], words, seed=0)

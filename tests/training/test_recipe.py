@@ -290,10 +290,19 @@ output: x
         ("optim.tasks=[avsr]", "the model has no rates for avsr: set model.audio_rates and video_rates"),
         ("optim.rates=['-,4']", r"rates \(-,4\) are not in this model's rate set"),
         ("optim.rates_up_to=8", "optim.rates_up_to draws any rates: it needs model.connector.type=resampler"),
+        ("optim.top_k=[1, 5]", "optim.top_k = 5 is not possible: choose 1 to 4, the routed experts"),
+        ("optim.top_k=[]", "optim.top_k is empty"),
+        ("optim.top_k=[0]", "optim.top_k=0 is not possible: give 1 or more"),
         ("validation.rates=['-,4']", r"rates \(-,4\) are not in this model's rate set"),
     ):
         with pytest.raises(MomeError, match=message):
             load_config(path, [override])
+
+
+def test_experts_are_drawn_only_where_there_are_some():
+    for adapter in ("null", "{type: lora, bottleneck: 4}"):
+        with pytest.raises(MomeError, match=r"optim.top_k = 1 is not possible: the model has no routed experts"):
+            load_config("llama-mtsk-ms-grid", [f"model.adapter={adapter}", "optim.top_k=[1, 2]"])
 
 
 def test_an_adapter_of_another_type_starts_anew():

@@ -14,7 +14,7 @@ from mome.connectors.resampler import resampled_length
 from mome.errors import MomeError
 from mome.rates import Rates, RateSet
 from mome.training.recipe import ValidationRecipe
-from mome.training.schedule import RateSchedule
+from mome.training.schedule import RateSchedule, TopKSchedule
 
 RATE_SET = RateSet((4, 8, 16), (2, 5))
 ALL = tuple(RATE_SET.rates())
@@ -128,3 +128,22 @@ def test_validation_rates_that_are_given():
         ValidationRecipe(rates=["4,3"]).rates_of(RATE_SET)
     with pytest.raises(MomeError, match="ask for vsr, which this model was not made for"):
         ValidationRecipe(rates=["-,2"]).rates_of(RateSet((4,), (2,), ("avsr", "asr")))
+
+
+def test_numbers_of_experts_drawn_evenly_by_seed_and_step():
+    schedule, again, other = (TopKSchedule([1, 2, 4], seed) for seed in (5, 5, 6))
+    steps = list(range(1500))
+    drawn = [schedule(step) for step in steps]
+    assert [again(step) for step in reversed(steps)] == drawn[::-1], "a resumed run asks for the later steps alone"
+    assert [other(step) for step in steps] != drawn
+    counts = Counter(drawn)
+    assert set(counts) == {1, 2, 4}
+    assert all(abs(times - 500) < 5 * math.sqrt(500) for times in counts.values())
+    assert TopKSchedule(None, 5)(3) is None
+
+
+def test_rates_and_numbers_of_experts_are_drawn_apart():
+    rates, numbers = RateSchedule(ALL[:4], 5, count=1), TopKSchedule([1, 2, 3, 4], 5)
+    pairs = Counter((ALL.index(rates(step)[0]), numbers(step)) for step in range(1600))
+    assert len(pairs) == 16
+    assert all(abs(times - 100) < 50 for times in pairs.values())

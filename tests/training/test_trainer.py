@@ -15,7 +15,7 @@ from mome.adapters import RouterStatistics
 from mome.model.model import EncodedClips
 from mome.training.build import build
 from mome.training.recipe import ModelRecipe, Recipe
-from mome.training.schedule import RateSchedule
+from mome.training.schedule import RateSchedule, TopKSchedule
 from mome.training.trainer import MatryoshkaTrainer, _write_state, routing_summary
 from tests.model.build import ALL_RATES, make_model, raw_inputs, transcripts
 from tests.training.toy import toy_backbones
@@ -86,6 +86,19 @@ def test_log_tells_the_means_since_the_last(tmp_path):
     )
     training.log({"loss": 2.0})
     assert "loss/4,2" not in training.state.log_history[-1]
+
+
+def test_a_step_has_the_number_of_experts_that_is_drawn_for_it(tmp_path):
+    training, inputs = trainer(tmp_path), {**raw_inputs([(133, 34)]), "labels": LABELS[:1]}
+    training.active_experts = TopKSchedule([1, 5], 0)
+    drawn = [training.active_experts(step) for step in range(6)]
+    assert set(drawn) == {1, 5}
+    for step, number in enumerate(drawn):
+        training.state.global_step = step
+        loss = training.compute_loss(training.model, inputs)
+        assert torch.equal(loss, training.model(**inputs, matryoshka=ALL_RATES, active_experts=number).loss)
+    training.log({"loss": 1.0})
+    assert training.state.log_history[-1]["router/top_k"] == pytest.approx(sum(drawn) / len(drawn))
 
 
 def test_validation_leaves_training_as_it_was(tmp_path):

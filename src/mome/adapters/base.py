@@ -74,6 +74,20 @@ class AdapterConfig(ABC):
         """Number of groups with parameters of their own; unless 0, a forward pass must name each sequence's group."""
         return 0
 
+    @property
+    def most_active(self) -> int:
+        """Most routed experts that :attr:`AdapterContext.top_k` may activate for a token; 0 without routed experts."""
+        return 0
+
+    def idle_operations(self, language_model: Any, top_k: int) -> int:
+        """Operations for one token whose result the gates of all but ``top_k`` routed experts set to zero.
+
+        Args:
+            language_model: as for :meth:`count`.
+            top_k: routed experts active for the token.
+        """
+        return 0
+
     @abstractmethod
     def attach(self, layers: nn.ModuleList) -> None:
         """Add adapters to the decoder layers, as sub-modules named ``self.kind``; change nothing else.

@@ -38,6 +38,8 @@ class AdapterContext:
         group: (B,) long, the group of each sequence, for adapters with parts for a rate, a task or the like; one
             number for the whole batch. If the model runs on k * B rows, as in a beam search, each k successive rows
             belong to one sequence.
+        top_k: routed experts active for a token; None for each bank's own. A number in the context is safe while other
+            threads run the same model.
         routing: output: statistics of the expert bank of each decoder layer, by layer index.
         observe: called by the expert bank of each decoder layer with the layer's index, each token's router
             probabilities (B, T, N_r) and its chosen experts (B, T, k), to look at what the statistics sum up.
@@ -45,6 +47,7 @@ class AdapterContext:
 
     token_mask: Tensor | None = None
     group: Tensor | int | None = None
+    top_k: int | None = None
     routing: dict[int, RouterStatistics] = field(default_factory=dict)
     observe: Callable[[int, Tensor, Tensor], None] | None = None
 

@@ -55,7 +55,8 @@ class ExpertBank(Adapter):
         routers: (n, N_r, d), the router of each group if there are several, else None.
 
     Attributes:
-        top_k: k, active routed experts; may be changed between forward passes (elastic inference).
+        top_k: k, active routed experts; may be changed between forward passes (elastic inference). A pass whose
+            context has a k of its own uses that.
     """
 
     def __init__(
@@ -100,9 +101,12 @@ class ExpertBank(Adapter):
 
     @top_k.setter
     def top_k(self, value: int) -> None:
-        if not 1 <= value <= self.config.routed_experts:
-            raise MomeError(f"top_k = {value} is not possible: choose 1 to {self.config.routed_experts}")
-        self._top_k = value
+        self._top_k = self._checked(value)
+
+    def _checked(self, top_k: int) -> int:
+        if not 1 <= top_k <= self.config.routed_experts:
+            raise MomeError(f"top_k = {top_k} is not possible: choose 1 to {self.config.routed_experts}")
+        return top_k
 
     @property
     def router_weight(self) -> Tensor:
@@ -129,19 +133,23 @@ class ExpertBank(Adapter):
         """(N, d), a view."""
         return self.outer_weight.view(self.width, self.experts, -1)[..., -1].t()
 
-    def route(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def route(self, logits: Tensor, top_k: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Compute the gates of the routed experts.
 
         Args:
             logits: (..., N_r), floating.
+            top_k: k; by default that of the bank.
 
         Returns:
             Gates (..., N_r), zero except for the top k; probabilities (..., N_r); chosen experts (..., k),
             long. Gates and probabilities are float32, or float64 if the logits are.
+
+        Raises:
+            MomeError: there are fewer than k routed experts.
         """
         # At least float32: in bfloat16 near-equal experts get equal probabilities.
         probabilities = logits.softmax(dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
-        kept, chosen = probabilities.topk(self.top_k, dim=-1, sorted=False)
+        kept, chosen = probabilities.topk(self.top_k if top_k is None else self._checked(top_k), dim=-1, sorted=False)
         if self.config.renormalize:
             kept = kept / kept.sum(dim=-1, keepdim=True)
         return torch.zeros_like(probabilities).scatter(-1, chosen, kept), probabilities, chosen
@@ -151,14 +159,15 @@ class ExpertBank(Adapter):
 
         Args:
             x: (..., d), floating; computed in the dtype of the parameters.
-            context: records the routing statistics, and names the groups if there are several routers; by default the
-                running forward pass's context.
+            context: records the routing statistics, may say k, and names the groups if there are several routers; by
+                default the running forward pass's context.
 
         Returns:
             (..., d) in the dtype of ``x``.
 
         Raises:
-            MomeError: there are several routers, and the context names no group, or a group that does not exist.
+            MomeError: there are several routers, and the context names no group, or a group that does not exist; the
+                context's k is not possible.
         """
         context = context or self.context
         own = x.to(self.inner_weight.dtype)
@@ -169,7 +178,7 @@ class ExpertBank(Adapter):
         else:
             logits = group_linear(own, self.routers, context, "MoME adapter")
             inner = F.linear(own, self.inner_weight, self.inner_bias)
-        gates, probabilities, chosen = self.route(logits)
+        gates, probabilities, chosen = self.route(logits, None if context is None else context.top_k)
         if context is not None:
             layer_index = 0 if self.slot is None else self.slot.layer_index
             context.record(layer_index, router_statistics(probabilities, chosen, context.token_mask))
@@ -279,6 +288,16 @@ class MomeAdapterConfig(AdapterConfig, kind="mome"):
         """Count in each layer the routers and all experts, or one router and the active experts; biases included."""
         layers, width = language_model.num_hidden_layers, language_model.hidden_size
         return ParameterCount(layers * bank_parameters(self, width), layers * active_bank_parameters(self, width))
+
+    @property
+    def most_active(self) -> int:
+        """All routed experts."""
+        return self.routed_experts
+
+    def idle_operations(self, language_model: Any, top_k: int) -> int:
+        """Those of the projections D_e, U_e and the column c_e of the N_r - k experts that are not chosen."""
+        layers, width = language_model.num_hidden_layers, language_model.hidden_size
+        return layers * (self.routed_experts - top_k) * 2 * width * (2 * self.bottleneck + 1)
 
 
 def expert_parameters(width: int, bottleneck: int) -> int:

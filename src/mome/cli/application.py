@@ -19,7 +19,9 @@ from mome.cli.evaluate import evaluate
 from mome.cli.inspect import inspect
 from mome.cli.options import Command
 from mome.cli.output import mistake, note
+from mome.cli.report import report
 from mome.cli.score import score
+from mome.cli.sweep import sweep
 from mome.cli.train import train
 from mome.cli.transcribe import transcribe
 from mome.errors import MomeError
@@ -41,8 +43,9 @@ class CommandGroup(TyperGroup):
             returned = super().invoke(ctx)
             sys.stdout.flush()
         except KeyboardInterrupt:
-            resumes = ctx.invoked_subcommand == "train"
-            note("mome: interrupted" + (": the same command with --resume goes on from the last checkpoint" * resumes))
+            again = {"train": ": the same command with --resume goes on from the last checkpoint"}
+            again["sweep"] = ": the same command goes on"
+            note("mome: interrupted" + again.get(ctx.invoked_subcommand or "", ""))
             raise typer.Exit(INTERRUPTED) from None
         return returned
 
@@ -86,7 +89,9 @@ app.command(cls=Command)(transcribe)
 app.command(cls=Command)(demo)
 app.command(cls=Command)(evaluate)
 app.command(cls=Command)(score)
+app.command(cls=Command)(report)
 app.command(cls=Command)(train)
+app.command(cls=Command)(sweep)
 app.command(cls=Command)(inspect)
 app.command(cls=Command)(convert)
 app.add_typer(data_app, name="data", cls=CommandGroup)

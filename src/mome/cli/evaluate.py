@@ -21,9 +21,11 @@ from mome.cli.options import (
     Normalize,
     Out,
     Split,
+    TopK,
     beam_search,
     check_compat,
     check_noise,
+    check_top_k,
     choose_rates,
     load_model,
     parse_level,
@@ -86,6 +88,7 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, help="Use only this number of clips, from the first on.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Clips transcribed together.")] = 8,
     beams: Beams = None,
+    top_k: TopK = None,
     normalize: Normalize = "lower",
     compat: Compat = None,
     dtype: Dtype = "float32",
@@ -121,6 +124,7 @@ def evaluate(
     rows = read_manifest(data, split, silence=True)[:limit]
     config = read_config(model)
     check_compat(compat, model, config)
+    check_top_k(top_k, model, config)
     conditions = make_conditions(choose_rates(config.rate_set, given, tasks), levels)
     sound = None if noise is None else load_noise(noise)
     transcriber = load_model(model, compat, dtype)
@@ -135,6 +139,7 @@ def evaluate(
         batch_size=batch,
         store=store,
         normalize=normalize,
+        active_experts=top_k,
         **beam_search(beams),
     )
     interruption = None
@@ -153,6 +158,7 @@ def evaluate(
         seed=seed,
         normalize=normalize,
         interrupted=interruption is not None,
+        top_k=top_k,
     )
     # Print before writing files, because the figures took hours and a disk may be full.
     result(to_json(document) if json else results_table(results))

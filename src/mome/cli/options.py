@@ -77,6 +77,17 @@ Normalize = Annotated[
         "punctuation, fillers, and the ways to write numbers, contractions and English spellings."
     ),
 ]
+TopK = Annotated[
+    int | None,
+    typer.Option(
+        "--top-k",
+        min=1,
+        metavar="K",
+        help="Routed experts of a MoME adapter active for a token, 1 up to all; their operations alone are counted "
+        "then. Default: as trained.",
+        show_default=False,
+    ),
+]
 Seed = Annotated[int, typer.Option(min=0, help="Draws a file's stretch of noise, together with the file's name.")]
 
 
@@ -215,6 +226,20 @@ def check_compat(compat: Compatibility | None, model: str, config: MomeConfig) -
         config.check_options()
     except MomeError as error:
         raise MomeError(f"--compat {compat} does not suit {model}, leave it out: {error}") from None
+
+
+def check_top_k(top_k: int | None, model: str, config: MomeConfig) -> None:
+    """Check that the model's adapter can have this number of active experts.
+
+    Raises:
+        MomeError: it has fewer routed experts, or none.
+    """
+    if top_k is None:
+        return
+    try:
+        config.check_top_k(top_k, "--top-k")
+    except MomeError as error:
+        raise MomeError(f"{error} ({model})") from None
 
 
 def read_config(model: str) -> MomeConfig:

@@ -19,10 +19,12 @@ from mome.cli.options import (
     Model,
     Noise,
     Seed,
+    TopK,
     beam_search,
     check_compat,
     check_noise,
     check_path,
+    check_top_k,
     load_model,
     read_config,
 )
@@ -84,6 +86,7 @@ def transcribe(
         typer.Option(metavar="DB", help="Speech to noise in dB, such as 0 or -5; needs --noise."),
     ] = None,
     beams: Beams = None,
+    top_k: TopK = None,
     compat: Compat = None,
     dtype: Dtype = "float32",
     seed: Seed = 0,
@@ -107,6 +110,7 @@ def transcribe(
     quiet()
     config = read_config(model)
     check_compat(compat, model, config)
+    check_top_k(top_k, model, config)
     for rate in chosen:
         config.rate_set.check(rate)
     chosen = list(config.rate_set.rates()) if every else chosen
@@ -114,7 +118,7 @@ def transcribe(
     if chosen_format in ("srt", "vtt") and output_dir is None and not single:
         raise MomeError(f"{chosen_format} on stdout is for one clip at one rate: give --output-dir DIR for several")
 
-    batch = _Batch(model, chosen, audio_track, noise, snr, beams, compat, dtype, seed)
+    batch = _Batch(model, chosen, audio_track, noise, snr, beams, top_k, compat, dtype, seed)
 
     def deliver(path: Path, transcripts: Sequence[Transcript]) -> None:
         if output_dir is not None:
@@ -152,6 +156,7 @@ class _Batch:
     noise: Path | None
     snr: float | None
     beams: int | None
+    top_k: int | None
     compat: Compatibility | None
     dtype: str
     seed: int
@@ -197,12 +202,13 @@ class _Batch:
         clip = add_noise(transcriber.load_clip(path, rates, audio_track=self.audio_track))
         seconds = time.perf_counter() - began
         available = [pair for pair in dict.fromkeys(available_rates(clip, pair) for pair in rates) if pair is not None]
-        return transcriber.transcribe_rates(clip, available or rates, media_seconds=seconds, **beam_search(self.beams))
+        return transcriber.transcribe_rates(clip, available or rates, seconds, self.top_k, **beam_search(self.beams))
 
     def document(self) -> dict[str, Any]:
         """The JSON document of the command."""
         return {
             "model": self.model,
+            **({} if self.top_k is None else {"top_k": self.top_k}),
             "results": [transcript.to_json() for transcript in self.done],
             "failures": [{"file": str(path), "error": in_one_line(error)} for path, error in self.failures],
         }

@@ -216,6 +216,23 @@ class MomeConfig(PreTrainedConfig):
         groups, (option, _) = self.adapter_groups, self._grouping
         return adapter_config_from_dict({**self.adapter, option: len(groups)} if groups else self.adapter)
 
+    def check_top_k(self, top_k: int, name: str = "active_experts") -> AdapterConfig:
+        """The adapter's options, if a token can have ``top_k`` active routed experts.
+
+        Args:
+            top_k: number of experts.
+            name: what the user calls it.
+
+        Raises:
+            MomeError: the adapter has fewer routed experts, or none.
+        """
+        adapter = self.adapter_config
+        if adapter is None or not adapter.most_active:
+            raise MomeError(f"{name} = {top_k} is not possible: the model has no routed experts, leave it out")
+        if not 1 <= top_k <= adapter.most_active:
+            raise MomeError(f"{name} = {top_k} is not possible: choose 1 to {adapter.most_active}, the routed experts")
+        return adapter
+
     @property
     def _grouping(self) -> tuple[str, Any]:
         """The adapter's option that says what its groups are, and its value; ``None`` by default."""

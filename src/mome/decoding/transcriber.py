@@ -83,6 +83,7 @@ class Transcriber:
         rates: str | Rates | None = None,
         *,
         audio_track: int | None = None,
+        active_experts: int | None = None,
         **generation: Any,
     ) -> Transcript:
         """Transcribe one clip at one pair of rates.
@@ -91,31 +92,44 @@ class Transcriber:
             clip: a file, or a clip loaded before.
             rates: ``"4,2"`` (AVSR), ``"4,-"`` (ASR) or ``"-,2"`` (VSR); :attr:`default_rates` if not given.
             audio_track: as in :meth:`load_clip`.
+            active_experts: routed experts of a MoME adapter active for a token, 1 up to all; by default as trained.
+                The operations recorded are then those of the active experts.
             generation: options of decoding, such as ``num_beams`` (:data:`mome.config.generation.NAMES`), or a
                 ``generation_config`` of Transformers; the model's own by default.
 
         Raises:
             MomeError: the file is unusable, the rates are not in the model's rate set, the clip is too short or
-                too long, or an option of decoding is unknown or not possible.
+                too long, an option of decoding is unknown or not possible, or ``active_experts`` is not.
         """
         rates = self.default_rates if rates is None else Rates.parse(rates)
         self.model.rate_set.check(rates)
         began = time.perf_counter()
         if not isinstance(clip, Clip):
             clip = self.load_clip(clip, [rates], audio_track=audio_track, **generation)
-        return self.transcribe_rates(clip, [rates], media_seconds=time.perf_counter() - began, **generation)[0]
+        seconds = time.perf_counter() - began
+        return self.transcribe_rates(clip, [rates], seconds, active_experts, **generation)[0]
 
     def transcribe_rates(
-        self, clip: Clip, rates: Sequence[Rates], media_seconds: float = 0.0, **generation: Any
+        self,
+        clip: Clip,
+        rates: Sequence[Rates],
+        media_seconds: float = 0.0,
+        active_experts: int | None = None,
+        **generation: Any,
     ) -> list[Transcript]:
         """Transcribe one clip at several rates; the encoders run once.
 
         See :func:`available_rates` for clips without sound or without video.
         """
-        return self.transcribe_batch([clip], rates, media_seconds=media_seconds, **generation)[0]
+        return self.transcribe_batch([clip], rates, media_seconds, active_experts, **generation)[0]
 
     def transcribe_batch(
-        self, clips: Sequence[Clip], rates: Sequence[Rates], media_seconds: float = 0.0, **generation: Any
+        self,
+        clips: Sequence[Clip],
+        rates: Sequence[Rates],
+        media_seconds: float = 0.0,
+        active_experts: int | None = None,
+        **generation: Any,
     ) -> list[list[Transcript]]:
         """Transcribe several clips together at several rates; the encoders run once.
 
@@ -123,7 +137,7 @@ class Transcriber:
             clips: B clips.
             rates: R rates, the same for all clips.
             media_seconds: time that reading the files took, for the transcripts' record.
-            generation: as in :meth:`transcribe`.
+            active_experts, generation: as in :meth:`transcribe`.
 
         Returns:
             B lists of R transcripts. Each records an equal share of the batch's encoding and decoding time.
@@ -131,10 +145,12 @@ class Transcriber:
         Raises:
             MomeError: as :meth:`transcribe`, or memory does not suffice.
         """
+        if active_experts is not None:
+            self.model.config.check_top_k(active_experts)
         if not clips:
             return []
         with _enough_memory(clips):
-            return self._transcribe_batch(clips, rates, media_seconds, self._options(generation))
+            return self._transcribe_batch(clips, rates, media_seconds, active_experts, self._options(generation))
 
     def _options(self, generation: dict[str, Any]) -> dict[str, Any]:
         """Options for ``generate``; raises :class:`MomeError` if an option is unknown or not possible."""
@@ -149,7 +165,12 @@ class Transcriber:
         }
 
     def _transcribe_batch(
-        self, clips: Sequence[Clip], rates: Sequence[Rates], media_seconds: float, generation: dict[str, Any]
+        self,
+        clips: Sequence[Clip],
+        rates: Sequence[Rates],
+        media_seconds: float,
+        active_experts: int | None,
+        generation: dict[str, Any],
     ) -> list[list[Transcript]]:
         table = [[self._usable(clip, rate) for rate in rates] for clip in clips]
         began = time.perf_counter()
@@ -162,9 +183,10 @@ class Transcriber:
             began = time.perf_counter()
             with torch.no_grad():
                 prepared = self.model.prepare(encoded, column)
-            ids = self.model.generate(prepared=prepared, most_tokens=limits, **generation)
+            own: dict[str, Any] = {"most_tokens": limits, "active_experts": active_experts}
+            ids = self.model.generate(prepared=prepared, **own, **generation)
             times = Seconds(media_seconds, encode_seconds, (time.perf_counter() - began) / len(clips))
-            columns.append(self._transcripts(clips, lengths, prepared, ids, times, generation))
+            columns.append(self._transcripts(clips, lengths, prepared, ids, times, active_experts, generation))
         return [list(row) for row in zip(*columns, strict=True)]
 
     def _usable(self, clip: Clip, rates: Rates) -> Rates:
@@ -245,6 +267,7 @@ class Transcriber:
         prepared: LanguageInputs,
         ids: Tensor,
         times: Seconds,
+        active_experts: int | None,
         generation: dict[str, Any],
     ) -> list[Transcript]:
         """The transcripts of B clips at the rates of ``prepared``, from the ids ``(B, S)`` that were generated."""
@@ -261,7 +284,7 @@ class Transcriber:
             if limits is not None and new_tokens >= limits[index]:
                 ended, cut = None, cut.replace(limit, PER_SECOND)
             tokens = prepared.counts[index]
-            cost = inference_cost(self.model.config, rates, *lengths[index], new_tokens, beams, tokens)
+            cost = inference_cost(self.model.config, rates, *lengths[index], new_tokens, beams, tokens, active_experts)
             transcripts.append(
                 Transcript(
                     file=str(clip.path or ""),

@@ -94,6 +94,8 @@ class Evaluation:
             transcriber.model.rate_set.check(condition.rates)
             if condition.snr_db is not None and noise is None:
                 raise MomeError(f"a signal-to-noise ratio of {condition.snr_db:g} dB needs a recording of noise")
+        if generation.get("active_experts") is not None:
+            transcriber.model.config.check_top_k(generation["active_experts"])
         self.transcriber, self.rows, self.conditions = transcriber, rows, conditions
         self.noise, self.seed, self.batch_size, self.store = noise, seed, batch_size, store
         self.spoil, self.normalize, self.generation = spoil, normalize, generation
@@ -167,6 +169,7 @@ def evaluate(
             spoil: done to each clip, given its id, before noise is mixed in.
             normalize: the form in which to compare transcripts, see
                 :func:`~mome.evaluation.normalizers.normalizer`.
+            active_experts: routed experts active for a token, see :meth:`~mome.decoding.Transcriber.transcribe`.
             All others are options of Transformers' ``generate``, such as ``num_beams``.
 
     Returns:

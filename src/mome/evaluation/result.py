@@ -227,6 +227,7 @@ def results_document(
     seed: int,
     normalize: Normalizer = "lower",
     interrupted: bool = False,
+    top_k: int | None = None,
 ) -> dict[str, Any]:
     """Results, with all that is needed to repeat the run.
 
@@ -238,10 +239,12 @@ def results_document(
         seed: seed of noise and intervals.
         normalize: the form in which transcripts were compared.
         interrupted: whether the run was stopped before all clips were done.
+        top_k: active routed experts, if that number was chosen.
     """
     return {
         **run_document(command=command, model=model, data=data, seed=seed),
         "normalize": normalize,
+        **({} if top_k is None else {"top_k": top_k}),
         "interrupted": interrupted,
         "results": [result.to_json() for result in results],
     }

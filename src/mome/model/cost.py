@@ -85,6 +85,7 @@ def inference_cost(
     new_tokens: int,
     beams: int = 1,
     fed: Tokens | None = None,
+    top_k: int | None = None,
 ) -> Cost:
     """Operations of transcribing one clip by itself.
 
@@ -96,6 +97,11 @@ def inference_cost(
         new_tokens: transcript tokens generated, the end token included.
         beams: width of the beam search; 1 is greedy decoding.
         fed: tokens fed to the language model, if known; computed from the clip's length otherwise.
+        top_k: count this number of routed experts for a token, as the papers do. By default all are counted, because
+            all are computed (:class:`~mome.adapters.experts.ExpertBank`).
+
+    Raises:
+        MomeError: the adapter cannot have ``top_k`` active experts.
     """
     fed = fed or count_tokens(config, rates, audio_frames, video_frames)
     steps = max(new_tokens - 1, 0)  # the prefill gives the first new token
@@ -115,7 +121,10 @@ def inference_cost(
     prefill = language_model.reading(fed.total) + head
     attended = _attended_positions(config.text_config, fed.total, steps)
     decode = steps * (language_model.step + head) + round(attended * language_model.position)
-    adapters = (fed.total + steps) * _adapter(settings, config.adapter_config)
+    adapter = _adapter(settings, config.adapter_config)
+    if top_k is not None:
+        adapter -= config.check_top_k(top_k).idle_operations(config.text_config, top_k)
+    adapters = (fed.total + steps) * adapter
     return Cost(audio, video, projectors, beams * adapters, beams * prefill, beams * decode)
 
 

@@ -208,18 +208,23 @@ class MomeForSpeechRecognition(SavedModel):
         """The language model's input for generation: :meth:`connect`, then :meth:`assemble`."""
         return self.assemble(self.connect(encoded, rates), rates)
 
-    def adapter_context(self, rates: Sequence[Rates], token_mask: Tensor | None = None) -> AdapterContext:
+    def adapter_context(
+        self, rates: Sequence[Rates], token_mask: Tensor | None = None, active_experts: int | None = None
+    ) -> AdapterContext:
         """The context that a forward pass hands to its adapters.
 
         Args:
             rates: B rates, which determine each clip's group if the adapter has groups.
             token_mask: ``(B, L)`` bool, true on tokens, false on padding.
+            active_experts: as in :meth:`forward`.
         """
+        if active_experts is not None:
+            self.config.check_top_k(active_experts)
         group: Tensor | int | None = None
         if self.config.adapter_groups:
             groups = [self.config.adapter_group(rate) for rate in rates]
             group = groups[0] if len(set(groups)) == 1 else torch.tensor(groups, device=self.device)
-        return AdapterContext(token_mask=token_mask, group=group)
+        return AdapterContext(token_mask, group, active_experts)
 
     def forward(
         self,
@@ -234,6 +239,7 @@ class MomeForSpeechRecognition(SavedModel):
         rate_weights: Mapping[str, float] | None = None,
         words: Tensor | None = None,
         encoded: EncodedClips | None = None,
+        active_experts: int | None = None,
     ) -> SpeechOutput:
         """Compute the loss of transcripts by teacher forcing, at one or several rates.
 
@@ -252,6 +258,7 @@ class MomeForSpeechRecognition(SavedModel):
                 default: the c_ij of MoME's loss. The mean is over the number of rates, whatever the factors.
             words: ``(B,)`` number of words of each transcript; only needed by a connector that learns the speech rate.
             encoded: features computed before, instead of the raw inputs.
+            active_experts: routed experts of a MoME adapter active for a token, by default the adapter's ``top_k``.
 
         Returns:
             The loss with its terms, and the logits of the last rates. With an :attr:`alignment` without a weight, the
@@ -288,7 +295,7 @@ class MomeForSpeechRecognition(SavedModel):
                 if alone:
                     continue
             inputs = self.assemble(connected, clip_rates, labels)
-            logits, context, decorrelation = self._logits(inputs, labels)
+            logits, context, decorrelation = self._logits(inputs, labels, active_experts)
             weight = (task_weights or {}).get(clip_rates[0].task, 1.0) * (rate_weights or {}).get(name, 1.0)
             objective.add_transcript(name, logits, labels, weight)
             objective.add_adapters(context)
@@ -299,7 +306,9 @@ class MomeForSpeechRecognition(SavedModel):
                 objective.add(name, loss)
         return objective.output(logits)
 
-    def _logits(self, inputs: LanguageInputs, labels: Tensor) -> tuple[Tensor, AdapterContext, Tensor | None]:
+    def _logits(
+        self, inputs: LanguageInputs, labels: Tensor, active_experts: int | None
+    ) -> tuple[Tensor, AdapterContext, Tensor | None]:
         """Run the language model.
 
         Returns:
@@ -308,7 +317,7 @@ class MomeForSpeechRecognition(SavedModel):
         """
         lengths = (labels != IGNORED_LABEL).sum(1)
         longest = int(lengths.max())
-        context = self.adapter_context(inputs.rates, inputs.mask)
+        context = self.adapter_context(inputs.rates, inputs.mask, active_experts)
         output = self.language_model(
             inputs_embeds=inputs.embeddings,
             attention_mask=inputs.mask.long(),
@@ -351,13 +360,14 @@ class MomeForSpeechRecognition(SavedModel):
         encoded: EncodedClips | None = None,
         prepared: LanguageInputs | None = None,
         most_tokens: Sequence[int] | None = None,
+        active_experts: int | None = None,
         **generation: Any,
     ) -> Any:
         """Transcribe with Transformers' ``generate``: greedy decoding, beam search or sampling.
 
         Args:
-            input_features, input_features_mask, pixel_values_videos, pixel_values_videos_mask, encoded:
-                as in :meth:`forward`.
+            input_features, input_features_mask, pixel_values_videos, pixel_values_videos_mask, encoded,
+            active_experts: as in :meth:`forward`.
             rates: rates of all clips, or B rates, one for each clip.
             prepared: the result of :meth:`prepare`, instead of inputs and rates.
             most_tokens: B numbers of tokens, the end token included, after which a clip's transcript ends even if the
@@ -388,9 +398,9 @@ class MomeForSpeechRecognition(SavedModel):
             options["logits_processor"] = [*options.get("logits_processor", []), limit]
         options |= {"inputs_embeds": prepared.embeddings, "attention_mask": prepared.mask.long()}
         language_model = cast(Any, self.language_model)
-        if not self.config.adapter_groups:
+        if not self.config.adapter_groups and active_experts is None:
             return language_model.generate(**options)
-        with use_context(self.language_model, self.adapter_context(prepared.rates)):
+        with use_context(self.language_model, self.adapter_context(prepared.rates, active_experts=active_experts)):
             return language_model.generate(**options)
 
     def merge(self, which: str | Rates | None = None, parts: Collection[str] | None = None) -> Self:

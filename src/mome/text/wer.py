@@ -97,3 +97,42 @@ def bootstrap_interval(
         rates[index] = errors[drawn].sum() / max(words[drawn].sum(), 1)
     low, high = np.quantile(rates, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def paired_interval(
+    errors: np.ndarray | Sequence[int],
+    others: np.ndarray | Sequence[int],
+    words: np.ndarray | Sequence[int],
+    seed: int,
+    resamples: int = 1000,
+    level: float = 0.95,
+) -> tuple[float, float, float]:
+    """Bootstrap the difference of two word error rates over the same clips, and the same trainings if there are some.
+
+    Clips and trainings are drawn with replacement for both together, so what makes one hard for both drops out.
+
+    Args:
+        errors: number of errors of each clip, ``(clips,)``, or ``(trainings, clips)``.
+        others: those of what it is compared with, in the same shape and order.
+        words: ``(clips,)`` number of reference words.
+        seed: seed of the draws.
+        resamples: number of draws.
+        level: probability mass of the interval.
+
+    Returns:
+        How much higher the first rate is, as a fraction, and the lower and upper end of the interval.
+
+    Raises:
+        ValueError: there are no clips, or the shapes differ.
+    """
+    first, second, lengths = np.atleast_2d(errors), np.atleast_2d(others), np.asarray(words)
+    if first.shape != second.shape or first.shape[1:] != lengths.shape or not first.size:
+        raise ValueError(f"a paired interval needs the same clips: {first.shape}, {second.shape}, {lengths.shape}")
+    change, (trainings, clips) = first - second, first.shape
+    rng = np.random.default_rng(seed)
+    differences = np.empty(resamples)
+    for index in range(resamples):
+        drawn, again = rng.integers(clips, size=clips), rng.integers(trainings, size=trainings)
+        differences[index] = change[again].sum(0)[drawn].sum() / (trainings * max(lengths[drawn].sum(), 1))
+    low, high = np.quantile(differences, [(1 - level) / 2, (1 + level) / 2])
+    return float(change.sum() / (trainings * max(lengths.sum(), 1))), float(low), float(high)

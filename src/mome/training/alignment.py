@@ -34,6 +34,7 @@ def alignment_recipe(recipe: Recipe) -> Recipe:
         rate_weights={},
         rates_per_step=None,
         one_rate_per_task=False,
+        top_k=None,
         epochs=align.epochs or recipe.optim.epochs,
         steps=align.steps,
         learning_rate=align.learning_rate,

@@ -89,6 +89,8 @@ def model_config(recipe: Recipe, download: bool = True) -> MomeConfig:
         reason = shortened(str(error) or type(error).__name__, 200)
         raise MomeError(f"no model can be built from the options under 'model': {reason}") from error
     recipe.optim.rates_of(config.rate_set)
+    for top_k in recipe.optim.top_k or ():
+        config.check_top_k(top_k, "optim.top_k")
     recipe.validation.rates_of(config.rate_set)
     return config
 

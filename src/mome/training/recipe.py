@@ -171,6 +171,7 @@ class OptimRecipe:
         one_rate_per_task: whether to draw one audio and one video rate in each step, which all tasks use (Omni-AVSR).
         rates_up_to: draw them from 1 to this instead, with a uniform number of tokens, for a connector that takes
             any rate (MQT).
+        top_k: numbers of active routed experts, of which one is drawn in each step; ``None`` for the adapter's own.
         steps: number of updates to train for, instead of ``epochs``.
         connector_learning_rate: the connector's own, such as a lower one after ``align``; ``None`` for
             ``learning_rate``.
@@ -185,6 +186,7 @@ class OptimRecipe:
     rates_per_step: int | None = None
     one_rate_per_task: bool = False
     rates_up_to: int | None = None
+    top_k: list[int] | None = None
     epochs: float = 10
     steps: int | None = None
     learning_rate: float = 1e-3
@@ -210,6 +212,7 @@ class OptimRecipe:
             rates=checks.each(checks.rates, empty=False),
             rates_per_step=checks.integer(1),
             rates_up_to=checks.integer(1),
+            top_k=checks.each(checks.integer(1), empty=False),
             epochs=checks.epochs,
             steps=checks.integer(1),
             learning_rate=checks.positive,

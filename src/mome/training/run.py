@@ -34,7 +34,7 @@ from mome.training.loading import load_recipe
 from mome.training.progress import Bars, StderrProgress
 from mome.training.recipe import OptimRecipe, Recipe
 from mome.training.run_folder import RunFolder, save_processor
-from mome.training.schedule import RateSchedule
+from mome.training.schedule import RateSchedule, TopKSchedule
 from mome.training.trainer import MatryoshkaTrainer, Validate, load_weights, save_alignment
 
 
@@ -260,6 +260,7 @@ def _trainer(
         validate if plan.validated else None,
         optim.connector_learning_rate,
         optim.rate_weights,
+        TopKSchedule(optim.top_k, optim.seed),
     )
     trainer.remove_callback(ProgressCallback)
     return trainer

@@ -1,4 +1,4 @@
-"""Which rates a training step goes through."""
+"""Which rates a training step goes through, and with how many active experts."""
 
 from __future__ import annotations
 
@@ -54,3 +54,24 @@ class RateSchedule:
 
     def _values(self, modality: str) -> list[int]:
         return sorted({value for rates in self.rates if (value := getattr(rates, modality)) is not None})
+
+
+@dataclass(frozen=True)
+class TopKSchedule:
+    """The number of active routed experts in every step, a function of seed and step alone.
+
+    Training with drawn numbers is for a model whose number is chosen at inference, as its rates are.
+
+    Attributes:
+        values: the numbers to draw from, all with the same probability; ``None`` for that of the adapter in all steps.
+        seed: seed of the draws.
+    """
+
+    values: Sequence[int] | None
+    seed: int
+
+    def __call__(self, step: int) -> int | None:
+        """The number of a step, the same at all its rates."""
+        if self.values is None:
+            return None
+        return self.values[int(np.random.default_rng((self.seed, step, 2)).integers(len(self.values)))]

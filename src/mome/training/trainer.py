@@ -54,6 +54,7 @@ class MatryoshkaTrainer(Trainer):
         connector_learning_rate: the connector's own; ``None`` for that of ``args``.
         validate: computes word error rates by name, such as ``"wer/4,2"``; ``None`` for no validation.
         rate_weights: factors on the loss by rates.
+        active_experts: gives the number of active routed experts of a step, ``None`` for the adapter's own.
     """
 
     model: MomeForSpeechRecognition
@@ -69,6 +70,7 @@ class MatryoshkaTrainer(Trainer):
         validate: Validate | None = None,
         connector_learning_rate: float | None = None,
         rate_weights: Mapping[str, float] | None = None,
+        active_experts: Callable[[int], int | None] = lambda step: None,
     ):
         # The Trainer only needs to have an eval_dataset: evaluate() below does not use it.
         evaluated = dataset if validate is not None else None
@@ -76,6 +78,7 @@ class MatryoshkaTrainer(Trainer):
         self.dataset = dataset
         self.sampler = sampler
         self.schedule = schedule
+        self.active_experts = active_experts
         self.weights = {"task_weights": dict(task_weights or {}), "rate_weights": dict(rate_weights or {})}
         self.validate = validate
         self.connector_learning_rate = connector_learning_rate
@@ -115,7 +118,8 @@ class MatryoshkaTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """The Matryoshka loss of a batch, see :class:`~mome.model.objective.SpeechOutput`."""
-        rates = self.schedule(self.state.global_step)
+        step = self.state.global_step
+        rates, active_experts = self.schedule(step), self.active_experts(step)
         batch = dict(inputs)
         if "clips" in batch:
             self.step_clips.append(batch.pop("clips"))
@@ -126,10 +130,12 @@ class MatryoshkaTrainer(Trainer):
         }
         if sides:
             batch["encoded"] = EncodedClips(sides.get("audio"), sides.get("video"))
-        output: SpeechOutput = model(**batch, matryoshka=rates, **self.weights)
+        output: SpeechOutput = model(**batch, matryoshka=rates, active_experts=active_experts, **self.weights)
         assert output.loss is not None
         self._refuse_unless_finite("loss", output.loss)
         self._note(output)
+        if active_experts is not None:
+            self.step_logs.setdefault("router/top_k", []).append(output.loss.new_tensor(active_experts))
         return (output.loss, output) if return_outputs else output.loss
 
     def _note(self, output: SpeechOutput) -> None:

@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 
 from mome.cli.analyze.app import analyze_app
-from mome.cli.analyze.options import Batch, Limit, RatesOption, choose_rates, parse_rates
+from mome.cli.analyze.options import Batch, ChosenRates, Limit, parse_rates
 from mome.cli.analyze.output import Folder, check_folder, show
-from mome.cli.options import Command, Data, Json, Split, load_model, read_config
+from mome.cli.options import Command, Data, Json, Split, choose_rates, load_model, read_config
 from mome.cli.output import progress, quiet, table
 
 
@@ -25,7 +25,7 @@ def attention(
     ],
     data: Data,
     split: Split = None,
-    rates: RatesOption = None,
+    rates: ChosenRates = None,
     limit: Limit = 32,
     batch: Batch = 8,
     out: Folder = None,
@@ -47,7 +47,7 @@ def attention(
     from mome.rates import Rates
 
     rows = read_manifest(data, split)[:limit]
-    chosen = {name: choose_rates(read_config(name).rate_set, given) for name in models}
+    chosen = {name: choose_rates(read_config(name).rate_set, given, []) for name in models}
     found: dict[str, dict[Rates, Attention]] = {}
     for name, pairs in chosen.items():
         transcriber = load_model(name)

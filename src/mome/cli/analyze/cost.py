@@ -7,23 +7,11 @@ from typing import Any
 import typer
 
 from mome.cli.analyze.app import analyze_app
-from mome.cli.analyze.evaluating import (
-    Batch,
-    ChosenRates,
-    ChosenTasks,
-    Limit,
-    Models,
-    Seed,
-    interval,
-    load_models,
-    percent,
-    read_rows,
-    short_names,
-)
+from mome.cli.analyze.evaluating import interval, load_models, percent, read_rows, short_names
+from mome.cli.analyze.options import Batch, ChosenRates, ChosenTasks, Limit, Models, Seed, parse_rates
 from mome.cli.analyze.output import Folder, check_folder, show
 from mome.cli.options import Command, Data, Json, Split, choose_rates, parse_task, read_config
 from mome.cli.output import progress, quiet, report_failures, table
-from mome.rates import Rates
 
 
 @analyze_app.command("cost", cls=Command)
@@ -46,7 +34,7 @@ def cost(
 
     Example: mome analyze cost mome-tiny --data grid.csv --split test --out cost
     """
-    given = list(dict.fromkeys(map(Rates.parse, rates or ())))
+    given = parse_rates(rates)
     tasks = [parse_task(text) for text in task or ()]
     check_folder(out)
     names = short_names(models)

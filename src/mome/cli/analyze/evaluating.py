@@ -1,33 +1,16 @@
-"""What the analyses that evaluate have in common: options, and models by short names."""
+"""What the analyses that evaluate have in common: clips, models by short names, cells of tables."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from mome.errors import MomeError
 
 if TYPE_CHECKING:
     from mome.data.manifests import ManifestRow
     from mome.decoding import Transcriber
-
-Models = Annotated[
-    list[str],
-    typer.Argument(metavar="MODEL...", help="Model folders, hub ids, or the bundled mome-tiny."),
-]
-ChosenRates = Annotated[
-    list[str] | None,
-    typer.Option("--rates", metavar="A,V", help="Audio and video rate, such as 4,2. Repeatable.", show_default=False),
-]
-ChosenTasks = Annotated[
-    list[str] | None, typer.Option("--task", metavar="avsr|asr|vsr", help="Repeatable.", show_default=False)
-]
-Limit = Annotated[int, typer.Option(min=1, help="Use only this number of clips, from the first on.")]
-Batch = Annotated[int, typer.Option(min=1, help="Clips transcribed together.")]
-Seed = Annotated[int, typer.Option(min=0, help="Draws noise, faults and the intervals.")]
 
 
 def read_rows(data: Path, split: str | None) -> list[ManifestRow]:

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from mome.cli.analyze.app import analyze_app
-from mome.cli.analyze.options import Batch, Limit, Model, RatesOption, choose_rates, parse_rates
+from mome.cli.analyze.options import Batch, ChosenRates, Limit, Model, Seed, parse_rates
 from mome.cli.analyze.output import Folder, check_folder, show
-from mome.cli.options import Command, Data, Json, Split, load_model, read_config
+from mome.cli.options import Command, Data, Json, Split, choose_rates, load_model, read_config
 from mome.cli.output import progress, quiet, table
 
 _HEADER = ("tokens", "measure", "between rates", "range", "chance", "95 %", "other layers", "above chance")
@@ -20,12 +20,12 @@ def experts(
     model: Model,
     data: Data,
     split: Split = None,
-    rates: RatesOption = None,
+    rates: ChosenRates = None,
     limit: Limit = 32,
     batch: Batch = 8,
     out: Folder = None,
     json: Json = False,
-    seed: Annotated[int, typer.Option(min=0, help="Draws the shuffled routing.")] = 0,
+    seed: Seed = 0,
 ) -> None:
     """Count which experts of a MoME adapter fire, by layer, rates and kind of token, and test whether rates agree.
 
@@ -45,7 +45,7 @@ def experts(
     rows = read_manifest(data, split)[:limit]
     config = read_config(model)
     mome_adapter(config, model)
-    chosen = choose_rates(config.rate_set, given)
+    chosen = choose_rates(config.rate_set, given, [])
     transcriber = load_model(model)
     with progress("reading clips") as bar:
         findings = analyze_experts(transcriber, rows, chosen, batch_size=batch, seed=seed, progress=bar)

@@ -8,19 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from mome.cli.analyze.app import analyze_app
-from mome.cli.analyze.evaluating import (
-    Batch,
-    ChosenRates,
-    ChosenTasks,
-    Limit,
-    Models,
-    Seed,
-    interval,
-    load_models,
-    percent,
-    read_rows,
-    short_names,
-)
+from mome.cli.analyze.evaluating import interval, load_models, percent, read_rows, short_names
+from mome.cli.analyze.options import Batch, ChosenRates, ChosenTasks, Limit, Models, Seed, parse_rates
 from mome.cli.analyze.output import Folder, check_folder, show
 from mome.cli.options import Command, Data, Json, Split, choose_rates, parse_level, parse_task, read_config
 from mome.cli.output import progress, quiet, report_failures, table
@@ -72,7 +61,7 @@ def noise(
 
     Example: mome analyze noise mome-tiny --data grid.csv --split test --noise babble --fault shifted=-80 --out noise
     """
-    given = list(dict.fromkeys(map(Rates.parse, rates or ())))
+    given = parse_rates(rates)
     tasks = [parse_task(text) for text in task or ()]
     levels = [parse_level(text) for text in snr or ["-5", "0", "5", "10"]]
     ratios = [level for level in dict.fromkeys(levels) if level is not None]  # clean is always measured

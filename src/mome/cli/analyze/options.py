@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mome.rates import Rates, RateSet
+from mome.rates import Rates
 
 Model = Annotated[
     str,
@@ -17,16 +17,27 @@ Model = Annotated[
         show_default=False,
     ),
 ]
-RatesOption = Annotated[
+Models = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="MODEL...", help="Model folders, hub ids, or bundled models such as mome-tiny.", show_default=False
+    ),
+]
+ChosenRates = Annotated[
     list[str] | None,
     typer.Option(
         "--rates",
         metavar="A,V",
-        help="Audio and video rate, such as 4,2. Repeatable. Default: all of the model's.",
+        help="Audio and video rate, such as 4,2. Repeatable.",
+        show_default=False,
     ),
+]
+ChosenTasks = Annotated[
+    list[str] | None, typer.Option("--task", metavar="avsr|asr|vsr", help="Repeatable.", show_default=False)
 ]
 Limit = Annotated[int, typer.Option(min=1, help="Use only this number of clips, from the first on.")]
 Batch = Annotated[int, typer.Option(min=1, help="Clips read together.")]
+Seed = Annotated[int, typer.Option(min=0, help="Draws what is random: noise, faults, shuffles, intervals.")]
 
 
 def parse_rates(given: Sequence[str] | None) -> list[Rates]:
@@ -36,12 +47,3 @@ def parse_rates(given: Sequence[str] | None) -> list[Rates]:
         MomeError: one is not readable.
     """
     return list(dict.fromkeys(map(Rates.parse, given or ())))
-
-
-def choose_rates(rate_set: RateSet, given: Sequence[Rates]) -> list[Rates]:
-    """The rates given, else all of the model's main task.
-
-    Raises:
-        MomeError: the model does not have one of them.
-    """
-    return [rate_set.check(rates) for rates in given] or rate_set.main_rates()

@@ -7,16 +7,16 @@ from typing import Annotated, Any
 import typer
 
 from mome.cli.analyze.app import analyze_app
-from mome.cli.analyze.evaluating import Batch, ChosenRates, Limit, Seed, interval, percent, read_rows
+from mome.cli.analyze.evaluating import interval, percent, read_rows
+from mome.cli.analyze.options import Batch, ChosenRates, Limit, Model, Seed, parse_rates
 from mome.cli.analyze.output import Folder, check_folder, show
 from mome.cli.options import Command, Data, Json, Split, load_model
 from mome.cli.output import progress, quiet, report_failures, table
-from mome.rates import Rates
 
 
 @analyze_app.command("rates", cls=Command)
 def rates(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model folder, a hub id, or the bundled mome-tiny.")],
+    model: Model,
     data: Data,
     split: Split = None,
     rates: ChosenRates = None,
@@ -34,7 +34,7 @@ def rates(
 
     Example: mome analyze rates mome-tiny --data grid.csv --split test --rates 4,2 --rates 8,2 --out rates
     """
-    given = list(dict.fromkeys(map(Rates.parse, rates or ())))
+    given = parse_rates(rates)
     check_folder(out)
     quiet()
     from mome.analysis.rates import default_rates, measure_rates

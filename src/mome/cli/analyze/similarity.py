@@ -7,9 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from mome.cli.analyze.app import analyze_app
-from mome.cli.analyze.options import Batch, Limit, Model, RatesOption, choose_rates, parse_rates
+from mome.cli.analyze.options import Batch, ChosenRates, Limit, Model, parse_rates
 from mome.cli.analyze.output import Folder, check_folder, show
-from mome.cli.options import Command, Data, Json, Split, load_model, read_config
+from mome.cli.options import Command, Data, Json, Split, choose_rates, load_model, read_config
 from mome.cli.output import progress, quiet, table
 
 
@@ -18,7 +18,7 @@ def similarity(
     model: Model,
     data: Data,
     split: Split = None,
-    rates: RatesOption = None,
+    rates: ChosenRates = None,
     layer: Annotated[
         list[int] | None,
         typer.Option(
@@ -50,7 +50,7 @@ def similarity(
     rows = read_manifest(data, split)[:limit]
     config, layers = read_config(model), list(dict.fromkeys(layer or [0]))
     check_layers(config, layers)
-    chosen = choose_rates(config.rate_set, given)
+    chosen = choose_rates(config.rate_set, given, [])
     transcriber = load_model(model)
     with progress("reading clips") as bar:
         findings = analyze_similarity(transcriber, rows, chosen, layers=layers, batch_size=batch, progress=bar)

@@ -1,0 +1,260 @@
+"""A sweep: one recipe trained with every combination of changes and every seed, evaluated and compared."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import multiprocessing
+import shlex
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from omegaconf import OmegaConf
+
+from mome.analysis.findings import Findings, Table
+from mome.data.manifests import read_manifest
+from mome.data.stores import ClipStore
+from mome.decoding import load
+from mome.errors import MomeError, shortened
+from mome.evaluation.evaluate import Evaluation
+from mome.evaluation.result import make_conditions, results_document, write_json
+from mome.files import disk_errors
+from mome.rates import Rates
+from mome.text.wer import paired_interval, word_errors
+from mome.training.loading import load_recipe, read_mapping
+from mome.training.run import train
+
+COLUMNS = ("row", "rates", "seeds", "wer", "change", "change_ci95")
+_EVALUATE = {"manifest": str, "split": str, "rates": list, "batch": int, "limit": int}
+_KEYS = {"base": str, "fixed": dict, "rows": dict, "grid": dict, "seeds": list, "evaluate": dict, "output": str}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training of a sweep.
+
+    Attributes:
+        row: what is compared.
+        seed: seed of the training.
+        overrides: ``key=value``, changes of the recipe.
+    """
+
+    row: str
+    seed: int
+    overrides: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Name of the run's folder and result file."""
+        safe = "".join(char if char.isalnum() or char in "-_." else "-" for char in self.row)
+        return f"{safe}-{self.seed}"
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a sweep file says.
+
+    Attributes:
+        base: a recipe file, or the name of a shipped recipe.
+        runs: the trainings, row by row; the first row is the control.
+        evaluate: the options of the evaluation: ``manifest``, ``split``, ``rates``, ``batch``, ``limit``.
+        output: the folder of everything that the sweep writes.
+    """
+
+    base: str
+    runs: tuple[Run, ...]
+    evaluate: dict[str, Any]
+    output: Path
+
+    def result_file(self, run: Run) -> Path:
+        """The JSON document of a run."""
+        return self.output / "results" / f"{run.name}.json"
+
+
+def read_sweep(file: Path) -> Sweep:
+    """Read a sweep file, and check all its recipes before the first training.
+
+    Raises:
+        MomeError: a key is missing, unknown or of the wrong kind, or a recipe is not possible.
+    """
+    content = cast(dict[str, Any], OmegaConf.to_container(read_mapping(file)))
+    _check(f"sweep {file}", content, _KEYS, needed=("base", "evaluate"))
+    evaluate = content["evaluate"]
+    _check(f"sweep {file}: evaluate", evaluate, _EVALUATE, needed=("manifest",))
+    rows, grid, seeds = content.get("rows", {"base": {}}), content.get("grid", {}), content.get("seeds", [1])
+    for name, values in (*rows.items(), *(("fixed", content.get("fixed", {})),)):
+        if not isinstance(values, dict):
+            raise MomeError(f"sweep {file}: {name} is not keys with values, such as optim.epochs: 3")
+    for key, values in grid.items():
+        if not isinstance(values, list) or not values:
+            raise MomeError(f"sweep {file}: grid.{key} is not a list of values, such as [1, 2]")
+    if not seeds or not all(type(seed) is int for seed in seeds):
+        raise MomeError(f"sweep {file}: seeds is not a list of whole numbers, such as [1, 2, 3]")
+    if not rows:
+        raise MomeError(f"sweep {file}: rows is empty: name one or more, or leave it out")
+    runs: list[Run] = []
+    for (row, changes), values in itertools.product(rows.items(), itertools.product(*grid.values())):
+        point = dict(zip(grid, values, strict=True))
+        label = ", ".join([row, *(f"{key.rpartition('.')[2]} {_plain(value)}" for key, value in point.items())])
+        given = {**content.get("fixed", {}), **changes, **point}
+        overrides = tuple(f"{key}={_plain(value)}" for key, value in given.items())
+        runs += [Run(label, seed, overrides) for seed in seeds]
+    names = [run.name for run in runs]
+    for name in names:
+        if names.count(name) > 1:
+            raise MomeError(f"sweep {file}: two runs would be called {name}: rename a row or leave one out")
+    sweep = Sweep(content["base"], tuple(runs), evaluate, Path(content.get("output", f"runs/{file.stem}")))
+    for run in runs:
+        load_recipe(sweep.base, list(run.overrides))
+    return sweep
+
+
+def _plain(value: Any) -> str:
+    """A value as an override has it."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _check(what: str, content: dict[str, Any], known: dict[str, type], needed: Sequence[str]) -> None:
+    for key, value in content.items():
+        if key not in known:
+            raise MomeError(f"{what}: unknown key {shortened(key)}: known here: {', '.join(known)}")
+        if type(value) is not known[key]:
+            raise MomeError(f"{what}: {key} is not of the kind {known[key].__name__}: correct it")
+    for key in needed:
+        if key not in content:
+            raise MomeError(f"{what} lacks {key}: add it")
+
+
+def run_sweep(sweep: Sweep, jobs: int = 1, note: Callable[[str], None] = print) -> int:
+    """Do the runs that are not done, each in a process of its own; what was interrupted goes on.
+
+    Args:
+        sweep: the sweep.
+        jobs: trainings at once.
+        note: called with a line after each run: how many are done, its error rates, the time left.
+
+    Returns:
+        The number of runs that failed; the others are done all the same.
+
+    Raises:
+        MomeError: a result in the output folder is of other settings.
+    """
+    todo = [run for run in sweep.runs if not _is_done(sweep, run)]
+    done, failed, began = len(sweep.runs) - len(todo), 0, time.monotonic()
+    note(f"{len(todo)} of {len(sweep.runs)} runs to do")
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
+        futures = {pool.submit(do_run, sweep, run): run for run in todo}
+        try:
+            for count, future in enumerate(as_completed(futures), start=1):
+                try:
+                    line = future.result()
+                except Exception as error:  # one failure must not end hours of work
+                    failed += 1
+                    line = f"{futures[future].name} failed: {shortened(str(error) or type(error).__name__, 300)}"
+                left = (time.monotonic() - began) / count * (len(todo) - count)
+                note(f"[{done + count} of {len(sweep.runs)}] {line}; about {left / 60:.0f} min left")
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return failed
+
+
+def _is_done(sweep: Sweep, run: Run) -> bool:
+    file = sweep.result_file(run)
+    if not file.exists():
+        return False
+    if _read(file).get("training") != _training(sweep, run):
+        raise MomeError(f"{file} is of other settings than the sweep's: choose another output, or delete it")
+    return True
+
+
+def _training(sweep: Sweep, run: Run) -> dict[str, Any]:
+    overrides, evaluate = list(run.overrides), sweep.evaluate
+    return {"recipe": sweep.base, "row": run.row, "seed": run.seed, "overrides": overrides, "evaluate": evaluate}
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise MomeError(f"{file} cannot be read as JSON: delete it, and the run is evaluated again") from error
+    return document if isinstance(document, dict) else {}
+
+
+def do_run(sweep: Sweep, run: Run) -> str:
+    """Train and evaluate, with all output in the run's log; returns a line about the result."""
+    folder, options = sweep.output / "runs" / run.name, sweep.evaluate
+    with disk_errors(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    log = folder.parent / f"{run.name}.log"
+    overrides = [*run.overrides, f"optim.seed={run.seed}", f"output={folder}"]
+    with log.open("a") as lines, contextlib.redirect_stdout(lines), contextlib.redirect_stderr(lines):
+        if not (folder / "config.json").exists():
+            train(sweep.base, overrides, resume=True)
+        transcriber = load(folder)
+        rows = read_manifest(Path(options["manifest"]), options.get("split"), silence=True)[: options.get("limit")]
+        rates = [Rates.parse(text) for text in options.get("rates", ())] or transcriber.model.rate_set.main_rates()
+        tasks = {pair.task for pair in rates}
+        store = ClipStore(sweep.output / "clips", audio=tasks != {"vsr"}, video=tasks != {"asr"})
+        batch = options.get("batch", 8)
+        evaluation = Evaluation(transcriber, rows, make_conditions(rates), batch_size=batch, store=store)
+        evaluation.run()
+        results = evaluation.results()
+    command = shlex.join(["mome", "train", sweep.base, *overrides])
+    document = results_document(results, command=command, model=str(folder), data=options["manifest"], seed=0)
+    for row, result in zip(document["results"], results, strict=True):
+        hypotheses = result.hypotheses
+        counts = word_errors([item.reference for item in hypotheses], [item.text for item in hypotheses])
+        row["clip_ids"] = [item.id for item in hypotheses]
+        row["clip_errors"], row["clip_words"] = [one.errors for one in counts], [one.words for one in counts]
+    write_json(sweep.result_file(run), {**document, "training": _training(sweep, run)})
+    return f"{run.name}: WER % {' '.join('-' if one.wer is None else f'{100 * one.wer:.1f}' for one in results)}"
+
+
+def tabulate(sweep: Sweep) -> Findings:
+    """The word error rates of the runs that are done: means over seeds, and changes to the first row.
+
+    A change is over the seeds and clips that both have, with the 95 % interval of the paired bootstrap over both.
+    """
+    found: dict[str, dict[str, dict[int, dict[str, Any]]]] = {}
+    for run in sweep.runs:
+        if _is_done(sweep, run):
+            for result in _read(sweep.result_file(run))["results"]:
+                found.setdefault(run.row, {}).setdefault(result["rates"], {})[run.seed] = result
+    control = sweep.runs[0].row
+    cells: list[dict[str, Any]] = []
+    for row, by_rates in found.items():
+        for rates, by_seed in by_rates.items():
+            wers = [result["wer"] for result in by_seed.values() if result["wer"] is not None]
+            change = _change(by_seed, found.get(control, {}).get(rates, {})) if row != control else None
+            cells.append(
+                {
+                    **{"row": row, "rates": rates, "seeds": len(by_seed)},
+                    "wer": float(np.mean(wers)) if wers else None,
+                    "change": None if change is None else change[0],
+                    "change_ci95": None if change is None else list(change[1:]),
+                }
+            )
+    rows = [[" ".join(map(str, v)) if isinstance(v := cell[name], list) else v for name in COLUMNS] for cell in cells]
+    table = Table(COLUMNS, [["" if value is None else value for value in row] for row in rows])
+    return Findings("sweep", {"control": control, "results": cells}, {"sweep": table})
+
+
+def _change(ours: dict[int, dict[str, Any]], theirs: dict[int, dict[str, Any]]) -> tuple[float, float, float] | None:
+    """Paired difference of two rows at the same rates, over the seeds and clips that both have."""
+    seeds = [seed for seed in ours if seed in theirs]
+    tables = [dict(zip(side[seed]["clip_ids"], side[seed]["clip_errors"], strict=True)) for side in (ours, theirs)
+              for seed in seeds]  # fmt: skip
+    clips = [clip for clip in (tables[0] if tables else ()) if all(clip in table for table in tables)]
+    if not clips:
+        return None
+    first = ours[seeds[0]]
+    words = dict(zip(first["clip_ids"], first["clip_words"], strict=True))
+    errors = np.array([[table[clip] for clip in clips] for table in tables])
+    return paired_interval(errors[: len(seeds)], errors[len(seeds) :], [words[clip] for clip in clips], seed=0)

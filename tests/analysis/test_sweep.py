@@ -1,0 +1,96 @@
+"""What a sweep file says, what is done again, and how rows are compared."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mome.analysis import sweep as module
+from mome.analysis.sweep import Run, read_sweep, run_sweep, tabulate
+from mome.errors import MomeError
+
+FILE = """
+base: mome-layer-grid
+fixed: {optim.epochs: 3}
+rows:
+  control: {}
+  lora: {model.adapter: {type: lora, bottleneck: 4}}
+grid: {optim.learning_rate: [0.001, 0.002]}
+seeds: [1, 2]
+evaluate: {manifest: clips.csv, split: test, rates: ["4,2"]}
+"""
+
+
+def written(folder: Path, text: str = FILE) -> Path:
+    file = folder / "sweep.yaml"
+    file.write_text(f"{text}\noutput: {folder}/out\n")
+    return file
+
+
+def result(sweep, run: Run, errors: list[int], clips: tuple[str, ...] = ("a", "b")) -> None:
+    one = {"rates": "4,2", "wer": sum(errors) / 12, "clip_ids": clips, "clip_errors": errors, "clip_words": [6, 6]}
+    document = {"results": [one], "training": module._training(sweep, run)}
+    file = sweep.result_file(run)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(document))
+
+
+def test_every_combination_with_every_seed_the_first_row_first(tmp_path):
+    sweep = read_sweep(written(tmp_path))
+    assert [(run.row, run.seed) for run in sweep.runs] == [
+        (f"{row}, learning_rate {rate}", seed)
+        for row in ("control", "lora")
+        for rate in ("0.001", "0.002")
+        for seed in (1, 2)
+    ]
+    assert sweep.runs[0].overrides == ("optim.epochs=3", "optim.learning_rate=0.001")
+    assert sweep.runs[-1].overrides[1] == 'model.adapter={"type": "lora", "bottleneck": 4}'
+    assert len({run.name for run in sweep.runs}) == 8
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ("fixed:", "fixd:", "unknown key fixd"),
+        ("base: mome-layer-grid\n", "", "lacks base"),
+        ("manifest: clips.csv, ", "", "evaluate lacks manifest"),
+        ("[0.001, 0.002]", "0.001", "grid.optim.learning_rate is not a list"),
+        ("[1, 2]", "[x]", "seeds is not a list of whole numbers"),
+        ("optim.epochs", "optim.epoch", "did you mean optim.epochs"),
+        ("control: {}", "control: 3", "control is not keys with values"),
+        ("mome-layer-grid", "mome-layr-grid", "did you mean mome-layer-grid"),
+    ],
+)
+def test_a_file_that_cannot_be_run_is_refused_before_the_first_training(tmp_path, old, new, reason):
+    assert old in FILE
+    with pytest.raises(MomeError, match=reason):
+        read_sweep(written(tmp_path, FILE.replace(old, new)))
+
+
+def test_rows_are_compared_with_the_first_over_the_seeds_and_clips_of_both(tmp_path):
+    sweep = read_sweep(written(tmp_path, FILE.replace("grid: {optim.learning_rate: [0.001, 0.002]}", "")))
+    first, second, third, fourth = sweep.runs
+    result(sweep, first, [1, 3])
+    result(sweep, second, [1, 1])
+    result(sweep, third, [2, 4])
+    result(sweep, fourth, [2, 2])
+    control, lora = tabulate(sweep).document["results"]
+    assert (control["wer"], control["seeds"], control["change"]) == (pytest.approx(3 / 12), 2, None)
+    assert lora["wer"] == pytest.approx(5 / 12)
+    assert [lora["change"], *lora["change_ci95"]] == pytest.approx([2 / 12] * 3), "each clip has one error more"
+    sweep.result_file(fourth).unlink()
+    assert [tabulate(sweep).document["results"][1][name] for name in ("seeds", "change")] == [1, pytest.approx(2 / 12)]
+
+
+def test_what_is_done_is_not_done_again_and_other_settings_are_refused(tmp_path):
+    sweep = read_sweep(written(tmp_path))
+    for run in sweep.runs:
+        result(sweep, run, [0, 0])
+    lines: list[str] = []
+    assert run_sweep(sweep, note=lines.append) == 0
+    assert lines == ["0 of 8 runs to do"]
+    changed = read_sweep(written(tmp_path, FILE.replace("epochs: 3", "epochs: 4")))
+    with pytest.raises(MomeError, match="is of other settings"):
+        run_sweep(changed)
