@@ -296,7 +296,7 @@ class MomeAdapterConfig(AdapterConfig, kind="mome"):
 
     def idle_operations(self, language_model: Any, top_k: int) -> int:
         """Those of the projections D_e, U_e and the column c_e of the N_r - k experts that are not chosen."""
-        layers, width = language_model.num_hidden_layers, language_model.hidden_size
+        layers, width = int(language_model.num_hidden_layers), int(language_model.hidden_size)
         return layers * (self.routed_experts - top_k) * 2 * width * (2 * self.bottleneck + 1)
 
 

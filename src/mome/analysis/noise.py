@@ -117,7 +117,8 @@ def measure_noise(
     """
     plan: list[tuple[str, str | Fault, list[Rates]]] = []
     for name, chosen in rates.items():
-        for cause in (*noises, *faults):
+        causes: list[str | Fault] = [*noises, *faults]
+        for cause in causes:
             modality = cause.modality if isinstance(cause, Fault) else "audio"
             if touched := [rate for rate in chosen if getattr(rate, modality) is not None]:
                 plan.append((name, cause, touched))

@@ -8,7 +8,7 @@ import json
 import multiprocessing
 import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,7 +120,7 @@ def _plain(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _check(what: str, content: dict[str, Any], known: dict[str, type], needed: Sequence[str]) -> None:
+def _check(what: str, content: dict[str, Any], known: Mapping[str, type], needed: Sequence[str]) -> None:
     for key, value in content.items():
         if key not in known:
             raise MomeError(f"{what}: unknown key {shortened(key)}: known here: {', '.join(known)}")

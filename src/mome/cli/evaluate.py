@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -130,6 +130,7 @@ def evaluate(
     transcriber = load_model(model, compat, dtype)
     evaluated = {condition.task for condition in conditions}
     store = None if cache is None else ClipStore(cache, audio=evaluated != {"vsr"}, video=evaluated != {"asr"})
+    search: dict[str, Any] = beam_search(beams)
     evaluation = Evaluation(
         transcriber,
         rows,
@@ -140,7 +141,7 @@ def evaluate(
         store=store,
         normalize=normalize,
         active_experts=top_k,
-        **beam_search(beams),
+        **search,
     )
     interruption = None
     try:

@@ -98,8 +98,9 @@ def babble(speech: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     Returns (samples,) float32, as long as the speech and about as loud.
     """
     places = rng.integers(max(len(speech), 1), size=_VOICES)
-    summed = sum((np.roll(speech, place) for place in places), np.zeros(len(speech)))
-    return (summed / np.sqrt(_VOICES)).astype(np.float32)
+    summed: np.ndarray = sum((np.roll(speech, place) for place in places), np.zeros(len(speech)))
+    voices: np.ndarray = (summed / np.sqrt(_VOICES)).astype(np.float32)
+    return voices
 
 
 def speech_shaped_noise(speech: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from mome.cli.analyze.app import analyze_app
 from mome.cli.analyze.options import Batch, ChosenRates, Limit, Model, Seed, parse_rates

@@ -63,7 +63,9 @@ def top_k(
     audio, video = (any(getattr(pair, name) is not None for pair in chosen) for name in ("audio", "video"))
     with TemporaryDirectory() as folder, progress("transcribing") as bar:
         store = ClipStore(Path(folder), audio=audio, video=video)
-        findings, results = measure(transcriber, rows, chosen, numbers, seed=seed, progress=bar, batch_size=batch, store=store)
+        findings, results = measure(
+            transcriber, rows, chosen, numbers, seed=seed, progress=bar, batch_size=batch, store=store
+        )
     text = readable(findings.document["results"])
     show(findings, text, out=out, json=json, model=model, data=str(data), seed=seed)
     raise typer.Exit(report_failures(results))
