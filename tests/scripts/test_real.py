@@ -125,6 +125,39 @@ def test_one_system_from_alignment_to_error_rates(real: Any, tmp_path: Path):
     assert encoded.stat().st_mtime_ns == before
 
 
+def test_with_lips_and_in_noise(real: Any, tmp_path: Path):
+    manifest, backbones = toy_corpus(tmp_path / "data"), toy_backbones(tmp_path / "backbones")
+    parts = ("audio_encoder", "video_encoder", "language_model")
+    changes = [f"model.{part}={backbones}/{part}" for part in parts]
+    changes += ["model.projector_hidden=16", f"data.cache_folder={tmp_path}/cache", "data.variants=1"]
+    changes += ["model.audio_rates=[2,3]", "model.video_rates=[1]", "align.steps=1", "optim.steps=1"]
+    changes += ["optim.log_steps=1", "model.generation={max_new_tokens: 3}", "optim.precision=fp32"]
+    runs, results, noise = tmp_path / "runs", tmp_path / "results", manifest.parent / "train_0_0.mp4"
+    where = {"corpus": "grid-real", "noise": noise, "test": None, "runs": runs, "results": results}
+    args = Namespace(manifest=manifest, set=changes, **where)
+    run = real.GRID.all_runs()[2]
+    assert run.system == "mome-layer"
+    align, tried, *others = run.needs
+    for need in (align, tried):
+        real.work(need, args)
+    losses = json.loads((results / f"{tried.name}.json").read_text())["losses"]
+    assert losses.keys() == {"2,1", "3,1"}
+    for other in others:
+        (results / f"{other.name}.json").write_text(json.dumps({"losses": {"2,1": 100.0}}))
+    real.work(run, args)
+    document = json.loads((results / "mome-layer-grid-1.json").read_text())
+    assert {(row["rates"], row["snr_db"]) for row in document["results"]} == {
+        (rates, level) for rates in losses for level in (None, 0.0)
+    }
+    assert f"augment.noise=[{noise}]" in document["command"]
+    assert f"align.start={runs / align.name / 'align'}" in document["command"]
+    assert f"{tried.overrides[-1]} " in document["command"]
+    # The validation loss is that in noise: without, it is another.
+    clean = real.Measurement(manifest, "valid", runs / "clips", results, transcripts=False, losses=True)
+    again = sys.modules["run"].evaluated(runs / tried.name, clean, "")["losses"]
+    assert all(abs(again[rates] - loss) > 1e-6 for rates, loss in losses.items())
+
+
 def test_with_the_alignment_and_without(real: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Both on the validation split, each at the learning rate that was best for it, with the minutes of both stages."""
     manifest, backbones = toy_corpus(tmp_path / "data"), toy_backbones(tmp_path / "backbones")
