@@ -1,11 +1,13 @@
-"""Train the systems that the papers compare on real backbones, and evaluate them on speakers that none has heard.
+"""Train the systems that the papers compare on real backbones, and evaluate them on clips that none has seen.
 
     python scripts/comparison/real.py build/mome-base/manifest.csv --test SPEECH/manifest.csv
+    python scripts/comparison/real.py GRID/manifest.csv --corpus grid-real --noise babble.flac
 
-The first manifest has the splits train and valid. The systems start from one alignment for each kind of connector; the
-learning rate of each is chosen by the loss that short trainings reach on the validation split; then come the runs that
-are compared, the most important first. Each gives a JSON file in results/real, from which tables.py makes the tables of
-docs/results.md. What is done is skipped, and what was interrupted goes on, at the same command.
+The first is speech recognition on transcribed English, the second audio-visual recognition on GRID. The first manifest
+has the splits train and valid. The systems start from one alignment for each kind of connector; the learning rate of
+each is chosen by the loss that short trainings reach on the validation split; then come the runs that are compared, the
+most important first. Each gives a JSON file in results/real or results/grid-real, from which tables.py makes the tables
+of docs/results.md. What is done is skipped, and what was interrupted goes on, at the same command.
 
 With a GPU: --jobs 4 --set data.max_frames=4800 --set optim.rates_per_step=null, for example.
 """
@@ -16,15 +18,14 @@ import argparse
 import json
 import statistics
 import sys
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from run import Measurement, add_options, do_all, only, train_and_evaluate
-from runs import AUDIO_RATES, SEEDS, Run, at
+from run import Measurement, add_options, do_all, only, place, train_and_evaluate
+from runs import AUDIO_RATES, PAIRS, SEEDS, Run, at
 
 LEARNING_RATES = ("5e-4", "1e-3", "2e-3")
-SEARCH_STEPS = 150
-MIDDLE = at(12, None)  # the rate at which the learning rate of models of one rate is chosen
 EQUAL = "1.0M"  # active parameters: those of LoRA-MS and -SS of rank width/32
 SYSTEMS = (
     *("projectors-only", "llama-mtsk-ms", "mome-layer", "mome-mhsa", "mome-ffn"),
@@ -35,73 +36,150 @@ ROUTING = {  # what the papers leave open; 0.01 in the form that is 4 at balance
     "balance 0.04": ("model.balance_weight=0.04",),
     "renormalised, balance 0.04": ("model.adapter.renormalize=true", "model.balance_weight=0.04"),
 }
+EFFECT_STEPS = (75, 150, 300, 600)
+UNALIGNED = ("align.epochs=null", "align.steps=null")
 
 
-def recipe(system: str) -> str:
-    return f"{system}-asr-speech"
+@dataclass(frozen=True)
+class Setting:
+    """A corpus on which the systems are compared.
+
+    Attributes:
+        folder: name of the folders of its runs and results.
+        recipes: how the names of its recipes end.
+        rates: overrides that fix a model to one of the rates, for each of them.
+        early: those whose models are trained early.
+        middle: those at which the learning rate of models of one rate is chosen.
+        search_steps: length of the trainings to choose a learning rate by.
+        variants: further rows: a system, what their name adds to its, and overrides.
+        levels: signal-to-noise ratios to measure at, if there is noise.
+        effect: the system by which the effect of the alignment is measured; ``None`` to leave that out.
+    """
+
+    folder: str
+    recipes: str
+    rates: tuple[tuple[str, ...], ...]
+    early: tuple[tuple[str, ...], ...]
+    middle: tuple[str, ...]
+    search_steps: int
+    variants: tuple[tuple[str, str, tuple[str, ...]], ...] = ()
+    levels: tuple[float | None, ...] = (None,)
+    effect: str | None = None
+
+    def recipe(self, system: str) -> str:
+        return f"{system}-{self.recipes}"
+
+    def alignment(self, system: str) -> Run:
+        """The alignment of the system's kind of connector, which a training of one step carries out."""
+        first = "m3" if system == "m3" else "projectors-only"
+        return Run("alignment", self.recipe(first), ("optim.steps=1",), SEEDS[0], stage="align")
+
+    def search(self, system: str, overrides: tuple[str, ...] = ()) -> tuple[Run, ...]:
+        """Short trainings, to choose a system's learning rate by."""
+        needs = () if overrides == UNALIGNED else (self.alignment(system),)
+        steps = f"optim.steps={self.search_steps}"
+        changes = [(*overrides, steps, f"optim.learning_rate={rate}") for rate in LEARNING_RATES]
+        return tuple(Run(system, self.recipe(system), each, SEEDS[0], needs, "search") for each in changes)
+
+    def compared(
+        self, system: str, seed: int, overrides: tuple[str, ...] = (), name: str = "", tried: tuple[Run, ...] = ()
+    ) -> Run:
+        """A run that is compared, at the learning rate that was chosen for its system."""
+        needs = (self.alignment(system), *(tried or self.search(system)))
+        return Run(f"{system}, {name}" if name else system, self.recipe(system), overrides, seed, needs)
+
+    def one_rate(self, seed: int, rates: tuple[tuple[str, ...], ...]) -> list[Run]:
+        """Independent models of one rate each, LoRA's at the learning rate that was chosen at the middle one."""
+        runs = []
+        for rate in rates:
+            runs.append(self.compared("llama-avsr", seed, rate, tried=self.search("llama-avsr", self.middle)))
+            independent = self.compared("mome-mhsa", seed, rate)
+            runs.append(Run("mome-mhsa-independent", independent.recipe, rate, seed, independent.needs))
+        return runs
+
+    def effect_runs(self) -> list[Run]:
+        """Trainings of several lengths with the alignment and without, each at its own learning rate."""
+        if self.effect is None:
+            return []
+        runs = []
+        for steps in EFFECT_STEPS:
+            for overrides, needs in (((), (self.alignment(self.effect),)), (UNALIGNED, ())):
+                needs = (*needs, *self.search(self.effect, overrides))
+                changes = (*overrides, f"optim.steps={steps}")
+                runs.append(Run(self.effect, self.recipe(self.effect), changes, SEEDS[0], needs, "effect"))
+        return runs
+
+    def all_runs(self) -> list[Run]:
+        """All runs that are compared, the most important first."""
+        first, *others = SEEDS
+        runs = [self.compared(system, first) for system in SYSTEMS[:3]]
+        runs += self.one_rate(first, self.early)[::2]
+        runs += [self.compared(system, first) for system in SYSTEMS[3:]]
+        runs += self.effect_runs()
+        runs += [self.compared(system, seed) for seed in others for system in SYSTEMS]
+        for seed in SEEDS:
+            runs += [self.compared(system, seed, overrides, name) for system, name, overrides in self.variants]
+            runs += self.one_rate(seed, self.rates)
+        return list(dict.fromkeys(runs))
 
 
-def alignment(system: str) -> Run:
-    """The alignment of the system's kind of connector, which a training of one step carries out."""
-    first = "m3" if system == "m3" else "projectors-only"
-    return Run("alignment", recipe(first), ("optim.steps=1",), SEEDS[0], stage="align")
-
-
-def search(system: str, overrides: tuple[str, ...] = ()) -> tuple[Run, ...]:
-    """Short trainings, to choose a system's learning rate by."""
-    needs = (alignment(system),)
-    changes = [(*overrides, f"optim.steps={SEARCH_STEPS}", f"optim.learning_rate={rate}") for rate in LEARNING_RATES]
-    return tuple(Run(system, recipe(system), each, SEEDS[0], needs, "search") for each in changes)
-
-
-def compared(
-    system: str, seed: int, overrides: tuple[str, ...] = (), name: str = "", tried: tuple[Run, ...] = ()
-) -> Run:
-    """A run that is compared, at the learning rate that was chosen for its system."""
-    needs = (alignment(system), *(tried or search(system)))
-    return Run(f"{system}, {name}" if name else system, recipe(system), overrides, seed, needs)
-
-
-def one_rate(seed: int, rates: list[int]) -> list[Run]:
-    """Independent models of one rate each, LoRA's at the learning rate that was chosen at the middle one."""
-    runs = []
-    for rate in rates:
-        runs.append(compared("llama-avsr", seed, at(rate, None), tried=search("llama-avsr", MIDDLE)))
-        independent = compared("mome-mhsa", seed, at(rate, None))
-        runs.append(Run("mome-mhsa-independent", independent.recipe, at(rate, None), seed, independent.needs))
-    return runs
-
-
-def all_runs() -> list[Run]:
-    """All runs that are compared, the most important first."""
-    first, *others = SEEDS
-    runs = [compared(system, first) for system in SYSTEMS[:3]]
-    runs += one_rate(first, [4, 16])[::2]
-    runs += [compared(system, first) for system in SYSTEMS[3:]]
-    runs += [compared(system, seed) for seed in others for system in SYSTEMS]
-    for seed in SEEDS:
-        equal = (f"model.adapter.bottleneck={EQUAL}",)
-        runs += [compared(system, seed, equal, EQUAL) for system in ("mome-layer", "mome-mhsa", "mome-ffn")]
-        runs.append(compared("llama-mtsk-mss", seed, equal, EQUAL))
-        runs += [compared("mome-layer", seed, overrides, name) for name, overrides in ROUTING.items()]
-        runs += one_rate(seed, AUDIO_RATES)
-    return list(dict.fromkeys(runs))
+SPEECH = Setting(
+    folder="real",
+    recipes="asr-speech",
+    rates=tuple(at(rate, None) for rate in AUDIO_RATES),
+    early=(at(4, None), at(16, None)),
+    middle=at(12, None),
+    search_steps=150,
+    variants=(
+        *(
+            (system, EQUAL, (f"model.adapter.bottleneck={EQUAL}",))
+            for system in ("mome-layer", "mome-mhsa", "mome-ffn", "llama-mtsk-mss")
+        ),
+        *(("mome-layer", name, overrides) for name, overrides in ROUTING.items()),
+    ),
+    effect="mome-layer",
+)
+GRID = Setting(
+    folder="grid-real",
+    recipes="grid-real",
+    rates=tuple(at(*pair) for pair in PAIRS),
+    early=(at(*PAIRS[0]), at(*PAIRS[-1])),
+    middle=at(*PAIRS[1]),
+    search_steps=100,
+    levels=(None, 0.0),
+)
+SETTINGS = {setting.recipes: setting for setting in (SPEECH, GRID)}
 
 
 def work(run: Run, args: argparse.Namespace) -> str:
-    """Do a run: an alignment, a training to choose a learning rate by, or one that is compared."""
-    overrides = [f"data.manifests=[{args.manifest}]", "augment.noise=[]"]
-    if run.stage != "align":
-        (align,) = (need for need in run.needs if need.stage == "align")
-        overrides.append(f"align.start={args.runs / align.name / 'align'}")
-    if not run.stage:
+    """Do a run: an alignment, a training to choose a learning rate by, or one that is measured."""
+    setting = SETTINGS[args.corpus]
+    overrides = [f"data.manifests=[{args.manifest}]", f"augment.noise=[{args.noise or ''}]"]
+    start = next((args.runs / need.name / "align" for need in run.needs if need.stage == "align"), None)
+    if start is not None:
+        overrides.append(f"align.start={start}")
+    if run.stage in ("align", "effect"):  # whose time is told: begun anew if interrupted
+        overrides.append("validation.every_steps=1000000")
+    if run.stage in ("", "effect"):
         overrides.append(learning_rate(run, args.results))
     overrides += [*run.overrides, *args.set]
+    overrides += [each for each in UNALIGNED if each in run.overrides]  # whatever the alignment is set to
     if run.stage == "align":
         return train_and_evaluate(run, overrides, args.runs / run.name, None)
-    manifest, split = (args.manifest, "valid") if run.stage else (args.test, "test")
-    store, encoded = args.runs / "clips", args.runs / "encoded"
-    measured = Measurement(manifest, split, store, args.results, False, encoded=encoded, losses=bool(run.stage))
+    manifest, split = (args.manifest, "valid") if run.stage else (args.test or args.manifest, "test")
+    measured = Measurement(
+        manifest,
+        split,
+        args.runs / "clips",
+        args.results,
+        video=setting is GRID,
+        noise=args.noise,
+        levels=setting.levels,
+        encoded=args.runs / "encoded",
+        losses=bool(run.stage),
+        transcripts=run.stage != "search",
+        start=start,
+    )
     return train_and_evaluate(run, overrides, args.runs / run.name, measured)
 
 
@@ -125,10 +203,14 @@ def is_done(run: Run, args: argparse.Namespace) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("manifest", type=Path)
-    parser.add_argument("--test", type=Path, required=True, help="manifest whose split test is transcribed")
-    add_options(parser, "real")
+    parser.add_argument("--corpus", choices=SETTINGS, default=SPEECH.recipes, help="how the recipes' names end")
+    parser.add_argument("--test", type=Path, help="manifest whose split test is transcribed, if not the first")
+    parser.add_argument("--noise", type=Path, help="babble, in training and for the noisy conditions")
+    add_options(parser)
     args = parser.parse_args()
-    failed = do_all(only(all_runs(), args), partial(is_done, args=args), partial(work, args=args), args.jobs)
+    setting = SETTINGS[args.corpus]
+    place(args, setting.folder)
+    failed = do_all(only(setting.all_runs(), args), partial(is_done, args=args), partial(work, args=args), args.jobs)
     sys.exit(1 if failed else 0)
 
 

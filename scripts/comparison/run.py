@@ -39,10 +39,13 @@ class Measurement:
         store: folder of the clips that were read.
         video: whether the clips have faces.
         noise: recording for the noisy conditions; ``None`` for clean sound alone.
+        levels: signal-to-noise ratios to measure at, if there is noise.
         encoded: folder that keeps what the encoders give, as all systems have the same; their time is not measured
             then.
         results: folder of the result files.
-        losses: whether to measure the loss at each rate alone, which costs little, instead of transcribing.
+        transcripts: whether to transcribe.
+        losses: whether to measure the loss at each rate, which costs little; with noise at the last of the levels.
+        start: the alignment that the training started from, to tell its time.
     """
 
     manifest: Path
@@ -51,8 +54,11 @@ class Measurement:
     results: Path
     video: bool = True
     noise: Path | None = None
+    levels: tuple[float | None, ...] = LEVELS
     encoded: Path | None = None
+    transcripts: bool = True
     losses: bool = False
+    start: Path | None = None
 
 
 def train_and_evaluate(run: Run, overrides: list[str], folder: Path, measured: Measurement | None) -> str:
@@ -75,9 +81,12 @@ def train_and_evaluate(run: Run, overrides: list[str], folder: Path, measured: M
             return f"{run.name}: trained"
         document = evaluated(folder, measured, " ".join(["mome train", run.recipe, *overrides]))
         document["system"] = run.system
-        document["training"] = {"recipe": run.recipe, "seed": run.seed, "loss": last_loss(folder)}
+        document["training"] = {"recipe": run.recipe, "seed": run.seed, "loss": last(folder, "loss")}
+        document["training"]["seconds"] = last(folder, "train_runtime")  # since it last went on
+        if measured.start is not None:
+            document["training"]["alignment_seconds"] = last(measured.start, "train_runtime")
         write_json(measured.results / f"{run.name}.json", document)
-    if measured.losses:
+    if not measured.transcripts:
         return f"{run.name}: loss {' '.join(f'{loss:.3f}' for loss in document['losses'].values())}"
     clean = [row["wer"] for row in document["results"] if row["snr_db"] is None]
     return f"{run.name}: WER % {' '.join(f'{100 * (wer or 0):.1f}' for wer in clean)}"
@@ -103,10 +112,10 @@ def evaluated(folder: Path, measured: Measurement, command: str) -> dict[str, An
     rows = read_manifest(measured.manifest, measured.split)
     store = ClipStore(measured.store, audio=True, video=measured.video)
     noisy = measured.noise is not None and any(task != "vsr" for task in rate_set.tasks)
-    conditions = make_conditions(rate_set.rates(), LEVELS if noisy else (None,))
+    conditions = make_conditions(rate_set.rates(), measured.levels if noisy else (None,))
     noise = None if measured.noise is None else load_noise(measured.noise)
     results = (
-        [] if measured.losses else evaluate(transcriber, rows, conditions, noise=noise, batch_size=30, store=store)
+        evaluate(transcriber, rows, conditions, noise=noise, batch_size=30, store=store) if measured.transcripts else []
     )
     document = results_document(results, command=command, model=str(folder), data=str(measured.manifest), seed=0)
     for row, result in zip(document["results"], results, strict=True):
@@ -116,20 +125,21 @@ def evaluated(folder: Path, measured: Measurement, command: str) -> dict[str, An
         if measured.encoded is not None:
             row["rtf"] = None
     if measured.losses:
-        document["losses"] = losses(transcriber, rows, store)
+        document["losses"] = losses(transcriber, rows, store, noise, measured.levels[-1])
     processor = f"one thread of {platform.machine()} with {os.cpu_count()} CPUs"
     document["machine"] = torch.cuda.get_device_name() if torch.cuda.is_available() else processor
     return document | {"parameters": asdict(parameter_counts(transcriber.model.config))}
 
 
-def losses(transcriber: Any, rows: list[Any], store: Any) -> dict[str, float]:
-    """Cross-entropy of the clips' transcript tokens, the mean over all of them, by rates."""
+def losses(transcriber: Any, rows: list[Any], store: Any, noise: Any, level: float | None) -> dict[str, float]:
+    """Cross-entropy of the clips' transcript tokens, the mean over all of them, by rates; in noise if there is one."""
     import torch
 
     from mome.data.augmentation import Augmentation
     from mome.data.datasets import SpeechDataset
 
-    model, plain = transcriber.model, Augmentation(crop=False, flip=False, time_mask=False)
+    model, noises = transcriber.model, () if noise is None or level is None else ((noise,), (level,))
+    plain = Augmentation(*noises, crop=False, flip=False, time_mask=False)
     dataset, rates = SpeechDataset(rows, store, transcriber.processor, plain, seed=0), list(model.rate_set.rates())
     for row in rows:
         store.get(row)
@@ -182,10 +192,10 @@ def remember_encoded(model: Any, folder: Path) -> None:
     model.encode = remembered
 
 
-def last_loss(folder: Path) -> float:
-    """The last loss in the training's log."""
+def last(folder: Path, name: str) -> float:
+    """The last value of that name in the training's log."""
     history = json.loads((folder / "history.json").read_text())
-    return next(entry["loss"] for entry in reversed(history) if "loss" in entry)
+    return next(entry[name] for entry in reversed(history) if name in entry)
 
 
 def do_all(chosen: list[Run], is_done: Callable[[Run], bool], work: Callable[[Run], str], jobs: int) -> int:
@@ -218,15 +228,21 @@ def do_all(chosen: list[Run], is_done: Callable[[Run], bool], work: Callable[[Ru
     return failed + len(todo)
 
 
-def add_options(parser: argparse.ArgumentParser, name: str) -> None:
-    """Options of every comparison; its folders are called ``name``."""
-    parser.add_argument("--runs", type=Path, default=Path("runs") / name)
-    parser.add_argument("--results", type=Path, default=Path("results") / name)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Options of every comparison."""
+    parser.add_argument("--runs", type=Path, help="folder of the trainings, below runs/ if not given")
+    parser.add_argument("--results", type=Path, help="folder of the result files, below results/ if not given")
     parser.add_argument("--jobs", type=int, default=2, help="trainings at once, each on one thread")
     parser.add_argument(
         "--only", action="append", metavar="NAME", help="only runs whose names begin with NAME; repeatable"
     )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change of every recipe")
+
+
+def place(args: argparse.Namespace, name: str) -> None:
+    """Give folders that were not named that name."""
+    args.runs = args.runs or Path("runs") / name
+    args.results = args.results or Path("results") / name
 
 
 def only(runs: list[Run], args: argparse.Namespace) -> list[Run]:
@@ -251,8 +267,9 @@ def main() -> None:
     parser.add_argument("manifest", type=Path)
     parser.add_argument("--noise", type=Path, required=True, help="babble, in training and for the noisy conditions")
     parser.add_argument("--split", default="test")
-    add_options(parser, "comparison")
+    add_options(parser)
     args = parser.parse_args()
+    place(args, "comparison")
     failed = do_all(only(all_runs(), args), partial(is_done, args=args), partial(work, args=args), args.jobs)
     sys.exit(1 if failed else 0)
 

@@ -1,4 +1,4 @@
-"""Write the tables of docs/results.md from results/comparison and results/real, and those that it quotes.
+"""Write the tables of docs/results.md from results/comparison, real and grid-real, and those that it quotes.
 
     python scripts/comparison/tables.py
 
@@ -21,7 +21,7 @@ from mome.model.cost import cost_report, parameter_counts
 from mome.rates import Rates
 from mome.training import load_config
 from published import Published, table
-from real import EQUAL, LEARNING_RATES, MIDDLE, ROUTING, search, validation_loss
+from real import EQUAL, GRID, LEARNING_RATES, ROUTING, SPEECH, UNALIGNED, Setting, validation_loss
 from runs import AUDIO_RATES, FINE_AUDIO_RATES, PAIRS, VIDEO_RATES
 
 AVSR_RATES = [f"{audio},{video}" for audio, video in PAIRS]
@@ -265,13 +265,41 @@ REAL_TABLES: dict[str, Callable[[Measured], str]] = {
     "real-asr": lambda m: by_rates(m, [*REAL, *EQUALLY_LARGE, *ROUTED], ASR_RATES, outside=True),
     "real-asr-differences": lambda m: differences(m, REAL_PAIRS, ASR_RATES),
 }
+GRID_TABLES: dict[str, Callable[[Measured], str]] = {
+    "real-avsr": lambda m: by_rates(m, REAL, AVSR_RATES, outside=True),
+    "real-avsr-differences": lambda m: differences(m, REAL_PAIRS, AVSR_RATES),
+    "real-avsr-0db": lambda m: by_rates(m, REAL, AVSR_RATES, 0.0, outside=True),
+    "real-avsr-differences-0db": lambda m: differences(m, REAL_PAIRS, AVSR_RATES, 0.0),
+}
 
 
-def learning_rates(folder: Path) -> str:
+def alignment(folder: Path) -> str:
+    """What trainings of several lengths, each whole, reach on the validation split with the alignment and without."""
+    rows = []
+    for run in SPEECH.effect_runs():
+        if not (folder / f"{run.name}.json").exists():
+            continue
+        document = json.loads((folder / f"{run.name}.json").read_text())
+        spent = document["training"]
+        minutes = [seconds / 60 for seconds in (spent.get("alignment_seconds", 0.0), spent["seconds"])]
+        errors = {row["rates"]: f"{100 * row['wer']:.1f}" for row in document["results"]}
+        rows.append(
+            [
+                "without" if UNALIGNED[0] in run.overrides else "with",
+                run.overrides[-1].rpartition("=")[2],
+                f"{minutes[0]:.1f} + {minutes[1]:.1f}",
+                f"{validation_loss(run, folder):.3f}",
+                *(errors[rates] for rates in ASR_RATES),
+            ]
+        )
+    return table(["alignment", "steps", "minutes", "loss", *ASR_RATES], rows)
+
+
+def learning_rates(setting: Setting, folder: Path) -> str:
     """The validation losses that chose each system's learning rate, the lowest in bold once all are there."""
     rows = []
     for system in REAL:
-        tried = search(system, MIDDLE if system == "llama-avsr" else ())
+        tried = setting.search(system, setting.middle if system == "llama-avsr" else ())
         found = [validation_loss(one, folder) if (folder / f"{one.name}.json").exists() else None for one in tried]
         texts = ["–" if loss is None else f"{loss:.3f}" for loss in found]
         if None not in found:
@@ -321,6 +349,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=Path("results/comparison"))
     parser.add_argument("--real", type=Path, default=Path("results/real"))
+    parser.add_argument("--grid-real", type=Path, default=Path("results/grid-real"))
     parser.add_argument("--outside", type=Path, default=Path("results/outside"))
     parser.add_argument("--published", type=Path, default=Path("results/published.yaml"))
     parser.add_argument("--no-experts", type=Path, default=Path("results/mome-tiny-no-experts.json"))
@@ -332,7 +361,11 @@ def main() -> None:
     tables = {name: make(measured, seconds) for name, make in TABLES.items()}
     real = Measured(args.real, args.real / "outside")
     tables |= {name: make(real) for name, make in REAL_TABLES.items()}
-    tables["real-learning-rates"] = learning_rates(args.real)
+    grid = Measured(args.grid_real, args.grid_real / "outside")
+    tables |= {name: make(grid) for name, make in GRID_TABLES.items()}
+    tables["real-learning-rates"] = learning_rates(SPEECH, args.real)
+    tables["real-avsr-learning-rates"] = learning_rates(GRID, args.grid_real)
+    tables["real-alignment"] = alignment(args.real)
     tables |= {f"quoted {name}": make(measured, published) for name, make in QUOTED.items()}
     tables["no-experts"] = no_experts(json.loads(args.no_experts.read_text()))
     for name, text in tables.items():

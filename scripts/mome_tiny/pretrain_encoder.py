@@ -3,8 +3,10 @@
     python scripts/mome_tiny/pretrain_encoder.py audio DATA OUT --noise babble.flac --noise other.flac
     python scripts/mome_tiny/pretrain_encoder.py video DATA OUT
 
-DATA is what prepare.py wrote. Writes the encoder (Transformers' format) and history.json to OUT.
-The loss is CTC over phonemes plus cross-entropy of the word and of the phoneme spoken in each frame.
+DATA is what prepare.py wrote. Writes the encoder (Transformers' format) and history.json to OUT, and goes on after the
+last epoch that was finished if it was interrupted. The loss is CTC over phonemes plus cross-entropy of the word and of
+the phoneme spoken in each frame; with --phonemes-only without the word, for an encoder that was not told what the
+language model will have to write.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from mome.connectors.pooling import average_pool
 from mome.encoders.avhubert import AVHubertConfig, AVHubertModel
 from mome.encoders.avhubert.pixels import mouth_pixels
 from mome.encoders.whisper import WhisperAudioEncoder, log_mel
+from mome.files import atomic_write
 from mome.media.noise import load_noise, mix
 
 AUDIO = WhisperConfig(
@@ -47,11 +50,13 @@ class Pretraining(nn.Module):
     """An encoder with a phoneme CTC head and heads for the word and phoneme of each frame.
 
     With pool, a rate, the word and letter losses are also taken on tokens averaged by that rate: what the language
-    model will be given must still tell the letters apart.
+    model will be given must still tell the letters apart. With phonemes_only all losses on words are left out, so
+    no averaged token is looked at.
     """
 
-    def __init__(self, encoder: nn.Module, width: int, letter_weight: float, pool: list[int]):
+    def __init__(self, encoder: nn.Module, width: int, letter_weight: float, pool: list[int], phonemes_only: bool):
         super().__init__()
+        self.phonemes_only = phonemes_only
         self.letter_weight = letter_weight
         self.word_weights = torch.ones(1 + len(WORDS))
         self.word_weights[LETTERS] += 2 * letter_weight
@@ -75,6 +80,9 @@ class Pretraining(nn.Module):
         )
         size = tokens.shape[1]
         words, phonemes = self.word(tokens), batch["phonemes"][:, :size]
+        loss = loss + 0.5 * F.cross_entropy(self.phoneme(tokens).transpose(1, 2), phonemes, label_smoothing=0.1)
+        if self.phonemes_only:
+            return loss, log_probabilities, words
         loss = loss + self.word_loss(words, batch["words"][:, :size], features.mask, batch["letters"])
         for rate, head in self.pooled.items():
             pooled, counts = average_pool(tokens, int(rate)), lengths // int(rate)
@@ -82,7 +90,6 @@ class Pretraining(nn.Module):
             scores = head(pooled)[:, : labels.shape[1]]
             mask = torch.arange(scores.shape[1]) < counts[:, None]
             loss = loss + self.word_loss(scores, labels, mask, batch["letters"]) / len(self.pooled)
-        loss = loss + 0.5 * F.cross_entropy(self.phoneme(tokens).transpose(1, 2), phonemes, label_smoothing=0.1)
         return loss, log_probabilities, words
 
     def word_loss(self, words: Tensor, labels: Tensor, mask: Tensor, letters: Tensor) -> Tensor:
@@ -203,7 +210,7 @@ def load_clips(data: Path, field: str) -> list[dict]:
 
 @torch.no_grad()
 def validate(model: Pretraining, clips: list[dict], source) -> dict[str, float]:
-    """Phoneme error rate of greedy CTC, accuracy of the frames' words and of the letters, by kind of clip."""
+    """Phoneme error rate of greedy CTC, and accuracy of frames' words and of letters if trained, by kind of clip."""
     model.eval()
     result = {}
     for kind in ("real", "synthetic"):
@@ -223,8 +230,9 @@ def validate(model: Pretraining, clips: list[dict], source) -> dict[str, float]:
                 hypotheses.append(" ".join(PHONEMES[i - 1] for i in path if i) or "-")
                 references.append(" ".join(PHONEMES[i - 1] for i in phoneme_ids(clip["text"])))
         result[f"{kind}_phoneme_error"] = round(jiwer.wer(references, hypotheses), 4)
-        result[f"{kind}_word_frames"] = round(hits / max(frames, 1), 4)
-        result[f"{kind}_letters"] = round(letters / max(len(chosen), 1), 4)
+        if not model.phonemes_only:
+            result[f"{kind}_word_frames"] = round(hits / max(frames, 1), 4)
+            result[f"{kind}_letters"] = round(letters / max(len(chosen), 1), 4)
     model.train()
     return result
 
@@ -256,6 +264,7 @@ def main() -> None:
     parser.add_argument("--noisy", type=float, default=0.7, help="share of the audio clips that get noise")
     parser.add_argument("--letter-weight", type=float, default=0.0, help="extra weight of the sentence's letter")
     parser.add_argument("--pool", type=int, action="append", default=[], help="a rate to take the word loss at too")
+    parser.add_argument("--phonemes-only", action="store_true", help="no losses on words, letters, averaged tokens")
     parser.add_argument("--start", type=Path, help="an encoder written before, to go on from (with new heads)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -282,17 +291,26 @@ def main() -> None:
             if args.start is None
             else AVHubertModel.from_pretrained(args.start, trust_remote_code=False)
         )
-    model = Pretraining(encoder, encoder.hidden_size, args.letter_weight, args.pool)
+    model = Pretraining(encoder, encoder.hidden_size, args.letter_weight, args.pool, args.phonemes_only)
     per_epoch = math.ceil(len(real) * (1 + args.synthetic) / args.batch)
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=0.05, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, args.lr, total_steps=per_epoch * args.epochs, pct_start=0.1, div_factor=20
     )
-    history, began = [], time.time()
-    if args.start is not None:  # train the new heads alone first, whose gradients would spoil a trained encoder
+    history, began, state = [], time.time(), args.out / "training.pt"
+    args.out.mkdir(parents=True, exist_ok=True)
+    parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
+    if state.exists():
+        saved = torch.load(state, weights_only=True)
+        for name, part in parts.items():
+            part.load_state_dict(saved[name])
+        history, rng.bit_generator.state = saved["history"], saved["numpy"]
+        torch.set_rng_state(saved["torch"])
+        began -= history[-1]["seconds"]
+    elif args.start is not None:  # train the new heads alone first, whose gradients would spoil a trained encoder
         fit_heads(model, real, source, rng, args.batch)
         print(json.dumps(validate(model, valid, source)), flush=True)
-    for epoch in range(1, args.epochs + 1):
+    for epoch in range(len(history) + 1, args.epochs + 1):
         count = int(len(real) * args.synthetic)
         chosen = real + [synthetic[i] for i in rng.choice(len(synthetic), count, replace=False)]
         order, total = rng.permutation(len(chosen)), 0.0
@@ -311,10 +329,14 @@ def main() -> None:
             save(encoder, args, source, history + [entry])
         history.append(entry)
         print(json.dumps(entry), flush=True)
+        saved = {name: part.state_dict() for name, part in parts.items()} | {"history": history}
+        saved |= {"numpy": rng.bit_generator.state, "torch": torch.get_rng_state()}
+        with atomic_write(state) as temporary:
+            torch.save(saved, temporary)
+    state.unlink(missing_ok=True)
 
 
 def save(encoder: nn.Module, args: argparse.Namespace, source, history: list[dict]) -> None:
-    args.out.mkdir(parents=True, exist_ok=True)
     if isinstance(encoder, WhisperAudioEncoder):
         encoder.encoder.save_pretrained(args.out)
         source.extractor.save_pretrained(args.out)

@@ -32,8 +32,9 @@ def real(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_what_is_trained(real: Any):
-    runs = real.all_runs()
-    everything = list(dict.fromkeys(one for run in runs for one in (*run.all_needs(), run)))
+    all_runs = real.SPEECH.all_runs()
+    runs = [run for run in all_runs if not run.stage]
+    everything = list(dict.fromkeys(one for run in all_runs for one in (*run.all_needs(), run)))
     assert len({run.name for run in everything}) == len(everything), "no two runs share a folder"
     assert {run.recipe for run in everything} <= set(recipe_names())
     assert [run.system for run in runs[:2]] == ["projectors-only", "llama-mtsk-ms"], "the gate comes first"
@@ -50,6 +51,29 @@ def test_what_is_trained(real: Any):
     aligned = {run.system: run.needs[0].recipe for run in runs}
     assert {system for system, recipe in aligned.items() if recipe == "m3-asr-speech"} == {"m3"}
     assert set(aligned.values()) == {"m3-asr-speech", "projectors-only-asr-speech"}
+    effect = [run for run in all_runs if run.stage == "effect"]
+    assert {run.recipe for run in effect} == {"mome-layer-asr-speech"}
+    aligned, not_aligned = effect[::2], effect[1::2]
+    assert [run.overrides[-1] for run in aligned] == [run.overrides[-1] for run in not_aligned]
+    assert all(run.needs == runs[2].needs for run in aligned), "what the compared run needs"
+    for run in not_aligned:
+        assert [need.stage for need in run.needs] == ["search", "search", "search"]
+        assert all("align.epochs=null" in one.overrides for one in (*run.needs, run))
+
+
+def test_what_is_trained_on_grid(real: Any):
+    runs = real.GRID.all_runs()
+    everything = list(dict.fromkeys(one for run in runs for one in (*run.all_needs(), run)))
+    assert len({run.name for run in everything}) == len(everything), "no two runs share a folder"
+    assert {run.recipe for run in everything} <= set(recipe_names())
+    assert [run.system for run in runs[:2]] == ["projectors-only", "llama-mtsk-ms"], "the gate comes first"
+    assert len(runs) == 3 * (8 + 2 * 4), "eight systems for all rates, two for each of four pairs, three seeds"
+    assert {run.stage for run in runs} == {""}
+    (one, *_) = (
+        run for run in runs if run.system == "mome-mhsa-independent" and "model.video_rates=[5]" in run.overrides
+    )
+    assert one.overrides == ("model.audio_rates=[4]", "model.video_rates=[5]")
+    assert {need.recipe for need in one.needs} == {"projectors-only-grid-real", "mome-mhsa-grid-real"}
 
 
 def test_one_system_from_alignment_to_error_rates(real: Any, tmp_path: Path):
@@ -59,8 +83,9 @@ def test_one_system_from_alignment_to_error_rates(real: Any, tmp_path: Path):
     changes += ["align.epochs=null", "align.steps=2", "optim.log_steps=1", "optim.warmup_steps=0"]
     changes += ["model.generation={max_new_tokens: 3}", "optim.precision=fp32"]
     runs, results = tmp_path / "runs", tmp_path / "results"
-    args = Namespace(manifest=manifest, test=manifest, runs=runs, results=results, set=[*changes, "optim.steps=1"])
-    run = real.all_runs()[2]
+    where = {"corpus": "asr-speech", "noise": None, "runs": runs, "results": results}
+    args = Namespace(manifest=manifest, test=manifest, set=[*changes, "optim.steps=1"], **where)
+    run = real.SPEECH.all_runs()[2]
     assert run.system == "mome-layer"
     assert not any(real.is_done(each, args) for each in (*run.needs, run))
     for need in run.needs:
@@ -98,6 +123,72 @@ def test_one_system_from_alignment_to_error_rates(real: Any, tmp_path: Path):
     before = encoded.stat().st_mtime_ns
     assert real.work(run, args) == line
     assert encoded.stat().st_mtime_ns == before
+
+
+def test_with_lips_and_in_noise(real: Any, tmp_path: Path):
+    manifest, backbones = toy_corpus(tmp_path / "data"), toy_backbones(tmp_path / "backbones")
+    parts = ("audio_encoder", "video_encoder", "language_model")
+    changes = [f"model.{part}={backbones}/{part}" for part in parts]
+    changes += ["model.projector_hidden=16", f"data.cache_folder={tmp_path}/cache", "data.variants=1"]
+    changes += ["model.audio_rates=[2,3]", "model.video_rates=[1]", "align.steps=1", "optim.steps=1"]
+    changes += ["optim.log_steps=1", "model.generation={max_new_tokens: 3}", "optim.precision=fp32"]
+    runs, results, noise = tmp_path / "runs", tmp_path / "results", manifest.parent / "train_0_0.mp4"
+    where = {"corpus": "grid-real", "noise": noise, "test": None, "runs": runs, "results": results}
+    args = Namespace(manifest=manifest, set=changes, **where)
+    run = real.GRID.all_runs()[2]
+    assert run.system == "mome-layer"
+    align, tried, *others = run.needs
+    for need in (align, tried):
+        real.work(need, args)
+    losses = json.loads((results / f"{tried.name}.json").read_text())["losses"]
+    assert losses.keys() == {"2,1", "3,1"}
+    for other in others:
+        (results / f"{other.name}.json").write_text(json.dumps({"losses": {"2,1": 100.0}}))
+    real.work(run, args)
+    document = json.loads((results / "mome-layer-grid-1.json").read_text())
+    assert {(row["rates"], row["snr_db"]) for row in document["results"]} == {
+        (rates, level) for rates in losses for level in (None, 0.0)
+    }
+    assert f"augment.noise=[{noise}]" in document["command"]
+    assert f"align.start={runs / align.name / 'align'}" in document["command"]
+    assert f"{tried.overrides[-1]} " in document["command"]
+    # The validation loss is that in noise: without, it is another.
+    clean = real.Measurement(manifest, "valid", runs / "clips", results, transcripts=False, losses=True)
+    again = sys.modules["run"].evaluated(runs / tried.name, clean, "")["losses"]
+    assert all(abs(again[rates] - loss) > 1e-6 for rates, loss in losses.items())
+
+
+def test_with_the_alignment_and_without(real: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Both on the validation split, each at the learning rate that was best for it, with the minutes of both stages."""
+    manifest, backbones = toy_corpus(tmp_path / "data"), toy_backbones(tmp_path / "backbones")
+    changes = [f"model.{part}={backbones}/{part}" for part in ("audio_encoder", "language_model")]
+    changes += ["model.projector_hidden=16", f"data.cache_folder={tmp_path}/cache", "model.audio_rates=[2,3]"]
+    changes += ["align.epochs=null", "align.steps=2", "optim.log_steps=1", "optim.warmup_steps=0"]
+    changes += ["model.generation={max_new_tokens: 3}", "optim.precision=fp32"]
+    runs, results = tmp_path / "runs", tmp_path / "results"
+    where = {"corpus": "asr-speech", "noise": None, "test": None, "runs": runs, "results": results}
+    args = Namespace(manifest=manifest, set=[*changes, "optim.steps=1"], **where)
+    first, second = real.SPEECH.effect_runs()[:2]
+    best = {first: "2e-3", second: "5e-4"}
+    for run in (first, second):
+        for need in run.needs:
+            if need.stage == "align":
+                real.work(need, args)
+                continue
+            loss = 1.0 + (need.overrides[-1] != f"optim.learning_rate={best[run]}")
+            path = results / f"{need.name}.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps({"losses": {"2,-": loss}}))
+    for run in (first, second):
+        line = real.work(run, args)
+        document = json.loads((results / f"{run.name}.json").read_text())
+        assert line.startswith(f"{run.name}: WER % ")
+        assert f"optim.learning_rate={best[run]} " in document["command"]
+        assert document["losses"].keys() == {"2,-", "3,-"}
+        assert [row["words"] for row in document["results"]] == [18, 18]
+        assert document["training"]["seconds"] > 0
+        assert ("alignment_seconds" in document["training"]) == (run is first)
+        assert ("align.start=" in document["command"]) == (run is first)
 
 
 def test_runs_wait_for_those_that_they_need(real: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):

@@ -121,7 +121,11 @@ def test_a_corpus_may_be_for_some_systems_only():
     names = [name for name in recipe_names() if name.endswith("-speech")]
     assert len(names) == 9
     assert {tuple(load_recipe(name).optim.tasks) for name in names} == {("asr",)}
-    with pytest.raises(MomeError, match=r"m3 is a system: add a corpus, as in m3-grid, m3-lrs2, m3-lrs3$"):
+    names = [name for name in recipe_names() if name.endswith("-grid-real")]
+    assert len(names) == 9
+    assert {tuple(load_recipe(name).optim.tasks) for name in names} == {("avsr",)}
+    corpora = "m3-grid-real, m3-grid, m3-lrs2, m3-lrs3"
+    with pytest.raises(MomeError, match=f"m3 is a system: add a corpus, as in {corpora}$"):
         load_recipe("m3")
     with pytest.raises(MomeError, match="no recipe at mome-layer-speech: did you mean mome-layer-"):
         load_recipe("mome-layer-speech")

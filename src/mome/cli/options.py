@@ -27,7 +27,7 @@ Model = Annotated[
         "--model",
         "-m",
         metavar="M",
-        help="A model folder, a Hugging Face hub id such as owner/name, or the bundled mome-tiny.",
+        help="A model folder, a Hugging Face hub id such as owner/name, or a bundled one: mome-tiny, mome-base.",
     ),
 ]
 Data = Annotated[
