@@ -12,7 +12,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
+from itertools import pairwise
 from math import inf
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -82,7 +84,7 @@ def _session() -> Any:
         import onnxruntime
 
         # Importing the package would set PyTorch to one thread: only its file is read.
-        path = distribution("silero-vad").locate_file(_FILE)
+        path = Path(str(distribution("silero-vad").locate_file(_FILE)))
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         return onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
@@ -134,10 +136,10 @@ class Cutter:
       as a language model needs the words around;
     - that grows beyond ``target`` seconds (by default ``longest``) ends at the longest pause in the second half of
       that, or at the last pause before;
-    - that is still speech without a pause after ``longest`` seconds ends in the second half of that where speech is least
+    - that is speech without a pause for ``longest`` seconds ends in the second half of that, where speech is least
       probable;
-    - begins and ends ``padding`` seconds outside its speech, as far as the pieces beside it,
-      ``longest`` and the sound leave room. There is none where speech was cut.
+    - begins ``padding`` seconds before its speech and ends half as much after it, as far as the pieces beside it,
+      ``longest`` and the sound leave room: beginnings are found late, ends are not (docs/media.md).
 
     Args:
         longest: seconds, at least 1.
@@ -151,7 +153,7 @@ class Cutter:
         *,
         target: float | None = None,
         apart: float = 0.5,
-        padding: float = 0.2,
+        padding: float = 0.4,
         enter: float = 0.5,
         leave: float = 0.35,
         least: float = 0.1,
@@ -161,7 +163,7 @@ class Cutter:
             raise ValueError(f"a piece lasts at most {longest} seconds: at least 1 is needed")
         self._longest = int(min(longest, 1e6) / FRAME_SECONDS)
         self._target = self._longest if target is None else min(_frames(target), self._longest)
-        self._apart, self._padding = _frames(apart), _frames(padding)
+        self._apart, self._before, self._after = _frames(apart), _frames(padding), _frames(padding / 2)
         self._hysteresis = _Hysteresis(enter, leave, least, pause)
         self._done = 0  # the frame where the last piece ended
         self._spans: list[tuple[int, int]] = []  # speech that is over, of the piece that grows
@@ -204,7 +206,7 @@ class Cutter:
             first = self._first(spans)
             length = spans[-1][1] - first
             if len(spans) > 1 and length > self._target:
-                pauses = [(after[0] - before[1], before[1]) for before, after in zip(spans, spans[1:], strict=False)]
+                pauses = [(after[0] - before[1], before[1]) for before, after in pairwise(spans)]
                 late = [pause for pause in pauses if pause[1] >= first + self._target // 2] or pauses[-1:]
                 pause, at = max(late)
                 yield self._end(spans[: pauses.index((pause, at)) + 1], at + pause // 2)
@@ -215,12 +217,12 @@ class Cutter:
                 return
 
     def _first(self, spans: list[tuple[int, int]]) -> int:
-        return max(self._done, spans[0][0] - self._padding)
+        return max(self._done, spans[0][0] - self._before)
 
     def _end(self, spans: list[tuple[int, int]], room: int) -> Piece:
         """The piece of ``spans``, the first ones of those kept; its padding ends before the frame ``room``."""
         first, last = self._first(spans), spans[-1][1]
-        self._done = max(last, min(last + self._padding, room, first + self._longest))
+        self._done = max(last, min(last + self._after, room, first + self._longest))
         self._spans = self._spans[len(spans) :]
         return _piece(first, self._done)
 
