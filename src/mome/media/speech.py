@@ -44,7 +44,7 @@ class SpeechDetector:
 
     def __init__(self) -> None:
         self._session = _session()
-        self._sound = np.zeros(_CONTEXT, np.float32)  # what the next frame reads, as far as it has arrived
+        self._sound: np.ndarray = np.zeros(_CONTEXT, np.float32)  # what the next frame reads, as far as it has arrived
         self._hidden = self._cell = np.zeros(_STATE, np.float32)
 
     def of(self, wave: np.ndarray) -> np.ndarray:
@@ -143,7 +143,7 @@ class Cutter:
 
     Args:
         longest: seconds, at least 1.
-        target, apart, padding: seconds.
+        target, apart, padding: seconds; no piece begins with padding of more than a quarter of ``longest``.
         enter, leave, least, pause: see :func:`speech_spans`.
     """
 
@@ -163,7 +163,9 @@ class Cutter:
             raise ValueError(f"a piece lasts at most {longest} seconds: at least 1 is needed")
         self._longest = int(min(longest, 1e6) / FRAME_SECONDS)
         self._target = self._longest if target is None else min(_frames(target), self._longest)
-        self._apart, self._before, self._after = _frames(apart), _frames(padding), _frames(padding / 2)
+        self._apart = _frames(apart)
+        # A quarter at most, so that a cut in the second half is one within speech.
+        self._before, self._after = min(_frames(padding), self._longest // 4), _frames(padding / 2)
         self._hysteresis = _Hysteresis(enter, leave, least, pause)
         self._done = 0  # the frame where the last piece ended
         self._spans: list[tuple[int, int]] = []  # speech that is over, of the piece that grows
