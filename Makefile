@@ -8,7 +8,7 @@ ARGS ?=
 
 .DELETE_ON_ERROR:
 .PHONY: help install demo test check format clean fuzz backbones mome-tiny mome-base
-.PHONY: results results-tiny results-base results-comparison results-real results-real-avsr results-pages
+.PHONY: results results-tiny results-base results-comparison results-real results-real-avsr results-pages results-speech
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-18s %s\n", $$1, $$2}' Makefile
@@ -126,7 +126,7 @@ EVALUATE = $(BIN)/mome evaluate --batch 16
 TASKS := --task avsr --task asr --task vsr
 NOISY = --noise $(firstword $(NOISE)) --snr clean --snr 5 --snr 0 --snr -5
 
-results: results-tiny results-base results-comparison results-pages  ## Measure the bundled model, then train and compare all systems (hours)
+results: results-tiny results-base results-comparison results-pages results-speech  ## Measure the bundled model, then train and compare all systems (hours)
 
 results-tiny: $(INSTALLED) $(TINY)/synthetic.done  ## Measure the bundled model; writes results/mome-tiny-*.json and the table of its card
 	$(EVALUATE) $(TASKS) --data $(GRID)/manifest.csv --split test $(NOISY) --out results/mome-tiny-test.json
@@ -187,6 +187,10 @@ results-pages: backbones  ## Measure the figures of docs/compat.md, models.md an
 	$(BIN)/python scripts/figures/conversion.py
 	$(BIN)/python scripts/figures/media.py
 	$(BIN)/python scripts/figures/rounding.py
+
+results-speech: export PYTHONPATH := .
+results-speech: $(INSTALLED)  ## Measure where speech is found and long sound is cut; writes results/vad.json
+	$(BIN)/python scripts/figures/vad.py $(GRID) $(SPEECH) $(NOISE:%=--noise %)
 
 $(TINY)/clips.done: | $(INSTALLED)
 	$(BIN)/python $(SCRIPTS)/prepare.py $(GRID) $(TINY)/clips
