@@ -251,7 +251,7 @@ def _write(target: Path, transcripts: Sequence[Transcript], chosen: Format, seve
 
 
 def _formatted(transcript: Transcript, chosen: Format) -> str:
-    from mome.text.transcript import to_srt, to_vtt
+    from mome.text.subtitles import to_srt, to_vtt
 
     if chosen == "text":
         return transcript.text + "\n"
