@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import accumulate
 
 from mome.text.transcript import Segment
 
@@ -106,19 +106,19 @@ def _pieces(segment: Segment, now: float) -> list[_Piece]:
 
 def _groups(pieces: Sequence[_Piece]) -> list[Sequence[_Piece]]:
     """The words of each cue: as few cues as can be, of like length, broken at pauses."""
-    best: list[tuple[float, int]] = [
-        (0.0, 0)
-    ]  # for the first n pieces: the least cost, and where their last cue starts
+    best = [(0.0, 0)]  # of the first n pieces: the least cost, and where their last cue starts
     for end in range(1, len(pieces) + 1):
-        choices = []
+        choices, characters, latest = [], -1, 0.0
         for start in range(end - 1, -1, -1):
-            group = pieces[start:end]
-            if len(group) > 1 and not _fits(group):
+            first = pieces[start]
+            pause = max(first.start - pieces[start - 1].end, 0.0) if start else 0.0
+            characters, latest = characters + 1 + len(first.text), max(latest, first.end)
+            if end - start > 1 and (latest - first.start > LONGEST or not _fits(pieces[start:end], characters)):
                 break
-            characters = len(" ".join(piece.text for piece in group))
-            pause = 0.0 if start == 0 else max(pieces[start].start - pieces[start - 1].end, 0.0)
             cost = 1.0 + (characters / (LINES * LINE)) ** 2 - min(pause / PAUSE, 1.0) / 2
             choices.append((best[start][0] + cost, start))
+            if pause >= PAUSE:
+                break
         best.append(min(choices))
     groups, end = [], len(pieces)
     while end:
@@ -128,13 +128,12 @@ def _groups(pieces: Sequence[_Piece]) -> list[Sequence[_Piece]]:
     return groups[::-1]
 
 
-def _fits(group: Sequence[_Piece]) -> bool:
-    """Whether two or more words can be one cue."""
-    if max(piece.end for piece in group) - group[0].start > LONGEST:
-        return False
-    if any(after.start - before.end >= PAUSE for before, after in pairwise(group)):
-        return False
-    return all(len(line) <= LINE for line in _lines([piece.text for piece in group]))
+def _fits(group: Sequence[_Piece], characters: int) -> bool:
+    """Whether words fit the lines of a cue: what the first line cannot take must fit the second."""
+    if characters <= LINE:
+        return True
+    first = max(length for length in accumulate(len(piece.text) + 1 for piece in group) if length <= LINE + 1)
+    return characters - first <= LINE
 
 
 def _lines(words: Sequence[str]) -> tuple[str, ...]:
