@@ -17,6 +17,7 @@ from mome.checkpoints.folder import model_folder
 from mome.clip import FRAME_RATE, MOUTH_SIZE, SAMPLE_RATE, Clip
 from mome.config.generation import LEAST_TOKENS, PER_SECOND, check_call
 from mome.decoding.capacity import check_room, longest_seconds
+from mome.decoding.words import Spoken, spoken_words
 from mome.errors import MomeError, listed
 from mome.media import load_clip
 from mome.media.face import FaceDetector
@@ -83,6 +84,7 @@ class Transcriber:
         rates: str | Rates | None = None,
         *,
         audio_track: int | None = None,
+        words: bool = False,
         **generation: Any,
     ) -> Transcript:
         """Transcribe one clip at one pair of rates.
@@ -91,6 +93,8 @@ class Transcriber:
             clip: a file, or a clip loaded before.
             rates: ``"4,2"`` (AVSR), ``"4,-"`` (ASR) or ``"-,2"`` (VSR); :attr:`default_rates` if not given.
             audio_track: as in :meth:`load_clip`.
+            words: whether segments have their words with times and probabilities, and their own mean probability;
+                costs one more pass of the language model over the clip's tokens and the transcript.
             generation: options of decoding, such as ``num_beams`` (:data:`mome.config.generation.NAMES`), or a
                 ``generation_config`` of Transformers; the model's own by default.
 
@@ -103,19 +107,25 @@ class Transcriber:
         began = time.perf_counter()
         if not isinstance(clip, Clip):
             clip = self.load_clip(clip, [rates], audio_track=audio_track, **generation)
-        return self.transcribe_rates(clip, [rates], media_seconds=time.perf_counter() - began, **generation)[0]
+        seconds = time.perf_counter() - began
+        return self.transcribe_rates(clip, [rates], media_seconds=seconds, words=words, **generation)[0]
 
     def transcribe_rates(
-        self, clip: Clip, rates: Sequence[Rates], media_seconds: float = 0.0, **generation: Any
+        self, clip: Clip, rates: Sequence[Rates], media_seconds: float = 0.0, words: bool = False, **generation: Any
     ) -> list[Transcript]:
         """Transcribe one clip at several rates; the encoders run once.
 
         See :func:`available_rates` for clips without sound or without video.
         """
-        return self.transcribe_batch([clip], rates, media_seconds=media_seconds, **generation)[0]
+        return self.transcribe_batch([clip], rates, media_seconds=media_seconds, words=words, **generation)[0]
 
     def transcribe_batch(
-        self, clips: Sequence[Clip], rates: Sequence[Rates], media_seconds: float = 0.0, **generation: Any
+        self,
+        clips: Sequence[Clip],
+        rates: Sequence[Rates],
+        media_seconds: float = 0.0,
+        words: bool = False,
+        **generation: Any,
     ) -> list[list[Transcript]]:
         """Transcribe several clips together at several rates; the encoders run once.
 
@@ -123,6 +133,7 @@ class Transcriber:
             clips: B clips.
             rates: R rates, the same for all clips.
             media_seconds: time that reading the files took, for the transcripts' record.
+            words: as in :meth:`transcribe`.
             generation: as in :meth:`transcribe`.
 
         Returns:
@@ -134,7 +145,7 @@ class Transcriber:
         if not clips:
             return []
         with _enough_memory(clips):
-            return self._transcribe_batch(clips, rates, media_seconds, self._options(generation))
+            return self._transcribe_batch(clips, rates, media_seconds, words, self._options(generation))
 
     def _options(self, generation: dict[str, Any]) -> dict[str, Any]:
         """Options for ``generate``; raises :class:`MomeError` if an option is unknown or not possible."""
@@ -149,7 +160,12 @@ class Transcriber:
         }
 
     def _transcribe_batch(
-        self, clips: Sequence[Clip], rates: Sequence[Rates], media_seconds: float, generation: dict[str, Any]
+        self,
+        clips: Sequence[Clip],
+        rates: Sequence[Rates],
+        media_seconds: float,
+        words: bool,
+        generation: dict[str, Any],
     ) -> list[list[Transcript]]:
         config = self.model.config
         table = [[self._usable(clip, rate) for rate in rates] for clip in clips]
@@ -174,8 +190,11 @@ class Transcriber:
             with torch.no_grad():
                 prepared = self.model.prepare(encoded, column)
             ids = self.model.generate(prepared=prepared, most_tokens=limits, **generation)
+            spoken = None
+            if words:
+                spoken = spoken_words(self.model, self.processor, clips, prepared, ids, _ends(generation), lengths)
             times = Seconds(media_seconds, encode_seconds, (time.perf_counter() - began) / len(clips))
-            columns.append(self._transcripts(clips, lengths, prepared, ids, times, generation))
+            columns.append(self._transcripts(clips, lengths, prepared, ids, spoken, times, generation))
         return [list(row) for row in zip(*columns, strict=True)]
 
     def _usable(self, clip: Clip, rates: Rates) -> Rates:
@@ -235,12 +254,13 @@ class Transcriber:
         lengths: Sequence[tuple[int, int]],
         prepared: LanguageInputs,
         ids: Tensor,
+        spoken: list[Spoken] | None,
         times: Seconds,
         generation: dict[str, Any],
     ) -> list[Transcript]:
         """The transcripts of B clips at the rates of ``prepared``, from the ids ``(B, S)`` that were generated."""
         beams = generation.get("num_beams", 1)
-        ends = {*_ids(generation.get("eos_token_id")), *_ids(generation.get("pad_token_id"))}
+        ends = _ends(generation)
         limit = "max_new_tokens or max_time" if generation.get("max_time") else "max_new_tokens"
         limits = _most_tokens(clips, generation)
         texts = self.processor.decode_text(ids)
@@ -259,7 +279,7 @@ class Transcriber:
                     task=rates.task,
                     rates=rates,
                     text=text,
-                    segments=(Segment(0.0, clip.seconds, text),),
+                    segments=(Segment(0.0, clip.seconds, text, *(spoken[index] if spoken else ())),),
                     tokens=tokens,
                     tflops=cost.tflops,
                     seconds=times,
@@ -294,6 +314,11 @@ def _mouth(clip: Clip) -> np.ndarray:
 def _ids(tokens: int | Sequence[int] | None) -> Sequence[int]:
     """A sequence of token ids from the forms that ``eos_token_id`` can have."""
     return () if tokens is None else (tokens,) if isinstance(tokens, int) else tokens
+
+
+def _ends(generation: dict[str, Any]) -> set[int]:
+    """The tokens that end a transcript, or come after its end."""
+    return {*_ids(generation.get("eos_token_id")), *_ids(generation.get("pad_token_id"))}
 
 
 def _lengths(encoded: EncodedClips, clips: int) -> list[tuple[int, int]]:

@@ -36,10 +36,18 @@ def token_times(attention: np.ndarray, seconds: float) -> np.ndarray:
 
 
 def _scores(attention: np.ndarray) -> np.ndarray:
-    """``(S, T)``: how much more than usual a clip's token is attended to, by the mean over heads; 0 is usual."""
-    usual = attention.mean(1, keepdims=True)
-    spread = attention.std(1, keepdims=True)
-    return ((attention - usual) / np.maximum(spread, 1e-9)).mean(0)
+    """``(S, T)``: how much more attention than usual a clip's token gets; 0 is usual.
+
+    In units of standard deviations, over the transcript's tokens and over the clip's; the mean over all heads, which is
+    better than any one of them and needs no choice.
+    """
+
+    def standard(axis: int) -> np.ndarray:
+        deviation = attention - attention.mean(axis, keepdims=True)
+        result: np.ndarray = deviation / np.maximum(attention.std(axis, keepdims=True), 1e-9)
+        return result
+
+    return (standard(1) + standard(2)).mean(0)
 
 
 def _best_path(scores: np.ndarray) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Sequence
 
@@ -20,7 +19,8 @@ def word_tokens(ids: Sequence[int], decode: Callable[[Sequence[int]], str]) -> l
     text = decode(ids)
     spans, begin = [], 0
     for count in range(1, len(ids) + 1):
-        end = max(begin, len(os.path.commonprefix([decode(ids[:count]), text])))
+        part = decode(ids[:count])  # ends with a replacement where a letter is not yet complete
+        end = max(begin, next((at for at in range(len(part)) if part[at : at + 1] != text[at : at + 1]), len(part)))
         first = len(text) - len(text[begin:].lstrip())
         spans.append((first, max(end, first + 1)))
         begin = end
