@@ -32,22 +32,24 @@ def token_times(attention: np.ndarray, seconds: float) -> np.ndarray:
     middles = (np.arange(size) + 0.5) * grid / size - 0.5
     scores = _scores(attention)
     fine = np.stack([np.interp(np.arange(grid), middles, row) for row in scores])
-    return _best_path(fine) * (size * seconds / grid)
+    times: np.ndarray = _best_path(fine) * (size * seconds / grid)
+    return times
 
 
 def _scores(attention: np.ndarray) -> np.ndarray:
     """``(S, T)``: how much more attention than usual a clip's token gets; 0 is usual.
 
-    In units of standard deviations, over the transcript's tokens and over the clip's; the mean over all heads, which is
-    better than any one of them and needs no choice.
+    In standard deviations, over the transcript's tokens plus over the clip's; the mean over all heads, which is better
+    than any one of them and needs no choice.
     """
 
     def standard(axis: int) -> np.ndarray:
         deviation = attention - attention.mean(axis, keepdims=True)
-        result: np.ndarray = deviation / np.maximum(attention.std(axis, keepdims=True), 1e-9)
-        return result
+        scores: np.ndarray = deviation / np.maximum(attention.std(axis, keepdims=True), 1e-9)
+        return scores
 
-    return (standard(1) + standard(2)).mean(0)
+    mean: np.ndarray = (standard(1) + standard(2)).mean(0)
+    return mean
 
 
 def _best_path(scores: np.ndarray) -> np.ndarray:
