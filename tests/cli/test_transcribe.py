@@ -83,8 +83,9 @@ def test_a_missing_modality_is_left_out_with_a_warning(transcribe, document, cli
 
 def test_subtitles(transcribe, clips):
     srt = transcribe(clips / "talk.mkv", "--format", "srt").stdout
-    assert srt.startswith("1\n00:00:00,000 --> 00:00:01,")
-    assert transcribe(clips / "talk.mkv", "--format", "vtt").stdout.startswith("WEBVTT\n\n00:00:00.000 --> ")
+    assert srt.startswith("1\n00:00:0")
+    assert "WEBVTT\n\n00:00:0" in transcribe(clips / "talk.mkv", "--format", "vtt").stdout
+    assert transcribe(clips / "talk.mkv", "--format", "tsv").stdout.startswith("start\tend\ttext\n")
 
 
 def test_subtitles_of_several_clips_need_a_folder(transcribe, refused, clips, tiny_model, tmp_path):
@@ -96,6 +97,34 @@ def test_subtitles_of_several_clips_need_a_folder(transcribe, refused, clips, ti
     assert sorted(path.name for path in (tmp_path / "subtitles").iterdir()) == ["mute.srt", "talk.srt"]
     transcribe(clips / "talk.mkv", "--rates", "4,2", "--rates", "-,5", "-o", tmp_path / "texts")
     assert sorted(path.name for path in (tmp_path / "texts").iterdir()) == ["talk.a4v2.txt", "talk.v5.txt"]
+
+
+def test_all_formats_are_written_to_a_folder(transcribe, refused, clips, tiny_model, tmp_path):
+    assert "--output-dir" in refused("transcribe", clips / "talk.mkv", "--format", "all")
+    result = transcribe(clips / "talk.mkv", "-f", "all", "-o", tmp_path / "all")
+    assert (result.exit_code, result.stdout) == (0, "")
+    files = {path.suffix: path.read_text("utf-8") for path in (tmp_path / "all").iterdir()}
+    assert sorted(files) == [".json", ".srt", ".tsv", ".txt", ".vtt"]
+    document = json.loads(files[".json"])
+    assert set(document) == KEYS
+    words = document["segments"][0]["words"]
+    assert [word["word"] for word in words] == files[".txt"].split() == document["text"].split()
+    start, end, text = files[".tsv"].splitlines()[1].split("\t")
+    assert files[".tsv"].startswith("start\tend\ttext\n")
+    assert int(start) == round(1000 * words[0]["start"]) < int(end)
+    assert words[0]["word"] in text
+    transcribe(clips / "talk.mkv", "-f", "all", "-o", tmp_path / "two", "--rates", "4,2", "--rates", "-,5")
+    assert {path.name for path in (tmp_path / "two").iterdir()} >= {"talk.a4v2.tsv", "talk.v5.json"}
+    assert "talk.wav" in refused("transcribe", clips / "talk.mkv", clips / "talk.wav", "-f", "all", "-o", tmp_path)
+
+
+def test_words_are_in_the_json_document_when_asked_for(document, clips):
+    (plain,), (timed,) = (document(clips / "talk.mkv", *more)["results"] for more in ([], ["--words"]))
+    (before,), (after,) = plain["segments"], timed["segments"]
+    assert (before["words"], before["avg_logprob"], before["no_speech"]) == ([], None, None)
+    assert [word["word"] for word in after["words"]] == timed["text"].split() == plain["text"].split()
+    assert all(set(word) == {"start", "end", "word", "probability"} for word in after["words"])
+    assert after["avg_logprob"] < 0
 
 
 def test_files_for_one_name_are_refused(refused, clips, tmp_path):

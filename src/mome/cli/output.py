@@ -53,9 +53,10 @@ def result(text: str) -> None:
     print(text, flush=True)
 
 
-def to_json(document: Any) -> str:
-    """Format JSON for stdout's encoding; raises ``ValueError`` for NaN and infinity."""
-    unicode = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().startswith("utf")
+def to_json(document: Any, unicode: bool | None = None) -> str:
+    """Format JSON, for stdout's encoding unless ``unicode`` is given; raises ``ValueError`` for NaN and infinity."""
+    if unicode is None:
+        unicode = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().startswith("utf")
     return json.dumps(document, indent=2, ensure_ascii=not unicode, allow_nan=False)
 
 

@@ -39,8 +39,9 @@ if TYPE_CHECKING:
     from mome.media import Clip
     from mome.text.transcript import Transcript
 
-Format = Literal["text", "json", "srt", "vtt"]
-_EXTENSIONS: dict[Format, str] = {"text": "txt", "srt": "srt", "vtt": "vtt"}
+Format = Literal["text", "json", "srt", "vtt", "tsv", "all"]
+_EXTENSIONS: dict[Format, str] = {"text": "txt", "json": "json", "srt": "srt", "vtt": "vtt", "tsv": "tsv"}
+_SUBTITLES: tuple[Format, ...] = ("srt", "vtt", "tsv")
 BATCH_FAILED, FAILED = 1, 2
 
 
@@ -60,7 +61,7 @@ def transcribe(
     ] = False,
     format: Annotated[
         Format,
-        typer.Option("--format", "-f", help="What to print."),
+        typer.Option("--format", "-f", help="What to print; all: one file of each kind, with --output-dir."),
     ] = "text",
     json: Json = False,
     output_dir: Annotated[
@@ -69,9 +70,15 @@ def transcribe(
             "--output-dir",
             "-o",
             metavar="DIR",
-            help="Write NAME.txt, NAME.srt or NAME.vtt there for each clip instead of printing.",
+            help="Write NAME.txt, NAME.srt, NAME.vtt or NAME.tsv there for each clip instead of printing.",
         ),
     ] = None,
+    words: Annotated[
+        bool,
+        typer.Option(
+            "--words", help="In JSON, each word's time and probability, which subtitles have from the same source."
+        ),
+    ] = False,
     audio_track: Annotated[
         int | None,
         typer.Option(
@@ -115,10 +122,11 @@ def transcribe(
         config.rate_set.check(rate)
     chosen = list(config.rate_set.rates()) if every else chosen
     single = len(inputs) == 1 and len(chosen) <= 1
-    if chosen_format in ("srt", "vtt") and output_dir is None and not single:
+    if chosen_format in _SUBTITLES and output_dir is None and not single:
         raise MomeError(f"{chosen_format} on stdout is for one clip at one rate: give --output-dir DIR for several")
 
-    batch = _Batch(model, chosen, audio_track, noise, snr, beams, top_k, compat, dtype, seed)
+    words = words or chosen_format in (*_SUBTITLES, "all")
+    batch = _Batch(model, chosen, audio_track, words, noise, snr, beams, top_k, compat, dtype, seed)
 
     def deliver(path: Path, transcripts: Sequence[Transcript]) -> None:
         if output_dir is not None:
@@ -153,6 +161,7 @@ class _Batch:
     model: str
     rates: list[Rates]
     audio_track: int | None
+    words: bool
     noise: Path | None
     snr: float | None
     beams: int | None
@@ -202,7 +211,8 @@ class _Batch:
         clip = add_noise(transcriber.load_clip(path, rates, audio_track=self.audio_track))
         seconds = time.perf_counter() - began
         available = [pair for pair in dict.fromkeys(available_rates(clip, pair) for pair in rates) if pair is not None]
-        return transcriber.transcribe_rates(clip, available or rates, seconds, self.top_k, **beam_search(self.beams))
+        options = {"words": self.words, "active_experts": self.top_k, **beam_search(self.beams)}
+        return transcriber.transcribe_rates(clip, available or rates, seconds, **options)
 
     def document(self) -> dict[str, Any]:
         """The JSON document of the command."""
@@ -228,12 +238,14 @@ class _Batch:
 def _targets(inputs: Sequence[Path], folder: Path | None, chosen: Format) -> dict[Path, Path]:
     """The file to write for each input."""
     if folder is None:
+        if chosen == "all":
+            raise MomeError("--format all writes several files: give --output-dir DIR")
         return {}
     if chosen == "json":
-        raise MomeError("--output-dir is for text, srt and vtt: JSON is one document, so use --json > FILE")
+        raise MomeError("--output-dir is for text, subtitles and all: JSON is one document, so use --json > FILE")
     if folder.exists() and not folder.is_dir():
         raise MomeError(f"--output-dir {folder} is a file: give a folder")
-    targets = {path: folder / f"{path.stem}.{_EXTENSIONS[chosen]}" for path in inputs}
+    targets = {path: folder / f"{path.stem}.{_EXTENSIONS.get(chosen, '*')}" for path in inputs}
     taken: dict[Path, Path] = {}
     for path, target in targets.items():
         if target in taken:
@@ -252,13 +264,17 @@ def _write(target: Path, transcripts: Sequence[Transcript], chosen: Format, seve
         sides = (("a", transcript.rates.audio), ("v", transcript.rates.video))
         mark = "".join(f"{letter}{rate}" for letter, rate in sides if rate)
         path = target.with_name(f"{target.stem}.{mark}{target.suffix}") if several else target
-        write_text(path, _formatted(transcript, chosen))
-        note(f"wrote {path}")
+        for kind in _EXTENSIONS if chosen == "all" else (chosen,):
+            file = path.with_suffix(f".{_EXTENSIONS[kind]}")
+            write_text(file, _formatted(transcript, kind))
+            note(f"wrote {file}")
 
 
 def _formatted(transcript: Transcript, chosen: Format) -> str:
-    from mome.text.transcript import to_srt, to_vtt
+    from mome.text.subtitles import to_srt, to_tsv, to_vtt
 
     if chosen == "text":
         return transcript.text + "\n"
-    return (to_srt if chosen == "srt" else to_vtt)(transcript.segments)
+    if chosen == "json":
+        return to_json(transcript.to_dict(), unicode=True) + "\n"
+    return {"srt": to_srt, "vtt": to_vtt, "tsv": to_tsv}[chosen](transcript.segments)

@@ -17,6 +17,7 @@ from mome.checkpoints.folder import model_folder
 from mome.clip import FRAME_RATE, MOUTH_SIZE, SAMPLE_RATE, Clip
 from mome.config.generation import LEAST_TOKENS, PER_SECOND, check_call
 from mome.decoding.capacity import check_room, longest_seconds
+from mome.decoding.words import Spoken, spoken_words
 from mome.errors import MomeError, listed
 from mome.media import load_clip
 from mome.media.face import FaceDetector
@@ -84,6 +85,7 @@ class Transcriber:
         *,
         audio_track: int | None = None,
         active_experts: int | None = None,
+        words: bool = False,
         **generation: Any,
     ) -> Transcript:
         """Transcribe one clip at one pair of rates.
@@ -94,6 +96,8 @@ class Transcriber:
             audio_track: as in :meth:`load_clip`.
             active_experts: routed experts of a MoME adapter active for a token, 1 up to all; by default as trained.
                 The operations recorded are then those of the active experts.
+            words: whether segments have their words with times and probabilities, and their own mean probability;
+                costs one more pass of the language model over the clip's tokens and the transcript.
             generation: options of decoding, such as ``num_beams`` (:data:`mome.config.generation.NAMES`), or a
                 ``generation_config`` of Transformers; the model's own by default.
 
@@ -107,28 +111,34 @@ class Transcriber:
         if not isinstance(clip, Clip):
             clip = self.load_clip(clip, [rates], audio_track=audio_track, **generation)
         seconds = time.perf_counter() - began
-        return self.transcribe_rates(clip, [rates], seconds, active_experts, **generation)[0]
+        options: dict[str, Any] = {"active_experts": active_experts, "words": words, **generation}
+        return self.transcribe_rates(clip, [rates], seconds, **options)[0]
 
     def transcribe_rates(
         self,
         clip: Clip,
         rates: Sequence[Rates],
         media_seconds: float = 0.0,
+        *,
         active_experts: int | None = None,
+        words: bool = False,
         **generation: Any,
     ) -> list[Transcript]:
         """Transcribe one clip at several rates; the encoders run once.
 
         See :func:`available_rates` for clips without sound or without video.
         """
-        return self.transcribe_batch([clip], rates, media_seconds, active_experts, **generation)[0]
+        options: dict[str, Any] = {"active_experts": active_experts, "words": words, **generation}
+        return self.transcribe_batch([clip], rates, media_seconds, **options)[0]
 
     def transcribe_batch(
         self,
         clips: Sequence[Clip],
         rates: Sequence[Rates],
         media_seconds: float = 0.0,
+        *,
         active_experts: int | None = None,
+        words: bool = False,
         **generation: Any,
     ) -> list[list[Transcript]]:
         """Transcribe several clips together at several rates; the encoders run once.
@@ -137,7 +147,7 @@ class Transcriber:
             clips: B clips.
             rates: R rates, the same for all clips.
             media_seconds: time that reading the files took, for the transcripts' record.
-            active_experts, generation: as in :meth:`transcribe`.
+            active_experts, words, generation: as in :meth:`transcribe`.
 
         Returns:
             B lists of R transcripts. Each records an equal share of the batch's encoding and decoding time.
@@ -150,7 +160,8 @@ class Transcriber:
         if not clips:
             return []
         with _enough_memory(clips):
-            return self._transcribe_batch(clips, rates, media_seconds, active_experts, self._options(generation))
+            options = self._options(generation)
+            return self._transcribe_batch(clips, rates, media_seconds, active_experts, words, options)
 
     def _options(self, generation: dict[str, Any]) -> dict[str, Any]:
         """Options for ``generate``; raises :class:`MomeError` if an option is unknown or not possible."""
@@ -170,6 +181,7 @@ class Transcriber:
         rates: Sequence[Rates],
         media_seconds: float,
         active_experts: int | None,
+        words: bool,
         generation: dict[str, Any],
     ) -> list[list[Transcript]]:
         table = [[self._usable(clip, rate) for rate in rates] for clip in clips]
@@ -185,8 +197,12 @@ class Transcriber:
                 prepared = self.model.prepare(encoded, column)
             own: dict[str, Any] = {"most_tokens": limits, "active_experts": active_experts}
             ids = self.model.generate(prepared=prepared, **own, **generation)
+            spoken = None
+            if words:
+                written = (ids, _ends(generation), active_experts)
+                spoken = spoken_words(self.model, self.processor, clips, prepared, lengths, *written)
             times = Seconds(media_seconds, encode_seconds, (time.perf_counter() - began) / len(clips))
-            columns.append(self._transcripts(clips, lengths, prepared, ids, times, active_experts, generation))
+            columns.append(self._transcripts(clips, lengths, prepared, ids, spoken, times, active_experts, generation))
         return [list(row) for row in zip(*columns, strict=True)]
 
     def _usable(self, clip: Clip, rates: Rates) -> Rates:
@@ -266,13 +282,14 @@ class Transcriber:
         lengths: Sequence[tuple[int, int]],
         prepared: LanguageInputs,
         ids: Tensor,
+        spoken: list[Spoken] | None,
         times: Seconds,
         active_experts: int | None,
         generation: dict[str, Any],
     ) -> list[Transcript]:
         """The transcripts of B clips at the rates of ``prepared``, from the ids ``(B, S)`` that were generated."""
         beams = generation.get("num_beams", 1)
-        ends = {*_ids(generation.get("eos_token_id")), *_ids(generation.get("pad_token_id"))}
+        ends = _ends(generation)
         limit = "max_new_tokens or max_time" if generation.get("max_time") else "max_new_tokens"
         limits = _most_tokens(clips, generation)
         texts = self.processor.decode_text(ids)
@@ -291,7 +308,7 @@ class Transcriber:
                     task=rates.task,
                     rates=rates,
                     text=text,
-                    segments=(Segment(0.0, clip.seconds, text),),
+                    segments=(Segment(0.0, clip.seconds, text, *(spoken[index] if spoken else ())),),
                     tokens=tokens,
                     tflops=cost.tflops,
                     seconds=times,
@@ -327,6 +344,11 @@ def _mouth(clip: Clip) -> np.ndarray:
 def _ids(tokens: int | Sequence[int] | None) -> Sequence[int]:
     """A sequence of token ids from the forms that ``eos_token_id`` can have."""
     return () if tokens is None else (tokens,) if isinstance(tokens, int) else tokens
+
+
+def _ends(generation: dict[str, Any]) -> set[int]:
+    """The tokens that end a transcript, or come after its end."""
+    return {*_ids(generation.get("eos_token_id")), *_ids(generation.get("pad_token_id"))}
 
 
 def _lengths(encoded: EncodedClips, clips: int) -> list[tuple[int, int]]:

@@ -91,6 +91,24 @@ def assemble(
     return LanguageInputs(embeddings, offset >= 0, offset.clamp(min=0), rates, counts, padded_kinds)
 
 
+def token_places(config: MomeConfig, counts: Tokens) -> dict[str, slice]:
+    """Where a clip's tokens are in the sequence of :func:`assemble`, counted from its first token, by modality.
+
+    Args:
+        config: has the ids of start and marker tokens.
+        counts: numbers of tokens; a modality that has none is left out.
+    """
+    places, place = {}, len(config.start_ids)
+    sizes = {"audio": counts.audio, "video": counts.video, "fused": counts.fused}
+    for modality, size in sizes.items():
+        if size:
+            markers = config.markers(modality) if modality != "fused" else []
+            place += len(markers[:1])
+            places[modality] = slice(place, place + size)
+            place += size + len(markers[1:])
+    return places
+
+
 def encoder_frames(config: MomeConfig, seconds: float) -> tuple[int, int]:
     """Numbers of audio and video frames that the encoders give for ``seconds`` of a clip; 0 without the encoder."""
     slack = 1e-6  # in floating point 1.16 * 25 is slightly less than 29

@@ -1,21 +1,45 @@
-"""The transcript of a clip, and its forms: JSON, subtitles, text to compare."""
+"""The transcript of a clip, and its forms: JSON, text to compare; subtitles are in :mod:`mome.text.subtitles`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from mome.rates import Rates, Task
 
 
 @dataclass(frozen=True)
+class Word:
+    """A word of a segment: ``start`` and ``end`` in seconds from the start of the clip, and how probable it is.
+
+    ``probability`` is the geometric mean of the probabilities of the word's tokens, each given what comes before.
+    """
+
+    start: float
+    end: float
+    word: str
+    probability: float
+
+
+@dataclass(frozen=True)
 class Segment:
-    """A part of a transcript: ``start`` and ``end`` in seconds from the start of the clip, and the text."""
+    """A part of a transcript.
+
+    Attributes:
+        start, end: seconds from the start of the clip.
+        text: what is said.
+        words: its words in order; none if they were not asked for.
+        avg_logprob: mean natural logarithm of the probabilities of the text's tokens, the end token included;
+            ``None`` if words were not asked for.
+        no_speech: probability that nothing is said; ``None`` if it was not estimated.
+    """
 
     start: float
     end: float
     text: str
+    words: tuple[Word, ...] = ()
+    avg_logprob: float | None = None
+    no_speech: float | None = None
 
 
 @dataclass(frozen=True)
@@ -74,7 +98,7 @@ class Transcript:
     warnings: tuple[str, ...] = ()
     encoder_tflops: float = 0.0
 
-    def to_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """The transcript as dictionaries, lists, strings and numbers; fused tokens only if there are any."""
         tokens, seconds = self.tokens, self.seconds
         return {
@@ -82,7 +106,7 @@ class Transcript:
             "task": self.task,
             "rates": str(self.rates),
             "text": self.text,
-            "segments": [{"start": s.start, "end": s.end, "text": s.text} for s in self.segments],
+            "segments": [{**asdict(s), "words": [asdict(word) for word in s.words]} for s in self.segments],
             "tokens": {
                 "audio": tokens.audio,
                 "video": tokens.video,
@@ -95,6 +119,8 @@ class Transcript:
             "warnings": list(self.warnings),
         }
 
+    to_json = to_dict
+
 
 def normalize(text: str) -> str:
     """Convert a text to lower case with single spaces and none at the ends, the form that published systems score.
@@ -102,40 +128,3 @@ def normalize(text: str) -> str:
     Punctuation stays: published references have none, and recognisers learn to write none.
     """
     return " ".join(text.lower().split())
-
-
-def to_srt(segments: Iterable[Segment]) -> str:
-    """Format segments as SubRip subtitles, without those that have no words."""
-    cues = [
-        f"{number}\n{_time(segment.start, ',')} --> {_time(segment.end, ',')}\n{text}\n"
-        for number, (segment, text) in enumerate(_spoken(segments), start=1)
-    ]
-    return "\n".join(cues)
-
-
-def to_vtt(segments: Iterable[Segment]) -> str:
-    """Format segments as WebVTT subtitles, without those that have no words."""
-    cues = [
-        f"{_time(segment.start, '.')} --> {_time(segment.end, '.')}\n{_escape(text)}\n"
-        for segment, text in _spoken(segments)
-    ]
-    return "\n".join(["WEBVTT\n", *cues])
-
-
-def _spoken(segments: Iterable[Segment]) -> Iterable[tuple[Segment, str]]:
-    """Segments with words, each with its text on one line: an empty line would end a cue."""
-    for segment in segments:
-        if text := " ".join(segment.text.split()):
-            yield segment, text
-
-
-def _escape(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-
-
-def _time(seconds: float, point: str) -> str:
-    """Format a time as ``HH:MM:SS`` and milliseconds after ``point``; hours may exceed 99."""
-    second, milliseconds = divmod(round(max(seconds, 0.0) * 1000), 1000)
-    minute, second = divmod(second, 60)
-    hour, minute = divmod(minute, 60)
-    return f"{hour:02d}:{minute:02d}:{second:02d}{point}{milliseconds:03d}"

@@ -1,0 +1,92 @@
+"""The words of transcripts, with times and probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from mome.clip import FRAME_RATE, Clip
+from mome.config import MomeConfig
+from mome.decoding.word_times import token_times
+from mome.model import MomeForSpeechRecognition, MomeProcessor
+from mome.model.scoring import score
+from mome.model.sequence import LanguageInputs, token_places
+from mome.rates import Rates
+from mome.text.transcript import Word
+from mome.text.words import word_tokens
+
+
+class Spoken(NamedTuple):
+    """Words of a segment, and the mean logarithm of its tokens' probabilities."""
+
+    words: tuple[Word, ...]
+    avg_logprob: float
+
+
+def spoken_words(
+    model: MomeForSpeechRecognition,
+    processor: MomeProcessor,
+    clips: Sequence[Clip],
+    prepared: LanguageInputs,
+    lengths: Sequence[tuple[int, int]],
+    ids: Tensor,
+    ends: Collection[int],
+    active_experts: int | None = None,
+) -> list[Spoken]:
+    """The words of B transcripts.
+
+    Times come from the attention to audio tokens, else to fused ones, else to video. If the language model's
+    attention cannot be recorded, each character gets the same time.
+
+    Args:
+        model: the model that wrote them.
+        processor: its processor.
+        clips: B clips.
+        prepared: the language model's input.
+        lengths: B numbers of audio and video frames.
+        ids: ``(B, S)`` what it wrote.
+        ends: tokens that end a transcript.
+        active_experts: the number with which it was written, if that was chosen.
+    """
+    places = [token_places(model.config, counts) for counts in prepared.counts]
+    sides = [next(side for side in ("audio", "fused", "video") if side in place) for place in places]
+    looked_at = [place[side] for place, side in zip(places, sides, strict=True)]
+    scores = score(model, prepared, ids, looked_at, active_experts)
+    found = []
+    for index, (clip, side, attention) in enumerate(zip(clips, sides, scores.attention, strict=True)):
+        row = ids[index].tolist()
+        count = next((number for number, token in enumerate(row, 1) if token in ends), len(row))
+        logprobs = scores.logprobs[index, :count]
+        groups = word_tokens(row[:count], lambda part: processor.tokenizer.decode(part, skip_special_tokens=True))
+        if len(attention):
+            step = _token_seconds(model.config, prepared.rates[index], side, lengths[index], attention.shape[2])
+            times = token_times(attention[:, :count].numpy(), step or clip.seconds / attention.shape[2])
+            spans = [(times[tokens[0], 0], times[tokens[-1], 1]) for _, tokens in groups]
+        else:
+            spans = even_times([word for word, _ in groups], clip.seconds)
+        words = [
+            Word(*(round(min(float(at), clip.seconds), 3) for at in span), word, float(logprobs[tokens].mean().exp()))
+            for (word, tokens), span in zip(groups, spans, strict=True)
+        ]
+        found.append(Spoken(tuple(words), float(logprobs.mean())))
+    return found
+
+
+def even_times(words: Sequence[str], seconds: float) -> list[tuple[float, float]]:
+    """Start and end of words in seconds, if each of their characters takes the same time."""
+    ends = np.cumsum([0, *map(len, words)]) * (seconds / max(sum(map(len, words)), 1))
+    return list(pairwise(ends.tolist()))
+
+
+def _token_seconds(config: MomeConfig, rates: Rates, side: str, lengths: tuple[int, int], tokens: int) -> float | None:
+    """Seconds of a clip that each of its tokens covers; ``None`` if they share out the clip's."""
+    if side == "fused":
+        return None
+    encoder = config.audio_encoder_class
+    frames, rate = dict(zip(("audio", "video"), lengths, strict=True))[side], getattr(rates, side)
+    per_second = encoder.frames_per_second(config.audio_config) if side == "audio" and encoder else FRAME_RATE
+    return (rate if frames // rate == tokens else frames / tokens) / per_second

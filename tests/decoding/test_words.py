@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import mome
+from mome import Rates
+from mome.clip import Clip
+from mome.decoding.words import even_times
+from mome.model import scoring
+
+SHORT = {"max_new_tokens": 6}
+ALL_RATES = [Rates.parse(text) for text in ("4,2", "16,5", "4,-", "16,-", "-,2", "-,5")]
+
+
+@pytest.fixture(scope="module")
+def transcriber(tiny_model):
+    return mome.load(tiny_model)
+
+
+def clip(frames: int, seed: int) -> Clip:
+    rng = np.random.default_rng(seed)
+    sound = (0.1 * rng.standard_normal(640 * frames)).astype(np.float32)
+    return Clip(sound, rng.integers(0, 256, (frames, 96, 96), dtype=np.uint8), frames / 25, None, ())
+
+
+def test_words_are_those_of_the_text_in_order_inside_the_clip(transcriber):
+    one = clip(30, 0)
+    for out in transcriber.transcribe_rates(one, ALL_RATES, words=True, **SHORT):
+        (segment,) = out.segments
+        assert segment.text == out.text
+        assert [word.word for word in segment.words] == out.text.split()
+        times = [time for word in segment.words for time in (word.start, word.end)]
+        assert times == sorted(times)
+        assert times[0] >= 0
+        assert times[-1] <= one.seconds
+        assert all(0 < word.probability <= 1 for word in segment.words)
+        assert segment.avg_logprob < 0
+        assert segment.no_speech is None
+
+
+def test_words_are_not_there_unless_asked_for_and_change_nothing_else(transcriber):
+    out, timed = (transcriber.transcribe(clip(30, 0), "4,2", words=words, **SHORT) for words in (False, True))
+    (plain,), (full,) = out.segments, timed.segments
+    assert (plain.words, plain.avg_logprob) == ((), None)
+    assert replace(full, words=(), avg_logprob=None) == plain
+    assert (timed.text, timed.tokens, timed.tflops, timed.warnings) == (out.text, out.tokens, out.tflops, out.warnings)
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_words_of_a_batch_are_those_of_its_clips_one_by_one(transcriber, beams):
+    clips = [clip(20, 1), replace(clip(40, 2), audio=None), clip(31, 3)]
+    options = {"words": True, "num_beams": beams, **SHORT}
+    for one, row in zip(
+        clips, transcriber.transcribe_batch(clips, [Rates(4, 2), Rates(16, 5)], **options), strict=True
+    ):
+        alone = transcriber.transcribe_rates(one, [Rates(4, 2), Rates(16, 5)], **options)
+        for got, expected in zip(row, alone, strict=True):
+            (a,), (b,) = got.segments, expected.segments
+            assert [(w.word, w.start, w.end) for w in a.words] == [(w.word, w.start, w.end) for w in b.words]
+            assert [w.probability for w in a.words] == pytest.approx([w.probability for w in b.words], rel=1e-3)
+            assert a.avg_logprob == pytest.approx(b.avg_logprob, rel=1e-3)
+
+
+def test_probabilities_are_of_the_raw_scores(transcriber):
+    out = transcriber.transcribe(clip(30, 0), "4,2", words=True, **SHORT)
+    prepared = transcriber.processor([clip(30, 0)])
+    ids = transcriber.processor.labels([out.text])
+    logits = transcriber.model(**prepared, labels=ids, rates=Rates(4, 2)).logits.log_softmax(-1)
+    expected = logits[0].gather(1, ids[0][:, None])[: len(out.text.split()), 0]
+    assert [word.probability for word in out.segments[0].words] == pytest.approx(expected.exp().tolist(), rel=1e-3)
+
+
+def test_without_attention_to_record_each_character_takes_the_same_time(transcriber, monkeypatch):
+    class Nothing(scoring._Recorder):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            return func(*args, **(kwargs or {}))
+
+    monkeypatch.setattr(scoring, "_Recorder", Nothing)
+    out = transcriber.transcribe(clip(30, 0), "4,2", words=True, **SHORT)
+    (segment,) = out.segments
+    each = 1.2 / len("".join(out.text.split()))
+    assert segment.words[-1].end == pytest.approx(1.2)
+    assert [w.end - w.start for w in segment.words] == pytest.approx(
+        [each * len(w.word) for w in segment.words], abs=2e-3
+    )
+    assert even_times(["a", "bbb"], 2.0) == [(0.0, 0.5), (0.5, 2.0)]
+    assert even_times([], 2.0) == []
+
+
+def test_an_empty_transcript_has_no_words(transcriber, monkeypatch):
+    monkeypatch.setattr(type(transcriber.model), "generate", lambda *_, **__: torch.tensor([[2]]))
+    (segment,) = transcriber.transcribe(clip(30, 0), "4,2", words=True, eos_token_id=2).segments
+    assert (segment.text, segment.words) == ("", ())
+    assert segment.avg_logprob < 0
