@@ -30,7 +30,7 @@ def loads(rates: int, layers: int, experts: int, seed: int = 0) -> np.ndarray:
 
 def test_a_router_forced_to_one_expert(transcriber, rows, monkeypatch):
     set_top_k(transcriber.model, 1)
-    monkeypatch.setattr(ExpertBank, "route", lambda bank, logits: forced(3, bank, logits))
+    monkeypatch.setattr(ExpertBank, "route", lambda bank, logits, top_k: forced(3, bank, logits))
     used = count_usage(transcriber, rows, RATES, 2)
     assert list(used) == ["audio", "video", "prompt", "transcript", "all"]
     for usage in used.values():

@@ -211,7 +211,7 @@ class _Batch:
         clip = add_noise(transcriber.load_clip(path, rates, audio_track=self.audio_track))
         seconds = time.perf_counter() - began
         available = [pair for pair in dict.fromkeys(available_rates(clip, pair) for pair in rates) if pair is not None]
-        options = {"words": self.words, "active_experts": self.top_k, **beam_search(self.beams)}
+        options: dict[str, Any] = {"words": self.words, "active_experts": self.top_k, **beam_search(self.beams)}
         return transcriber.transcribe_rates(clip, available or rates, seconds, **options)
 
     def document(self) -> dict[str, Any]:

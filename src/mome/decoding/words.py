@@ -68,10 +68,10 @@ def spoken_words(
             spans = [(times[tokens[0], 0], times[tokens[-1], 1]) for _, tokens in groups]
         else:
             spans = even_times([word for word, _ in groups], clip.seconds)
-        words = [
-            Word(*(round(min(float(at), clip.seconds), 3) for at in span), word, float(logprobs[tokens].mean().exp()))
-            for (word, tokens), span in zip(groups, spans, strict=True)
-        ]
+        words = []
+        for (word, tokens), span in zip(groups, spans, strict=True):
+            start, end = (round(min(float(at), clip.seconds), 3) for at in span)
+            words.append(Word(start, end, word, float(logprobs[tokens].mean().exp())))
         found.append(Spoken(tuple(words), float(logprobs.mean())))
     return found
 
