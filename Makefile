@@ -106,7 +106,7 @@ mome-base: export MOME_BACKBONES := $(MOME_BACKBONES)
 mome-base: backbones $(BASE)/speech.done $(BASE)/synthetic.done  ## Train the model of English into runs/mome-base (hours; goes on where it stopped)
 	$(BIN)/torchrun --standalone --nproc-per-node $(PROCESSES) -m mome train mome-base --resume \
 		'data.manifests=[$(BASE)/manifest.csv,$(BASE)/synthetic/manifest.csv]' 'augment.noise=[]' $(ARGS)
-	$(BIN)/python -m scripts.mome_base.bundle src/mome/mome-base --run runs/mome-base
+	$(BIN)/python -m scripts.mome_base.bundle src/mome/mome-base --run runs/mome-base --curve results/mome-base-training.json
 
 $(BASE)/speech.done: export MOME_BACKBONES := $(MOME_BACKBONES)
 $(BASE)/speech.done: | $(INSTALLED) backbones

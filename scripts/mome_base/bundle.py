@@ -1,19 +1,24 @@
 """Turn a run into the bundled model of English: trained parts in half precision, and a model card.
 
-    python -m scripts.mome_base.bundle src/mome/mome-base [--run runs/mome-base] [--results results/mome-base-*.json]
+    python -m scripts.mome_base.bundle src/mome/mome-base [--run runs/mome-base --curve results/mome-base-training.json]
+        [--results results/mome-base-*.json]
 
-Without --run only the card is written again. The frozen parts stay where they are: config.json refers to them by their
-hub ids.
+Without --run only the card is written again. The curve is what the training's validations found. The frozen parts stay
+where they are: config.json refers to them by their hub ids.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import mome
 from mome.checkpoints.folder import WEIGHTS
+from mome.evaluation.result import write_json
 from scripts.mome_tiny.bundle import halve
 
 CARD = Path(__file__).parent / "card.md"
@@ -37,13 +42,35 @@ def table(files: list[Path]) -> str:
     return "\n".join(lines)
 
 
+def curve(run: Path) -> dict[str, Any]:
+    """Word error rates of the validation voices by step, with the mean training loss since the last validation."""
+    points, losses = [], []
+    history = json.loads((run / "history.json").read_text())
+    for entry in history:
+        losses += [entry["loss"]] if "loss" in entry else []
+        rates = {name.partition("/")[2]: value for name, value in entry.items() if name.startswith("eval_wer/")}
+        if rates:
+            mean = round(statistics.mean(losses), 3)
+            points.append({"step": entry["step"], "epoch": entry["epoch"], "training_loss": mean, "wer": rates})
+            losses = []
+    return {
+        "versions": {name: version(name) for name in ("mome", "torch", "transformers")},
+        "seconds": history[-1]["train_runtime"],
+        "points": points,
+        "recipe": (run / "recipe.yaml").read_text(),
+    }
+
+
 def main() -> None:
     """Write the bundle."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--run", type=Path)
     parser.add_argument("--results", type=Path, nargs="*", default=[], help="JSON of mome evaluate and mome score")
+    parser.add_argument("--curve", type=Path, help="JSON file to write, with --run")
     args = parser.parse_args()
+    if args.run and args.curve:
+        write_json(args.curve, curve(args.run))
     if args.run:
         trained = mome.load(args.run)
         trained.model.save_pretrained(args.out)

