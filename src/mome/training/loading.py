@@ -156,7 +156,7 @@ def shipped_recipes() -> dict[str, tuple[Path, ...]]:
 
 
 def _shipped(folder: str) -> dict[str, Path]:
-    return {file.stem: file for file in sorted((SHIPPED / folder).glob("*.yaml"))}
+    return {file.stem: file for file in sorted((SHIPPED / folder).glob("*.yaml"), key=lambda file: file.stem)}
 
 
 def _names_under(file: Path, key: str, default: Iterable[str]) -> list[str]:
