@@ -61,7 +61,7 @@ def document(monkeypatch):
     return findings.document
 
 
-def test_each_fault_breaks_the_tasks_that_need_what_it_spoils(document):
+def test_each_fault_breaks_the_tasks_that_need_what_it_spoils(document):  # lips alone are never out of step
     change = {(row["task"], row["fault"], row["amount"]): row["change"] for row in document["faults"]}
     assert change == {
         ("avsr", "clean", None): None,
@@ -72,9 +72,7 @@ def test_each_fault_breaks_the_tasks_that_need_what_it_spoils(document):
         ("avsr", "silent", 1): 0,
         ("asr", "silent", 1): 1,
         ("avsr", "shifted", 80): 0,
-        ("vsr", "shifted", 80): 0,
         ("avsr", "shifted", -80): 0,
-        ("vsr", "shifted", -80): 1,
     }
     broken = next(row for row in document["faults"] if row["task"] == "vsr" and row["fault"] == "frozen")
     assert (broken["change_low"], broken["change_high"], broken["clips"]) == (1, 1, 2)

@@ -330,5 +330,5 @@ def test_rates_without_their_encoder_are_refused(modality):
 
 
 def test_a_system_alone_is_no_recipe():
-    with pytest.raises(MomeError, match="mome-layer is a system: add a corpus, as in mome-layer-grid, mome-layer-grid-real, "):
+    with pytest.raises(MomeError, match="is a system: add a corpus, as in mome-layer-grid, mome-layer-grid-real, "):
         load_recipe("mome-layer")

@@ -87,6 +87,10 @@ class Trial:
         return (self.model, str(self.result.condition.task), str(self.result.condition.rates))
 
 
+def _heard(rates: Rates) -> bool:
+    return rates.audio is not None
+
+
 def measure_noise(
     models: Mapping[str, Transcriber],
     rows: Sequence[ManifestRow],
@@ -119,8 +123,8 @@ def measure_noise(
     for name, chosen in rates.items():
         causes: list[str | Fault] = [*noises, *faults]
         for cause in causes:
-            modality = cause.modality if isinstance(cause, Fault) else "audio"
-            if touched := [rate for rate in chosen if getattr(rate, modality) is not None]:
+            concerns = cause.concerns if isinstance(cause, Fault) else _heard
+            if touched := [rate for rate in chosen if concerns(rate)]:
                 plan.append((name, cause, touched))
     every = [rate for chosen in rates.values() for rate in chosen]
     found: list[Trial] = []

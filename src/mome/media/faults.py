@@ -15,6 +15,7 @@ import numpy as np
 from mome.clip import FRAME_RATE, MOUTH_SIZE, Clip
 from mome.errors import MomeError
 from mome.media.noise import clip_rng
+from mome.rates import Rates
 
 _FRAME_MS = 1000 // FRAME_RATE
 
@@ -120,6 +121,11 @@ class Fault:
     def modality(self) -> Literal["audio", "video"]:
         """What it spoils."""
         return KINDS[self.kind].modality
+
+    def concerns(self, rates: Rates) -> bool:
+        """Whether it changes what is read at these rates; lips out of step are out of step with the sound."""
+        sides = ("audio", "video") if self.kind == "shifted" else (self.modality,)
+        return all(getattr(rates, side) is not None for side in sides)
 
     def __call__(self, clip: Clip, seed: int, name: str) -> Clip:
         """Return the clip with this fault; ``name`` is the clip's id."""
