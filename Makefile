@@ -8,7 +8,7 @@ ARGS ?=
 
 .DELETE_ON_ERROR:
 .PHONY: help install demo test check format clean fuzz backbones mome-tiny mome-base
-.PHONY: results results-tiny results-base results-comparison results-real results-real-avsr results-pages results-speech
+.PHONY: results results-tiny results-base results-comparison results-real results-real-avsr results-pages results-speech results-analysis
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-18s %s\n", $$1, $$2}' Makefile
@@ -126,7 +126,7 @@ EVALUATE = $(BIN)/mome evaluate --batch 16
 TASKS := --task avsr --task asr --task vsr
 NOISY = --noise $(firstword $(NOISE)) --snr clean --snr 5 --snr 0 --snr -5
 
-results: results-tiny results-base results-comparison results-pages results-speech  ## Measure the bundled model, then train and compare all systems (hours)
+results: results-tiny results-base results-comparison results-pages results-speech results-analysis  ## Measure the bundled model, then train and compare all systems (hours)
 
 results-tiny: $(INSTALLED) $(TINY)/synthetic.done  ## Measure the bundled model; writes results/mome-tiny-*.json and the table of its card
 	$(EVALUATE) $(TASKS) --data $(GRID)/manifest.csv --split test $(NOISY) --out results/mome-tiny-test.json
@@ -189,8 +189,14 @@ results-pages: backbones  ## Measure the figures of docs/compat.md, models.md an
 	$(BIN)/python scripts/figures/rounding.py
 
 results-speech: export PYTHONPATH := .
-results-speech: $(INSTALLED)  ## Measure where speech is found and long sound is cut; writes results/vad.json
+results-speech: $(INSTALLED)  ## Measure where speech is found, long sound is cut and words are; writes results/vad.json, word-times.json
 	$(BIN)/python scripts/figures/vad.py $(GRID) $(SPEECH) $(NOISE:%=--noise %)
+	$(BIN)/python scripts/figures/word_times.py $(GRID)
+
+results-analysis: export MOME_BACKBONES := $(MOME_BACKBONES)
+results-analysis: backbones $(BASE)/speech.done  ## Look at the experts of the bundled models; writes results/analysis/
+	$(BIN)/mome analyze experts mome-base --data $(BASE)/test.csv --split other --batch 4 --out results/analysis/mome-base-experts
+	$(BIN)/mome analyze experts mome-tiny --data $(GRID)/manifest.csv --split test --out results/analysis/mome-tiny-experts
 
 $(TINY)/clips.done: | $(INSTALLED)
 	$(BIN)/python $(SCRIPTS)/prepare.py $(GRID) $(TINY)/clips
