@@ -19,6 +19,7 @@ from typing import Any
 import mome
 from mome.checkpoints.folder import WEIGHTS
 from mome.evaluation.result import write_json
+from mome.files import write_text
 from scripts.mome_tiny.bundle import halve
 
 CARD = Path(__file__).parent / "card.md"
@@ -76,6 +77,9 @@ def main() -> None:
         trained.model.save_pretrained(args.out)
         trained.processor.save_pretrained(args.out)
         halve(args.out / WEIGHTS)
+        tokenizer = args.out / "tokenizer.json"
+        content = json.loads(tokenizer.read_text(encoding="utf-8"))
+        write_text(tokenizer, json.dumps(content, ensure_ascii=False, separators=(",", ":")) + "\n")
     learned = sum(value.numel() for value in mome.load(args.out).model.trained_state_dict().values())
     card = CARD.read_text().replace("{trained}", f"{learned / 1e6:.2f}").replace("{table}", table(args.results))
     (args.out / "README.md").write_text(card)

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from mome.adapters import MomeAdapterConfig
-from mome.analysis.top_k import default_numbers, draw, expert_adapter, top_k
+from mome.analysis import trials
+from mome.analysis.top_k import default_numbers, draw, top_k
 from mome.errors import MomeError
 from mome.rates import Rates
 from tests.evaluation.fake import FakeMedia, FakeTranscriber, make_rows
@@ -24,7 +25,7 @@ class Elastic(FakeTranscriber):
         sizes = SimpleNamespace(num_hidden_layers=2, hidden_size=8)
         config = SimpleNamespace(adapter_config=adapter, text_config=sizes, check_top_k=lambda number: adapter)
         self.model.config = config
-        self.name, self.media = "fake", FakeMedia()
+        self.name = "fake"
 
     def transcribe_batch(self, clips, rates, active_experts=None, **generation):
         for clip in clips:
@@ -33,7 +34,16 @@ class Elastic(FakeTranscriber):
         return super().transcribe_batch(clips, rates, **generation)
 
 
-def test_changes_are_told_from_the_number_of_the_training():
+class Store:
+    def __init__(self, folder, audio, video):
+        self.media = FakeMedia()
+
+    def get(self, row):
+        return self.media(row.path, audio=True, video=True)
+
+
+def test_changes_are_told_from_the_number_of_the_training(monkeypatch):
+    monkeypatch.setattr(trials, "ClipStore", Store)
     adapter = MomeAdapterConfig(routed_experts=6, top_k=4, bottleneck=3)
     calls: list[tuple[int, int]] = []
     rows = make_rows({"one": "a b c d", "two": "a b c d"})
@@ -63,5 +73,5 @@ def test_the_heat_map_has_a_cell_for_each_number():
 
 
 def test_a_model_without_experts_is_refused():
-    with pytest.raises(MomeError, match="fake has no MoME adapter"):
-        expert_adapter(Elastic(None), "fake")  # type: ignore[arg-type]
+    with pytest.raises(MomeError, match="fake has no adapter, so there are no experts"):
+        top_k(Elastic(None), [], RATES, [1])

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mome.adapters import MomeAdapterConfig
+from mome.analysis.experts import mome_adapter
 from mome.analysis.figures import COLUMN, heat_map, panels
 from mome.analysis.findings import Findings, Table
+from mome.analysis.trials import Progress, trials
 from mome.data.manifests import ManifestRow
 from mome.decoding import Transcriber
-from mome.errors import MomeError
-from mome.evaluation.evaluate import Evaluation
-from mome.evaluation.result import Result, change, make_conditions
+from mome.evaluation.result import Result, change
 from mome.rates import Rates
 
 if TYPE_CHECKING:
@@ -30,18 +30,6 @@ def default_numbers(adapter: MomeAdapterConfig) -> list[int]:
     return sorted({*powers, adapter.top_k, adapter.routed_experts})
 
 
-def expert_adapter(transcriber: Transcriber, model: str) -> MomeAdapterConfig:
-    """The options of a model's MoME adapter.
-
-    Raises:
-        MomeError: it has none.
-    """
-    adapter = transcriber.model.config.adapter_config
-    if not isinstance(adapter, MomeAdapterConfig):
-        raise MomeError(f"{model} has no MoME adapter, whose experts could be counted: give another model")
-    return adapter
-
-
 def top_k(
     transcriber: Transcriber,
     rows: Sequence[ManifestRow],
@@ -49,8 +37,8 @@ def top_k(
     numbers: Sequence[int],
     *,
     seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
-    **options: Any,
+    batch_size: int = 8,
+    progress: Progress | None = None,
 ) -> tuple[Findings, list[Result]]:
     """Measure the word error rate at all ``rates`` with all ``numbers`` of active experts.
 
@@ -60,25 +48,22 @@ def top_k(
         rates: the rates.
         numbers: numbers of active experts; that of the training, which changes are told from, joins them.
         seed: seed of the intervals.
-        progress: called with the number of clips done and of all clips, once for each number.
-        options: as for :func:`~mome.evaluation.evaluate.evaluate`.
+        batch_size: clips transcribed together.
+        progress: called after every batch.
 
     Returns:
         The findings, and all results for a report of clips that failed.
+
+    Raises:
+        MomeError: the model has no MoME adapter.
     """
-    adapter = expert_adapter(transcriber, transcriber.name)
+    adapter = mome_adapter(transcriber.model.config, transcriber.name)
     numbers = sorted({*numbers, adapter.top_k})
     results: dict[tuple[Rates, int], Result] = {}
-    for turn, number in enumerate(numbers):
-        evaluation = Evaluation(transcriber, rows, make_conditions(rates), seed=seed, active_experts=number, **options)
-
-        def done(clips: int, total: int, before: int = turn) -> None:
-            if progress is not None:
-                progress(before * total + clips, len(numbers) * total)
-
-        evaluation.run(done)
-        for pair, result in zip(rates, evaluation.results(), strict=True):
-            results[pair, number] = result
+    with trials(rows, rates, len(numbers), seed=seed, batch_size=batch_size, progress=progress) as run:
+        for number in numbers:
+            for pair, result in zip(rates, run.run(transcriber, rates, active_experts=number), strict=True):
+                results[pair, number] = result
     cells = []
     for (pair, number), result in results.items():
         more = change([(result, results[pair, adapter.top_k])], seed)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import typer
 
 from mome.cli.analyze.app import analyze_app
+from mome.cli.analyze.evaluating import interval, percent, read_rows
 from mome.cli.analyze.options import Batch, ChosenRates, Limit, Model, Seed, parse_rates
 from mome.cli.analyze.output import Folder, check_folder, show
-from mome.cli.options import Command, Data, Json, Split, check_top_k, load_model, read_config
+from mome.cli.options import Command, Data, Json, Split, check_top_k, choose_rates, load_model, read_config
 from mome.cli.output import gflops, progress, quiet, report_failures, table
 
 
@@ -48,24 +47,20 @@ def top_k(
     check_folder(out)
     given = parse_rates(rates)
     quiet()
-    from mome.analysis.top_k import default_numbers, expert_adapter
+    from mome.analysis.experts import mome_adapter
+    from mome.analysis.top_k import default_numbers
     from mome.analysis.top_k import top_k as measure
-    from mome.data.manifests import read_manifest
-    from mome.data.stores import ClipStore
 
     config = read_config(model)
+    adapter = mome_adapter(config, model)
     for number in numbers or ():
         check_top_k(number, model, config)
-    chosen = [config.rate_set.check(pair) for pair in given] or config.rate_set.main_rates()
-    rows = read_manifest(data, split, silence=True)[:limit]
+    chosen = choose_rates(config.rate_set, given, [])
+    rows = read_rows(data, split)[:limit]
     transcriber = load_model(model)
-    numbers = numbers or default_numbers(expert_adapter(transcriber, model))
-    audio, video = (any(getattr(pair, name) is not None for pair in chosen) for name in ("audio", "video"))
-    with TemporaryDirectory() as folder, progress("transcribing") as bar:
-        store = ClipStore(Path(folder), audio=audio, video=video)
-        findings, results = measure(
-            transcriber, rows, chosen, numbers, seed=seed, progress=bar, batch_size=batch, store=store
-        )
+    tried = numbers or default_numbers(adapter)
+    with progress("transcribing") as bar:
+        findings, results = measure(transcriber, rows, chosen, tried, seed=seed, batch_size=batch, progress=bar)
     text = readable(findings.document["results"])
     show(findings, text, out=out, json=json, model=model, data=str(data), seed=seed)
     raise typer.Exit(report_failures(results))
@@ -73,19 +68,14 @@ def top_k(
 
 def readable(cells: Sequence[dict[str, Any]]) -> str:
     """The cells as a table, in per cent and points."""
-
-    def percent(value: float | None, low_high: Sequence[float] | None, sign: str = "") -> str:
-        if value is None or low_high is None:
-            return "-"
-        low, high = low_high
-        return f"{100 * value:{sign}.1f} ({100 * low:{sign}.1f} to {100 * high:{sign}.1f})"
-
     rows = [
         (
             cell["rates"],
             str(cell["top_k"]),
-            percent(cell["wer"], cell["ci95"]),
-            percent(cell["change"], cell["change_ci95"], "+"),
+            percent(cell["wer"]),
+            interval(cell["ci95"]),
+            "-" if cell["change"] is None else f"{100 * cell['change']:+.1f}",
+            interval(cell["change_ci95"], signed=True),
             str(cell["clips"]),
             "-" if cell["tflops_mean"] is None else gflops(cell["tflops_mean"]),
             f"{cell['adapter_active']:,}",
@@ -94,5 +84,5 @@ def readable(cells: Sequence[dict[str, Any]]) -> str:
         for cell in cells
         if cell["rates"] == pair
     ]
-    header = ("rates", "top-k", "WER % (95 %)", "change (95 %)", "clips", "GFLOPs", "active adapter")
+    header = ("rates", "top-k", "WER %", "95 %", "change", "95 %", "clips", "GFLOPs", "active adapter")
     return table(header, rows, last_left=False)
