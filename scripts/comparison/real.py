@@ -129,7 +129,7 @@ SPEECH = Setting(
     rates=tuple(at(rate, None) for rate in AUDIO_RATES),
     early=(at(4, None), at(16, None)),
     middle=at(12, None),
-    search_steps=150,
+    search_steps=100,
     variants=(
         *(
             (system, EQUAL, (f"model.adapter.bottleneck={EQUAL}",))
@@ -176,7 +176,7 @@ def work(run: Run, args: argparse.Namespace) -> str:
         noise=args.noise,
         levels=setting.levels,
         encoded=args.runs / "encoded",
-        losses=bool(run.stage),
+        losses=True,
         transcripts=run.stage != "search",
         start=start,
     )
