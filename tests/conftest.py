@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,6 +18,7 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "speech: where speech is, is really looked for")
     config.addinivalue_line(
         "markers", "golden(family): run with the fixture golden as each case in --golden whose name begins with family"
     )
@@ -31,6 +33,23 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     cases = [pytest.param(path, id=path.stem) for path in found]
     none = pytest.param(None, id="none", marks=pytest.mark.skip(f"no golden case {marker.args[0]}* is in {folder}"))
     metafunc.parametrize("golden", cases or [none], indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def any_sound_is_speech(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most tests' sounds are noise: speech is heard in every sound, except in tests marked ``speech``."""
+    if request.node.get_closest_marker("speech") is None:
+        from mome.media import parts, speech
+
+        monkeypatch.setattr(speech.SpeechDetector, "of", _always_speech)
+        monkeypatch.setattr(parts, "deafness", lambda wave, frames: np.zeros(frames, bool))
+
+
+def _always_speech(self: Any, wave: np.ndarray) -> np.ndarray:
+    """One for each frame, as many as there are."""
+    waiting = getattr(self, "waiting", 0) + len(wave)
+    self.waiting = waiting % 512
+    return np.ones(waiting // 512, np.float32)
 
 
 @pytest.fixture

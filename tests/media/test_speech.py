@@ -27,6 +27,7 @@ def network() -> Path | None:
     return path if path.exists() else None
 
 
+pytestmark = pytest.mark.speech
 NETWORK = network()
 needs_network = pytest.mark.skipif(NETWORK is None, reason="needs silero-vad and onnxruntime: pip install 'mome[vad]'")
 

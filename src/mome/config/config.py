@@ -85,6 +85,8 @@ class MomeConfig(PreTrainedConfig):
         start_ids: token ids before everything else (BOS in the published systems).
         audio_markers, video_markers: pairs of token ids around the audio and video tokens, or ``None``.
         generation: default options of decoding (:data:`mome.config.generation.NAMES`).
+        segment_seconds: length of the longest clip that it was trained on: longer recordings are cut into parts of at
+            most that; ``None``: of what fits the encoders' window.
         description: one line for the user about what this model is for.
     """
 
@@ -125,6 +127,7 @@ class MomeConfig(PreTrainedConfig):
     audio_markers: Any = None
     video_markers: Any = None
     generation: dict[str, Any] | None = None
+    segment_seconds: float | None = None
     description: str | None = None
     initializer_range: float = 0.02
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from mome.checkpoints.folder import model_folder
 from mome.clip import FRAME_RATE, MOUTH_SIZE, SAMPLE_RATE, Clip
 from mome.config.generation import LEAST_TOKENS, PER_SECOND, check_call
 from mome.decoding.capacity import check_room, longest_seconds
+from mome.decoding.recordings import Progress, Recordings
 from mome.decoding.words import Spoken, spoken_words
 from mome.errors import MomeError, listed
 from mome.media import load_clip
@@ -53,6 +54,14 @@ class Transcriber:
         rates = list(self.model.rate_set.rates())
         return next((pair for pair in rates if pair.task == "avsr"), rates[0])
 
+    def window(self, rates: Sequence[Rates], **generation: Any) -> tuple[float | None, float | None]:
+        """Seconds of sound and of video that fit encoders and language model at all of the rates at once.
+
+        ``None`` for a modality of which everything fits that can be read. ``generation``: see :meth:`transcribe`.
+        """
+        sound, video = longest_seconds(self.model.config, rates, self._options(generation)["max_new_tokens"])
+        return min((limit for limit in (sound, self.processor.longest_audio) if limit is not None), default=None), video
+
     def load_clip(
         self, path: str | Path, rates: Sequence[Rates], *, audio_track: int | None = None, **generation: Any
     ) -> Clip:
@@ -67,12 +76,12 @@ class Transcriber:
         Raises:
             MomeError: the file is unusable, or too long for the audio encoder or the language model.
         """
-        sound, video = longest_seconds(self.model.config, rates, self._options(generation)["max_new_tokens"])
+        sound, video = self.window(rates, **generation)
         return load_clip(
             path,
             audio=any(rate.audio is not None for rate in rates),
             video=any(rate.video is not None for rate in rates),
-            longest=min((limit for limit in (sound, self.processor.longest_audio) if limit is not None), default=None),
+            longest=sound,
             longest_video=video,
             audio_track=audio_track,
             detector=self.detector,
@@ -80,20 +89,34 @@ class Transcriber:
 
     def transcribe(
         self,
-        clip: str | Path | Clip,
+        source: str | Path | Clip,
         rates: str | Rates | None = None,
         *,
         audio_track: int | None = None,
+        max_segment: float | None = None,
+        vad: bool = True,
+        batch: int = 8,
+        progress: Progress | None = None,
         active_experts: int | None = None,
         words: bool = False,
         **generation: Any,
     ) -> Transcript:
-        """Transcribe one clip at one pair of rates.
+        """Transcribe a recording of any length at one pair of rates.
+
+        A file is cut where nobody speaks, and the parts are transcribed in batches; where nothing is said, nothing is
+        written. A file of at most ``max_segment`` seconds, or with speech in one place that fits the encoder's window,
+        is transcribed as a whole. So is a clip in memory.
 
         Args:
-            clip: a file, or a clip loaded before.
+            source: a file, or a clip loaded before.
             rates: ``"4,2"`` (AVSR), ``"4,-"`` (ASR) or ``"-,2"`` (VSR); :attr:`default_rates` if not given.
             audio_track: as in :meth:`load_clip`.
+            max_segment: seconds of the longest part, at least 1; by default of the longest clip that the model was
+                trained on, as far as it fits the encoder's window.
+            vad: whether to look for speech (by the extra ``vad`` if there is sound); if not, the file must fit the
+                encoder's window.
+            batch: number of parts transcribed together.
+            progress: called with the seconds of the recording that are done and all of them.
             active_experts: routed experts of a MoME adapter active for a token, 1 up to all; by default as trained.
                 The operations recorded are then those of the active experts.
             words: whether segments have their words with times and probabilities, and their own mean probability;
@@ -106,30 +129,57 @@ class Transcriber:
                 too long, an option of decoding is unknown or not possible, or ``active_experts`` is not.
         """
         rates = self.default_rates if rates is None else Rates.parse(rates)
-        self.model.rate_set.check(rates)
-        began = time.perf_counter()
-        if not isinstance(clip, Clip):
-            clip = self.load_clip(clip, [rates], audio_track=audio_track, **generation)
-        seconds = time.perf_counter() - began
         options: dict[str, Any] = {"active_experts": active_experts, "words": words, **generation}
-        return self.transcribe_rates(clip, [rates], seconds, **options)[0]
+        cutting: dict[str, Any] = {"audio_track": audio_track, "max_segment": max_segment, "vad": vad, "batch": batch}
+        return self.transcribe_rates(source, [rates], progress=progress, **cutting, **options)[0]
 
     def transcribe_rates(
         self,
-        clip: Clip,
+        source: str | Path | Clip,
         rates: Sequence[Rates],
         media_seconds: float = 0.0,
         *,
+        audio_track: int | None = None,
+        max_segment: float | None = None,
+        vad: bool = True,
+        batch: int = 8,
+        alter: Callable[[Clip], Clip] | None = None,
+        progress: Progress | None = None,
         active_experts: int | None = None,
         words: bool = False,
         **generation: Any,
     ) -> list[Transcript]:
-        """Transcribe one clip at several rates; the encoders run once.
+        """Transcribe one recording at several rates; it is read, and the encoders run, once.
 
-        See :func:`available_rates` for clips without sound or without video.
+        ``alter`` is done to each part before it is transcribed, such as adding noise. See :meth:`transcribe` for the
+        other arguments, and :func:`available_rates` for clips without sound or without video. Rates at which no part
+        of the recording can be read are left out, unless there are no others.
         """
         options: dict[str, Any] = {"active_experts": active_experts, "words": words, **generation}
-        return self.transcribe_batch([clip], rates, media_seconds, **options)[0]
+        if isinstance(source, Clip):
+            clip = source if alter is None else alter(source)
+            return self.transcribe_batch([clip], rates, media_seconds, **options)[0]
+        cutter = Recordings(self, rates, generation, audio_track, max_segment, vad, alter)
+        return cutter.transcribe(source, batch, progress, options)
+
+    def stream(
+        self,
+        source: str | Path,
+        rates: str | Rates | None = None,
+        *,
+        audio_track: int | None = None,
+        max_segment: float | None = None,
+        batch: int = 1,
+        active_experts: int | None = None,
+        words: bool = False,
+        **generation: Any,
+    ) -> Iterator[Segment]:
+        """Yield the segments of a recording as soon as they are transcribed; see :meth:`transcribe`."""
+        chosen = self.default_rates if rates is None else Rates.parse(rates)
+        options: dict[str, Any] = {"active_experts": active_experts, "words": words, **generation}
+        cutter = Recordings(self, [chosen], generation, audio_track, max_segment, True, None)
+        for _, row in cutter.rows(source, batch, options):
+            yield from (segment for transcript in row if transcript is not None for segment in transcript.segments)
 
     def transcribe_batch(
         self,
@@ -184,14 +234,14 @@ class Transcriber:
         words: bool,
         generation: dict[str, Any],
     ) -> list[list[Transcript]]:
-        table = [[self._usable(clip, rate) for rate in rates] for clip in clips]
+        table = [[self.usable(clip, rate) for rate in rates] for clip in clips]
         began = time.perf_counter()
         encoded = self.encode(clips, table, generation["max_new_tokens"])
         encode_seconds = (time.perf_counter() - began) / len(clips)
         lengths = _lengths(encoded, len(clips))
         limits = _most_tokens(clips, generation)
-        columns = []
-        for column in zip(*table, strict=True):
+        columns: dict[tuple[Rates, ...], list[Transcript]] = {}  # rates that clips do not have fall together
+        for column in dict.fromkeys(zip(*table, strict=True)):
             began = time.perf_counter()
             with torch.no_grad():
                 prepared = self.model.prepare(encoded, column)
@@ -202,10 +252,12 @@ class Transcriber:
                 written = (ids, _ends(generation), active_experts)
                 spoken = spoken_words(self.model, self.processor, clips, prepared, lengths, *written)
             times = Seconds(media_seconds, encode_seconds, (time.perf_counter() - began) / len(clips))
-            columns.append(self._transcripts(clips, lengths, prepared, ids, spoken, times, active_experts, generation))
-        return [list(row) for row in zip(*columns, strict=True)]
+            own_words = (spoken, times, active_experts, generation)
+            columns[column] = self._transcripts(clips, lengths, prepared, ids, *own_words)
+        wanted = [columns[column] for column in zip(*table, strict=True)]
+        return [list(row) for row in zip(*wanted, strict=True)]
 
-    def _usable(self, clip: Clip, rates: Rates) -> Rates:
+    def usable(self, clip: Clip, rates: Rates) -> Rates:
         """The rates as :func:`available_rates` gives them.
 
         Raises:

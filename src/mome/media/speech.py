@@ -172,6 +172,19 @@ class Cutter:
         reach = self._hysteresis.least + self._hysteresis.pause + _SMOOTH
         self._recent: deque[float] = deque(maxlen=self._longest + reach)
 
+    @property
+    def now(self) -> float:
+        """Seconds of the sound that were seen."""
+        return self._hysteresis.now * FRAME_SECONDS
+
+    @property
+    def open(self) -> float:
+        """Seconds at which the next piece begins, as far as it is known; infinite while nobody speaks."""
+        starts = [span[0] for span in self._spans]
+        if self._hysteresis.start is not None:
+            starts.append(self._hysteresis.start)
+        return max(self._done, starts[0] - self._before) * FRAME_SECONDS if starts else inf
+
     def of(self, probabilities: Iterable[float]) -> list[Piece]:
         """Take the probabilities of the next frames; returns the pieces that are now complete."""
         return [piece for probability in probabilities for piece in self._add(probability)]

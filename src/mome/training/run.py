@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from transformers import ProgressCallback, TrainingArguments, set_seed
 
+from mome.clip import FRAME_RATE
 from mome.data.augmentation import Augmentation, FeatureMasks
 from mome.data.datasets import SpeechDataset
 from mome.data.manifests import ManifestRow, read_manifest
@@ -223,6 +224,7 @@ def _dataset(recipe: Recipe, plan: Plan, model: MomeForSpeechRecognition, proces
     with closing(Bars()) as bars:
         clips.prepare([*plan.train_rows, *plan.valid_rows], data.workers, bars)
         names = [row.id for row in plan.train_rows]
+        model.config.segment_seconds = max(dataset.frames) / FRAME_RATE
         check_clips(
             list(zip(names, dataset.frames, transcripts, strict=True)), model.config, _schedule(recipe, plan).bounds()
         )

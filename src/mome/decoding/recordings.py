@@ -1,0 +1,221 @@
+"""Recordings of any length: transcribed part by part, and joined again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from math import inf
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mome.clip import MOUTH_SIZE, Clip
+from mome.errors import MomeError
+from mome.media.parts import Part, Whole, parts
+from mome.media.recording import Recording
+from mome.rates import Rates
+from mome.text.transcript import Seconds, Tokens, Transcript, Word
+
+if TYPE_CHECKING:
+    from mome.decoding.transcriber import Transcriber
+
+Progress = Callable[[float, float], None]
+"""Called with the seconds that are done and all seconds."""
+
+MARGIN = 4 / 3
+"""Length of the longest part over that of the longest clip that was trained on: sentences keep silence around them."""
+LONGEST_PART = 60.0
+"""Seconds of a part for models without a window."""
+NOTHING_SAID = "nothing is said in it: no speech is heard, and no mouth is seen speaking"
+
+
+class Recordings:
+    """Transcribes recordings with a model, part by part.
+
+    Args:
+        transcriber: the model.
+        rates: R rates to transcribe at.
+        generation: options of decoding, which say how much fits.
+        audio_track, max_segment, vad, alter: see :meth:`~mome.decoding.Transcriber.transcribe_rates`.
+    """
+
+    def __init__(
+        self,
+        transcriber: Transcriber,
+        rates: Sequence[Rates],
+        generation: dict[str, Any],
+        audio_track: int | None,
+        max_segment: float | None,
+        vad: bool,
+        alter: Callable[[Clip], Clip] | None,
+    ):
+        if max_segment is not None and not 1 <= max_segment < inf:
+            raise MomeError(f"max_segment={max_segment} is not possible: give at least 1 second")
+        self.transcriber, self.rates, self.generation = transcriber, rates, generation
+        self.audio_track, self.vad, self.alter = audio_track, vad, alter
+        limits = [limit for limit in transcriber.window(rates, **generation) if limit is not None]
+        self.window = min([*limits, LONGEST_PART])
+        trained = transcriber.model.config.segment_seconds
+        self.longest = max(min(max_segment or MARGIN * (trained or inf), self.window), 1.0)
+        self.notes: list[str] = []
+
+    def transcribe(
+        self, path: str | Path, batch: int, progress: Progress | None, options: dict[str, Any]
+    ) -> list[Transcript]:
+        """The recording's transcript at each of the rates that it has."""
+        by_rate: list[list[Transcript]] = [[] for _ in self.rates]
+        for done, row in self.rows(path, batch, options):
+            for found, transcript in zip(by_rate, row, strict=True):
+                if transcript is not None:
+                    found.append(transcript)
+            if progress is not None:
+                progress(done, max(self.seconds, done))
+        nothing = not any(by_rate)
+        results = []
+        for asked, transcripts in zip(self.rates, by_rate, strict=True):
+            if transcripts or nothing:
+                encode, decode = (sum(getattr(t.seconds, name) for t in transcripts) for name in ("encode", "decode"))
+                seconds = Seconds(self.media_seconds, encode, decode)
+                results.append(joined(str(path), asked, transcripts, seconds, self.notes))
+        return results
+
+    def rows(
+        self, path: str | Path, batch: int, options: dict[str, Any]
+    ) -> Iterator[tuple[float, list[Transcript | None]]]:
+        """For each part the seconds up to its end, and its R transcripts: ``None`` at rates that it does not have."""
+        self.media_seconds = 0.0
+        waiting: list[Part] = []
+        parts = self.parts(Path(path))
+        while True:
+            began = time.perf_counter()
+            part = next(parts, None)
+            self.media_seconds += time.perf_counter() - began
+            if part is not None:
+                waiting.append(part)
+            if waiting and (part is None or len(waiting) >= batch):
+                yield from self._transcribed(waiting, options)
+                waiting = []
+            if part is None:
+                return
+
+    def parts(self, path: Path) -> Iterator[Part]:
+        """The parts of a recording that fit the model."""
+        read: dict[str, Any] = {"audio_track": self.audio_track}
+        if self.vad:
+            with Recording(
+                path,
+                audio=any(rate.audio is not None for rate in self.rates),
+                video=any(rate.video is not None for rate in self.rates),
+                detector=self.transcriber.detector,
+                **read,
+            ) as recording:
+                self.seconds = recording.seconds
+                self._check(recording.has_sound, recording.has_mouth, path)
+                if recording.seconds > self.window:
+                    yield from parts(recording, self.longest, path)
+                    self.notes += recording.warnings
+                    return
+        clip = self.transcriber.load_clip(path, self.rates, **read, **self.generation)
+        self.seconds = clip.seconds
+        if not self.vad:
+            yield Part(0.0, clip)
+            return
+        self._check(clip.audio is not None, clip.mouth is not None, path)
+        found = list(parts(Whole(clip), self.longest, path))
+        if len(found) == 1 or (found and clip.seconds <= self.longest):
+            least = min((part.no_speech for part in found if part.no_speech is not None), default=None)
+            yield Part(0.0, clip, least, all(part.still for part in found))
+        else:
+            self.notes += clip.warnings
+            yield from found
+
+    def _transcribed(
+        self, waiting: list[Part], options: dict[str, Any]
+    ) -> Iterator[tuple[float, list[Transcript | None]]]:
+        """Transcribe parts together that have the same of the rates."""
+        if self.alter is not None:
+            waiting = [replace(part, clip=self.alter(part.clip)) for part in waiting]
+        rows: list[list[Transcript | None]] = [[None] * len(self.rates) for _ in waiting]
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for number, part in enumerate(waiting):
+            columns = tuple(column for column, rate in enumerate(self.rates) if self._can(part, rate))
+            groups.setdefault(columns, []).append(number)
+        for columns, numbers in groups.items():
+            clips = [waiting[number].clip for number in numbers]
+            chosen = [self.rates[column] for column in columns or range(len(self.rates))]  # none: says why not
+            for number, found in zip(numbers, self.transcriber.transcribe_batch(clips, chosen, **options), strict=True):
+                for column, transcript in zip(columns, found, strict=True):
+                    rows[number][column] = placed(transcript, waiting[number])
+        for part, row in zip(waiting, rows, strict=True):
+            yield part.start + part.clip.seconds, row
+
+    def _check(self, hears: bool, sees: bool, path: Path) -> None:
+        """Raise :class:`MomeError` if what the recording has suffices for none of the rates."""
+        sound = np.empty(0, np.float32) if hears else None
+        mouth = np.empty((0, MOUTH_SIZE, MOUTH_SIZE), np.uint8) if sees else None
+        any_part = Part(0.0, Clip(sound, mouth, 0.0, path))
+        if not any(self._can(any_part, rate) for rate in self.rates):
+            self.transcriber.usable(any_part.clip, self.rates[0])
+
+    def _can(self, part: Part, rate: Rates) -> bool:
+        try:
+            self.transcriber.usable(part.clip, rate)
+        except MomeError:
+            return False
+        return True
+
+
+def placed(transcript: Transcript, part: Part) -> Transcript:
+    """The transcript of a part with its segments' times from the start of the recording."""
+
+    def later(word: Word) -> Word:
+        return replace(word, start=round(word.start + part.start, 3), end=round(word.end + part.start, 3))
+
+    segments = [
+        replace(
+            segment,
+            start=round(segment.start + part.start, 3),
+            end=round(segment.end + part.start, 3),
+            words=tuple(map(later, segment.words)),
+            no_speech=part.no_speech,
+        )
+        for segment in transcript.segments
+        if segment.text
+    ]
+    return replace(transcript, segments=tuple(segments))
+
+
+def joined(
+    path: str, rates: Rates, of_parts: Sequence[Transcript], seconds: Seconds, notes: Sequence[str]
+) -> Transcript:
+    """One transcript of a recording from those of its parts.
+
+    Args:
+        path: the recording's name.
+        rates: the rates that were asked for; recorded unless all parts lack the same modality.
+        of_parts: the parts' transcripts in order, see :func:`placed`.
+        seconds: the time that reading, encoding and decoding took.
+        notes: warnings of the recording.
+    """
+    used = {each.rates for each in of_parts}
+    rates = used.pop() if len(used) == 1 else rates
+    segments = tuple(segment for each in of_parts for segment in each.segments)
+    counts = [each.tokens for each in of_parts]
+    sums = (sum(getattr(each, name) for each in counts) for name in ("audio", "video", "prompt", "fused"))
+    warnings = [*notes, *(line for each in of_parts for line in each.warnings)]
+    if not segments:
+        warnings.append(f"{path or 'the recording'}: {NOTHING_SAID}")
+    return Transcript(
+        file=path,
+        task=rates.task,
+        rates=rates,
+        text=" ".join(segment.text for segment in segments),
+        segments=segments,
+        tokens=Tokens(*sums),
+        tflops=sum(each.tflops for each in of_parts),
+        seconds=seconds,
+        warnings=tuple(dict.fromkeys(warnings)),
+        encoder_tflops=sum(each.encoder_tflops for each in of_parts),
+    )

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import mome
+from mome import MomeError, Rates, Transcriber
+from mome.clip import SAMPLE_RATE
+from mome.decoding.recordings import NOTHING_SAID
+from mome.media import load_clip
+from mome.media.recording import Recording
+from tests.media.builders import write
+
+CLIP = Path(mome.__file__).parent / "demo" / "clip.mp4"
+TEXT = "bin blue at f two now"
+pytestmark = pytest.mark.speech
+
+
+@pytest.fixture(scope="module")
+def transcriber() -> Transcriber:
+    return mome.load()
+
+
+@pytest.fixture(scope="module")
+def sentence() -> np.ndarray:
+    sound = load_clip(CLIP, video=False).audio
+    assert sound is not None
+    return sound
+
+
+def pause(seconds: float) -> np.ndarray:
+    return 1e-4 * np.random.default_rng(0).standard_normal(round(seconds * SAMPLE_RATE)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def meeting(sentence, tmp_path_factory) -> Path:
+    """Five sentences in half a minute, longer than the model hears at once."""
+    sound = np.concatenate([part for seconds in (2.0, 3.0, 1.0, 6.0, 4.0) for part in (sentence, pause(seconds))])
+    assert len(sound) > 25 * SAMPLE_RATE
+    return write(tmp_path_factory.mktemp("recordings") / "meeting.wav", wave=sound)
+
+
+def test_a_recording_of_any_length(transcriber, meeting, sentence):
+    out = transcriber.transcribe(meeting, "4,-", words=True)
+    assert [segment.text for segment in out.segments] == [TEXT] * 5
+    assert out.text == " ".join([TEXT] * 5)
+    begins = np.cumsum([0, *(len(sentence) / SAMPLE_RATE + pause for pause in (2.0, 3.0, 1.0, 6.0))])
+    for segment, begin in zip(out.segments, begins, strict=True):
+        assert begin - 0.02 <= segment.start < segment.end <= begin + 3
+        assert segment.no_speech < 0.1
+        assert segment.avg_logprob > -0.5
+        times = [time for word in segment.words for time in (word.start, word.end)]
+        assert times == sorted(times)
+        assert begin <= times[0]
+        assert times[-1] <= segment.end + 1e-3
+    assert out.tokens.audio > 5 * 15
+    assert (out.file, out.task, str(out.rates)) == (str(meeting), "asr", "4,-")
+    assert out.warnings == ()
+
+
+@pytest.mark.parametrize("batch", [1, 2, 8])
+def test_the_batch_changes_nothing(transcriber, meeting, batch):
+    out = transcriber.transcribe(meeting, "16,-", batch=batch)
+    assert [(s.start, s.text) for s in out.segments] == [
+        (s.start, s.text) for s in transcriber.transcribe(meeting, "16,-", batch=3).segments
+    ]
+
+
+def test_segments_come_while_the_rest_is_not_read_yet(transcriber, meeting, monkeypatch):
+    read = []
+    whole = Recording.sound
+
+    def slow(self):
+        for block in whole(self):
+            for start in range(0, len(block), 4 * SAMPLE_RATE):
+                read.append(start)
+                yield block[start : start + 4 * SAMPLE_RATE]
+
+    monkeypatch.setattr(Recording, "sound", slow)
+    stream = transcriber.stream(meeting, "4,-")
+    assert next(stream).text == TEXT
+    first = len(read)
+    assert [segment.text for segment in stream] == [TEXT] * 4
+    assert first < len(read) / 2
+
+
+def test_progress_is_told(transcriber, meeting):
+    told: list[tuple[float, float]] = []
+    transcriber.transcribe(meeting, "16,-", batch=1, progress=lambda done, total: told.append((done, total)))
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    assert len(told) == 5
+    assert all(total == pytest.approx(load_clip(meeting).seconds, abs=0.1) for _, total in told)
+
+
+@pytest.mark.parametrize("kind", ["silence", "tone", "noise"])
+@pytest.mark.parametrize("seconds", [2.5, 20.0])
+def test_where_nothing_is_said_nothing_is_written(transcriber, tmp_path, kind, seconds):
+    at = np.arange(round(seconds * SAMPLE_RATE)) / SAMPLE_RATE
+    sound = {"silence": pause(seconds), "tone": np.sin(2700 * at) / 4, "noise": 1000 * pause(seconds)}[kind]
+    out = transcriber.transcribe(write(tmp_path / "quiet.wav", wave=sound.astype(np.float32)), "4,-", words=True)
+    assert (out.text, out.segments, out.tokens.total) == ("", (), 0)
+    assert out.warnings == (f"{tmp_path / 'quiet.wav'}: {NOTHING_SAID}",)
+    assert out.to_dict()["text"] == ""
+
+
+def test_a_clip_with_one_sentence_is_read_as_a_whole(transcriber):
+    out = transcriber.transcribe(CLIP, "4,2")
+    clip = transcriber.load_clip(CLIP, [Rates(4, 2)])
+    (alone,) = transcriber.transcribe_rates(clip, [Rates(4, 2)])
+    assert (out.text, out.tokens, out.tflops) == (alone.text, alone.tokens, alone.tflops)
+    assert [(s.start, s.end) for s in out.segments] == [(0.0, clip.seconds)]
+
+
+def test_two_sentences_within_the_window_are_two_segments(transcriber, sentence, tmp_path):
+    path = write(tmp_path / "two.wav", wave=np.concatenate([sentence, pause(1.0), sentence]))
+    assert [segment.text for segment in transcriber.transcribe(path, "4,-").segments] == [TEXT] * 2
+    whole = transcriber.transcribe(path, "4,-", vad=False)
+    assert len(whole.segments) == 1
+    assert whole.segments[0].end == pytest.approx(2 * len(sentence) / SAMPLE_RATE + 1, abs=0.01)
+    assert len(transcriber.transcribe(path, "4,-", max_segment=9.0).segments) == 1
+
+
+def test_a_clip_that_was_cut_already_must_fit(transcriber, meeting):
+    with pytest.raises(MomeError, match="longer than the 10 s that can be heard at once"):
+        transcriber.transcribe(meeting, "4,-", vad=False)
+
+
+@pytest.mark.parametrize("length", [0, 0.5, -1, float("nan"), float("inf")])
+def test_parts_that_are_not_possible(transcriber, meeting, length):
+    with pytest.raises(MomeError, match=r"max_segment=.* is not possible: give at least 1 second"):
+        transcriber.transcribe(meeting, "4,-", max_segment=length)
+
+
+def test_several_rates_at_once(transcriber, meeting):
+    outs = transcriber.transcribe_rates(meeting, [Rates(4, None), Rates(None, 2), Rates(16, 5)])
+    assert [str(out.rates) for out in outs] == ["4,-", "16,-"]  # there is no mouth to read
+    assert [out.text for out in outs] == [" ".join([TEXT] * 5)] * 2
+    assert outs[1].task == "asr"
+    with pytest.raises(MomeError, match="no video, so its lips cannot be read"):
+        transcriber.transcribe(meeting, "-,2")
+
+
+def test_what_is_done_to_parts(transcriber, meeting):
+    from dataclasses import replace
+
+    silent = transcriber.transcribe_rates(
+        meeting, [Rates(4, None)], alter=lambda clip: replace(clip, audio=0 * clip.audio)
+    )
+    assert silent[0].text != " ".join([TEXT] * 5)
+    assert len(silent[0].segments) <= 5
