@@ -17,6 +17,7 @@ from mome.cli.data import data_app
 from mome.cli.demo import demo
 from mome.cli.evaluate import evaluate
 from mome.cli.inspect import inspect
+from mome.cli.listen import listen
 from mome.cli.options import Command
 from mome.cli.output import mistake, note
 from mome.cli.report import report
@@ -86,6 +87,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command(cls=Command)(transcribe)
+app.command(cls=Command)(listen)
 app.command(cls=Command)(demo)
 app.command(cls=Command)(evaluate)
 app.command(cls=Command)(score)

@@ -183,8 +183,8 @@ class _Mouth:
 
 
 @dataclass
-class _Sound:
-    """The sound that may still be needed."""
+class Sound:
+    """The sound of a stream that may still be needed."""
 
     blocks: list[np.ndarray] = field(default_factory=list)
     begins: int = 0
@@ -192,14 +192,16 @@ class _Sound:
     end: int = 0
 
     def append(self, block: np.ndarray) -> None:
+        """Add the next samples."""
         self.blocks.append(block)
         self.end += len(block)
 
     def between(self, start: float, end: float) -> np.ndarray:
+        """The samples between two times, as far as they are there."""
         first, last = (round(time * SAMPLE_RATE) - self.begins for time in (start, end))
         if len(self.blocks) > 1:
             self.blocks = [np.concatenate(self.blocks)]
-        return self.blocks[0][max(first, 0) : max(last, 0)]
+        return self.blocks[0][max(first, 0) : max(last, 0)] if self.blocks else np.empty(0, np.float32)
 
     def forget(self, before: float) -> None:
         """Drop whole blocks that end before a time."""
@@ -232,7 +234,7 @@ class _BySpeech:
     def __init__(self, source: Source, longest: float, path: Path | None):
         self.source, self.sees, self.path = source, source.has_mouth, path
         self.detector, self.cutter = SpeechDetector(), Cutter(longest)
-        self.sound, self.mouth = _Sound(), _Mouth(source)
+        self.sound, self.mouth = Sound(), _Mouth(source)
         self.heard = np.empty(0, np.float32)  # the last probabilities of speech, by the sound alone
         self.deaf = np.empty(0, bool)  # where the sound cannot tell
         self.frames = 0  # their end, counted from the start
