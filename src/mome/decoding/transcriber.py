@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from mome.decoding.words import Spoken, spoken_words
 from mome.errors import MomeError, listed
 from mome.media import load_clip
 from mome.media.face import FaceDetector
+from mome.media.sources import Opened, opened
 from mome.model import MomeForSpeechRecognition, MomeProcessor
 from mome.model.cost import inference_cost
 from mome.model.model import EncodedClips
@@ -78,20 +80,31 @@ class Transcriber:
             detector=self.detector,
         )
 
+    @overload
+    def transcribe(self, source: list[Any] | tuple[Any, ...], *args: Any, **options: Any) -> list[Transcript]: ...
+
+    @overload
+    def transcribe(self, source: Any, *args: Any, **options: Any) -> Transcript: ...
+
     def transcribe(
         self,
-        clip: str | Path | Clip,
+        source: Any,
         rates: str | Rates | None = None,
         *,
+        sampling_rate: float | None = None,
+        frames: Any = None,
+        frame_rate: float | None = None,
         audio_track: int | None = None,
         active_experts: int | None = None,
         words: bool = False,
         **generation: Any,
-    ) -> Transcript:
-        """Transcribe one clip at one pair of rates.
+    ) -> Transcript | list[Transcript]:
+        """Transcribe one recording, or a list of them one after the other, at one pair of rates.
 
         Args:
-            clip: a file, or a clip loaded before.
+            source: what :func:`mome.media.sources.opened` takes: a path, an address, bytes, a binary file object, or
+                an array of sound; a clip loaded before; or a list of these, for a list of transcripts.
+            sampling_rate, frames, frame_rate: of an array, see there.
             rates: ``"4,2"`` (AVSR), ``"4,-"`` (ASR) or ``"-,2"`` (VSR); :attr:`default_rates` if not given.
             audio_track: as in :meth:`load_clip`.
             active_experts: routed experts of a MoME adapter active for a token, 1 up to all; by default as trained.
@@ -107,12 +120,19 @@ class Transcriber:
         """
         rates = self.default_rates if rates is None else Rates.parse(rates)
         self.model.rate_set.check(rates)
-        began = time.perf_counter()
-        if not isinstance(clip, Clip):
-            clip = self.load_clip(clip, [rates], audio_track=audio_track, **generation)
-        seconds = time.perf_counter() - began
-        options: dict[str, Any] = {"active_experts": active_experts, "words": words, **generation}
-        return self.transcribe_rates(clip, [rates], seconds, **options)[0]
+        of_array: dict[str, Any] = {"sampling_rate": sampling_rate, "frames": frames, "frame_rate": frame_rate}
+
+        def transcribed(one: Any) -> Transcript:
+            options: dict[str, Any] = {"active_experts": active_experts, "words": words, **generation}
+            if isinstance(one, Clip):
+                return self.transcribe_rates(one, [rates], **options)[0]
+            began = time.perf_counter()
+            with opened(one, **of_array) as file:
+                clip = self.load_clip(file.path, [rates], audio_track=audio_track, **generation)
+                seconds = time.perf_counter() - began
+                return _named(self.transcribe_rates(clip, [rates], seconds, **options)[0], file)
+
+        return [transcribed(one) for one in source] if isinstance(source, list | tuple) else transcribed(source)
 
     def transcribe_rates(
         self,
@@ -332,6 +352,11 @@ def _most_tokens(clips: Sequence[Clip], generation: dict[str, Any]) -> list[int]
     return None if speed is None else [LEAST_TOKENS + int(speed * clip.seconds) for clip in clips]
 
 
+def _named(transcript: Transcript, file: Opened) -> Transcript:
+    """The transcript of a source under the source's name."""
+    return replace(transcript, file=file.name, warnings=tuple(map(file.named, transcript.warnings)))
+
+
 def _name(clip: Clip) -> str:
     return str(clip.path or "the clip")
 
@@ -370,16 +395,18 @@ def _enough_memory(clips: Sequence[Clip]) -> Iterator[None]:
 def load(
     name: str | Path | None = None,
     *,
+    device: str | torch.device = "auto",
     revision: str | None = None,
     token: str | bool | None = None,
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
     **options: Any,
 ) -> Transcriber:
-    """Load a model, onto the GPU if there is one and no ``device_map`` is given.
+    """Load a model.
 
     Args:
         name: a model folder or hub id; by default the bundled demonstration model ``mome-tiny``.
+        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``, …; ``"auto"``: the first CUDA GPU if there is one.
         revision: revision of the hub repository.
         token: access token for private and gated repositories.
         cache_dir: folder for downloads, instead of the hub's cache.
@@ -387,12 +414,25 @@ def load(
         options: options of :meth:`MomeForSpeechRecognition.from_pretrained` (``dtype``, ``attn_implementation``, …).
 
     Raises:
-        MomeError: there is no such model, or it cannot be loaded.
+        MomeError: there is no such model, or it cannot be loaded; or there is no such device.
+        ValueError: an option is not supported.
     """
+    if options.get("device_map") is None:
+        options["device_map"] = _device(device)
     hub: dict[str, Any] = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
     folder = model_folder(name, revision, **hub)
     model = MomeForSpeechRecognition.from_pretrained(folder, **hub, **options)
     processor = MomeProcessor.from_folder(folder, model.config, model.dtype)
-    if torch.cuda.is_available() and options.get("device_map") is None:
-        model.to(device="cuda")  # type: ignore[call-arg]
     return Transcriber(model, processor, str(name or BUNDLED_NAME))
+
+
+def _device(name: str | torch.device) -> torch.device:
+    """The device of this name; raises :class:`MomeError` if this machine does not have it."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # AssertionError: PyTorch was built without that device
+        there = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+        there += ["mps"] * torch.backends.mps.is_available()
+        raise MomeError(f"there is no device {name}: choose from {', '.join(there)}") from error

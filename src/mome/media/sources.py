@@ -55,7 +55,7 @@ class Opened:
 
     def named(self, message: str) -> str:
         """A message with the source's name instead of the file's."""
-        return message.replace(str(self.path), self.name or _UNNAMED)
+        return message if self.name == str(self.path) else message.replace(str(self.path), self.name or _UNNAMED)
 
 
 @contextmanager
@@ -85,7 +85,7 @@ def opened(
         for name in (name for name, value in given.items() if value is not None):
             raise MomeError(f"{name} goes with sound in an array, other sources have their own: leave it out")
     if isinstance(source, str | os.PathLike) and not is_address(source):
-        yield Opened(Path(source), os.fspath(source))
+        yield Opened(Path(source), str(Path(source)))
         return
     with tempfile.TemporaryDirectory(prefix="mome-") as folder:
         name = _name(source)
