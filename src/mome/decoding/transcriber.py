@@ -130,7 +130,7 @@ class Transcriber:
             with opened(one, **of_array) as file:
                 clip = self.load_clip(file.path, [rates], audio_track=audio_track, **generation)
                 seconds = time.perf_counter() - began
-                return _named(self.transcribe_rates(clip, [rates], seconds, **options)[0], file)
+                return named(self.transcribe_rates(clip, [rates], seconds, **options)[0], file)
 
         return [transcribed(one) for one in source] if isinstance(source, list | tuple) else transcribed(source)
 
@@ -352,7 +352,7 @@ def _most_tokens(clips: Sequence[Clip], generation: dict[str, Any]) -> list[int]
     return None if speed is None else [LEAST_TOKENS + int(speed * clip.seconds) for clip in clips]
 
 
-def _named(transcript: Transcript, file: Opened) -> Transcript:
+def named(transcript: Transcript, file: Opened) -> Transcript:
     """The transcript of a source under the source's name."""
     return replace(transcript, file=file.name, warnings=tuple(map(file.named, transcript.warnings)))
 
