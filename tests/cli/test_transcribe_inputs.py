@@ -246,3 +246,16 @@ def test_a_progress_bar_is_on_terminals_only(monkeypatch):
     assert "1/3 one.wav" in shown or "2/3 t\\x1bwo.wav" in shown
     assert "39%" in shown  # 3 of 13.5 seconds, and half of 4.5 more
     assert "\033w" not in shown
+
+
+def test_the_time_left_is_known_after_the_first_file(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    now = 100.0
+    monkeypatch.setattr("rich.console.monotonic", lambda: now)
+    with FilesProgress([10.0, 30.0]) as progress:
+        progress.begin("one.wav")
+        now += 20
+        progress.begin("two.wav")
+        with progress.paused():
+            pass
+    assert "0:01:00" in sys.stderr.getvalue()

@@ -21,6 +21,8 @@ _HEADER = ("task", "rates", "SNR dB", "WER %", "95 % interval", "words", "clips"
 SOME_FAILED, ALL_FAILED = 1, 2
 """Exit codes after an evaluation in which clips could not be transcribed."""
 _LISTED = 10
+_STEP = 1e-9
+"""With what a progress bar begins: rich tells the time left from its second step on."""
 _LONGEST, _LONGEST_NAME = 1000, 30
 """Characters of a line on stderr, and of a name in a progress bar; names and fields may be of any length."""
 
@@ -223,7 +225,7 @@ class FilesProgress:
         self._before = sum(self._weights[: self._number])
         self._number += 1
         place = f"{self._number}/{len(self._weights)} {_printable(name, _LONGEST_NAME)}"
-        self._bar.update(self._task, description=place, completed=self._before)
+        self._bar.update(self._task, description=place, completed=self._before + _STEP)
 
     def within(self, done: float, total: float) -> None:
         """How much of the present file is done."""
