@@ -72,6 +72,7 @@ def test_a_pattern_that_the_shell_left(transcribe, tree, tmp_path, monkeypatch):
     result = transcribe("talks/*/a.*", "talks/x*")
     assert (result.exit_code, named(result)) == (1, ["talks/day/a.wav"])
     assert "talks/x* matches no file" in result.stderr
+    assert transcribe("talks/x*", "-f", "srt").stderr == "mome: talks/x* matches no file: check the pattern\n"
     transcribe("talks/**/*.wav", "-o", "texts")
     assert written(tmp_path / "texts") == ["b.txt", "day/a.txt"]
     shutil.copyfile(tree / "b.wav", "[b].wav")  # a file of such a name is no pattern
@@ -107,6 +108,8 @@ def test_what_is_there_is_skipped(transcribe, refused, tree, tmp_path, monkeypat
     assert (out / "b.txt").read_text() == "by hand"
     two = ("--rates", "-,2", "-o", out, "--skip-existing")
     assert transcribe(tree / "day/deep", *two).stderr.count("wrote ") == 2  # of two rates, in files of their own
+    failed = transcribe(tree / "day/deep", tmp_path / "x*", *two)
+    assert (failed.exit_code, failed.stderr.count("\n")) == (1, 2)
     monkeypatch.setattr(module, "load_model", None)  # is not needed
     assert transcribe(tree / "day/deep", *two).exit_code == 0
     assert transcribe(tree, "-o", out, "--skip-existing").stderr.startswith("3 of 3 clips")
@@ -173,7 +176,7 @@ def test_lines_of_json(transcribe, refused, clips, tmp_path):
     ("options", "printed", "files"),
     [
         ([], ["a.wav"], []),
-        (["--jsonl"], ["a.wav"], []),
+        (["--jsonl"], ["x*", "a.wav"], []),
         (["--json"], ["a.wav"], []),
         (["-o", "out"], [], ["a.txt"]),
         (["-o", "out", "-f", "json"], [], ["a.json"]),
@@ -192,9 +195,9 @@ def test_what_is_done_when_interrupted_is_kept(transcribe, clips, tmp_path, monk
         return load(self, path, *arguments, **more)
 
     monkeypatch.setattr(Transcriber, "load_clip", interrupted)
-    result = transcribe("a.wav", "b.wav", "c.wav", *options)
+    result = transcribe("x*", "a.wav", "b.wav", "c.wav", *options)
     assert result.exit_code == 130
-    assert result.stderr.splitlines()[-1] == "mome: interrupted"
+    assert result.stderr.splitlines()[-2:] == ["mome: x* matches no file: check the pattern", "mome: interrupted"]
     if options == ["--json"]:
         found = [one["file"] for one in json.loads(result.stdout)["results"]]
     elif options == ["--jsonl"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -46,10 +47,12 @@ _EXTENSIONS: dict[Format, str] = {"text": "txt", "json": "json", "srt": "srt", "
 _SUBTITLES: tuple[Format, ...] = ("srt", "vtt", "tsv")
 BATCH_FAILED, FAILED = 1, 2
 
+Deliver = Callable[[Input, "Sequence[Transcript] | Exception"], None]
+
 
 def transcribe(
     inputs: Annotated[
-        list[Any],
+        list[Path],  # or strings, see parse_input: typer knows no unions, and shows this in the help
         typer.Argument(
             metavar="INPUT...",
             help="Video or audio files; folders, with all that is below; patterns such as 'talks/**/*.mp4'; http and "
@@ -156,12 +159,12 @@ def transcribe(
     chosen = list(config.rate_set.rates()) if every else chosen
     several = len(chosen) > 1
     single = [one.source for one in found] == inputs and len(inputs) == 1 and not several
-    if chosen_format in _SUBTITLES and output_dir is None and not single:
+    if chosen_format in _SUBTITLES and output_dir is None and (several or len(found) > 1):
         raise MomeError(f"{chosen_format} on stdout is for one clip at one rate: give --output-dir DIR for several")
 
-    left = [one for one in found if not (skip_existing and _is_done(targets[one.source], chosen, chosen_format))]
-    if len(left) < len(found):
-        note(f"{len(found) - len(left)} of {len(found)} clips have their files in {output_dir} already: left out")
+    left = [one for one in found if not (skip_existing and _is_done(targets[one], chosen, chosen_format))]
+    if skipped := len(found) - len(left):
+        note(f"{skipped} of {len(found)} clips have their files in {output_dir} already: left out")
     words = words or chosen_format in (*_SUBTITLES, "all")
     batch = _Batch(model, chosen, audio_track, words, noise, snr, beams, top_k, compat, dtype, device, seed)
 
@@ -171,7 +174,7 @@ def transcribe(
             if chosen_format == "jsonl":
                 result(to_json(_failure(one.name, outcome), indent=None))
         elif output_dir is not None:
-            _write(targets[one.source], outcome, chosen_format, several)
+            _write(targets[one], outcome, chosen_format, several)
         elif chosen_format == "jsonl":
             result("\n".join(to_json(transcript.to_dict(), indent=None) for transcript in outcome))
         elif chosen_format == "text" and not single:
@@ -188,12 +191,10 @@ def transcribe(
         interruption = stop
     if chosen_format == "json" and output_dir is None:
         result(to_json({**batch.document(), "interrupted": interruption is not None}))
+    code = batch.finish()
     if interruption is not None:
         raise interruption
-    raise typer.Exit(batch.finish())
-
-
-Deliver = Callable[[Input, "Sequence[Transcript] | Exception"], None]
+    raise typer.Exit(BATCH_FAILED if code and skipped else code)
 
 
 @dataclass
@@ -304,13 +305,15 @@ def _failure(name: str, error: Exception) -> dict[str, str]:
 
 
 def _lengths(inputs: Sequence[Input]) -> list[float | None]:
-    """Seconds that the files declare, for the time left; None where unknown."""
+    """Seconds that the files declare, for a progress bar if there is one; None where unknown."""
+    if not sys.stderr.isatty():
+        return [None] * len(inputs)
     from mome.media.decode import declared_seconds
 
     return [declared_seconds(one.source) if isinstance(one.source, Path) else None for one in inputs]
 
 
-def _targets(inputs: Sequence[Input], folder: Path | None, chosen: Format) -> dict[Path | str, Path]:
+def _targets(inputs: Sequence[Input], folder: Path | None, chosen: Format) -> dict[Input, Path]:
     """The files to write for each input, without suffix."""
     if folder is None:
         if chosen == "all":
@@ -318,13 +321,13 @@ def _targets(inputs: Sequence[Input], folder: Path | None, chosen: Format) -> di
         return {}
     if folder.exists() and not folder.is_dir():
         raise MomeError(f"--output-dir {folder} is a file: give a folder")
-    targets = {one.source: folder / one.place for one in inputs}
-    taken: dict[Path, Path | str] = {}
-    for source, target in targets.items():
+    targets = {one: folder / one.place for one in inputs}
+    taken: dict[Path, Input] = {}
+    for one, target in targets.items():
         if target in taken:
             file = f"{target}.{_EXTENSIONS.get(chosen, '*')}"
-            raise MomeError(f"{taken[target]} and {source} would both be written to {file}: rename one of them")
-        taken[target] = source
+            raise MomeError(f"{taken[target].name} and {one.name} would both be written to {file}: rename one of them")
+        taken[target] = one
     return targets
 
 
