@@ -81,6 +81,16 @@ def test_bytes_that_are_no_recording():
     assert "neither sound nor frames" in refused(None)
 
 
+def test_a_file_object_that_fails():
+    class Broken(io.RawIOBase):
+        name = "pipe"
+
+        def read(self, size: int = -1) -> bytes:
+            raise OSError(5, "Input/output error")
+
+    assert refused(Broken()) == "pipe cannot be read or written: Input/output error"
+
+
 def test_bytes_have_a_limit(monkeypatch, talk):
     monkeypatch.setattr(sources, "LARGEST_SOURCE", 1 << 20)
 

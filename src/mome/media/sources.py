@@ -26,6 +26,7 @@ import numpy as np
 
 from mome.clip import FRAME_RATE, MOUTH_SIZE
 from mome.errors import MomeError, reason, shortened
+from mome.files import disk_errors
 from mome.media.limits import FASTEST_SOUND, MOST_CHANNELS, SLOWEST_SOUND
 
 LARGEST_SOURCE = 4 << 30
@@ -90,21 +91,22 @@ def opened(
     with tempfile.TemporaryDirectory(prefix="mome-") as folder:
         name = _name(source)
         file = Opened(Path(folder) / f"recording{_suffix(name)}", name)
-        if is_array:
-            sound, rate = _sound(source, sampling_rate)
-            _write(file.path, sound, rate, *_pictures(frames, frame_rate))
-        elif isinstance(source, str):
-            _download(source, file.path)
-        elif isinstance(source, bytes | bytearray | memoryview):
-            _check_size(len(source), _UNNAMED)
-            file.path.write_bytes(source)
-        elif hasattr(source, "read"):
-            _copy(source.read, file.path, name or _UNNAMED)
-        else:
-            raise MomeError(
-                f"a {type(source).__name__} is no recording: give a path, an http address, bytes, a binary file object "
-                "or an array with sampling_rate"
-            )
+        with disk_errors(name or _UNNAMED):
+            if is_array:
+                sound, rate = _sound(source, sampling_rate)
+                _write(file.path, sound, rate, *_pictures(frames, frame_rate))
+            elif isinstance(source, str):
+                _download(source, file.path)
+            elif isinstance(source, bytes | bytearray | memoryview):
+                _check_size(len(source), _UNNAMED)
+                file.path.write_bytes(source)
+            elif hasattr(source, "read"):
+                _copy(source.read, file.path, name or _UNNAMED)
+            else:
+                raise MomeError(
+                    f"a {type(source).__name__} is no recording: give a path, an http address, bytes, a binary file "
+                    "object or an array with sampling_rate"
+                )
         try:
             yield file
         except MomeError as error:
