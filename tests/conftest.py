@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from tests.checkpoints.fake_hub import hub  # noqa: F401  a fixture
+from tests.media.server import web  # noqa: F401  a fixture
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import mome
+
 ROOT = Path(__file__).parents[1]
 USES = """
 import mome
@@ -58,3 +60,9 @@ def test_the_command_line_waits_for_a_command_that_needs_a_model(tmp_path, monke
 def test_a_module_of_the_command_lines_name_is_told_from_it(tmp_path):
     (tmp_path / "tool.py").write_text(USES)
     assert said(tmp_path, "-m", "tool", "-m", "mome") == "MomeConfig avhubert\n"
+
+
+def test_dir_shows_what_there_is_to_use():
+    assert {*mome.__all__, "media", "training", "__version__"} <= {*dir(mome)}
+    assert not {"Any", "importlib", "sys", "annotations", "_HOMES"} & {*dir(mome)}
+    assert all(getattr(mome, name) is not None for name in dir(mome))

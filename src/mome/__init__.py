@@ -55,6 +55,11 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'mome' has no attribute '{name}'")
 
 
+def __dir__() -> list[str]:
+    """What there is to use."""
+    return sorted([*__all__, *_PACKAGES, "__version__"])
+
+
 def _is_command_line() -> bool:
     """Whether this program is the command line: ``mome``, ``python -m mome`` or code that stands in for it.
 

@@ -121,7 +121,7 @@ def test_all_formats_are_written_to_a_folder(transcribe, refused, clips, tiny_mo
 def test_words_are_in_the_json_document_when_asked_for(document, clips):
     (plain,), (timed,) = (document(clips / "talk.mkv", *more)["results"] for more in ([], ["--words"]))
     (before,), (after,) = plain["segments"], timed["segments"]
-    assert (before["words"], before["avg_logprob"], before["no_speech"]) == ([], None, None)
+    assert (before["words"], before["avg_logprob"], before["no_speech"]) == ([], None, 0)
     assert [word["word"] for word in after["words"]] == timed["text"].split() == plain["text"].split()
     assert all(set(word) == {"start", "end", "word", "probability"} for word in after["words"])
     assert after["avg_logprob"] < 0
@@ -271,14 +271,20 @@ def test_interrupted_while_the_model_is_loaded(transcribe, monkeypatch):
     assert json.loads(result.stdout) | {"results": [], "interrupted": True} == json.loads(result.stdout)
 
 
-def test_a_long_clip_is_refused_by_its_length_unless_only_its_lips_are_read(refused, transcribe, tiny_model, tmp_path):
+def test_a_long_recording_is_cut_unless_it_is_a_clip_already(refused, transcribe, document, tiny_model, tmp_path):
     """The tests' model hears ten seconds at once."""
     mouth = [np.full((96, 96), 40, np.uint8)] * 275
     path = write(tmp_path / "long.mkv", mouth, wave=0.1 * np.ones(11 * 16_000, np.float32))
     for rates in (["--rates", "4,-"], ["--all-rates"]):
-        line = refused("transcribe", path, "--model", tiny_model, *rates)
+        line = refused("transcribe", path, "--model", tiny_model, "--no-vad", *rates)
         assert line.startswith(f"mome: {path} lasts 11.00 s, longer than the 10 s ")
-    assert transcribe(path, "--rates", "-,5").exit_code == 0
+    assert transcribe(path, "--rates", "-,5", "--no-vad").exit_code == 0
+    (found,) = document(path, "--rates", "4,-", "--max-segment", "4", "--batch", "2")["results"]
+    spans = [(segment["start"], segment["end"]) for segment in found["segments"]]
+    assert 3 <= len(spans) <= 6
+    assert all(end - start <= 4.05 for start, end in spans)
+    assert spans[-1][1] == pytest.approx(11, abs=0.1)
+    assert "max_segment=0.5 is not possible" in refused("transcribe", path, "--max-segment", "0.5")
 
 
 def test_a_sound_track_is_chosen_by_its_number(transcribe, refused, document, clips, tiny_model, tmp_path):

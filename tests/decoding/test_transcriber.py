@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from contextlib import nullcontext
@@ -18,6 +19,7 @@ from mome.checkpoints import bundled
 from mome.media import Clip
 from mome.model.cost import inference_cost
 from tests.media.builders import write
+from tests.media.server import Handler
 
 SHORT = {"max_new_tokens": 4}
 ALL_RATES = [Rates.parse(text) for text in ("4,2", "16,5", "16,2", "4,-", "16,-", "-,2", "-,5")]
@@ -342,3 +344,64 @@ def test_a_model_can_have_its_own_limit_of_tokens_per_second(tiny_model):
     assert "at token 8," in own.transcribe(clip(), "4,2", eos_token_id=2, max_new_tokens=20).warnings[0]
     asked = own.transcribe(clip(), "4,2", eos_token_id=2, max_new_tokens=20, max_tokens_per_second=3)
     assert "at token 11," in asked.warnings[0]
+
+
+def test_whatever_holds_a_recording(transcriber, tmp_path, web):
+    wave = (0.1 * np.random.default_rng(0).standard_normal(16000)).astype(np.float32)
+    path = write(tmp_path / "talk.mkv", wave=wave, audio_codec="pcm_f32le")
+    Handler.files["/talk.mkv"] = content = path.read_bytes()
+    expected = transcriber.transcribe(path, "4,-", **SHORT)
+    sources = [str(path), f"{web}/talk.mkv", content, io.BytesIO(content), clip(), path]
+    found = transcriber.transcribe(sources, "4,-", **SHORT)
+    assert [one.file for one in found] == [str(path), f"{web}/talk.mkv", "", "", "", str(path)]
+    assert {one.text for one in found[:4]} == {found[5].text} == {expected.text}
+    arrays = (wave, torch.from_numpy(wave), np.stack([wave, wave]))
+    found = transcriber.transcribe(arrays, "4,-", sampling_rate=16_000, **SHORT)
+    assert [one.text for one in found] == 3 * [expected.text]
+    assert found[0].tokens == expected.tokens
+    assert transcriber.transcribe([], "4,-") == []
+
+
+def test_an_array_with_a_mouth(transcriber):
+    one = clip()
+    found = transcriber.transcribe(one.audio, "4,2", sampling_rate=16_000, frames=one.mouth, **SHORT)
+    expected = transcriber.transcribe(one, "4,2", **SHORT)
+    assert (found.text, found.tokens, found.warnings) == (expected.text, expected.tokens, ())
+    lips = transcriber.transcribe(None, "-,2", frames=one.mouth, **SHORT)
+    assert lips.text == transcriber.transcribe(one, "-,2", **SHORT).text
+    with pytest.raises(MomeError, match="sampling_rate"):
+        transcriber.transcribe(one.audio, "4,-", **SHORT)
+
+
+def test_messages_name_what_was_given(transcriber, web, tmp_path, monkeypatch):
+    wave = (0.1 * np.random.default_rng(0).standard_normal(11 * 16000)).astype(np.float32)
+    Handler.files["/talk.wav"] = write(tmp_path / "talk.wav", wave=wave[:16000]).read_bytes()
+    warning, *_ = transcriber.transcribe(f"{web}/talk.wav", "4,2", **SHORT).warnings
+    assert warning == f"{web}/talk.wav: no video, so only the sound can be used"
+    warning, *_ = transcriber.transcribe(wave[:16000], "4,2", sampling_rate=16_000, **SHORT).warnings
+    assert warning == "the recording: no video, so only the sound can be used"
+    monkeypatch.chdir(tmp_path)
+    dotted = transcriber.transcribe("./talk.wav", "4,2", **SHORT)
+    assert (dotted.file, dotted.warnings[0]) == ("talk.wav", "talk.wav: no video, so only the sound can be used")
+    with pytest.raises(MomeError, match=r"^the recording lasts 11\.00 s, longer than the 10 s"):
+        transcriber.transcribe(wave, "4,-", sampling_rate=16_000, vad=False, **SHORT)
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "mps", "gpu", "nowhere:1"])
+def test_devices_that_are_not_there(tiny_model, device):
+    if device == "mps" and torch.backends.mps.is_available():
+        pytest.skip("it is there")
+    with pytest.raises(MomeError, match=f"^there is no device {device}: choose from cpu"):
+        mome.load(tiny_model, device=device)
+
+
+def test_device_and_dtype(tiny_model):
+    for device in ("cpu", torch.device("cpu")):
+        assert mome.load(tiny_model, device=device).model.device == torch.device("cpu")
+    for dtype in ("bfloat16", torch.bfloat16):
+        loaded = mome.load(tiny_model, device="cpu", dtype=dtype)
+        assert {value.dtype for value in loaded.model.parameters()} == {torch.bfloat16}
+        assert loaded.transcribe(clip(), "4,2", **SHORT).task == "avsr"
+    for dtype in ("bf16", "int8", 16, "load"):
+        with pytest.raises(ValueError, match=r"dtype=.* is not supported: give a floating-point dtype"):
+            mome.load(tiny_model, dtype=dtype)

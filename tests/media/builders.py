@@ -10,7 +10,6 @@ import av
 import numpy as np
 
 SHARED = Path(__file__).parents[3] / "shared"
-DETECTOR = SHARED / "assets" / "face_detection_yunet_2023mar.onnx"
 TALKING = SHARED / "grid" / "s1" / "bbaf2n.mp4"
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
+import hashlib
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import av
 import cv2
@@ -16,11 +15,9 @@ from mome.errors import MomeError
 from mome.media import load_clip
 from mome.media.face import DETECTOR_VARIABLE, Face, FaceDetector, choose, detector_path, follow
 
-from .builders import DETECTOR, TALKING, click, write
+from .builders import TALKING, click, write
 
-needs_data = pytest.mark.skipif(
-    not (DETECTOR.is_file() and TALKING.is_file()), reason="no talking face, or no detector beside the shared clips"
-)
+needs_data = pytest.mark.skipif(not TALKING.is_file(), reason="no talking face")
 
 PICTURE = np.zeros((120, 160, 3), np.uint8)
 
@@ -32,9 +29,9 @@ def talking() -> list[np.ndarray]:
         return [frame.to_ndarray(format="bgr24") for frame in container.decode(video=0)][20:45]
 
 
-@pytest.fixture
-def _detector(monkeypatch):
-    monkeypatch.setenv(DETECTOR_VARIABLE, str(DETECTOR))
+@pytest.fixture(autouse=True)
+def _bundled(monkeypatch):
+    monkeypatch.delenv(DETECTOR_VARIABLE, raising=False)
 
 
 def face(x: float, y: float = 100.0, size: float = 80.0, mouth: np.ndarray | None = None) -> Face:
@@ -100,7 +97,6 @@ def test_cuts_are_followed_without_sliding_from_one_place_to_the_other():
 
 
 @needs_data
-@pytest.mark.usefixtures("_detector")
 def test_one_face_gives_a_centred_mouth_and_no_word_on_stderr(talking, tmp_path, capfd):
     path = write(tmp_path / "a.mp4", talking, wave=click(1, 0.5, 16000), video_codec="libx264", audio_codec="aac")
     clip = load_clip(path)
@@ -113,7 +109,6 @@ def test_one_face_gives_a_centred_mouth_and_no_word_on_stderr(talking, tmp_path,
 
 
 @needs_data
-@pytest.mark.usefixtures("_detector")
 def test_rotated_small_and_large_pictures_give_the_same_mouth(talking, tmp_path):
     few = talking[:6]
     plain = load_clip(write(tmp_path / "a.mkv", few), audio=False).mouth
@@ -129,7 +124,6 @@ def test_rotated_small_and_large_pictures_give_the_same_mouth(talking, tmp_path)
 
 
 @needs_data
-@pytest.mark.usefixtures("_detector")
 @pytest.mark.parametrize("speaker", ["left", "right"])
 def test_of_two_faces_the_speaking_one_is_read(talking, tmp_path, speaker):
     silent = [talking[0]] * len(talking)
@@ -143,7 +137,6 @@ def test_of_two_faces_the_speaking_one_is_read(talking, tmp_path, speaker):
 
 
 @needs_data
-@pytest.mark.usefixtures("_detector")
 def test_of_two_speaking_faces_the_larger_is_read(talking, tmp_path):
     small = [cv2.copyMakeBorder(cv2.resize(f, (180, 144)), 72, 72, 0, 0, cv2.BORDER_REPLICATE) for f in talking]
     frames = [np.hstack(both) for both in zip(small, talking, strict=True)]
@@ -153,7 +146,6 @@ def test_of_two_speaking_faces_the_larger_is_read(talking, tmp_path):
 
 
 @needs_data
-@pytest.mark.usefixtures("_detector")
 def test_no_face_leaves_the_sound(tmp_path):
     frames = [np.full((120, 160), 90, np.uint8)] * 10
     path = write(tmp_path / "a.mkv", frames, wave=click(0.4, 0.2, 16000))
@@ -165,7 +157,6 @@ def test_no_face_leaves_the_sound(tmp_path):
 
 
 @needs_data
-@pytest.mark.usefixtures("_detector")
 def test_a_face_hidden_for_a_while_is_bridged_and_reported_if_long(talking, tmp_path):
     wall = np.full_like(talking[0], 90)
     short = [wall if 10 <= k < 15 else frame for k, frame in enumerate(talking)]
@@ -188,42 +179,30 @@ def test_chosen_detector_must_be_a_detector(tmp_path, monkeypatch, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.fixture
-def network(monkeypatch) -> list[str]:
-    """No detector, nor a network to get it from; every attempt to use it is listed."""
-    attempts = []
-
-    def unreachable(*_: object, **__: object) -> Path:
-        attempts.append("once more")
-        raise OSError("no network")
-
-    monkeypatch.delenv(DETECTOR_VARIABLE, raising=False)
-    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: None)
-    monkeypatch.setattr("huggingface_hub.get_session", unreachable)
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", unreachable)
-    return attempts
+def test_the_bundled_detector_is_the_published_file_with_its_licence():
+    """The digest is the one that the OpenCV Zoo gives for face_detection_yunet_2023mar.onnx."""
+    path = detector_path()
+    digest = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4"
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == digest
+    licence = path.with_name(f"{path.stem}.LICENSE.txt").read_text("utf-8")
+    assert "MIT License\n\nCopyright (c) 2020 Shiqi Yu" in licence
 
 
-def test_without_detector_and_network_one_line_says_how_to_get_it(network, tmp_path, capfd):
-    with pytest.raises(MomeError) as caught:
-        load_clip(write(tmp_path / "a.mkv", [np.zeros((120, 160), np.uint8)] * 3), audio=False)
-    message = str(caught.value)
-    assert "https://huggingface.co/opencv/face_detection_yunet" in message
-    assert "MOME_FACE_DETECTOR=" in message
-    assert "\n" not in message
-    assert capfd.readouterr() == ("", "")
-
-
-def test_one_detector_asks_the_network_once(network, monkeypatch, tmp_path):
-    detector = FaceDetector()
-    for _ in range(3):
-        with pytest.raises(MomeError, match="no face detector"):
-            detector(PICTURE)
-    assert len(network) == 1
-    # Whoever follows the advice meanwhile is heard.
+def test_without_a_detector_the_sound_is_read(monkeypatch, tmp_path, capfd):
     monkeypatch.setenv(DETECTOR_VARIABLE, str(tmp_path / "none.onnx"))
-    with pytest.raises(MomeError, match=r"none\.onnx"):
-        detector(PICTURE)
+    film = write(tmp_path / "a.mkv", [PICTURE] * 3, wave=click(0.2, 0.1, 16000))
+    clip = load_clip(film)
+    assert clip.mouth is None
+    assert len(clip.audio) == 3200
+    (warning,) = clip.warnings
+    assert warning == (
+        f"{film}: MOME_FACE_DETECTOR names {tmp_path / 'none.onnx'}, which is not a file: correct it, or unset it, "
+        "so only the sound can be used"
+    )
+    for mute, options in ((film, {"audio": False}), (write(tmp_path / "b.mkv", [PICTURE] * 3), {})):
+        with pytest.raises(MomeError, match=r"MOME_FACE_DETECTOR names .*none\.onnx"):
+            load_clip(mute, **options)
+    assert capfd.readouterr() == ("", "")
 
 
 def in_threads(work, threads=4):
@@ -263,20 +242,7 @@ def test_each_thread_has_a_network_of_its_own(tmp_path, monkeypatch):
     assert cv2.utils.logging.getLogLevel() == level
 
 
-def test_threads_ask_the_network_once(network):
-    detector = FaceDetector()
-
-    def work():
-        with pytest.raises(MomeError, match="no face detector"):
-            detector(PICTURE)
-
-    in_threads(work)
-    assert len(network) == 1
-
-
-@pytest.mark.skipif(not DETECTOR.is_file(), reason="no detector beside the shared clips")
 def test_threads_see_what_one_sees(monkeypatch):
-    monkeypatch.setenv(DETECTOR_VARIABLE, str(DETECTOR))
     detector, random = FaceDetector(), np.random.default_rng(0)
     pictures = [random.integers(0, 255, (size, 2 * size, 3), np.uint8) for size in (90, 160, 90)]
     monkeypatch.setattr("mome.media.face._SCORE", 0.01)  # noise has faces then
@@ -286,23 +252,9 @@ def test_threads_see_what_one_sees(monkeypatch):
     assert detected == [[alone] * 5] * 4
 
 
-def test_mouth_crops_need_no_detector(network, tmp_path):
-    detector = FaceDetector()
+def test_mouth_crops_need_no_detector(monkeypatch, tmp_path):
+    monkeypatch.setenv(DETECTOR_VARIABLE, str(tmp_path / "none.onnx"))
     crop = write(tmp_path / "crop.mkv", [np.zeros((96, 96), np.uint8)] * 3)
-    assert load_clip(crop, audio=False, detector=detector).mouth is not None
+    assert load_clip(crop, audio=False).mouth is not None
     film = write(tmp_path / "film.mkv", [PICTURE] * 3, wave=click(0.2, 0.1, 16000))
-    assert load_clip(film, video=False, detector=detector).audio is not None
-    assert network == []
-
-
-@pytest.mark.skipif(not DETECTOR.is_file(), reason="no detector beside the shared clips")
-def test_detector_from_the_hub_is_checked(tmp_path, monkeypatch):
-    path = tmp_path / "yunet.onnx"
-    shutil.copyfile(DETECTOR, path)
-    monkeypatch.delenv(DETECTOR_VARIABLE, raising=False)
-    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: str(path))
-    assert detector_path() == path
-    with path.open("ab") as file:
-        file.write(b"!")
-    with pytest.raises(MomeError, match="sha256"):
-        detector_path()
+    assert load_clip(film, video=False).audio is not None

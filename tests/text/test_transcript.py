@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import FrozenInstanceError, fields
+
+import pytest
 
 from mome.rates import Rates
 from mome.text.transcript import Seconds, Segment, Tokens, Transcript, Word
@@ -59,3 +62,20 @@ def test_a_missing_modality_is_a_dash():
 def test_fused_tokens_are_told_where_there_are_some():
     transcript = Transcript("c", "avsr", Rates(16, 8), "", (), Tokens(0, 0, 6, 9), 0.0, Seconds(0, 0, 0))
     assert transcript.to_json()["tokens"] == {"audio": 0, "video": 0, "fused": 9, "prompt": 6, "total": 15}
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        Word(0.5, 0.75, "bin", 0.5),
+        Segment(0.5, 0.75, "bin", (Word(0.5, 0.75, "bin", 0.5),)),
+        Tokens(1, 2, 3, 4),
+        Seconds(0.1, 0.2, 0.3),
+    ],
+)
+def test_every_part_is_frozen_and_a_dictionary(part):
+    document = part.to_dict()
+    assert json.loads(json.dumps(document)) == document
+    assert {field.name for field in fields(part)} == document.keys() - {"total"}
+    with pytest.raises(FrozenInstanceError):
+        setattr(part, fields(part)[0].name, 1)

@@ -367,8 +367,10 @@ def _round(backbone: nn.Module, dtype: torch.dtype) -> None:
 
 def _dtype(dtype: torch.dtype | str) -> torch.dtype | str:
     found = getattr(torch, dtype, None) if isinstance(dtype, str) and dtype != "auto" else dtype
-    if found != "auto" and not isinstance(found, torch.dtype):
-        raise ValueError(f'dtype={dtype!r} is not supported: give a dtype of PyTorch, its name or "auto"')
+    if found != "auto" and not (isinstance(found, torch.dtype) and found.is_floating_point):
+        raise ValueError(
+            f'dtype={dtype!r} is not supported: give a floating-point dtype of PyTorch, its name or "auto"'
+        )
     return found
 
 

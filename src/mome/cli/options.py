@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import isfinite
 from pathlib import Path
+from re import fullmatch
 from stat import S_ISDIR, S_ISREG
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -69,6 +70,14 @@ Compat = Annotated[
 Dtype = Annotated[
     Literal["float32", "bfloat16", "float16"],
     typer.Option(help="Precision of the weights; bfloat16 halves the memory, and is fast where the hardware has it."),
+]
+Device = Annotated[
+    str,
+    typer.Option(
+        metavar="D",
+        help="Where the model runs: auto (the first CUDA GPU if there is one, else the processor), cpu, cuda, cuda:N "
+        "or mps.",
+    ),
 ]
 Normalize = Annotated[
     Literal["lower", "whisper"],
@@ -228,6 +237,16 @@ def check_compat(compat: Compatibility | None, model: str, config: MomeConfig) -
         raise MomeError(f"--compat {compat} does not suit {model}, leave it out: {error}") from None
 
 
+def check_device(device: str) -> None:
+    """Refuse what names no device; whether it is there turns out when the model is loaded.
+
+    Raises:
+        MomeError: it names none.
+    """
+    if not fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", device):
+        raise MomeError(f"--device {device} is unknown: choose auto, cpu, cuda, cuda:N or mps")
+
+
 def check_top_k(top_k: int | None, model: str, config: MomeConfig) -> None:
     """Check that the model's adapter can have this number of active experts.
 
@@ -254,8 +273,10 @@ def read_config(model: str) -> MomeConfig:
     return read(model_folder(model))
 
 
-def load_model(model: str, compat: Compatibility | None = None, dtype: str = "float32") -> Transcriber:
+def load_model(
+    model: str, compat: Compatibility | None = None, dtype: str = "float32", device: str = "auto"
+) -> Transcriber:
     """Load a model, with the official arithmetic if ``compat`` says so."""
     from mome.decoding import load
 
-    return load(model, compat=compat, dtype=dtype)
+    return load(model, device=device, compat=compat, dtype=dtype)

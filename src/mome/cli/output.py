@@ -21,15 +21,22 @@ _HEADER = ("task", "rates", "SNR dB", "WER %", "95 % interval", "words", "clips"
 SOME_FAILED, ALL_FAILED = 1, 2
 """Exit codes after an evaluation in which clips could not be transcribed."""
 _LISTED = 10
-_LONGEST = 1000
-"""Characters of a line on stderr; names and fields in it may be of any length."""
+_STEP = 1e-9
+"""With what a progress bar begins: rich tells the time left from its second step on."""
+_LONGEST, _LONGEST_NAME = 1000, 30
+"""Characters of a line on stderr, and of a name in a progress bar; names and fields may be of any length."""
 
 
 def note(line: str) -> None:
     """Print one line on stderr, with control characters escaped."""
-    if len(line) > _LONGEST:
-        line = f"{line[: _LONGEST // 2]} … {line[-_LONGEST // 2 :]}"
-    print("".join(c if c.isprintable() or c == "\t" else ascii(c)[1:-1] for c in line), file=sys.stderr, flush=True)
+    print(_printable(line, _LONGEST), file=sys.stderr, flush=True)
+
+
+def _printable(line: str, longest: int) -> str:
+    """A line without its middle if it is too long, and with control characters escaped."""
+    if len(line) > longest:
+        line = f"{line[: longest // 2]} … {line[-longest // 2 :]}"
+    return "".join(c if c.isprintable() or c == "\t" else ascii(c)[1:-1] for c in line)
 
 
 def mistake(message: str) -> None:
@@ -53,11 +60,14 @@ def result(text: str) -> None:
     print(text, flush=True)
 
 
-def to_json(document: Any, unicode: bool | None = None) -> str:
-    """Format JSON, for stdout's encoding unless ``unicode`` is given; raises ``ValueError`` for NaN and infinity."""
+def to_json(document: Any, unicode: bool | None = None, indent: int | None = 2) -> str:
+    """Format JSON, for stdout's encoding unless ``unicode`` is given; raises ``ValueError`` for NaN and infinity.
+
+    Without ``indent`` it is one line.
+    """
     if unicode is None:
         unicode = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().startswith("utf")
-    return json.dumps(document, indent=2, ensure_ascii=not unicode, allow_nan=False)
+    return json.dumps(document, indent=indent, ensure_ascii=not unicode, allow_nan=False)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1, last_left: bool = True) -> str:
@@ -169,3 +179,62 @@ def progress(label: str) -> Iterator[Any]:
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(label, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+class FilesProgress:
+    """A progress bar over files with the time left, if stderr is a terminal; a context manager.
+
+    Args:
+        weights: how long each file takes compared to the others, such as its seconds; None where that is unknown.
+    """
+
+    def __init__(self, weights: Sequence[float | None]):
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+        known = [weight for weight in weights if weight is not None]
+        mean = sum(known) / len(known) if known else 1.0
+        self._weights = [mean if weight is None else weight for weight in weights]
+        self._number, self._before = 0, 0.0
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeRemainingColumn(),
+        )
+        self._bar = Progress(
+            *columns,
+            console=Console(stderr=True),
+            transient=True,
+            redirect_stdout=False,  # it may be a file
+            redirect_stderr=False,
+            disable=not sys.stderr.isatty(),
+            speed_estimate_period=24 * 3600,  # a file may take longer than rich's half minute
+        )
+        self._task = self._bar.add_task("", total=sum(self._weights))
+
+    def __enter__(self) -> FilesProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def begin(self, name: str) -> None:
+        """The next file."""
+        self._before = sum(self._weights[: self._number])
+        self._number += 1
+        place = f"{self._number}/{len(self._weights)} {_printable(name, _LONGEST_NAME)}"
+        self._bar.update(self._task, description=place, completed=self._before + _STEP)
+
+    def within(self, done: float, total: float) -> None:
+        """How much of the present file is done."""
+        share = min(done / total, 1.0) if total else 1.0
+        self._bar.update(self._task, completed=self._before + share * self._weights[self._number - 1])
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """The bar is away while the block prints."""
+        self._bar.stop()
+        yield
+        self._bar.start()

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import time
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from mome.checkpoints.bundled import BUNDLED_NAME
+from mome.cli.inputs import Input, find_inputs, parse_input
 from mome.cli.options import (
     Beams,
     Compat,
+    Device,
     Dtype,
     Json,
     Model,
@@ -22,13 +24,13 @@ from mome.cli.options import (
     TopK,
     beam_search,
     check_compat,
+    check_device,
     check_noise,
-    check_path,
     check_top_k,
     load_model,
     read_config,
 )
-from mome.cli.output import failure_lines, note, quiet, result, to_json
+from mome.cli.output import FilesProgress, failure_lines, note, quiet, result, to_json
 from mome.errors import MomeError, in_one_line
 from mome.files import write_text
 from mome.rates import Rates
@@ -39,14 +41,25 @@ if TYPE_CHECKING:
     from mome.media import Clip
     from mome.text.transcript import Transcript
 
-Format = Literal["text", "json", "srt", "vtt", "tsv", "all"]
+Format = Literal["text", "srt", "vtt", "tsv", "json", "jsonl", "all"]
 _EXTENSIONS: dict[Format, str] = {"text": "txt", "json": "json", "srt": "srt", "vtt": "vtt", "tsv": "tsv"}
 _SUBTITLES: tuple[Format, ...] = ("srt", "vtt", "tsv")
 BATCH_FAILED, FAILED = 1, 2
 
+Deliver = Callable[[Input, "Sequence[Transcript] | Exception"], None]
+
 
 def transcribe(
-    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Video or audio files.", show_default=False)],
+    inputs: Annotated[
+        list[Path],  # or strings, see parse_input: typer knows no unions, and shows this in the help
+        typer.Argument(
+            metavar="INPUT...",
+            help="Video or audio files; folders, with all that is below; patterns such as 'talks/**/*.mp4'; http and "
+            "https addresses; - for standard input.",
+            parser=parse_input,
+            show_default=False,
+        ),
+    ],
     model: Model = BUNDLED_NAME,
     rates: Annotated[
         list[str] | None,
@@ -61,18 +74,28 @@ def transcribe(
     ] = False,
     format: Annotated[
         Format,
-        typer.Option("--format", "-f", help="What to print; all: one file of each kind, with --output-dir."),
+        typer.Option(
+            "--format",
+            "-f",
+            help="What to print; jsonl: a line of JSON for each transcript or failure as soon as it is known; all: one "
+            "file of each kind, with --output-dir.",
+        ),
     ] = "text",
     json: Json = False,
+    jsonl: Annotated[bool, typer.Option("--jsonl", help="The same as --format jsonl.")] = False,
     output_dir: Annotated[
         Path | None,
         typer.Option(
             "--output-dir",
             "-o",
             metavar="DIR",
-            help="Write NAME.txt, NAME.srt, NAME.vtt or NAME.tsv there for each clip instead of printing.",
+            help="Write NAME.txt, NAME.srt, NAME.vtt, NAME.tsv or NAME.json there for each clip instead of printing; "
+            "what is below a folder stays so.",
         ),
     ] = None,
+    skip_existing: Annotated[
+        bool, typer.Option("--skip-existing", help="Leave out clips whose files are all in --output-dir already.")
+    ] = False,
     words: Annotated[
         bool,
         typer.Option(
@@ -87,6 +110,20 @@ def transcribe(
             help="Which sound track to use of a file that has several: 0 is the first. Default: the file's own.",
         ),
     ] = None,
+    max_segment: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="Longest part of a recording that is transcribed at once. Default: as in the model's training.",
+        ),
+    ] = None,
+    vad: Annotated[
+        bool,
+        typer.Option("--vad/--no-vad", help="Cut recordings where nobody speaks, or take them as ready-cut clips."),
+    ] = True,
+    batch_size: Annotated[
+        int, typer.Option("--batch", min=1, metavar="N", help="Parts of a recording that are transcribed together.")
+    ] = 8,
     noise: Noise = None,
     snr: Annotated[
         float | None,
@@ -96,6 +133,7 @@ def transcribe(
     top_k: TopK = None,
     compat: Compat = None,
     dtype: Dtype = "float32",
+    device: Device = "auto",
     seed: Seed = 0,
 ) -> None:
     """Transcribe video and audio files.
@@ -103,17 +141,28 @@ def transcribe(
     One clip at one rate prints its text alone. Several print one line each: file, rates and text, with a tab
     between. If a video has no sound, only the lips are read; if there is no video, only the sound is used.
 
-    A file that cannot be read does not stop the others: it is listed at the end, and the exit code is 1. Ctrl-C ends
-    the JSON document after the files that are done.
+    A file that cannot be read does not stop the others: it is listed at the end, and the exit code is 1. Ctrl-C keeps
+    what is done, and ends the JSON document after it.
 
-    Examples: mome transcribe clip.mp4 --rates 16,5 or mome transcribe *.mp4 --format srt -o subtitles
+    Examples: mome transcribe clip.mp4 --rates 16,5 or mome transcribe talks/ -f srt -o subtitles --skip-existing
     """
-    chosen_format: Format = "json" if json else format
+    if json and jsonl:
+        raise MomeError("--json and --jsonl exclude each other: give one of them")
+    chosen_format: Format = "json" if json else "jsonl" if jsonl else format
+    if output_dir is not None and (json or chosen_format == "jsonl"):
+        raise MomeError(
+            f"--{'json' if json else 'jsonl'} prints JSON, --output-dir writes files: "
+            "give -f json for a file of each clip, or > FILE"
+        )
+    if skip_existing and output_dir is None:
+        raise MomeError("--skip-existing looks for files in --output-dir DIR: give it too")
     chosen = list(dict.fromkeys(map(Rates.parse, rates or ())))
     check_noise(noise, [] if snr is None else [snr])
+    check_device(device)
     if every and chosen:
         raise MomeError("--rates and --all-rates exclude each other: give one of them")
-    targets = _targets(inputs, output_dir, chosen_format)
+    found, failures = find_inputs(inputs)
+    targets = _targets(found, output_dir, chosen_format)
     quiet()
     config = read_config(model)
     check_compat(compat, model, config)
@@ -121,31 +170,53 @@ def transcribe(
     for rate in chosen:
         config.rate_set.check(rate)
     chosen = list(config.rate_set.rates()) if every else chosen
-    single = len(inputs) == 1 and len(chosen) <= 1
-    if chosen_format in _SUBTITLES and output_dir is None and not single:
+    several = len(chosen) > 1
+    single = [one.source for one in found] == inputs and len(inputs) == 1 and not several
+    if chosen_format in _SUBTITLES and output_dir is None and (several or len(found) > 1):
         raise MomeError(f"{chosen_format} on stdout is for one clip at one rate: give --output-dir DIR for several")
 
+    left = [one for one in found if not (skip_existing and _is_done(targets[one], chosen, chosen_format))]
+    if skipped := len(found) - len(left):
+        note(f"{skipped} of {len(found)} clips have their files in {output_dir} already: left out")
     words = words or chosen_format in (*_SUBTITLES, "all")
-    batch = _Batch(model, chosen, audio_track, words, noise, snr, beams, top_k, compat, dtype, seed)
+    options = {
+        "audio_track": audio_track,
+        "max_segment": max_segment,
+        "vad": vad,
+        "batch": batch_size,
+        "words": words,
+        "active_experts": top_k,
+        **beam_search(beams),
+    }
+    batch = _Batch(model, chosen, options, noise, snr, compat, dtype, device, seed)
 
-    def deliver(path: Path, transcripts: Sequence[Transcript]) -> None:
-        if output_dir is not None:
-            _write(targets[path], transcripts, chosen_format, len(chosen) > 1)
+    def deliver(one: Input, outcome: Sequence[Transcript] | Exception) -> None:
+        """Print or write what became of a recording."""
+        if isinstance(outcome, Exception):
+            if chosen_format == "jsonl":
+                result(to_json(_failure(one.name, outcome), indent=None))
+        elif output_dir is not None:
+            _write(targets[one], outcome, chosen_format, several)
+        elif chosen_format == "jsonl":
+            result("\n".join(to_json(transcript.to_dict(), indent=None) for transcript in outcome))
         elif chosen_format == "text" and not single:
-            result("\n".join(f"{path}\t{transcript.rates}\t{transcript.text}" for transcript in transcripts))
+            result("\n".join(f"{each.file}\t{each.rates}\t{each.text}" for each in outcome))
         elif chosen_format != "json":
-            print(_formatted(transcripts[0], chosen_format), end="", flush=True)
+            print(_formatted(outcome[0], chosen_format), end="", flush=True)
 
+    for name, error in failures:
+        batch.fail(Input(name, PurePath()), error, deliver)
     interruption = None
     try:
-        batch.run(inputs, deliver)
+        batch.run(left, deliver)
     except KeyboardInterrupt as stop:
         interruption = stop
-    if chosen_format == "json":
+    if chosen_format == "json" and output_dir is None:
         result(to_json({**batch.document(), "interrupted": interruption is not None}))
+    code = batch.finish()
     if interruption is not None:
         raise interruption
-    raise typer.Exit(batch.finish())
+    raise typer.Exit(BATCH_FAILED if code and skipped else code)
 
 
 @dataclass
@@ -153,74 +224,85 @@ class _Batch:
     """The clips of a command, with the transcripts and the failures so far.
 
     Attributes:
-        rates: the rates of each clip; the model's finest if empty.
+        rates: the rates of each recording; the model's finest if empty.
+        options: of :meth:`~mome.decoding.Transcriber.transcribe_rates`.
         done: the transcripts.
-        failures: files that could not be transcribed, and why.
+        failures: what could not be transcribed, and why.
     """
 
     model: str
     rates: list[Rates]
-    audio_track: int | None
-    words: bool
+    options: dict[str, Any]
     noise: Path | None
     snr: float | None
-    beams: int | None
-    top_k: int | None
     compat: Compatibility | None
     dtype: str
+    device: str
     seed: int
     done: list[Transcript] = field(default_factory=list)
-    failures: list[tuple[Path, Exception]] = field(default_factory=list)
+    failures: list[tuple[str, Exception]] = field(default_factory=list)
 
-    def run(self, paths: Sequence[Path], deliver: Callable[[Path, Sequence[Transcript]], None]) -> None:
-        """Transcribe the clips one after the other and pass each one's transcripts to ``deliver`` at once."""
-        add_noise = self._noise()
-        transcriber = load_model(self.model, self.compat, self.dtype)
+    def run(self, inputs: Sequence[Input], deliver: Deliver) -> None:
+        """Transcribe the clips one after the other and pass what becomes of each one to ``deliver`` at once."""
+        if not inputs:
+            return
+        self._noise = self._add_noise()
+        transcriber = load_model(self.model, self.compat, self.dtype, self.device)
         rates = self.rates or [transcriber.default_rates]
-        for path in paths:
-            try:
-                transcripts = self._transcribe(transcriber, path, rates, add_noise)
-                if not self.done and transcriber.model.config.description:
-                    note(transcriber.model.config.description)
-                for line in transcripts[0].warnings:
-                    note(f"warning: {line}")
-                deliver(path, transcripts)
-            except BrokenPipeError:  # the reader of stdout has gone, which is no fault of this file
-                raise
-            except Exception as error:
-                self.failures.append((path, error))
-            else:
-                self.done += transcripts
+        with FilesProgress(_lengths(inputs)) as progress:
+            for one in inputs:
+                progress.begin(one.name)
+                try:
+                    transcripts = self._transcribe(transcriber, one, rates, progress.within)
+                    with progress.paused():
+                        if not self.done and transcriber.model.config.description:
+                            note(transcriber.model.config.description)
+                        for line in transcripts[0].warnings:
+                            note(f"warning: {line}")
+                        deliver(one, transcripts)
+                except BrokenPipeError:  # the reader of stdout has gone, which is no fault of this file
+                    raise
+                except Exception as error:
+                    with progress.paused():
+                        self.fail(one, error, deliver)
+                else:
+                    self.done += transcripts
 
-    def _noise(self) -> Callable[[Clip], Clip]:
-        """A function that adds the noise to a clip, if noise was given."""
+    def fail(self, one: Input, error: Exception, deliver: Deliver) -> None:
+        """Note that a recording could not be transcribed."""
+        self.failures.append((one.name, error))
+        deliver(one, error)
+
+    def _add_noise(self) -> Callable[[Clip], Clip] | None:
+        """A function that adds the noise to a part of a recording, if noise was given."""
         if self.noise is None or self.snr is None:
-            return lambda clip: clip
+            return None
         from mome.media.noise import add_noise, load_noise
 
         sound, snr = load_noise(self.noise), self.snr
         return lambda clip: add_noise(clip, sound, snr, self.seed)
 
     def _transcribe(
-        self, transcriber: Transcriber, path: Path, rates: list[Rates], add_noise: Callable[[Clip], Clip]
+        self, transcriber: Transcriber, one: Input, rates: list[Rates], progress: Callable[[float, float], None]
     ) -> list[Transcript]:
-        from mome.decoding.transcriber import available_rates
+        from mome.decoding.transcriber import named
+        from mome.media.sources import opened
 
-        check_path(path)
-        began = time.perf_counter()
-        clip = add_noise(transcriber.load_clip(path, rates, audio_track=self.audio_track))
-        seconds = time.perf_counter() - began
-        available = [pair for pair in dict.fromkeys(available_rates(clip, pair) for pair in rates) if pair is not None]
-        options: dict[str, Any] = {"words": self.words, "active_experts": self.top_k, **beam_search(self.beams)}
-        return transcriber.transcribe_rates(clip, available or rates, seconds, **options)
+        with opened(one.opened()) as file:
+            transcripts = transcriber.transcribe_rates(
+                file.path, rates, alter=self._noise, progress=progress, **self.options
+            )
+        # A recording without sound or mouth has the same rates again and again.
+        by_rates = {transcript.rates: transcript for transcript in transcripts}
+        return [named(transcript, file) for transcript in by_rates.values()]
 
     def document(self) -> dict[str, Any]:
         """The JSON document of the command."""
         return {
             "model": self.model,
-            **({} if self.top_k is None else {"top_k": self.top_k}),
+            **({} if (top_k := self.options["active_experts"]) is None else {"top_k": top_k}),
             "results": [transcript.to_json() for transcript in self.done],
-            "failures": [{"file": str(path), "error": in_one_line(error)} for path, error in self.failures],
+            "failures": [_failure(*failure) for failure in self.failures],
         }
 
     def finish(self) -> int:
@@ -228,30 +310,57 @@ class _Batch:
         if len(self.done) + len(self.failures) > 1 and self.failures:
             total = len({transcript.file for transcript in self.done}) + len(self.failures)
             note(f"{len(self.failures)} of {total} files could not be transcribed:")
-        for line in failure_lines((str(path), in_one_line(error)) for path, error in self.failures):
+        for line in failure_lines((name, in_one_line(error)) for name, error in self.failures):
             note(line)
         if not self.failures:
             return 0
         return FAILED if not self.done and len(self.failures) == 1 else BATCH_FAILED
 
 
-def _targets(inputs: Sequence[Path], folder: Path | None, chosen: Format) -> dict[Path, Path]:
-    """The file to write for each input."""
+def _failure(name: str, error: Exception) -> dict[str, str]:
+    return {"file": name, "error": in_one_line(error)}
+
+
+def _lengths(inputs: Sequence[Input]) -> list[float | None]:
+    """Seconds that the files declare, for a progress bar if there is one; None where unknown."""
+    if not sys.stderr.isatty():
+        return [None] * len(inputs)
+    from mome.media.decode import declared_seconds
+
+    return [declared_seconds(one.source) if isinstance(one.source, Path) else None for one in inputs]
+
+
+def _targets(inputs: Sequence[Input], folder: Path | None, chosen: Format) -> dict[Input, Path]:
+    """The files to write for each input, without suffix."""
     if folder is None:
         if chosen == "all":
             raise MomeError("--format all writes several files: give --output-dir DIR")
         return {}
-    if chosen == "json":
-        raise MomeError("--output-dir is for text, subtitles and all: JSON is one document, so use --json > FILE")
     if folder.exists() and not folder.is_dir():
         raise MomeError(f"--output-dir {folder} is a file: give a folder")
-    targets = {path: folder / f"{path.stem}.{_EXTENSIONS.get(chosen, '*')}" for path in inputs}
-    taken: dict[Path, Path] = {}
-    for path, target in targets.items():
+    targets = {one: folder / one.place for one in inputs}
+    taken: dict[Path, Input] = {}
+    for one, target in targets.items():
         if target in taken:
-            raise MomeError(f"{taken[target]} and {path} would both be written to {target}: rename one of them")
-        taken[target] = path
+            file = f"{target}.{_EXTENSIONS.get(chosen, '*')}"
+            raise MomeError(f"{taken[target].name} and {one.name} would both be written to {file}: rename one of them")
+        taken[target] = one
     return targets
+
+
+def _files(target: Path, rates: Rates | None, chosen: Format) -> dict[Format, Path]:
+    """The file of each kind for a transcript, with its rates in the name if there are several."""
+    sides = () if rates is None else (("a", rates.audio), ("v", rates.video))
+    mark = "".join(f"{letter}{rate}" for letter, rate in sides if rate)
+    name = f"{target.name}.{mark}" if mark else target.name
+    kinds = _EXTENSIONS if chosen == "all" else (chosen,)
+    return {kind: target.with_name(f"{name}.{_EXTENSIONS[kind]}") for kind in kinds}
+
+
+def _is_done(target: Path, rates: Sequence[Rates], chosen: Format) -> bool:
+    """Whether all files of a clip are there."""
+    marks = rates if len(rates) > 1 else [None]
+    return all(file.is_file() for mark in marks for file in _files(target, mark, chosen).values())
 
 
 def _write(target: Path, transcripts: Sequence[Transcript], chosen: Format, several: bool) -> None:
@@ -261,11 +370,7 @@ def _write(target: Path, transcripts: Sequence[Transcript], chosen: Format, seve
     except OSError as error:
         raise MomeError(f"--output-dir {target.parent} cannot be made: {error.strerror}") from error
     for transcript in transcripts:
-        sides = (("a", transcript.rates.audio), ("v", transcript.rates.video))
-        mark = "".join(f"{letter}{rate}" for letter, rate in sides if rate)
-        path = target.with_name(f"{target.stem}.{mark}{target.suffix}") if several else target
-        for kind in _EXTENSIONS if chosen == "all" else (chosen,):
-            file = path.with_suffix(f".{_EXTENSIONS[kind]}")
+        for kind, file in _files(target, transcript.rates if several else None, chosen).items():
             write_text(file, _formatted(transcript, kind))
             note(f"wrote {file}")
 

@@ -15,8 +15,8 @@ from mome.text.sentence import read_sentence
 
 MEDIA = frozenset(
     (
-        *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg"),
-        *(".wav", ".flac", ".mp3", ".m4a", ".aac", ".ogg", ".opus"),
+        *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".3gp", ".wmv"),
+        *(".wav", ".flac", ".mp3", ".m4a", ".aac", ".ogg", ".opus", ".wma", ".amr", ".aif", ".aiff"),
     )
 )
 """Suffixes of media files, in lower case."""

@@ -75,10 +75,10 @@ class Recordings:
         nothing = not any(by_rate)
         results = []
         for asked, transcripts in zip(self.rates, by_rate, strict=True):
-            if transcripts or nothing:
+            if transcripts or (nothing and asked in self.possible):
                 encode, decode = (sum(getattr(t.seconds, name) for t in transcripts) for name in ("encode", "decode"))
                 seconds = Seconds(self.media_seconds, encode, decode)
-                results.append(joined(str(path), asked, transcripts, seconds, self.notes))
+                results.append(joined(str(path), self._present(asked), transcripts, seconds, self.notes))
         return results
 
     def rows(
@@ -119,10 +119,10 @@ class Recordings:
                     return
         clip = self.transcriber.load_clip(path, self.rates, **read, **self.generation)
         self.seconds = clip.seconds
+        self._check(clip.audio is not None, clip.mouth is not None, path)
         if not self.vad:
             yield Part(0.0, clip)
             return
-        self._check(clip.audio is not None, clip.mouth is not None, path)
         found = list(parts(Whole(clip), self.longest, path))
         if len(found) == 1 or (found and clip.seconds <= self.longest):
             least = min((part.no_speech for part in found if part.no_speech is not None), default=None)
@@ -153,11 +153,17 @@ class Recordings:
 
     def _check(self, hears: bool, sees: bool, path: Path) -> None:
         """Raise :class:`MomeError` if what the recording has suffices for none of the rates."""
+        self.hears, self.sees = hears, sees
         sound = np.empty(0, np.float32) if hears else None
         mouth = np.empty((0, MOUTH_SIZE, MOUTH_SIZE), np.uint8) if sees else None
         any_part = Part(0.0, Clip(sound, mouth, 0.0, path))
-        if not any(self._can(any_part, rate) for rate in self.rates):
+        self.possible = [rate for rate in self.rates if self._can(any_part, rate)]
+        if not self.possible:
             self.transcriber.usable(any_part.clip, self.rates[0])
+
+    def _present(self, rates: Rates) -> Rates:
+        """The rates without modalities that the recording lacks."""
+        return Rates(rates.audio if self.hears else None, rates.video if self.sees else None)
 
     def _can(self, part: Part, rate: Rates) -> bool:
         try:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from mome.decoding.words import Spoken, spoken_words
 from mome.errors import MomeError, listed
 from mome.media import load_clip
 from mome.media.face import FaceDetector
+from mome.media.sources import Opened, opened
 from mome.model import MomeForSpeechRecognition, MomeProcessor
 from mome.model.cost import inference_cost
 from mome.model.model import EncodedClips
@@ -87,11 +89,20 @@ class Transcriber:
             detector=self.detector,
         )
 
+    @overload
+    def transcribe(self, source: list[Any] | tuple[Any, ...], *args: Any, **options: Any) -> list[Transcript]: ...
+
+    @overload
+    def transcribe(self, source: Any, *args: Any, **options: Any) -> Transcript: ...
+
     def transcribe(
         self,
-        source: str | Path | Clip,
+        source: Any,
         rates: str | Rates | None = None,
         *,
+        sampling_rate: float | None = None,
+        frames: Any = None,
+        frame_rate: float | None = None,
         audio_track: int | None = None,
         max_segment: float | None = None,
         vad: bool = True,
@@ -100,15 +111,17 @@ class Transcriber:
         active_experts: int | None = None,
         words: bool = False,
         **generation: Any,
-    ) -> Transcript:
-        """Transcribe a recording of any length at one pair of rates.
+    ) -> Transcript | list[Transcript]:
+        """Transcribe a recording of any length, or a list of them one after the other, at one pair of rates.
 
-        A file is cut where nobody speaks, and the parts are transcribed in batches; where nothing is said, nothing is
-        written. A file of at most ``max_segment`` seconds, or with speech in one place that fits the encoder's window,
+        A recording is cut where nobody speaks, and the parts are transcribed in batches; where nothing is said, nothing
+        is written. One of at most ``max_segment`` seconds, or with speech in one place that fits the encoder's window,
         is transcribed as a whole. So is a clip in memory.
 
         Args:
-            source: a file, or a clip loaded before.
+            source: what :func:`mome.media.sources.opened` takes: a path, an address, bytes, a binary file object, or
+                an array of sound; a clip loaded before; or a list of these, for a list of transcripts.
+            sampling_rate, frames, frame_rate: of an array, see there.
             rates: ``"4,2"`` (AVSR), ``"4,-"`` (ASR) or ``"-,2"`` (VSR); :attr:`default_rates` if not given.
             audio_track: as in :meth:`load_clip`.
             max_segment: seconds of the longest part, at least 1; by default of the longest clip that the model was
@@ -129,9 +142,20 @@ class Transcriber:
                 too long, an option of decoding is unknown or not possible, or ``active_experts`` is not.
         """
         rates = self.default_rates if rates is None else Rates.parse(rates)
+        self.model.rate_set.check(rates)
+        of_array: dict[str, Any] = {"sampling_rate": sampling_rate, "frames": frames, "frame_rate": frame_rate}
         options: dict[str, Any] = {"active_experts": active_experts, "words": words, **generation}
         cutting: dict[str, Any] = {"audio_track": audio_track, "max_segment": max_segment, "vad": vad, "batch": batch}
-        return self.transcribe_rates(source, [rates], progress=progress, **cutting, **options)[0]
+
+        def transcribed(one: Any) -> Transcript:
+            if isinstance(one, Clip):
+                return self.transcribe_rates(one, [rates], **options)[0]
+            with opened(one, **of_array) as file:
+                return named(
+                    self.transcribe_rates(file.path, [rates], progress=progress, **cutting, **options)[0], file
+                )
+
+        return [transcribed(one) for one in source] if isinstance(source, list | tuple) else transcribed(source)
 
     def transcribe_rates(
         self,
@@ -164,9 +188,12 @@ class Transcriber:
 
     def stream(
         self,
-        source: str | Path,
+        source: Any,
         rates: str | Rates | None = None,
         *,
+        sampling_rate: float | None = None,
+        frames: Any = None,
+        frame_rate: float | None = None,
         audio_track: int | None = None,
         max_segment: float | None = None,
         batch: int = 1,
@@ -178,8 +205,9 @@ class Transcriber:
         chosen = self.default_rates if rates is None else Rates.parse(rates)
         options: dict[str, Any] = {"active_experts": active_experts, "words": words, **generation}
         cutter = Recordings(self, [chosen], generation, audio_track, max_segment, True, None)
-        for _, row in cutter.rows(source, batch, options):
-            yield from (segment for transcript in row if transcript is not None for segment in transcript.segments)
+        with opened(source, sampling_rate=sampling_rate, frames=frames, frame_rate=frame_rate) as file:
+            for _, row in cutter.rows(file.path, batch, options):
+                yield from (segment for transcript in row if transcript is not None for segment in transcript.segments)
 
     def transcribe_batch(
         self,
@@ -384,6 +412,11 @@ def _most_tokens(clips: Sequence[Clip], generation: dict[str, Any]) -> list[int]
     return None if speed is None else [LEAST_TOKENS + int(speed * clip.seconds) for clip in clips]
 
 
+def named(transcript: Transcript, file: Opened) -> Transcript:
+    """The transcript of a source under the source's name."""
+    return replace(transcript, file=file.name, warnings=tuple(map(file.named, transcript.warnings)))
+
+
 def _name(clip: Clip) -> str:
     return str(clip.path or "the clip")
 
@@ -422,16 +455,18 @@ def _enough_memory(clips: Sequence[Clip]) -> Iterator[None]:
 def load(
     name: str | Path | None = None,
     *,
+    device: str | torch.device = "auto",
     revision: str | None = None,
     token: str | bool | None = None,
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
     **options: Any,
 ) -> Transcriber:
-    """Load a model, onto the GPU if there is one and no ``device_map`` is given.
+    """Load a model.
 
     Args:
         name: a model folder or hub id; by default the bundled demonstration model ``mome-tiny``.
+        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``, …; ``"auto"``: the first CUDA GPU if there is one.
         revision: revision of the hub repository.
         token: access token for private and gated repositories.
         cache_dir: folder for downloads, instead of the hub's cache.
@@ -439,12 +474,25 @@ def load(
         options: options of :meth:`MomeForSpeechRecognition.from_pretrained` (``dtype``, ``attn_implementation``, …).
 
     Raises:
-        MomeError: there is no such model, or it cannot be loaded.
+        MomeError: there is no such model, or it cannot be loaded; or there is no such device.
+        ValueError: an option is not supported.
     """
+    if options.get("device_map") is None:
+        options["device_map"] = _device(device)
     hub: dict[str, Any] = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
     folder = model_folder(name, revision, **hub)
     model = MomeForSpeechRecognition.from_pretrained(folder, **hub, **options)
     processor = MomeProcessor.from_folder(folder, model.config, model.dtype)
-    if torch.cuda.is_available() and options.get("device_map") is None:
-        model.to(device="cuda")  # type: ignore[call-arg]
     return Transcriber(model, processor, str(name or BUNDLED_NAME))
+
+
+def _device(name: str | torch.device) -> torch.device:
+    """The device of this name; raises :class:`MomeError` if this machine does not have it."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # AssertionError: PyTorch was built without that device
+        there = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+        there += ["mps"] * torch.backends.mps.is_available()
+        raise MomeError(f"there is no device {name}: choose from {', '.join(there)}") from error

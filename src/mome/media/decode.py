@@ -121,6 +121,17 @@ def _opened(path: Path) -> Iterator[InputContainer]:
         yield container
 
 
+def declared_seconds(path: Path) -> float | None:
+    """The length that a file declares; None if it says nothing or cannot be opened."""
+    try:
+        if not S_ISREG(path.stat().st_mode):
+            return None
+        with _opened(path) as container:
+            return container.duration / av.time_base if container.duration else None
+    except (MomeError, OSError, ValueError):
+        return None
+
+
 def probe(path: Path, audio_track: int | None = None) -> Media:
     """Choose the tracks of a file and find when they start and how long they last.
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,10 +14,9 @@ import numpy as np
 
 from mome.errors import MomeError
 
-DETECTOR_REPO = "opencv/face_detection_yunet"
-DETECTOR_FILE = "face_detection_yunet_2023mar.onnx"
-DETECTOR_SHA256 = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4"
+DETECTOR = Path(__file__).with_name("face_detection_yunet_2023mar.onnx")
 DETECTOR_VARIABLE = "MOME_FACE_DETECTOR"
+"""Names another detector of the same kind."""
 
 DETECTION_SIZE = 640
 """Longest side in pixels of the pictures passed to the detector."""
@@ -86,43 +84,23 @@ class Track:
         return float(np.mean(changes)) if changes else 0.0
 
 
-def detector_path(online: bool = True) -> Path:
-    """Find the face detector's file: the one that ``MOME_FACE_DETECTOR`` names, else from the Hugging Face hub.
+class DetectorError(MomeError):
+    """The face detector that the user named cannot be used."""
 
-    Unless ``online``, only the hub's cache is searched. Raises :class:`MomeError`, which says how to get the file, if
-    there is none.
+
+def detector_path() -> Path:
+    """The face detector's file: the one that ``MOME_FACE_DETECTOR`` names, else the bundled one.
+
+    Raises:
+        DetectorError: the variable names no file.
     """
     chosen = os.environ.get(DETECTOR_VARIABLE)
-    if chosen:
-        path = Path(chosen).expanduser()
-        if not path.is_file():
-            raise MomeError(f"{DETECTOR_VARIABLE} names {path}, which is not a file: correct or unset it")
-        return path
-    path = _from_hub(online)
-    if hashlib.sha256(path.read_bytes()).hexdigest() != DETECTOR_SHA256:
-        raise MomeError(
-            f"the face detector {path} is not the expected file (its sha256 differs): delete it to have it "
-            f"downloaded again, or set {DETECTOR_VARIABLE} to a detector that you trust"
-        )
+    if not chosen:
+        return DETECTOR
+    path = Path(chosen).expanduser()
+    if not path.is_file():
+        raise DetectorError(f"{DETECTOR_VARIABLE} names {path}, which is not a file: correct it, or unset it")
     return path
-
-
-def _from_hub(online: bool) -> Path:
-    # Imported here: it is slow, and not needed for a detector that the user names.
-    from huggingface_hub import get_session, hf_hub_download, hf_hub_url, try_to_load_from_cache
-
-    cached = try_to_load_from_cache(DETECTOR_REPO, DETECTOR_FILE)
-    if isinstance(cached, str):
-        return Path(cached)
-    if online:
-        with suppress(Exception):  # whatever fails on the network, the advice below is the same
-            # A quick request first: without network, the download itself would retry for half a minute.
-            get_session().head(hf_hub_url(DETECTOR_REPO, DETECTOR_FILE), timeout=5)
-            return Path(hf_hub_download(DETECTOR_REPO, DETECTOR_FILE))
-    raise MomeError(
-        f"no face detector: download {DETECTOR_FILE} from https://huggingface.co/{DETECTOR_REPO} "
-        f"and set {DETECTOR_VARIABLE}=/path/to/it"
-    )
 
 
 @contextmanager
@@ -137,25 +115,24 @@ def _quiet_opencv() -> Iterator[None]:
         logging.setLogLevel(level)
 
 
-# Held while loading: OpenCV's log level is global, and the file should be downloaded only once.
+# Held while loading: OpenCV's log level is global.
 _LOADING = threading.Lock()
 
 
 class FaceDetector:
     """The YuNet face detector of OpenCV, loaded at its first picture: ready mouth crops and sound do without it.
 
-    A detector serves any number of clips and threads, and tries to download its file at most once. OpenCV's network
-    must not be shared between threads, not even in turn, so each thread loads its own.
+    A detector serves any number of clips and threads. OpenCV's network must not be shared between threads, not even
+    in turn, so each thread loads its own.
     """
 
     def __init__(self) -> None:
         self._nets = threading.local()
-        self._asked = False
 
     def __call__(self, picture: np.ndarray, scale: float = 1.0) -> list[Face]:
         """Detect the faces of a (height, width, 3) BGR picture; their coordinates are multiplied by ``scale``.
 
-        Raises :class:`MomeError` if there is no detector.
+        Raises :class:`DetectorError` if there is no detector.
         """
         height, width = picture.shape[:2]
         net = self._loaded()
@@ -168,15 +145,14 @@ class FaceDetector:
         net = getattr(self._nets, "net", None)
         if net is None:
             with _LOADING:
-                online, self._asked = not self._asked, True
-                path = detector_path(online)
+                path = detector_path()
                 try:
                     with _quiet_opencv():
                         net = self._nets.net = cv2.FaceDetectorYN.create(str(path), "", (320, 320), _SCORE)
                 except cv2.error:
-                    raise MomeError(
-                        f"{path} is not a face detector that OpenCV can read: get {DETECTOR_FILE} "
-                        f"from https://huggingface.co/{DETECTOR_REPO}"
+                    raise DetectorError(
+                        f"{path} is not a face detector that OpenCV can read: unset {DETECTOR_VARIABLE} to use the "
+                        "bundled one"
                     ) from None
         return net
 

@@ -12,7 +12,7 @@ import numpy as np
 from mome.clip import MOUTH_SIZE, Clip, length
 from mome.errors import MomeError
 from mome.media.decode import Damage, Media, naming, probe
-from mome.media.face import DETECTION_SIZE, Face, FaceDetector, Speaker, choose, follow
+from mome.media.face import DETECTION_SIZE, DetectorError, Face, FaceDetector, Speaker, choose, follow
 from mome.media.frames import check_video, read_frames, upright, upright_size
 from mome.media.limits import picture_excess
 from mome.media.mouth import crop, fill_gaps, smooth
@@ -49,7 +49,8 @@ def load_clip(
 
     Raises:
         MomeError: the file cannot be read, has none of the requested streams or no such track, is too long or beyond
-            the limits of :mod:`mome.media.limits`, or a face must be found and there is no detector.
+            the limits of :mod:`mome.media.limits`; or there is no sound, a face must be found, and the detector that
+            ``MOME_FACE_DETECTOR`` names cannot be used.
     """
     path = Path(path)
     with naming(path):
@@ -80,7 +81,12 @@ def _load(
             warnings += _notes(media.audio, damage, path, "sound")
     if video:
         damage = Damage()
-        mouth, notes = _read_mouth(media, damage, longest_video, detector)
+        try:
+            mouth, notes = _read_mouth(media, damage, longest_video, detector)
+        except DetectorError as error:
+            if sound is None:
+                raise
+            mouth, notes = None, [str(error)]
         if mouth is None:
             missing += notes
         else:

@@ -20,6 +20,10 @@ class Word:
     word: str
     probability: float
 
+    def to_dict(self) -> dict[str, Any]:
+        """The word as strings and numbers."""
+        return asdict(self)
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -41,6 +45,10 @@ class Segment:
     avg_logprob: float | None = None
     no_speech: float | None = None
 
+    def to_dict(self) -> dict[str, Any]:
+        """The segment as dictionaries, lists, strings and numbers."""
+        return {**asdict(self), "words": [word.to_dict() for word in self.words]}
+
 
 @dataclass(frozen=True)
 class Tokens:
@@ -60,6 +68,11 @@ class Tokens:
         """Number of all tokens read."""
         return self.audio + self.video + self.prompt + self.fused
 
+    def to_dict(self) -> dict[str, int]:
+        """The numbers by their names, and the total; fused tokens only if there are any."""
+        fused = {"fused": self.fused} if self.fused else {}
+        return {"audio": self.audio, "video": self.video, **fused, "prompt": self.prompt, "total": self.total}
+
 
 @dataclass(frozen=True)
 class Seconds:
@@ -68,6 +81,10 @@ class Seconds:
     media: float
     encode: float
     decode: float
+
+    def to_dict(self) -> dict[str, float]:
+        """The seconds by their names."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -100,22 +117,15 @@ class Transcript:
 
     def to_dict(self) -> dict[str, Any]:
         """The transcript as dictionaries, lists, strings and numbers; fused tokens only if there are any."""
-        tokens, seconds = self.tokens, self.seconds
         return {
             "file": self.file,
             "task": self.task,
             "rates": str(self.rates),
             "text": self.text,
-            "segments": [{**asdict(s), "words": [asdict(word) for word in s.words]} for s in self.segments],
-            "tokens": {
-                "audio": tokens.audio,
-                "video": tokens.video,
-                **({"fused": tokens.fused} if tokens.fused else {}),
-                "prompt": tokens.prompt,
-                "total": tokens.total,
-            },
+            "segments": [segment.to_dict() for segment in self.segments],
+            "tokens": self.tokens.to_dict(),
             "tflops": self.tflops,
-            "seconds": {"media": seconds.media, "encode": seconds.encode, "decode": seconds.decode},
+            "seconds": self.seconds.to_dict(),
             "warnings": list(self.warnings),
         }
 
