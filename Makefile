@@ -146,7 +146,7 @@ results-base: backbones $(BASE)/speech.done  ## Measure the model of English; wr
 		$(BIN)/python -m scripts.mome_base.pooled $(BASE)/test.csv $$split build/pooled-$$split.csv; \
 		$(BIN)/mome score build/pooled-$$split.csv --data $(BASE)/test.csv --split $$split --out results/pooled-$$split.json; \
 	done
-	@set -e; for silence in 0 2; do \
+	@set -e; for silence in 0 1 2; do \
 		$(BIN)/python -m scripts.mome_base.own_decoder $(BASE)/test.csv other build/whisper-base-clip-$$silence.csv \
 			--context clip --silence $$silence; \
 		$(BIN)/mome score build/whisper-base-clip-$$silence.csv --data $(BASE)/test.csv --split other --normalize whisper \

@@ -34,7 +34,7 @@ from mome.media import load_clip
 
 WHISPER = "openai/whisper-base"
 SECONDS = (1, 3, 5, 10, 20)
-SILENCES = (None, 0.0, 0.5, 1.0, 1.5, 2.0, 2.5)
+SILENCES = (None, 0.0, 0.5, 1.0, 2.0, 2.5)
 """Seconds after a clip; ``None``: the rest of the window."""
 TURNS, CLIPS, END = 9, 20, 0.5
 
