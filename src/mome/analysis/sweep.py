@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 
 from mome.analysis.findings import Findings, Table
 from mome.data.manifests import ManifestRow, read_manifest
-from mome.data.stores import ClipStore
+from mome.data.stores import ClipStore, ignored_by_children
 from mome.decoding import load
 from mome.errors import MomeError, shortened
 from mome.evaluation.evaluate import Evaluation
@@ -34,7 +34,6 @@ from mome.training.run import train
 
 COLUMNS = ("row", "rates", "seeds", "wer", "change", "change_ci95")
 _EVALUATE = {"manifest": str, "split": str, "rates": list, "batch": int, "limit": int}
-_GRACE = 5  # seconds
 _KEYS = {"base": str, "fixed": dict, "rows": dict, "grid": dict, "seeds": list, "evaluate": dict, "output": str}
 
 
@@ -182,7 +181,8 @@ def _outcomes(sweep: Sweep, runs: Sequence[Run], jobs: int) -> Iterator[tuple[bo
             while waiting and len(running) < jobs:
                 run, (receiver, sender) = waiting.pop(0), context.Pipe(duplex=False)
                 process = context.Process(target=_work, args=(sweep, run, sender))
-                process.start()
+                with ignored_by_children(signal.SIGINT):
+                    process.start()
                 sender.close()
                 running[receiver] = run, process
             for ready in cast(list[Connection], wait(list(running))):
@@ -197,7 +197,6 @@ def _outcomes(sweep: Sweep, runs: Sequence[Run], jobs: int) -> Iterator[tuple[bo
                 yield outcome
     finally:
         for _, process in running.values():
-            process.join(_GRACE)  # Ctrl-C reaches all processes
             process.terminate()
             process.join()
 
@@ -207,7 +206,7 @@ def _work(sweep: Sweep, run: Run, sender: Connection) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         outcome = True, do_run(sweep, run)
-    except KeyboardInterrupt:  # of the whole sweep
+    except KeyboardInterrupt:  # the sweep ends
         return
     except Exception as error:  # one failure must not end hours of work
         outcome = False, f"{run.name} failed: {shortened(str(error) or type(error).__name__, 300)}"
