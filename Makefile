@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 ARGS ?=
 
 .DELETE_ON_ERROR:
-.PHONY: help install demo test check format clean fuzz backbones mome-tiny mome-base
+.PHONY: help install demo test check format clean fuzz backbones bench mome-tiny mome-base
 .PHONY: results results-tiny results-base results-comparison results-real results-real-avsr results-pages results-speech results-analysis
 
 help:  ## List the targets
@@ -146,7 +146,7 @@ results-base: backbones $(BASE)/speech.done  ## Measure the model of English; wr
 		$(BIN)/python -m scripts.mome_base.pooled $(BASE)/test.csv $$split build/pooled-$$split.csv; \
 		$(BIN)/mome score build/pooled-$$split.csv --data $(BASE)/test.csv --split $$split --out results/pooled-$$split.json; \
 	done
-	@set -e; for silence in 0 2; do \
+	@set -e; for silence in 0 1 2; do \
 		$(BIN)/python -m scripts.mome_base.own_decoder $(BASE)/test.csv other build/whisper-base-clip-$$silence.csv \
 			--context clip --silence $$silence; \
 		$(BIN)/mome score build/whisper-base-clip-$$silence.csv --data $(BASE)/test.csv --split other --normalize whisper \
@@ -176,6 +176,10 @@ results-real-avsr: backbones build/grid-real/video_encoder.done  ## Train them o
 	$(BIN)/python scripts/comparison/real.py $(GRID)/manifest.csv --corpus grid-real --noise $(firstword $(NOISE)) \
 		--jobs $(WORKERS) $(REAL_ARGS)
 	$(BIN)/python scripts/comparison/tables.py
+
+bench: export MOME_BACKBONES := $(MOME_BACKBONES)
+bench: backbones  ## Measure times and what they buy; writes results/benchmarks/
+	$(BIN)/python -m benchmarks.encoders $(SPEECH)/manifest.csv
 
 # Outputs of the official code, with the weights and inputs that they come from.
 GOLDEN ?= $(error give GOLDEN=DIR: outputs of the official code, see docs/compat.md)

@@ -80,7 +80,8 @@ def test_results_with_their_figure_and_what_repeats_the_run(tmp_path):
     (image,) = page.all("img")
     assert base64.b64decode(image["src"].removeprefix("data:image/png;base64,")) == PNG
     assert len(page.all("section")) == 1, "the figure and its numbers are beside the document"
-    assert {anchor["href"][1:] for anchor in page.all("a")} == {heading["id"] for heading in page.all("h2")}
+    contents = [anchor["href"][1:] for anchor in page.all("a") if "class" not in anchor]
+    assert contents == [heading["id"] for heading in page.all("h2")]
 
 
 def test_a_runs_folder_shows_its_recipe_and_validation_and_nothing_else_of_the_model(tmp_path):
@@ -151,6 +152,29 @@ def test_boxes_that_scroll_are_reached_by_the_keyboard(tmp_path):
     assert len(boxes) == 2
     assert all(box["tabindex"] == "0" and box["role"] == "region" and box["aria-label"] for box in boxes)
     assert all(head["scope"] == "col" for head in page.all("th"))
+
+
+def test_figures_scroll_where_the_page_is_narrow_and_keep_a_readable_size(tmp_path):
+    write(tmp_path, "a.png", PNG[:16] + (1400).to_bytes(4, "big") + PNG[20:])
+    page = Page(report(tmp_path))
+    (box,) = page.all("div")
+    assert (box["class"], box["tabindex"], box["aria-label"]) == ("scroll", "0", "a")
+    assert [image["width"] for image in page.all("img")] == ["700"]
+
+
+def test_the_keyboard_can_skip_the_contents(tmp_path):
+    write(tmp_path, "a.json", {"results": [RESULT]})
+    page = Page(report(tmp_path))
+    assert page.all("a")[0] == {"class": "skip", "href": "#main"}
+    assert [main["id"] for main in page.all("main")] == ["main"]
+
+
+def test_columns_of_numbers_are_aligned_with_their_heads(tmp_path):
+    rows = ["rates,x,y,z,empty", "4,-0.5,6.804e-05,,", '"4,2","12,345",+1,7,']
+    write(tmp_path, "a.csv", "\n".join(rows))
+    page = Page(report(tmp_path))
+    kinds = [attributes.get("class", "") for tag, attributes in page.tags if tag in ("th", "td")]
+    assert kinds == ["", "number", "number", "number", ""] * 3
 
 
 @pytest.mark.parametrize(("name", "reason"), [("missing", "is not a folder"), (".", "holds no results")])

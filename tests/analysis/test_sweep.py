@@ -61,6 +61,9 @@ def test_every_combination_with_every_seed_the_first_row_first(tmp_path):
         ("optim.epochs", "optim.epoch", "did you mean optim.epochs"),
         ("control: {}", "control: 3", "control is not keys with values"),
         ("mome-layer-grid", "mome-layr-grid", "did you mean mome-layer-grid"),
+        ('["4,2"]', "[4,2]", "evaluate.rates is not a list of rates in quotes"),
+        ('"4,2"', '"4;2"', "4;2"),
+        ("split: test", "batch: 0", "evaluate.batch is 0: give 1 or more"),
     ],
 )
 def test_a_file_that_cannot_be_run_is_refused_before_the_first_training(tmp_path, old, new, reason):

@@ -1,4 +1,4 @@
-"""``mome analyze cost``, ``rates`` and ``noise``: documents, tables, figures, and refusals in one line."""
+"""``mome analyze cost``, ``rates``, ``noise`` and ``top-k``: documents, tables, figures, and refusals in one line."""
 
 from __future__ import annotations
 
@@ -93,6 +93,28 @@ def test_noise(analyze, tiny_model, clips):
     ]
 
 
+def test_top_k(analyze, tiny_model, tmp_path):
+    few = ["--top-k", 1, "--top-k", 4, "--rates", "16,5", "--limit", 1]
+    document, files = analyze("top-k", tiny_model, *few)
+    assert files == {f"top-k.{suffix}" for suffix in ("json", "csv", "png", "pdf")}
+    assert (document["trained_top_k"], document["routed_experts"]) == (2, 4)
+    found = {row["top_k"]: row for row in document["results"]}
+    assert list(found) == [1, 2, 4], "the number of the training is among them"
+    assert {row["rates"] for row in found.values()} == {"16,5"}
+    assert found[1]["tflops_mean"] < found[2]["tflops_mean"] < found[4]["tflops_mean"]
+    assert [found[2]["change"], *found[2]["change_ci95"]] == [0, 0, 0]
+    cells = table(tmp_path / "out" / "top-k.csv")
+    assert [(int(row["top_k"]), float(row["wer"])) for row in cells] == [(k, row["wer"]) for k, row in found.items()]
+
+
+def test_top_k_by_default_and_as_text(run, tiny_model, manifest):
+    result = run("analyze", "top-k", tiny_model, "--data", manifest, "--rates", "16,5", "--limit", 1)
+    assert result.exit_code == 0
+    header, _, *rows = result.stdout.splitlines()
+    assert header.split()[:4] == ["rates", "top-k", "WER", "%"]
+    assert [row.split()[:2] for row in rows] == [["16,5", "1"], ["16,5", "2"], ["16,5", "4"]]
+
+
 def test_text(run, tiny_model, manifest):
     result = run("analyze", "rates", tiny_model, "--data", manifest, "--rates", "8,5", "--limit", 1)
     assert result.exit_code == 0
@@ -116,6 +138,14 @@ def test_text(run, tiny_model, manifest):
 )
 def test_options_are_checked_before_any_work(refused, arguments, hint):
     assert hint in refused("analyze", *arguments, "--data", "missing.csv")
+
+
+def test_numbers_of_experts_that_the_model_cannot_have(refused, tiny_model, manifest, tmp_path):
+    line = refused("analyze", "top-k", tiny_model, "--data", manifest, "--top-k", 2, "--top-k", 5)
+    assert line == f"mome: --top-k = 5 is not possible: choose 1 to 4, the routed experts ({tiny_model})"
+    settings = json.loads((tiny_model / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**settings, "adapter": None}))
+    assert "so there are no experts" in refused("analyze", "top-k", tmp_path, "--data", manifest)
 
 
 def test_rates_that_no_projector_can_take(refused, tiny_model, manifest):

@@ -38,6 +38,11 @@ READ = [
     ["analyze", "experts", "mome-tiny", "--data", "@"],
     ["analyze", "similarity", "@", "--data", "m.csv"],
     ["analyze", "attention", "mome-tiny", "@", "--data", "m.csv"],
+    ["analyze", "top-k", "@", "--data", "m.csv"],
+    ["analyze", "top-k", "mome-tiny", "--data", "@"],
+    ["analyze", "noise", "mome-tiny", "--data", "m.csv", "--noise", "@"],
+    ["sweep", "@"],
+    ["report", "@"],
 ]
 WRITTEN = [
     ["transcribe", CLIP, "--output-dir", "@"],
@@ -50,6 +55,8 @@ WRITTEN = [
     ["data", "grid", "dir", "-o", "@"],
     ["data", "synthesize", SENTENCE, "-o", "@"],
     ["analyze", "experts", "mome-tiny", "--data", "m.csv", "--out", "@"],
+    ["analyze", "top-k", "mome-tiny", "--data", "m.csv", "--out", "@"],
+    ["report", "dir", "--out", "@"],
 ]
 UNREADABLE = [
     "",
@@ -122,6 +129,10 @@ NUMBERS = [
     ["data", "grid", "dir", "-o", "new.csv", "--valid", "@"],
     ["analyze", "experts", "mome-tiny", "--data", "m.csv", "--seed", "@"],
     ["analyze", "similarity", "mome-tiny", "--data", "m.csv", "--layer", "@"],
+    ["analyze", "top-k", "mome-tiny", "--data", "m.csv", "--top-k", "@"],
+    ["sweep", "m.yaml", "--jobs", "@"],
+    ["transcribe", CLIP, "--top-k", "@"],
+    ["evaluate", "--data", "m.csv", "--top-k", "@"],
     ["data", "synthesize", SENTENCE, "-o", "new.mp4", "--seed", "@"],
 ]
 

@@ -22,6 +22,8 @@ COMMANDS = (
     ("evaluate",),
     ("score",),
     ("train",),
+    ("sweep",),
+    ("report",),
     ("inspect",),
     ("convert",),
     ("data",),
@@ -32,6 +34,10 @@ COMMANDS = (
     ("analyze", "experts"),
     ("analyze", "similarity"),
     ("analyze", "attention"),
+    ("analyze", "cost"),
+    ("analyze", "rates"),
+    ("analyze", "noise"),
+    ("analyze", "top-k"),
 )
 HEAVY = ("torch", "transformers", "numpy", "cv2", "av", "scipy", "jiwer", "huggingface_hub", "omegaconf")
 
@@ -89,6 +95,10 @@ def test_version(run):
         (["evaluate"], "--data"),
         (["score", "a.csv"], "--data"),
         (["train"], "RECIPE"),
+        (["sweep"], "FILE"),
+        (["sweep", "a.yaml", "--jobs", "0"], "--jobs"),
+        (["report"], "DIR"),
+        (["transcribe", "a.mp4", "--top-k", "0"], "--top-k"),
         (["data", "folder", "."], "--out"),
     ],
 )

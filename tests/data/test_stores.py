@@ -21,7 +21,7 @@ from mome.data import stores as store
 from mome.data.augmentation import Augmentation
 from mome.data.datasets import SpeechDataset
 from mome.data.manifests import ManifestRow
-from mome.data.stores import ClipStore, FeatureStore, _ignored_by_children, augmented_audio, augmented_video
+from mome.data.stores import ClipStore, FeatureStore, augmented_audio, augmented_video, ignored_by_children
 from mome.media import load_clip
 from tests.media.builders import write
 
@@ -131,7 +131,7 @@ def test_a_changed_file_is_read_anew(media, tmp_path, reads):
 
 def test_workers_leave_an_interruption_to_the_process_that_started_them():
     code = "import signal; print(signal.getsignal(signal.SIGINT) is signal.SIG_IGN)"
-    with _ignored_by_children(signal.SIGINT):
+    with ignored_by_children(signal.SIGINT):
         inside = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert inside.stdout == "True\n"
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

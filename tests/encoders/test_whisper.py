@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from transformers import WhisperConfig, WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from mome.encoders.base import z_normalize
+from mome.encoders.base import AudioContext, z_normalize
 from mome.encoders.whisper import WhisperAudioEncoder, log_mel
 from mome.errors import MomeError
 
@@ -83,6 +83,58 @@ def test_clip_context_does_not_depend_on_the_batch(encoder, lengths):
             ours = together.frames[row, : length // 2]
             torch.testing.assert_close(ours, alone.frames[0], atol=1e-5, rtol=0)
             assert not together.frames[row, length // 2 :].any()
+
+
+@pytest.fixture(scope="module")
+def long_encoder() -> WhisperEncoder:
+    """It has a window of 3 s."""
+    torch.manual_seed(0)
+    sizes = {"d_model": 16, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 24}
+    return WhisperEncoder(WhisperConfig(**sizes, num_mel_bins=BINS, max_source_positions=150)).eval()
+
+
+def inputs(seconds: list[float], context: AudioContext) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-mel frames of noise, a batch padded as the processor pads it, and its mask."""
+    extractor = WhisperFeatureExtractor(feature_size=BINS, chunk_length=3)
+    waves = [np.random.default_rng(round(100 * s)).standard_normal(round(16_000 * s)) for s in seconds]
+    pairs = [log_mel(wave.astype(np.float32), extractor, context) for wave in waves]
+    frames = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(mel.T) for mel, _ in pairs], batch_first=True)
+    mask = torch.arange(frames.shape[1])[None] < torch.tensor([real for _, real in pairs])[:, None]
+    return frames.transpose(1, 2), mask
+
+
+@pytest.mark.parametrize("seconds", [2.0, 2.4, 3.0])
+def test_silence_that_fills_the_window_gives_what_the_window_gives(long_encoder, seconds):
+    with torch.no_grad():
+        window = WhisperAudioEncoder(long_encoder, "window")(*inputs([seconds], "window"))
+        silence = WhisperAudioEncoder(long_encoder, "clip+silence")(*inputs([seconds], "clip+silence"))
+        clip = WhisperAudioEncoder(long_encoder, "clip")(*inputs([seconds], "clip"))
+    assert silence.lengths.tolist() == window.lengths.tolist() == [round(50 * seconds)]
+    torch.testing.assert_close(silence.frames, window.frames, atol=1e-5, rtol=0)
+    assert seconds == 3 or (clip.frames - window.frames).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("context", ["clip", "clip+silence"])
+def test_a_clip_beside_a_longer_one_is_as_if_it_were_alone(long_encoder, context):
+    seconds = [0.5, 2.9, 1.255, 1.7]
+    encoder = WhisperAudioEncoder(long_encoder, context)
+    with torch.no_grad():
+        together = encoder(*inputs(seconds, context))
+        for row, one in enumerate(seconds):
+            alone = encoder(*inputs([one], context))
+            length = int(16_000 * one) // 320
+            assert together.lengths[row] == alone.lengths[0] == length
+            torch.testing.assert_close(together.frames[row, :length], alone.frames[0], atol=1e-5, rtol=0)
+            assert not together.frames[row, length:].any()
+
+
+def test_silence_is_the_windows_and_goes_no_further(long_encoder):
+    for seconds, heard in ((1.0, 200), (2.5, 300)):
+        (silence, mask), (window, same) = inputs([seconds], "clip+silence"), inputs([seconds], "window")
+        assert (silence.shape[2], mask.sum(), same.sum()) == (heard, round(100 * seconds), round(100 * seconds))
+        torch.testing.assert_close(silence, window[..., :heard], atol=1e-6, rtol=0)
+    with pytest.raises(MomeError, match=r"3\.1 s of audio exceed .* window of 3 s: cut"):
+        inputs([3.1], "clip+silence")
 
 
 def test_golden_whisper_trim(request, encoder):

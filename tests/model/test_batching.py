@@ -46,7 +46,9 @@ def test_every_kind_of_model(family, adapter):
     check(shared_model(family, adapter), MIXED)
 
 
-@pytest.mark.parametrize("options", [{"compression": "stack"}, {"audio_context": "window"}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"compression": "stack"}, {"audio_context": "window"}, {"audio_context": "clip+silence"}], ids=str
+)
 def test_other_options(options):
     clips = MIXED if "compression" in options else [((400, frames), *rest) for (_, frames), *rest in MIXED]
     check(make_model(**options), clips)

@@ -88,6 +88,15 @@ def test_audio_encoder(context):
     assert cost(model, Rates(None, 2)).audio_encoder == 0
 
 
+def test_silence_after_a_clip_is_counted():
+    config = make_config(audio_context="clip+silence")
+    config.audio_config.max_source_positions = 150
+    model = MomeForSpeechRecognition(config)
+    mask = torch.arange(2 * AUDIO + 100)[None] < 2 * AUDIO
+    counted = flops(lambda: model.encode(torch.randn(1, 10, 2 * AUDIO + 100), mask))
+    assert cost(model, Rates(4, 2)).audio_encoder == pytest.approx(counted, rel=0.01)
+
+
 @pytest.mark.parametrize(("image", "kernel"), [(44, 8), (88, 8), (35, 7)])
 def test_video_encoder(image, kernel):
     config = make_config()

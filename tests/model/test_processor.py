@@ -68,6 +68,20 @@ def test_the_whole_window(tiny_model):
     assert batch["input_features_mask"].sum() == 50
 
 
+def test_the_clip_and_a_second_of_silence(tiny_model, tmp_path):
+    processor = MomeProcessor.from_pretrained(tiny_model, audio_context="clip+silence")
+    batch = processor([clip(8000, None), clip(16_000 * WINDOW_SECONDS - 8000, None)], video=False)
+    assert batch["input_features"].shape == (2, MEL_BINS, 100 * WINDOW_SECONDS), "silence ends with the window"
+    assert batch["input_features_mask"].sum(1).tolist() == [50, 100 * WINDOW_SECONDS - 50]
+    assert processor([clip(8000, None)], video=False)["input_features"].shape[2] == 150
+    processor.save_pretrained(tmp_path)
+    config = MomeConfig.from_pretrained(tiny_model)
+    with pytest.raises(MomeError, match=r"audio_context of its processor is 'clip.silence', its model needs 'clip'"):
+        MomeProcessor.from_folder(tmp_path, config)
+    config.audio_context = "clip+silence"
+    assert MomeProcessor.from_folder(tmp_path, config).audio_context == "clip+silence"
+
+
 def test_text_goes_there_and_back(processor):
     text = ["place red by b nine again", "bin blue at f two now"]
     labels = processor.labels([*text, "set"])

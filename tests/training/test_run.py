@@ -98,6 +98,26 @@ def test_tokens_of_an_encoder_that_is_trained_are_not_cached(toy: Path, tmp_path
         train(recipe(toy, tmp_path / "run", "tokens"), [f"model.{trained}"])
 
 
+def test_cached_features_are_those_of_inference_and_one_contexts_are_not_anothers(toy: Path, tmp_path: Path):
+    path, cached = recipe(toy, tmp_path / "run", "tokens"), tmp_path / "cache" / "tokens"
+    options = ["optim.tasks=[asr]", "optim.steps=1", "optim.rates_per_step=1", "data.limit=2", "data.variants=1"]
+    options += ["validation.rates=['4,-']", "augment.snr=[.inf]"]
+    before: set[Path] = set()
+    for context in ("window", "clip+silence"):
+        output = train(path, [*options, f"model.audio_context={context}", f"output={tmp_path / context}"])
+        model = mome.load(output)
+        assert model.model.config.audio_context == model.processor.audio_context == context
+        clips = [mome.media.load_clip(file, video=False) for file in (toy / "data").glob("train_*.mp4")]
+        with torch.inference_mode():
+            heard = [model.model.encode(**model.processor([clip], video=False)).audio.frames for clip in clips]
+        new = set(cached.iterdir()) - before
+        assert len(new) == 2
+        for file in new:
+            stored = load_file(file)["audio"].float()
+            assert any(frames.shape == stored.shape and (frames - stored).abs().max() < 4e-3 for frames in heard)
+        before |= new
+
+
 def test_trained_encoders_and_markers(toy: Path, tmp_path: Path):
     options = ["model.video_adapter={bottleneck: 4, scale: 1}", "model.unfrozen=[audio_encoder]", "model.markers=true"]
     output = train(recipe(toy, tmp_path / "run"), [*options, "model.bos=true", "optim.epochs=2"])

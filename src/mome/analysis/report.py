@@ -10,6 +10,7 @@ import base64
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -23,6 +24,7 @@ LARGEST, MOST_ROWS, DEEPEST = 8 * 2**20, 500, 100
 _RUN = ("command", "model", "data", "seed", "versions")  # of mome.evaluation.result.run_document
 _PERCENT = ("wer", "ci95", "change", "change_ci95")  # fractions in the files
 _IMAGES = {".png": ("image/png", b"\x89PNG\r\n\x1a\n"), ".svg": ("image/svg+xml", b"<")}
+_NOTHING, _NUMBER = "–", re.compile(r"[-+]?(\d+|\d{1,3}(,\d{3})+)(\.\d+)?(e[-+]?\d+)?")
 _SKIPPED = ("checkpoint-", "tensorboard", ".")
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1a1a1a; --page: #fff; --line: #ccc; --soft: #f4f4f4; --link: #0b57a4 }
@@ -34,14 +36,18 @@ body { margin: 0 auto; padding: 1rem; max-width: 72rem; color: var(--ink); backg
 h1, h2, h3 { line-height: 1.2 } h2 { margin-top: 2.5rem; border-top: 1px solid var(--line); padding-top: 1rem }
 a { color: var(--link) }
 a:focus-visible, summary:focus-visible, .scroll:focus-visible { outline: 3px solid var(--link) }
-.scroll { overflow-x: auto; margin: 1rem 0; border: 1px solid var(--line) }
+.skip { position: absolute; padding: .4rem .6rem; background: var(--page) } .skip:not(:focus) { left: -100rem }
+.scroll { overflow-x: auto; width: fit-content; max-width: 100%; margin: 1rem 0; border: 1px solid var(--line) }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums }
 caption { text-align: left; padding: .4rem .6rem; font-weight: 600 }
 th, td { padding: .25rem .6rem; text-align: left; vertical-align: top; border-top: 1px solid var(--line);
-  white-space: nowrap } thead th { background: var(--soft) } td.number { text-align: right }
-pre { margin: 0; padding: .6rem; font-size: .8125rem; background: var(--soft) } summary { cursor: pointer }
-figure { margin: 1rem 0 } img { max-width: 100%; height: auto; background: #fff } dt { font-weight: 600 }
-dd { margin: 0 0 .4rem } nav ul { columns: 20rem; padding-left: 1.2rem }
+  white-space: nowrap } thead th { background: var(--soft) } .number { text-align: right }
+pre { margin: 0; padding: .6rem; font-size: .8125rem; background: var(--soft) }
+summary { cursor: pointer; padding: .6rem 0 }
+figure { margin: 1rem 0 } figure .scroll { margin: 0 }
+img { display: block; max-width: max(100%, 44rem); height: auto; background: #fff }
+dl { display: grid; grid-template-columns: fit-content(40%) 1fr; gap: .1rem 1rem }
+dt { font-weight: 600 } dd { margin: 0 } nav ul { columns: 20rem; padding-left: 1.2rem }
 .note { border-left: 4px solid; padding: .2rem .6rem }
 """.strip()
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -75,8 +81,8 @@ def report(folder: Path) -> str:
             f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             f"<title>{title}</title>\n<style>\n{_STYLE}\n</style>\n</head>\n<body>",
-            f"<header><h1>{title}</h1></header>",
-            f'<nav aria-label="Contents"><ul>{"".join(entries)}</ul></nav>\n<main>',
+            f'<a class="skip" href="#main">Skip the contents</a>\n<header><h1>{title}</h1></header>',
+            f'<nav aria-label="Contents"><ul>{"".join(entries)}</ul></nav>\n<main id="main" tabindex="-1">',
             *sections,
             "</main>\n</body>\n</html>\n",
         ]
@@ -170,26 +176,37 @@ def _csv(file: Path) -> str:
 
 
 def _table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]], count: int) -> str:
-    header = "".join(f'<th scope="col">{_text(cell)}</th>' for cell in head)
-    body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
+    """A table in a box; columns of numbers are aligned to the right."""
+    width = max(map(len, (head, *rows)))
+    columns = [[row[index] for row in rows if index < len(row)] for index in range(width)]
+    classes = [' class="number"' if _are_numbers(column) else "" for column in columns]
+    header = "".join(f'<th scope="col"{kind}>{_text(cell)}</th>' for kind, cell in zip(classes, head, strict=False))
+    body = "".join(
+        f"<tr>{''.join(f'<td{kind}>{_text(cell)}</td>' for kind, cell in zip(classes, row, strict=False))}</tr>"
+        for row in rows
+    )
     more = f'<p class="note">{len(rows)} of {count} rows are shown.</p>' if count > len(rows) else ""
     table = f"<table><caption>{_text(caption)}</caption><thead><tr>{header}</tr></thead><tbody>{body}</tbody></table>"
     return _scrolled(caption, table) + more
 
 
-def _cell(text: str) -> str:
-    is_number = text.replace(".", "", 1).lstrip("+-").isdigit()
-    return f'<td class="number">{_text(text)}</td>' if is_number else f"<td>{_text(text)}</td>"
+def _are_numbers(cells: Sequence[str]) -> bool:
+    """Whether all cells are numbers or empty, and not all are empty."""
+    given = [cell for cell in cells if cell not in ("", _NOTHING)]
+    return bool(given) and all(_NUMBER.fullmatch(cell) for cell in given)
 
 
 def _image(file: Path) -> str:
+    """A figure; a PNG image has two of its pixels on one of the page, as sharp screens do, so its text stays small."""
     kind, start = _IMAGES[file.suffix]
     content = file.read_bytes()
     if not content.lstrip().startswith(start):
         raise ValueError(f"is no {file.suffix[1:].upper()} image")
+    width = f' width="{max(int.from_bytes(content[16:20], "big") // 2, 1)}"' if file.suffix == ".png" else ""
     source = f"data:{kind};base64,{base64.b64encode(content).decode()}"
     name = _text(file.stem)
-    return f'<figure><img src="{source}" alt="Figure {name}"><figcaption>{name}</figcaption></figure>'
+    image = _scrolled(file.stem, f'<img src="{source}" alt="Figure {name}"{width}>')
+    return f"<figure>{image}<figcaption>{name}</figcaption></figure>"
 
 
 def _recipe(file: Path) -> str:
@@ -212,7 +229,7 @@ def _scrolled(label: str, content: str) -> str:
 def _shown(name: str, value: Any) -> str:
     """A value as a cell: per cent for word error rates, intervals with both ends, numbers with four figures."""
     if value is None:
-        return "–"
+        return _NOTHING
     if isinstance(value, float | int) and not isinstance(value, bool):
         number = 100 * value if name in _PERCENT else value
         return str(number) if isinstance(number, int) else f"{number:.4g}" if abs(number) < 1e4 else f"{number:,.0f}"

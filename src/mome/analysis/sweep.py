@@ -7,10 +7,12 @@ import itertools
 import json
 import multiprocessing
 import shlex
+import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,8 +20,8 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from mome.analysis.findings import Findings, Table
-from mome.data.manifests import read_manifest
-from mome.data.stores import ClipStore
+from mome.data.manifests import ManifestRow, read_manifest
+from mome.data.stores import ClipStore, ignored_by_children
 from mome.decoding import load
 from mome.errors import MomeError, shortened
 from mome.evaluation.evaluate import Evaluation
@@ -83,10 +85,17 @@ def read_sweep(file: Path) -> Sweep:
     Raises:
         MomeError: a key is missing, unknown or of the wrong kind, or a recipe is not possible.
     """
-    content = cast(dict[str, Any], OmegaConf.to_container(read_mapping(file)))
+    content = cast(dict[str, Any], OmegaConf.to_container(read_mapping(file, "sweep")))
     _check(f"sweep {file}", content, _KEYS, needed=("base", "evaluate"))
     evaluate = content["evaluate"]
     _check(f"sweep {file}: evaluate", evaluate, _EVALUATE, needed=("manifest",))
+    for rates in evaluate.get("rates", ()):
+        if not isinstance(rates, str):
+            raise MomeError(f'sweep {file}: evaluate.rates is not a list of rates in quotes, such as ["4,2"]')
+        Rates.parse(rates)
+    for key in ("batch", "limit"):
+        if evaluate.get(key, 1) < 1:
+            raise MomeError(f"sweep {file}: evaluate.{key} is {evaluate[key]}: give 1 or more")
     rows, grid, seeds = content.get("rows", {"base": {}}), content.get("grid", {}), content.get("seeds", [1])
     for name, values in (*rows.items(), *(("fixed", content.get("fixed", {})),)):
         if not isinstance(values, dict):
@@ -143,26 +152,65 @@ def run_sweep(sweep: Sweep, jobs: int = 1, note: Callable[[str], None] = print) 
         The number of runs that failed; the others are done all the same.
 
     Raises:
-        MomeError: a result in the output folder is of other settings.
+        MomeError: a result in the output folder is of other settings, or the clips to evaluate on cannot be read.
     """
     todo = [run for run in sweep.runs if not _is_done(sweep, run)]
+    if todo:
+        _rows(sweep)  # before hours of training
     done, failed, began = len(sweep.runs) - len(todo), 0, time.monotonic()
     note(f"{len(todo)} of {len(sweep.runs)} runs to do")
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
-        futures = {pool.submit(do_run, sweep, run): run for run in todo}
-        try:
-            for count, future in enumerate(as_completed(futures), start=1):
-                try:
-                    line = future.result()
-                except Exception as error:  # one failure must not end hours of work
-                    failed += 1
-                    line = f"{futures[future].name} failed: {shortened(str(error) or type(error).__name__, 300)}"
-                left = (time.monotonic() - began) / count * (len(todo) - count)
-                note(f"[{done + count} of {len(sweep.runs)}] {line}; about {left / 60:.0f} min left")
-        except KeyboardInterrupt:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    for count, (ended_well, line) in enumerate(_outcomes(sweep, todo, jobs), start=1):
+        failed += not ended_well
+        left = (time.monotonic() - began) / count * (len(todo) - count)
+        note(f"[{done + count} of {len(sweep.runs)}] {line}; about {left / 60:.0f} min left")
     return failed
+
+
+def _outcomes(sweep: Sweep, runs: Sequence[Run], jobs: int) -> Iterator[tuple[bool, str]]:
+    """Do each run in a process of its own, so that one that is killed takes no other with it.
+
+    An executor would be shorter, but one whose processes end after each task hangs when it is interrupted.
+
+    Yields:
+        Whether a run ended well and a line about it, as they end. On the way out processes that still run are ended.
+    """
+    context, waiting = multiprocessing.get_context("spawn"), list(runs)
+    running: dict[Connection, tuple[Run, SpawnProcess]] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                run, (receiver, sender) = waiting.pop(0), context.Pipe(duplex=False)
+                process = context.Process(target=_work, args=(sweep, run, sender))
+                with ignored_by_children(signal.SIGINT):
+                    process.start()
+                sender.close()
+                running[receiver] = run, process
+            for ready in cast(list[Connection], wait(list(running))):
+                run, process = running[ready]
+                try:
+                    outcome = ready.recv()
+                    process.join()
+                except EOFError:
+                    process.join()
+                    outcome = False, f"{run.name} failed: its process ended with exit code {process.exitcode}"
+                del running[ready]
+                yield outcome
+    finally:
+        for _, process in running.values():
+            process.terminate()
+            process.join()
+
+
+def _work(sweep: Sweep, run: Run, sender: Connection) -> None:
+    """What a process does: a run, whose outcome it sends."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        outcome = True, do_run(sweep, run)
+    except KeyboardInterrupt:  # the sweep ends
+        return
+    except Exception as error:  # one failure must not end hours of work
+        outcome = False, f"{run.name} failed: {shortened(str(error) or type(error).__name__, 300)}"
+    sender.send(outcome)
 
 
 def _is_done(sweep: Sweep, run: Run) -> bool:
@@ -187,6 +235,12 @@ def _read(file: Path) -> dict[str, Any]:
     return document if isinstance(document, dict) else {}
 
 
+def _rows(sweep: Sweep) -> list[ManifestRow]:
+    """The clips that every run is evaluated on."""
+    options = sweep.evaluate
+    return read_manifest(options["manifest"], options.get("split"), silence=True)[: options.get("limit")]
+
+
 def do_run(sweep: Sweep, run: Run) -> str:
     """Train and evaluate, with all output in the run's log; returns a line about the result."""
     folder, options = sweep.output / "runs" / run.name, sweep.evaluate
@@ -198,7 +252,7 @@ def do_run(sweep: Sweep, run: Run) -> str:
         if not (folder / "config.json").exists():
             train(sweep.base, overrides, resume=True)
         transcriber = load(folder)
-        rows = read_manifest(Path(options["manifest"]), options.get("split"), silence=True)[: options.get("limit")]
+        rows = _rows(sweep)
         rates = [Rates.parse(text) for text in options.get("rates", ())] or transcriber.model.rate_set.main_rates()
         tasks = {pair.task for pair in rates}
         store = ClipStore(sweep.output / "clips", audio=tasks != {"vsr"}, video=tasks != {"asr"})

@@ -12,7 +12,7 @@ from mome.adapters import MomeAdapterConfig
 from mome.analysis.experts import mome_adapter
 from mome.analysis.figures import COLUMN, heat_map, panels
 from mome.analysis.findings import Findings, Table
-from mome.analysis.trials import Progress, trials
+from mome.analysis.trials import Progress, failures, trials
 from mome.data.manifests import ManifestRow
 from mome.decoding import Transcriber
 from mome.evaluation.result import Result, change
@@ -76,7 +76,12 @@ def top_k(
             }
         )
     table = Table(COLUMNS, [[_flat(cell[name]) for name in COLUMNS] for cell in cells])
-    document = {"trained_top_k": adapter.top_k, "routed_experts": adapter.routed_experts, "results": cells}
+    document = {
+        "trained_top_k": adapter.top_k,
+        "routed_experts": adapter.routed_experts,
+        "results": cells,
+        "failures": failures(results.values()),
+    }
     findings = Findings("top-k", document, {"top-k": table}, {"top-k": lambda: draw(cells, adapter.top_k)})
     return findings, list(results.values())
 

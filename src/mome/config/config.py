@@ -54,7 +54,8 @@ class MomeConfig(PreTrainedConfig):
         audio_encoder_rounding, video_encoder_rounding, language_model_rounding: ``"bfloat16"`` or ``"float16"``: the
             frozen weights are rounded to it when they are loaded, also where they are used in float32; ``None``: they
             are not rounded.
-        audio_context: ``"window"`` or ``"clip"``, see :class:`~mome.encoders.whisper.WhisperAudioEncoder`.
+        audio_context: ``"window"``, ``"clip"`` or ``"clip+silence"``, see
+            :class:`~mome.encoders.whisper.WhisperAudioEncoder`.
         audio_rates, video_rates: the rates of each modality.
         compression: ``"average"``, ``"stack"`` or ``"segments"`` (:mod:`mome.connectors.pooling`).
         projector_hidden: width between the projector's two linear layers.

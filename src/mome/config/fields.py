@@ -72,7 +72,7 @@ _CHECKS: list[tuple[tuple[str, ...], Callable[[Any], bool], str]] = [
     ),
     (("tasks",), _is_list(_is_one_of(*TASKS), len(TASKS)), f"a list of {', '.join(TASKS)}"),
     (("unfrozen",), _is_list(_is_text, len(BACKBONES)), f"a list of {', '.join(BACKBONES)}"),
-    (("audio_context",), _is_one_of(*get_args(AudioContext)), "window or clip"),
+    (("audio_context",), _is_one_of(*get_args(AudioContext)), "window, clip or clip+silence"),
     (("compression",), _is_one_of(*get_args(CompressionMethod)), "average, stack or segments"),
     (("projector_hidden",), _is_whole(1, 2**20), "a whole number from 1 to 1048576"),
     (("added_tokens",), _is_whole(0, 2**16), "a whole number from 0 to 65536"),

@@ -111,7 +111,7 @@ class ClipStore:
         # Spawned: a fork of a process with threads of PyTorch or OpenCV can hang.
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(workers, context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
-            with _ignored_by_children(signal.SIGINT):
+            with ignored_by_children(signal.SIGINT):
                 stored = pool.map(_store_clip, jobs)
             yield from stored
 
@@ -157,7 +157,7 @@ class ClipStore:
 
 
 @contextmanager
-def _ignored_by_children(number: signal.Signals) -> Iterator[None]:
+def ignored_by_children(number: signal.Signals) -> Iterator[None]:
     """Let processes that start here ignore a signal such as Ctrl-C, which all receive: this process ends them."""
     if threading.current_thread() is not threading.main_thread():  # other threads must not set signal handlers
         yield

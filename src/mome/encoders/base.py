@@ -22,7 +22,7 @@ from mome.errors import MomeError
 from mome.features import Features
 from mome.options import register
 
-AudioContext = Literal["window", "clip"]
+AudioContext = Literal["window", "clip", "clip+silence"]
 Report = dict[str, Any]
 """Transformers' ``loading_info``: keys that were missing, unexpected or of another shape."""
 

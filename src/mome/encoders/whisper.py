@@ -20,6 +20,7 @@ from mome.operations import meta
 
 LOG_MEL_RATE = 100  # log-mel frames a second
 FRAMES_PER_SECOND = 50  # encoder frames a second
+SILENCE = 1  # second after a clip, with the context "clip+silence"; results/benchmarks/encoders.json says why
 
 
 class WhisperAudioEncoder(AudioEncoder, reads="log_mel", types=("whisper",)):
@@ -29,9 +30,10 @@ class WhisperAudioEncoder(AudioEncoder, reads="log_mel", types=("whisper",)):
 
     Args:
         encoder: the pre-trained encoder.
-        context: ``"window"`` runs the full window (30 s in the published models), as Whisper was trained,
-            and trims afterwards. ``"clip"`` computes the clip's own frames only, with padding masked: several
-            times cheaper, and right for encoders that were trained that way.
+        context: how much of the window (30 s in the published models) is computed before it is trimmed. ``"window"``:
+            all of it, as Whisper was trained. ``"clip"``: the clip's own frames, several times cheaper and right for
+            encoders that were trained that way. ``"clip+silence"``: these and a second of silence, as far as the
+            window goes; nearly as cheap, and nearer to what Whisper gives in its window, above all at the clip's end.
     """
 
     extractor = WhisperFeatureExtractor
@@ -49,18 +51,23 @@ class WhisperAudioEncoder(AudioEncoder, reads="log_mel", types=("whisper",)):
         mask = input_features_mask
         if mask is None:
             mask = torch.ones(len(input_features), input_features.shape[2], dtype=torch.bool)
-        lengths = mask.sum(1) // 2
+        real = mask.sum(1)
+        lengths = real // 2
         if self.context == "window":
             frames = self.encoder(input_features).last_hidden_state[:, : int(lengths.max())]
         else:
-            frames = self._encode_clips(input_features, mask, lengths)
+            heard = (real + _silence(self.context) * LOG_MEL_RATE).clamp(max=input_features.shape[2])
+            frames = self._encode_clips(input_features, heard)[:, : max(int(lengths.max()), 1)]
         return Features.masked(frames, lengths)
 
-    def _encode_clips(self, log_mel: Tensor, mask: Tensor, lengths: Tensor) -> Tensor:
-        encoder, size = cast(WhisperEncoder, self.encoder), max(int(lengths.max()), 1)
+    def _encode_clips(self, log_mel: Tensor, heard: Tensor) -> Tensor:
+        """Encode the first ``heard (B,)`` log-mel frames of each clip, as if the clip were alone."""
+        encoder, lengths = cast(WhisperEncoder, self.encoder), heard // 2
+        size = max(int(lengths.max()), 1)
         # Zeros beyond each clip, as a clip by itself is padded; the second convolution's valid outputs then read no
         # frame of the padding.
-        hidden = F.gelu(encoder.conv1(log_mel * mask[:, None].to(log_mel)))
+        mask = length_mask(heard, log_mel.shape[2]).to(log_mel)
+        hidden = F.gelu(encoder.conv1(log_mel * mask[:, None]))
         hidden = F.gelu(encoder.conv2(hidden)).transpose(1, 2)[:, :size]
         hidden = hidden + encoder.embed_positions.weight[:size]
         valid = length_mask(lengths, size).to(hidden.device)
@@ -76,7 +83,9 @@ class WhisperAudioEncoder(AudioEncoder, reads="log_mel", types=("whisper",)):
     def example(self, frames: int) -> Tensor:
         """See :meth:`AudioEncoder.example`; with ``context="window"`` always a full window."""
         config = self.encoder.config
-        return meta(1, config.num_mel_bins, 2 * (config.max_source_positions if self.context == "window" else frames))
+        window: int = config.max_source_positions
+        heard = min(frames + _silence(self.context) * FRAMES_PER_SECOND, window)
+        return meta(1, config.num_mel_bins, 2 * (window if self.context == "window" else heard))
 
     @staticmethod
     def frames(config: PreTrainedConfig, samples: int) -> int:
@@ -127,6 +136,11 @@ class WhisperAudioEncoder(AudioEncoder, reads="log_mel", types=("whisper",)):
         }
 
 
+def _silence(context: AudioContext) -> int:
+    """Seconds of silence after a clip that are encoded with it."""
+    return SILENCE if context == "clip+silence" else 0
+
+
 def log_mel(waveform: np.ndarray, extractor: WhisperFeatureExtractor, context: AudioContext) -> tuple[np.ndarray, int]:
     """Compute the log-mel frames of one clip, whose waveform is z-normalised first, as Llama-AVSR's family does.
 
@@ -134,7 +148,8 @@ def log_mel(waveform: np.ndarray, extractor: WhisperFeatureExtractor, context: A
         waveform: ``(samples,)`` float32, 16 kHz mono.
         extractor: Whisper's feature extractor; its ``n_samples`` is the encoder's window. One whose ``do_normalize`` is
             false, and not merely unset, leaves the waveform as it is (MMS-LLaMA).
-        context: ``"window"`` pads to the window, ``"clip"`` keeps the clip's own length.
+        context: ``"window"`` pads to the window, ``"clip"`` keeps the clip's own length, ``"clip+silence"`` adds a
+            second if the window has room for it.
 
     Returns:
         ``(mel_bins, frames)`` float32, 100 frames a second, and the number of frames that are real.
@@ -148,9 +163,10 @@ def log_mel(waveform: np.ndarray, extractor: WhisperFeatureExtractor, context: A
             f"{extractor.n_samples / extractor.sampling_rate:g} s: cut the recording into shorter clips"
         )
     scaled = waveform if getattr(extractor, "do_normalize", None) is False else z_normalize(waveform)
+    wanted = min(len(waveform) + _silence(context) * extractor.sampling_rate, extractor.n_samples)
     # The extractor fails on less than half an FFT window; such a clip has no real frame anyway.
     features = extractor(
-        np.pad(scaled, (0, max(extractor.n_fft // 2 + 1 - len(waveform), 0))),
+        np.pad(scaled, (0, max(extractor.n_fft // 2 + 1, wanted) - len(waveform))),
         sampling_rate=extractor.sampling_rate,
         padding="max_length" if context == "window" else "do_not_pad",
         return_tensors="np",

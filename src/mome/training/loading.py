@@ -264,16 +264,16 @@ def _read_into(layers: list[Layer], path: Path, above: tuple[Path, ...]) -> None
     layers.append(Layer(path, name, content, where))
 
 
-def read_mapping(path: Path) -> DictConfig:
-    """Read a YAML file of keys and values.
+def read_mapping(path: Path, kind: str = "recipe") -> DictConfig:
+    """Read a YAML file of keys and values, which messages call a ``kind``.
 
     Raises:
         MomeError: it is something else, too large, or holds what a recipe cannot have.
     """
-    what = f"recipe {path}"
+    what = f"{kind} {path}"
     with _readable(what):
         if path.stat().st_size > LARGEST:
-            raise MomeError(f"{what} is larger than {LARGEST // 2**20} MiB: name a recipe")
+            raise MomeError(f"{what} is larger than {LARGEST // 2**20} MiB: name a {kind}")
         text = path.read_text(encoding="utf-8")
         node = yaml.compose(text, yaml.SafeLoader)
         if node is None:
