@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from fractions import Fraction
 from itertools import chain
 
@@ -76,7 +76,7 @@ def _timed_frames(media: Media, damage: Damage) -> Iterator[tuple[float, float, 
         yield time, duration, frame
 
 
-def read_frames(media: Media, damage: Damage, longest: float | None = None) -> Iterator[av.VideoFrame]:
+def read_frames(media: Media, damage: Damage, longest: float | None = None) -> Generator[av.VideoFrame, None, None]:
     """The frame shown at each time k / 25 s of the clip; the same object again while a frame lasts.
 
     A constant 25 fps video gives each frame once. A video that starts late repeats its first frame. Raises

@@ -34,6 +34,23 @@ _ARRAYS = frozenset(("dbl", "dblp", "flt", "fltp", "s16", "s16p", "s32", "s32p",
 _T = TypeVar("_T")
 
 
+def check_sound(media: Media, most: float) -> None:
+    """Check what the file declares about its sound, before anything is decoded.
+
+    Raises:
+        MomeError: its sample rate or the number of its channels is beyond the limits, it is cut off or lasts longer
+            than ``most`` seconds.
+    """
+    if media.audio is None:
+        return
+    if media.audio.excess is not None:
+        raise MomeError(f"{media.path}: {media.audio.excess}")
+    begins = max(media.audio.clock.start - media.audio_origin, 0.0)
+    if begins + media.audio.clock.seconds > most + _PADDING:
+        raise _too_long(media, begins + media.audio.clock.seconds, most)
+    media.check_complete(media.audio)
+
+
 def read_audio(media: Media, damage: Damage, longest: float | None = None) -> np.ndarray | None:
     """Read all sound of a file at 16 kHz, from the clip's t = 0 on.
 
@@ -73,22 +90,17 @@ class SoundStream:
     def __iter__(self) -> Iterator[np.ndarray]:
         """Blocks of (samples,) float32 in [-1, 1], of about 30 seconds at most, from the clip's t = 0 on."""
         for piece in _pieces(self.media, Damage(), Levels(self.remedy), LONGEST_SOUND):
-            yield piece / np.float32(self.peak) if self.peak > 1 else piece
+            yield piece / self.peak if self.peak > 1 else piece
 
 
 def _settled(
     media: Media, damage: Damage, most: float, gather: Callable[[Iterator[np.ndarray]], _T | None]
 ) -> tuple[Remedy, _T | None]:
     """What ``gather`` makes of the pieces of the sound, mixed as they need it; None if the file has no sound."""
+    check_sound(media, most)
     remedy, levels, gathered = None, Levels(Remedy()), None
     if media.audio is None:
         return levels.remedy, None
-    if media.audio.excess is not None:
-        raise MomeError(f"{media.path}: {media.audio.excess}")
-    begins = max(media.audio.clock.start - media.audio_origin, 0.0)
-    if begins + media.audio.clock.seconds > most + _PADDING:
-        raise _too_long(media, begins + media.audio.clock.seconds, most)
-    media.check_complete(media.audio)
     while remedy != levels.remedy:
         remedy, damage.packets, damage.lost = levels.remedy, 0, 0
         gathered = gather(_pieces(media, damage, levels, most))
