@@ -20,8 +20,8 @@ from mome.media.frames import upright
 from mome.media.motion import mouth_motion
 from mome.media.mouth import SHAPE_RADIUS, crop, fill_gaps, smooth
 
-OVERLAP = 1.0
-"""Seconds that a span may reach back into the spans before it."""
+OVERLAP = FRAME_RATE
+"""Frames that a span may reach back into the spans before it."""
 
 # Faces are detected in every _STEP-th frame, and in between if a point moves by more than _QUICK times the face's size.
 _STEP, _QUICK = 4, 0.1
@@ -77,7 +77,7 @@ class Mouths:
     def __init__(self, frames: Iterator[av.VideoFrame], size: tuple[int, int], detector: FaceDetector, face: str):
         self._frames, self._size, self._detector, self._face = frames, size, detector, face
         self._small, self._scale = detection_size(size)
-        self._read = self._cropped = self._kept = 0  # frames read, frames whose crops are made, first frame kept
+        self._read = self._cropped = 0  # frames read, and those whose crops are made
         self._ended = False
         self._waiting: deque[av.VideoFrame] = deque()  # frames from _cropped to _read
         self._base: list[Face] | None = None  # faces of the last frame read
@@ -134,21 +134,17 @@ class Mouths:
 
     def _span(self, first: int, last: int) -> tuple[list[Followed], int]:
         """The faces seen in a span, heaviest first, and the number of its frames that the video has."""
-        if first < self._kept:
-            raise ValueError(f"frame {first} is gone: spans are asked for in ascending order")
         if first - _LEAD > self._read:
             self._read += sum(1 for _ in islice(self._frames, first - _LEAD - self._read))
-            self._cropped = self._kept = self._read
-            self._base = None
+            self._cropped, self._base = self._read, None
             self._waiting.clear()
         while self._cropped < last and not self._ended:
             self._follow()
-        self._kept = max(last - round(OVERLAP * FRAME_RATE), self._kept)
         frames = max(min(last, self._read) - first, 0)
         parts = [track.within(first, last) for track in self._tracks]
         parts = by_weight(part for part in parts if part.frames and part.crops)
         for track in self._tracks:
-            track.forget(self._kept - SHAPE_RADIUS)
+            track.forget(last - OVERLAP)
         self._tracks = [
             track for track in self._tracks if track.crops or track.frames[-1] >= self._cropped - FRAME_RATE
         ]

@@ -23,7 +23,7 @@ _ROWS, _COLUMNS = slice(28, 80), slice(16, 80)
 # Pixels that the crop may shift from frame to frame, and of the blur before comparing.
 _SHIFT, _BLUR = 4, 1.0
 # Grey levels of noise: contrast below that is none.
-_NOISE = 4.0
+_NOISE = 6.0
 # A jump, as at a cut of the film, counts no more than this.
 _JUMP = 0.1
 # Motion is averaged over +-6 frames.

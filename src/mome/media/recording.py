@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
+from math import isfinite
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self, get_args
@@ -25,14 +26,15 @@ from mome.media.motion import MotionCutter, mouth_motion
 from mome.media.reading import LARGEST_CROP, SILENCE, as_crop, picture_size, stream_notes, what_is_left
 from mome.media.sound import SoundStream, check_sound
 from mome.media.speech import Piece
+from mome.media.tracks import Track
 
 FaceChoice = Literal["largest", "left", "right"]
 """Whose mouth is read: the largest face or the one whose mouth moves most, or the outermost one."""
 
-# Seconds of the spans in which lips are searched for motion.
-_SPAN = 2.0
-# Seconds by which a piece may begin earlier than its length before the last frame read, see MotionCutter.
-_BEHIND = 3.0
+# Frames of the spans in which lips are searched for motion.
+_SPAN = 2 * FRAME_RATE
+# Frames by which a piece may begin earlier than its length before the last frame read, see MotionCutter.
+_BEHIND = 3 * FRAME_RATE
 
 
 class Recording:
@@ -83,9 +85,10 @@ class Recording:
             raise MomeError(f"{self.path}: {' and '.join(missing)}, so {what_is_left(media, audio, video)}")
         rest = "sound" if self.has_sound else "lips"
         self._missing = [f"{self.path}: {lack}, so only the {rest} can be used" for lack in missing]
-        ends = [media.audio.clock.end - media.audio_origin] if audio and media.audio else []
-        ends += [media.video.clock.end - media.video_origin] if video and media.video else []
-        self.seconds = max(0.0, *ends)
+        ends = [_end(media.audio, media.audio_origin)] if audio else []
+        ends += [_end(media.video, media.video_origin)] if video else []
+        self.seconds = max(ends)
+        self._asked = (0, 0)  # frames of the last span
         self._sound: SoundStream | None = None
         self._sound_damage, self._video_damage = Damage(), Damage()
         self._frames = read_frames(media, self._video_damage)
@@ -143,8 +146,8 @@ class Recording:
         """
         if self._mouths is None:
             return None
-        with self._reading():
-            return self._mouths.mouth(round(start * FRAME_RATE), round(end * FRAME_RATE))
+        with self._span(start, end) as (first, last):
+            return self._mouths.mouth(first, last)
 
     def mouths(self, start: float, end: float) -> dict[int, np.ndarray]:
         """The mouths of all faces that are seen in half of a span, from left to right, by the number of the person.
@@ -154,8 +157,8 @@ class Recording:
         """
         if self._mouths is None:
             return {}
-        with self._reading():
-            return self._mouths.mouths(round(start * FRAME_RATE), round(end * FRAME_RATE))
+        with self._span(start, end) as (first, last):
+            return self._mouths.mouths(first, last)
 
     def moving(self, longest: float) -> Iterator[tuple[Piece, np.ndarray]]:
         """The pieces of at most ``longest`` seconds in which the speaker's mouth moves, with their crops.
@@ -173,20 +176,25 @@ class Recording:
                 yield piece, crops[first:last]
 
         while read < self.seconds * FRAME_RATE:
-            seen = self.mouth(read / FRAME_RATE, read / FRAME_RATE + _SPAN)
-            motion = np.zeros(round(_SPAN * FRAME_RATE)) if seen is None else mouth_motion(seen, before)
+            seen = self.mouth(read / FRAME_RATE, (read + _SPAN) / FRAME_RATE)
+            motion = np.zeros(_SPAN) if seen is None else mouth_motion(seen, before)
             if seen is None:  # still, as there is nothing to read
                 seen = np.zeros((len(motion), MOUTH_SIZE, MOUTH_SIZE), np.uint8)
             read, before = read + len(seen), seen[-1]
             crops = np.concatenate([crops, seen])
             yield from with_crops(cutter.of(motion))
-            crops = crops[-min(round((longest + _BEHIND) * FRAME_RATE), len(crops)) :]
+            crops = crops[max(len(crops) - _BEHIND - int(min(longest, self.seconds) * FRAME_RATE), 0) :]
         yield from with_crops(cutter.rest())
 
     @contextmanager
-    def _reading(self) -> Iterator[None]:
+    def _span(self, start: float, end: float) -> Iterator[tuple[int, int]]:
+        """The frames of the next span, while it is read."""
+        first, last = round(start * FRAME_RATE), round(end * FRAME_RATE)
+        if first < max(self._asked[0], self._asked[1] - OVERLAP):
+            raise ValueError(f"the span from {start} to {end} s comes too late: later ones were asked for")
+        self._asked = (first, last)
         with naming(self.path):
-            yield
+            yield first, last
             self._video_notes()  # raises if too much is lost
 
     def _video_notes(self) -> list[str]:
@@ -194,6 +202,13 @@ class Recording:
         assert self._media.video is not None
         damage = replace(self._video_damage, packets=self._media.video.clock.packets)
         return stream_notes(self._media.video, damage, self.path, "video")
+
+
+def _end(track: Track | None, origin: float) -> float:
+    """Seconds at which a track ends, by its packets; a guess if they have no times."""
+    if track is None:
+        return 0.0
+    return track.clock.end - origin if isfinite(track.clock.end) else track.clock.packets / FRAME_RATE
 
 
 class _Crops:
@@ -205,8 +220,6 @@ class _Crops:
         self._read = 0
 
     def mouth(self, first: int, last: int) -> np.ndarray | None:
-        if first < self._read - len(self._crops):
-            raise ValueError(f"frame {first} is gone: spans are asked for in ascending order")
         if first > self._read:
             self._read += sum(1 for _ in islice(self._frames, first - self._read))
             self._crops.clear()
@@ -215,7 +228,7 @@ class _Crops:
             self._read += 1
         begin = self._read - len(self._crops)
         crops = list(islice(self._crops, first - begin, last - begin))
-        for _ in range(max(len(self._crops) - round(OVERLAP * FRAME_RATE), 0)):
+        for _ in range(max(len(self._crops) - OVERLAP, 0)):
             self._crops.popleft()
         return np.stack(crops) if crops else None
 
