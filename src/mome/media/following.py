@@ -169,27 +169,30 @@ class Mouths:
         """The faces of each of these frames."""
         if not group:
             return []
-        found: dict[int, list[Face]] = {-1 if self._base is not None else 0: self._base or self._detect(group[0])}
-        low, high = min(found), len(group) - 1
-
-        def fill(low: int, high: int) -> None:
-            if high - low < 2:
-                return
-            pairs = _steady(found[low], found[high])
-            if pairs is None:
-                middle = (low + high) // 2
-                found[middle] = self._detect(group[middle])
-                fill(low, middle)
-                fill(middle, high)
-            else:
-                for number in range(low + 1, high):
-                    share = (number - low) / (high - low)
-                    found[number] = [_between(before, after, share) for before, after in pairs]
-
-        found[high] = self._detect(group[high])
-        fill(low, high)
-        self._base = found[high]
+        last = len(group) - 1
+        found = {last: self._detect(group[last])}
+        if self._base is None:
+            found[0] = self._detect(group[0])
+        else:
+            found[-1] = self._base
+        self._fill(found, group, min(found), last)
+        self._base = found[last]
         return [found[number] for number in range(len(group))]
+
+    def _fill(self, found: dict[int, list[Face]], group: list[av.VideoFrame], low: int, high: int) -> None:
+        """Find the faces of the frames between two whose faces are known."""
+        if high - low < 2:
+            return
+        pairs = _steady(found[low], found[high])
+        if pairs is None:
+            middle = (low + high) // 2
+            found[middle] = self._detect(group[middle])
+            self._fill(found, group, low, middle)
+            self._fill(found, group, middle, high)
+        else:
+            for number in range(low + 1, high):
+                share = (number - low) / (high - low)
+                found[number] = [_between(before, after, share) for before, after in pairs]
 
     def _detect(self, frame: av.VideoFrame) -> list[Face]:
         """The faces of a frame; one that is repeated is searched once."""
