@@ -65,7 +65,7 @@ def detection(rows: list[dict[str, str]], grid: Path) -> Iterator[dict[str, Any]
         points.append(five)
         return crop(grey, five)
 
-    reading.crop = following.crop = noting  # type: ignore[attr-defined]
+    reading.crop = following.crop = noting
     expected: np.ndarray | None = None
     for step in (None, *STEPS):
         detector, clips, begun = Counting(), [], time.thread_time()

@@ -340,3 +340,15 @@ def test_a_real_face_is_nearly_where_every_frame_has_it(monkeypatch):
         mouth = recording.mouth(0, 3)
     assert mouth.shape == clip.mouth.shape
     assert np.abs(mouth.astype(int) - clip.mouth).mean() < 2
+
+
+def test_an_hour_of_video_is_no_limit_piece_by_piece(tmp_path, monkeypatch):
+    monkeypatch.setattr("mome.media.reading.LONGEST_VIDEO", 2.0)
+    path = film(tmp_path / "a.mkv", [scene((50, 200, 0))] * 75)
+    with pytest.raises(MomeError, match=r"its video lasts 3\.00 s, longer than the 2 s"):
+        load_clip(path, detector=Squares())
+    with Recording(path, detector=Squares()) as recording:
+        assert len(recording.mouth(0, 3)) == 75
+    monkeypatch.setattr("mome.media.recording.LONGEST_SOUND", 2.0)
+    with pytest.raises(MomeError, match=r"its video lasts 3\.00 s, longer than the 2 s"):
+        Recording(path)

@@ -15,7 +15,7 @@ from mome.errors import MomeError
 from mome.media.decode import Damage, Media, naming, probe
 from mome.media.face import Face, FaceDetector, Speaker, choose, detection_size, follow
 from mome.media.frames import check_video, read_frames, upright, upright_size
-from mome.media.limits import picture_excess
+from mome.media.limits import LONGEST_VIDEO, picture_excess
 from mome.media.mouth import crop, fill_gaps, smooth
 from mome.media.sound import read_audio
 from mome.media.tracks import Track
@@ -56,7 +56,8 @@ def load_clip(
     path = Path(path)
     with naming(path):
         media = probe(path, audio_track)
-        return _load(media, audio, video, longest, longest_video, detector or FaceDetector())
+        most = LONGEST_VIDEO if longest_video is None else min(longest_video, LONGEST_VIDEO)
+        return _load(media, audio, video, longest, most, detector or FaceDetector())
 
 
 def _load(
@@ -64,7 +65,7 @@ def _load(
     audio: bool,
     video: bool,
     longest: float | None,
-    longest_video: float | None,
+    longest_video: float,
     detector: FaceDetector,
 ) -> Clip:
     path = media.path
@@ -128,7 +129,7 @@ def what_is_left(media: Media, audio: bool, video: bool) -> str:
 
 
 def _read_mouth(
-    media: Media, damage: Damage, longest: float | None, detector: FaceDetector
+    media: Media, damage: Damage, longest: float, detector: FaceDetector
 ) -> tuple[np.ndarray | None, list[str]]:
     """Mouth crops ``(frames, 96, 96)`` uint8 with notes for the user, or None with what is missing."""
     size = picture_size(media, longest)
@@ -150,7 +151,7 @@ def _read_mouth(
     return mouth, _speaker_notes(speaker, len(found), size[0])
 
 
-def picture_size(media: Media, longest: float | None = None) -> tuple[int, int] | None:
+def picture_size(media: Media, longest: float) -> tuple[int, int] | None:
     """(width, height) of the upright pictures; None without video. Raises :class:`MomeError` if that is too large."""
     first = next(read_frames(media, Damage(), longest), None)
     if first is None:
@@ -186,7 +187,7 @@ def _speaker_notes(speaker: Speaker[Any], frames: int, width: int) -> list[str]:
 
 
 def _find_faces(
-    media: Media, size: tuple[int, int], damage: Damage, longest: float | None, detector: FaceDetector
+    media: Media, size: tuple[int, int], damage: Damage, longest: float, detector: FaceDetector
 ) -> Iterator[list[Face]]:
     """Detect the faces of every frame, in pixels of ``size``; a repeated frame is searched once."""
     small, scale = detection_size(size)

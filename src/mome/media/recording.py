@@ -75,10 +75,10 @@ class Recording:
         with naming(self.path):
             media = self._media = probe(self.path, audio_track)
             if video:
-                check_video(media)
+                check_video(media, LONGEST_SOUND)
             if audio:
                 check_sound(media, LONGEST_SOUND)
-            size = picture_size(media) if video else None
+            size = picture_size(media, LONGEST_SOUND) if video else None
         self.has_sound, self.has_mouth = audio and media.audio is not None, size is not None
         missing = ["no sound"] * (audio and not self.has_sound) + ["no video"] * (video and not self.has_mouth)
         if not self.has_sound and not self.has_mouth:
@@ -91,7 +91,7 @@ class Recording:
         self._asked = (0, 0)  # frames of the last span
         self._sound: SoundStream | None = None
         self._sound_damage, self._video_damage = Damage(), Damage()
-        self._frames = read_frames(media, self._video_damage)
+        self._frames = read_frames(media, self._video_damage, LONGEST_SOUND)
         self._mouths: Mouths | _Crops | None = None
         if size is not None and size[0] == size[1] <= LARGEST_CROP:
             self._mouths = _Crops(self._frames, size)
