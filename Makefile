@@ -193,8 +193,9 @@ results-pages: backbones  ## Measure the figures of docs/compat.md, models.md an
 	$(BIN)/python scripts/figures/rounding.py
 
 results-speech: export PYTHONPATH := .
-results-speech: $(INSTALLED)  ## Measure where speech is found, long sound is cut and words are; writes results/vad.json, word-times.json
+results-speech: $(INSTALLED)  ## Measure where speech is found, long sound is cut, mouths move and words are; writes results/vad.json, recording.json, word-times.json
 	$(BIN)/python scripts/figures/vad.py $(GRID) $(SPEECH) $(NOISE:%=--noise %)
+	$(BIN)/python scripts/figures/recording.py $(GRID)
 	$(BIN)/python scripts/figures/word_times.py $(GRID)
 
 results-analysis: export MOME_BACKBONES := $(MOME_BACKBONES)

@@ -33,11 +33,13 @@ class Clock:
     Attributes:
         start, end: seconds on the common clock; infinite if no packet has a time.
         still: total seconds of the gaps that are longer than a second.
+        packets: number of packets.
     """
 
     start: float = inf
     end: float = -inf
     still: float = 0.0
+    packets: int = 0
     _begins: list[int] = field(default_factory=list)
     _shifts: list[float] = field(default_factory=list)
     _wrong: set[int] = field(default_factory=set)
@@ -134,6 +136,7 @@ class _Survey:
             times = (float(ticks * packet.time_base) for ticks in (sent, shown, shown + (packet.duration or 0)))
             self._follow(packet.stream_index, _Packet(number, *times), _REORDERED if packet.dts is None else _BACK)
         for stream in self.streams.values():
+            stream.clock.packets = stream.packets
             if stream.doubtful is not None:
                 stream.clock.wrong(stream.doubtful.number)
         self._place()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import cv2
 import numpy as np
@@ -72,6 +73,11 @@ class Track:
         return float(sum(face.size for face in self.faces))
 
     @property
+    def across(self) -> float:
+        """Mean horizontal position of the face in pixels."""
+        return float(np.mean([face.centre[0] for face in self.faces]))
+
+    @property
     def motion(self) -> float:
         """Mean change of the mouth region between successive frames, 1 - correlation."""
         changes = [
@@ -82,6 +88,9 @@ class Track:
             if second == first + 1
         ]
         return float(np.mean(changes)) if changes else 0.0
+
+
+_T = TypeVar("_T", bound=Track)
 
 
 class DetectorError(MomeError):
@@ -171,35 +180,51 @@ def _core(mouth: np.ndarray) -> np.ndarray:
     return mouth[_JITTER:-_JITTER, _JITTER:-_JITTER]
 
 
+def detection_size(size: tuple[int, int]) -> tuple[tuple[int, int], float]:
+    """(width, height) of the picture to detect faces in, for one of ``size``, and the factor back to that."""
+    shrink = min(DETECTION_SIZE / max(size), 1.0)
+    return (max(round(size[0] * shrink), 1), max(round(size[1] * shrink), 1)), 1 / shrink
+
+
 def follow(found: list[list[Face]]) -> list[Track]:
     """Join the faces of successive frames into tracks, nearest first; heaviest track first."""
     tracks: list[Track] = []
     for frame, faces in enumerate(found):
-        pairs = []
-        for t, track in enumerate(tracks):
-            last = track.faces[-1]
-            if frame - track.frames[-1] > _PATIENCE:
-                continue
-            for f, face in enumerate(faces):
-                distance = float(np.linalg.norm(face.centre - last.centre)) / last.size
-                if distance < 0.5 and 0.5 < face.size / last.size < 2:
-                    pairs.append((distance, t, f))
-        joined_tracks, joined_faces = set(), set()
-        for _, t, f in sorted(pairs):
-            if t not in joined_tracks and f not in joined_faces:
-                joined_tracks.add(t)
-                joined_faces.add(f)
-                tracks[t].frames.append(frame)
-                tracks[t].faces.append(faces[f])
-        tracks += [Track([frame], [face]) for f, face in enumerate(faces) if f not in joined_faces]
+        tracks += [Track([frame], [face]) for face in continue_tracks(tracks, frame, faces)]
+    return by_weight(tracks)
+
+
+def continue_tracks(tracks: Sequence[Track], frame: int, faces: list[Face]) -> list[Face]:
+    """Join the faces of the next frame to the tracks so far, nearest first; returns those that are new."""
+    pairs = []
+    for t, track in enumerate(tracks):
+        last = track.faces[-1]
+        if frame - track.frames[-1] > _PATIENCE:
+            continue
+        for f, face in enumerate(faces):
+            distance = float(np.linalg.norm(face.centre - last.centre)) / last.size
+            if distance < 0.5 and 0.5 < face.size / last.size < 2:
+                pairs.append((distance, t, f))
+    joined_tracks, joined_faces = set(), set()
+    for _, t, f in sorted(pairs):
+        if t not in joined_tracks and f not in joined_faces:
+            joined_tracks.add(t)
+            joined_faces.add(f)
+            tracks[t].frames.append(frame)
+            tracks[t].faces.append(faces[f])
+    return [face for f, face in enumerate(faces) if f not in joined_faces]
+
+
+def by_weight(tracks: Iterable[_T]) -> list[_T]:
+    """The tracks, heaviest first."""
     return sorted(tracks, key=lambda track: -track.weight)
 
 
 @dataclass(frozen=True)
-class Speaker:
+class Speaker(Generic[_T]):
     """The face to read: one track, or several in a row if the video has cuts."""
 
-    tracks: tuple[Track, ...]
+    tracks: tuple[_T, ...]
     """In order of time, without overlap."""
     people: int
     """Largest number of faces at the same time, without false alarms."""
@@ -216,35 +241,55 @@ class Speaker:
         """Mean horizontal position of the face in pixels."""
         return float(np.mean([face.centre[0] for track in self.tracks for face in track.faces]))
 
-    def points(self, frames: int) -> Iterator[np.ndarray]:
-        """The five points of each shot, (frames of the shot, 5, 2) float, NaN where the face was not found.
+    def shots(self, frames: int) -> Iterator[tuple[_T, int, int]]:
+        """The track, the first frame and the end of each shot; the cut between two tracks is set half-way.
 
-        The cut between two tracks is set half-way; all shots together have ``frames`` frames.
+        All shots together have ``frames`` frames.
         """
         cuts = [
             (before.frames[-1] + after.frames[0] + 1) // 2
             for before, after in zip(self.tracks, self.tracks[1:], strict=False)
         ]
-        for track, start, end in zip(self.tracks, [0, *cuts], [*cuts, frames], strict=True):
+        return zip(self.tracks, [0, *cuts], [*cuts, frames], strict=True)
+
+    def points(self, frames: int) -> Iterator[np.ndarray]:
+        """The five points of each shot, (frames of the shot, 5, 2) float, NaN where the face was not found."""
+        for track, start, end in self.shots(frames):
             shot = np.full((end - start, 5, 2), np.nan)
             shot[np.array(track.frames) - start] = [face.points for face in track.faces]
             yield shot
 
 
-def choose(tracks: list[Track], frames: int) -> Speaker | None:
+def choose(
+    tracks: Sequence[_T], frames: int, face: str = "largest", before: Collection[Track] = ()
+) -> Speaker[_T] | None:
     """Choose the speaker among the tracks (heaviest first) of a clip of ``frames`` frames; None if no face lasts.
 
-    It is the largest and most persistent face, unless the mouth of a comparable face moves clearly more.
+    Args:
+        tracks, frames: see above.
+        face: ``"largest"`` for the largest and most persistent face, unless the mouth of a comparable face moves
+            clearly more; ``"left"`` or ``"right"`` for the outermost of comparable faces.
+        before: tracks of who spoke before, who stays the speaker among comparable faces unless another's mouth moves
+            clearly more.
     """
     real = [track for track in tracks if len(track.frames) >= min(_MIN_FRAMES, frames)]
     if not real:
         return None
     best = real[0]
     rivals = [track for track in real if track.weight >= _RIVAL * best.weight and _overlap(track, best)]
-    liveliest = max(rivals, key=lambda track: track.motion)
-    moves_most = liveliest.motion > _MORE_MOTION * max(best.motion, _STILL)
-    chosen = [liveliest if moves_most else best]
-    for track in real:
+    best, order, moves_most = next((track for track in rivals if track in before), best), real, False
+    if face == "largest":
+        liveliest = max(rivals, key=lambda track: track.motion) if len(rivals) > 1 else best
+        moves_most = liveliest.motion > _MORE_MOTION * max(best.motion, _STILL)
+        best = liveliest if moves_most else best
+    else:
+        side = 1 if face == "left" else -1
+        comparable = [track for track in real if track in rivals or not _overlap(track, best)]
+        comparable = [track for track in comparable if len(track.frames) >= _MIN_PART * frames] or [best]
+        order = [*sorted(comparable, key=lambda track: side * track.across), *real]
+        best = order[0]
+    chosen = [best]
+    for track in order:
         if not any(_overlap(track, other) for other in chosen):
             chosen.append(track)
     chosen.sort(key=lambda track: track.frames[0])

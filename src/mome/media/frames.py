@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from fractions import Fraction
 from itertools import chain
 
@@ -12,7 +12,7 @@ import numpy as np
 from mome.clip import FRAME_RATE
 from mome.errors import MomeError
 from mome.media.decode import Damage, Media, packets
-from mome.media.limits import LONGEST_STILL, LONGEST_VIDEO
+from mome.media.limits import LONGEST_SOUND, LONGEST_STILL, LONGEST_VIDEO
 
 # Seconds that a timestamp may lie after a time k / 25 s and still count as shown at it. This absorbs the rounding of
 # containers with millisecond clocks, and stays below half the frame distance of 50 fps.
@@ -21,7 +21,7 @@ _SLACK = 0.25 / FRAME_RATE
 _PADDING = 1 / FRAME_RATE
 
 
-def check_video(media: Media, longest: float | None = None) -> None:
+def check_video(media: Media, longest: float = LONGEST_VIDEO) -> None:
     """Check what the file declares about its video, before anything is decoded.
 
     Raises:
@@ -33,16 +33,15 @@ def check_video(media: Media, longest: float | None = None) -> None:
     if media.video.excess is not None:
         raise MomeError(f"{media.path}: {media.video.excess}")
     clock = media.video.clock
-    most = LONGEST_VIDEO if longest is None else min(longest, LONGEST_VIDEO)
-    if clock.seconds > most + _PADDING:
-        raise _too_long(media, clock.seconds, most)
+    if clock.seconds > longest + _PADDING:
+        raise _too_long(media, clock.seconds, longest)
     if clock.still > LONGEST_STILL:
         raise _too_still(media)
     media.check_complete(media.video)
 
 
 def _too_long(media: Media, seconds: float, most: float) -> MomeError:
-    what = "that are read at most" if most == LONGEST_VIDEO else "that can be lip-read at once"
+    what = "that are read at most" if most in (LONGEST_VIDEO, LONGEST_SOUND) else "that can be lip-read at once"
     return MomeError(
         f"{media.path}: its video lasts {seconds:.2f} s, longer than the {most:g} s {what}: cut it into shorter clips"
     )
@@ -76,7 +75,7 @@ def _timed_frames(media: Media, damage: Damage) -> Iterator[tuple[float, float, 
         yield time, duration, frame
 
 
-def read_frames(media: Media, damage: Damage, longest: float | None = None) -> Iterator[av.VideoFrame]:
+def read_frames(media: Media, damage: Damage, longest: float = LONGEST_VIDEO) -> Generator[av.VideoFrame, None, None]:
     """The frame shown at each time k / 25 s of the clip; the same object again while a frame lasts.
 
     A constant 25 fps video gives each frame once. A video that starts late repeats its first frame. Raises
@@ -85,13 +84,12 @@ def read_frames(media: Media, damage: Damage, longest: float | None = None) -> I
     if media.video is None:
         return
     check_video(media, longest)
-    most = LONGEST_VIDEO if longest is None else min(longest, LONGEST_VIDEO)
     still, repeated, last = 0, 0, None
     for count, frame in enumerate(_at_frame_rate(media, damage), start=1):
         repeated, last = (repeated + 1 if frame is last else 0), frame
         still += repeated > FRAME_RATE
-        if count > round(most * FRAME_RATE):
-            raise _too_long(media, max(count / FRAME_RATE, media.video.clock.seconds), most)
+        if count > round(longest * FRAME_RATE):
+            raise _too_long(media, max(count / FRAME_RATE, media.video.clock.seconds), longest)
         if still > LONGEST_STILL * FRAME_RATE:
             raise _too_still(media)
         yield frame

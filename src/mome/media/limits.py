@@ -9,9 +9,9 @@ from __future__ import annotations
 import av
 
 LONGEST_SOUND = 4 * 3600.0
-"""Seconds of sound."""
+"""Seconds of sound, and of a recording that is read piece by piece."""
 LONGEST_VIDEO = 3600.0
-"""Seconds of video."""
+"""Seconds of video that are held at once."""
 LONGEST_STILL = 600.0
 """Seconds in all that a video may stand still because frames are missing for longer than a second."""
 SLOWEST_SOUND, FASTEST_SOUND = 4_000, 768_000

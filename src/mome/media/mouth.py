@@ -12,7 +12,7 @@ from mome.clip import MOUTH_SIZE
 MEAN_FACE = np.array([[102.1, 94.3], [156.4, 93.6], [128.3, 127.7], [107.2, 157.2], [152.2, 157.0]])
 
 # Shape (size, tilt) is averaged over +-6 frames: points jitter by about a pixel while heads turn slowly.
-_SHAPE_RADIUS = 6
+SHAPE_RADIUS = 6
 # Position is averaged over +-2 frames only, so that the crop follows a moving head.
 _PLACE_RADIUS = 2
 
@@ -43,7 +43,7 @@ def moving_average(values: np.ndarray, radius: int) -> np.ndarray:
 def smooth(points: np.ndarray) -> np.ndarray:
     """Smooth (frames, 5, 2) points: the shape over half a second, the position over five frames."""
     centres = points.mean(axis=1, keepdims=True)
-    smoothed: np.ndarray = moving_average(points - centres, _SHAPE_RADIUS) + moving_average(centres, _PLACE_RADIUS)
+    smoothed: np.ndarray = moving_average(points - centres, SHAPE_RADIUS) + moving_average(centres, _PLACE_RADIUS)
     return smoothed
 
 

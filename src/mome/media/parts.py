@@ -16,7 +16,7 @@ import numpy as np
 from scipy.ndimage import maximum_filter1d, minimum_filter1d, uniform_filter1d
 
 from mome.clip import FRAME_RATE, SAMPLE_RATE, Clip, length
-from mome.media.motion import moving_seconds, speaking
+from mome.media.motion import cut_by_motion, mouth_motion, moving_seconds, speaking
 from mome.media.speech import FRAME, FRAME_SECONDS, Cutter, Piece, SpeechDetector
 
 LEAST_PART = 1.0
@@ -53,6 +53,9 @@ class Source(Protocol):
     def mouth(self, start: float, end: float) -> np.ndarray | None:
         """(frames, 96, 96) uint8, the mouth from ``start`` to ``end`` seconds; ``None`` where no face is seen."""
 
+    def moving(self, longest: float) -> Iterator[tuple[Piece, np.ndarray]]:
+        """The pieces of at most ``longest`` seconds in which the mouth moves, with the mouth."""
+
 
 @dataclass(frozen=True)
 class Whole:
@@ -87,6 +90,12 @@ class Whole:
             return None
         part = self.clip.mouth[round(start * FRAME_RATE) : round(end * FRAME_RATE)]
         return part if len(part) else None
+
+    def moving(self, longest: float) -> Iterator[tuple[Piece, np.ndarray]]:
+        """The stretches of its mouth that move."""
+        if self.clip.mouth is not None:
+            for piece in cut_by_motion(mouth_motion(self.clip.mouth), longest):
+                yield piece, self.clip.mouth[round(piece.start * FRAME_RATE) : round(piece.end * FRAME_RATE)]
 
 
 @dataclass(frozen=True)
@@ -125,17 +134,8 @@ def parts(source: Source, longest: float, path: Path | None = None) -> Iterator[
 
 def _by_movement(source: Source, longest: float, path: Path | None) -> Iterator[Part]:
     """Parts in which the mouth moves as if it spoke."""
-    cutter, seen = Cutter(longest), _Mouth(source)
-    start = 0.0
-    while start < source.seconds:
-        until = min(start + BLOCK, source.seconds)
-        likely = np.nan_to_num(seen.speaking(start, until))
-        for piece in cutter.of(likely) + (cutter.rest(until) if until == source.seconds else []):
-            mouth = seen.between(piece.start, piece.end)
-            if mouth is not None:
-                yield Part(piece.start, Clip(None, mouth, length(None, mouth), path))
-        seen.forget(min(cutter.open, cutter.now) - 1)
-        start = until
+    for piece, mouth in source.moving(longest):
+        yield Part(piece.start, Clip(None, mouth, length(None, mouth), path))
 
 
 class _Mouth:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
@@ -12,16 +13,17 @@ import numpy as np
 from mome.clip import MOUTH_SIZE, Clip, length
 from mome.errors import MomeError
 from mome.media.decode import Damage, Media, naming, probe
-from mome.media.face import DETECTION_SIZE, DetectorError, Face, FaceDetector, Speaker, choose, follow
+from mome.media.face import DetectorError, Face, FaceDetector, Speaker, choose, detection_size, follow
 from mome.media.frames import check_video, read_frames, upright, upright_size
-from mome.media.limits import picture_excess
+from mome.media.limits import LONGEST_VIDEO, picture_excess
 from mome.media.mouth import crop, fill_gaps, smooth
 from mome.media.sound import read_audio
 from mome.media.tracks import Track
 
-# Square videos of at most this many pixels a side are taken to be mouth crops already.
-_LARGEST_CROP = 128
-_SILENCE = 1e-4  # of full scale: -80 dB
+LARGEST_CROP = 128
+"""Square videos of at most this many pixels a side are taken to be mouth crops already."""
+SILENCE = 1e-4
+"""Sound that is nowhere louder counts as silent throughout: -80 dB of full scale."""
 
 
 def load_clip(
@@ -55,7 +57,8 @@ def load_clip(
     path = Path(path)
     with naming(path):
         media = probe(path, audio_track)
-        return _load(media, audio, video, longest, longest_video, detector or FaceDetector())
+        most = LONGEST_VIDEO if longest_video is None else min(longest_video, LONGEST_VIDEO)
+        return _load(media, audio, video, longest, most, detector or FaceDetector())
 
 
 def _load(
@@ -63,7 +66,7 @@ def _load(
     audio: bool,
     video: bool,
     longest: float | None,
-    longest_video: float | None,
+    longest_video: float,
     detector: FaceDetector,
 ) -> Clip:
     path = media.path
@@ -78,7 +81,7 @@ def _load(
         if sound is None:
             missing.append("no sound")
         else:
-            warnings += _notes(media.audio, damage, path, "sound")
+            warnings += stream_notes(media.audio, damage, path, "sound")
     if video:
         damage = Damage()
         try:
@@ -91,21 +94,21 @@ def _load(
             missing += notes
         else:
             warnings += [f"{path}: {note}" for note in notes]
-            warnings += _notes(media.video, damage, path, "video")
-    silent = sound is not None and max(sound.max(), -sound.min()) < _SILENCE
+            warnings += stream_notes(media.video, damage, path, "video")
+    silent = sound is not None and max(sound.max(), -sound.min()) < SILENCE
     if silent and mouth is not None:
         warnings.append(f"{path}: the sound is silent throughout, words can come from the lips alone")
     elif silent:
         missing.insert(0, "its sound is silent throughout")
     if mouth is None and (sound is None or silent):
-        raise MomeError(f"{path}: {' and '.join(missing)}, so {_what_is_left(media, audio, video)}")
+        raise MomeError(f"{path}: {' and '.join(missing)}, so {what_is_left(media, audio, video)}")
     for lack in missing:
         rest = "lips" if sound is None else "sound"
         warnings.insert(0, f"{path}: {lack}, so only the {rest} can be used")
     return Clip(sound, mouth, length(sound, mouth), path, tuple(warnings))
 
 
-def _notes(track: Track | None, damage: Damage, path: Path, what: str) -> list[str]:
+def stream_notes(track: Track | None, damage: Damage, path: Path, what: str) -> list[str]:
     """Warnings about a stream: which of several tracks it is, what was repaired and what was lost."""
     notes = [f"{path} {track.choice}"] if track is not None and track.choice is not None else []
     notes += [f"{path}: {repair}" for repair in damage.repairs]
@@ -122,7 +125,8 @@ def _tolerated(path: Path, what: str, damage: Damage) -> str:
     return f"{path} is slightly damaged: {damage.lost} of {damage.packets} pieces of its {what} cannot be decoded"
 
 
-def _what_is_left(media: Media, audio: bool, video: bool) -> str:
+def what_is_left(media: Media, audio: bool, video: bool) -> str:
+    """What can be done with a file without the streams that were asked for, as the end of an error message."""
     if media.audio is not None and not audio:
         return "its lips cannot be read; it has sound that can be used instead"
     if media.video is not None and not video:
@@ -131,20 +135,16 @@ def _what_is_left(media: Media, audio: bool, video: bool) -> str:
 
 
 def _read_mouth(
-    media: Media, damage: Damage, longest: float | None, detector: FaceDetector
+    media: Media, damage: Damage, longest: float, detector: FaceDetector
 ) -> tuple[np.ndarray | None, list[str]]:
     """Mouth crops ``(frames, 96, 96)`` uint8 with notes for the user, or None with what is missing."""
-    first = next(read_frames(media, Damage(), longest), None)
-    if first is None:
+    size = picture_size(media, longest)
+    if size is None:
         return None, ["no video"]
-    size = upright_size(first, None if media.video is None else media.video.aspect)
-    excess = picture_excess(*size)
-    if excess is not None:
-        raise MomeError(f"{media.path}: {excess}")
-    if size[0] == size[1] <= _LARGEST_CROP:
+    if size[0] == size[1] <= LARGEST_CROP:
         crops = bytearray()  # grows in place
         for picture in _pictures(read_frames(media, damage, longest), size, "gray"):
-            crops += _as_crop(picture)
+            crops += as_crop(picture).tobytes()
         return np.frombuffer(crops, np.uint8).reshape(-1, MOUTH_SIZE, MOUTH_SIZE), []
     found = list(_find_faces(media, size, damage, longest, detector))
     speaker = choose(follow(found), len(found))
@@ -157,6 +157,18 @@ def _read_mouth(
     return mouth, _speaker_notes(speaker, len(found), size[0])
 
 
+def picture_size(media: Media, longest: float) -> tuple[int, int] | None:
+    """(width, height) of the upright pictures; None without video. Raises :class:`MomeError` if that is too large."""
+    first = next(read_frames(media, Damage(), longest), None)
+    if first is None:
+        return None
+    size = upright_size(first, None if media.video is None else media.video.aspect)
+    excess = picture_excess(*size)
+    if excess is not None:
+        raise MomeError(f"{media.path}: {excess}")
+    return size
+
+
 def _pictures(frames: Iterator[av.VideoFrame], size: tuple[int, int], colours: str) -> Iterator[np.ndarray]:
     """Convert frames to upright pictures; a repeated frame is converted once and yields the same array again."""
     last, picture = None, None
@@ -166,7 +178,7 @@ def _pictures(frames: Iterator[av.VideoFrame], size: tuple[int, int], colours: s
         yield picture
 
 
-def _speaker_notes(speaker: Speaker, frames: int, width: int) -> list[str]:
+def _speaker_notes(speaker: Speaker[Any], frames: int, width: int) -> list[str]:
     """Notes about the speaker in a video of ``frames`` frames, ``width`` pixels wide."""
     notes = []
     if speaker.people > 1:
@@ -181,21 +193,18 @@ def _speaker_notes(speaker: Speaker, frames: int, width: int) -> list[str]:
 
 
 def _find_faces(
-    media: Media, size: tuple[int, int], damage: Damage, longest: float | None, detector: FaceDetector
+    media: Media, size: tuple[int, int], damage: Damage, longest: float, detector: FaceDetector
 ) -> Iterator[list[Face]]:
     """Detect the faces of every frame, in pixels of ``size``; a repeated frame is searched once."""
-    shrink = min(DETECTION_SIZE / max(size), 1.0)
-    small = (max(round(size[0] * shrink), 1), max(round(size[1] * shrink), 1))
+    small, scale = detection_size(size)
     last: np.ndarray | None = None
     faces: list[Face] = []
     for picture in _pictures(read_frames(media, damage, longest), small, "bgr24"):
         if picture is not last:
-            faces, last = detector(picture, 1 / shrink), picture
+            faces, last = detector(picture, scale), picture
         yield faces
 
 
-def _as_crop(grey: np.ndarray) -> bytes:
-    """The (96, 96) uint8 picture of a ready mouth crop, as bytes; resized only if its size differs."""
-    if grey.shape != (MOUTH_SIZE, MOUTH_SIZE):
-        grey = cv2.resize(grey, (MOUTH_SIZE, MOUTH_SIZE))
-    return grey.tobytes()
+def as_crop(grey: np.ndarray) -> np.ndarray:
+    """The (96, 96) uint8 picture of a ready mouth crop; resized only if its size differs."""
+    return grey if grey.shape == (MOUTH_SIZE, MOUTH_SIZE) else cv2.resize(grey, (MOUTH_SIZE, MOUTH_SIZE))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
 from math import ceil
+from typing import TypeVar
 
 import av
 import numpy as np
@@ -29,6 +31,25 @@ _LARGEST_RATIO = 50_000
 _MOST_PLANES = 7
 _ARRAYS = frozenset(("dbl", "dblp", "flt", "fltp", "s16", "s16p", "s32", "s32p", "u8", "u8p"))
 
+_T = TypeVar("_T")
+
+
+def check_sound(media: Media, most: float) -> None:
+    """Check what the file declares about its sound, before anything is decoded.
+
+    Raises:
+        MomeError: its sample rate or the number of its channels is beyond the limits, it is cut off or lasts longer
+            than ``most`` seconds.
+    """
+    if media.audio is None:
+        return
+    if media.audio.excess is not None:
+        raise MomeError(f"{media.path}: {media.audio.excess}")
+    begins = max(media.audio.clock.start - media.audio_origin, 0.0)
+    if begins + media.audio.clock.seconds > most + _PADDING:
+        raise _too_long(media, begins + media.audio.clock.seconds, most)
+    media.check_complete(media.audio)
+
 
 def read_audio(media: Media, damage: Damage, longest: float | None = None) -> np.ndarray | None:
     """Read all sound of a file at 16 kHz, from the clip's t = 0 on.
@@ -38,27 +59,58 @@ def read_audio(media: Media, damage: Damage, longest: float | None = None) -> np
     the number of channels is beyond the limits, the sound is cut off or lasts longer than ``longest`` seconds, as far
     as possible before anything is decoded.
     """
-    if media.audio is None:
-        return None
-    if media.audio.excess is not None:
-        raise MomeError(f"{media.path}: {media.audio.excess}")
-    most = LONGEST_SOUND if longest is None else min(longest, LONGEST_SOUND)
-    begins = max(media.audio.clock.start - media.audio_origin, 0.0)
-    if begins + media.audio.clock.seconds > most + _PADDING:
-        raise _too_long(media, begins + media.audio.clock.seconds, most)
-    media.check_complete(media.audio)
-    remedy, levels = None, Levels(Remedy())
-    while remedy != levels.remedy:
-        remedy, damage.packets, damage.lost = levels.remedy, 0, 0
-        wave = _read(media, damage, levels, most)
-        damage.repairs = levels.notes()
-        levels = Levels(levels.needed())
+    _, wave = _settled(media, damage, LONGEST_SOUND if longest is None else min(longest, LONGEST_SOUND), _joined)
     if wave is None:
         return None
-    peak = max(float(wave.max()), -float(wave.min()))
+    peak = _peak(wave)
     if peak > 1:
         wave /= peak
     return wave
+
+
+@dataclass(frozen=True)
+class SoundStream:
+    """The sound of a file of any length, equal to that of :func:`read_audio`, block by block.
+
+    What the whole sound decides, the mix of its channels and its scale, is found by decoding it once before; nothing
+    is kept of that.
+    """
+
+    media: Media
+    remedy: Remedy
+    peak: float
+    """Of the loudest sample, before sound that is louder than full scale is scaled down."""
+
+    @classmethod
+    def of(cls, media: Media, damage: Damage) -> SoundStream | None:
+        """Decode the sound once; None if the file has none. Raises :class:`MomeError` as :func:`read_audio` does."""
+        remedy, peak = _settled(media, damage, LONGEST_SOUND, lambda pieces: max(map(_peak, pieces), default=None))
+        return None if peak is None else cls(media, remedy, peak)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """Blocks of (samples,) float32 in [-1, 1], of about 30 seconds at most, from the clip's t = 0 on."""
+        for piece in _pieces(self.media, Damage(), Levels(self.remedy), LONGEST_SOUND):
+            yield piece / self.peak if self.peak > 1 else piece
+
+
+def _settled(
+    media: Media, damage: Damage, most: float, gather: Callable[[Iterator[np.ndarray]], _T | None]
+) -> tuple[Remedy, _T | None]:
+    """What ``gather`` makes of the pieces of the sound, mixed as they need it; None if the file has no sound."""
+    check_sound(media, most)
+    remedy, levels, gathered = None, Levels(Remedy()), None
+    if media.audio is None:
+        return levels.remedy, None
+    while remedy != levels.remedy:
+        remedy, damage.packets, damage.lost = levels.remedy, 0, 0
+        gathered = gather(_pieces(media, damage, levels, most))
+        damage.repairs = levels.notes()
+        levels = Levels(levels.needed())
+    return levels.remedy, gathered
+
+
+def _peak(wave: np.ndarray) -> float:
+    return max(float(wave.max()), -float(wave.min()))
 
 
 def _too_long(media: Media, seconds: float, most: float) -> MomeError:
@@ -70,10 +122,10 @@ def _too_long(media: Media, seconds: float, most: float) -> MomeError:
     )
 
 
-def _read(media: Media, damage: Damage, levels: Levels, most: float) -> np.ndarray | None:
-    """The sound at 16 kHz, mixed by the remedy of ``levels``; None if there is none."""
+def _pieces(media: Media, damage: Damage, levels: Levels, most: float) -> Iterator[np.ndarray]:
+    """The sound at 16 kHz in pieces that are not empty, mixed by the remedy of ``levels``."""
     assert media.audio is not None
-    wave = _Growing(media, most)
+    line = _Line(media, most)
     stretch: _Stretch | None = None
     waves = _Waves()
     for frame in chain.from_iterable(packets(media.path, media.audio, damage)):
@@ -83,14 +135,13 @@ def _read(media: Media, damage: Damage, levels: Levels, most: float) -> np.ndarr
         start = expected if frame.pts is None else float(frame.pts * frame.time_base)
         if stretch is None or frame.sample_rate != stretch.rate or start - expected > _SOUND_GAP:
             if stretch is not None:
-                wave.append(stretch.rest())
+                yield from line.placed(stretch.rest())
             stretch = _Stretch(start if stretch is None else max(start, expected), frame.sample_rate)
-            wave.place(round((stretch.start - media.audio_origin) * SAMPLE_RATE))
+            yield from line.silence(round((stretch.start - media.audio_origin) * SAMPLE_RATE))
         stretch.append(levels.mono(waves.of(frame), frame.sample_rate, _centre(frame.layout)))
-        wave.append(stretch.ready())
+        yield from line.placed(stretch.ready())
     if stretch is not None:
-        wave.append(stretch.rest())
-    return wave.finish()
+        yield from line.placed(stretch.rest())
 
 
 def _centre(layout: av.AudioLayout) -> int | None:
@@ -175,37 +226,44 @@ class _Stretch:
         return resampled
 
 
-class _Growing:
-    """The sound at 16 kHz, extended in place: half the memory of joining all pieces at the end."""
+class _Line:
+    """The clip's clock in samples: silence where no stretch is, nothing before 0."""
 
     def __init__(self, media: Media, most: float):
         self.media, self.most = media, most
-        self.wave = np.empty(0, np.float32)
         self.length = self.skipped = 0
 
-    def place(self, at: int) -> None:
-        """Continue at sample ``at``, after silence; at the beginning, samples before 0 will be skipped."""
-        if at > self.length:
-            self._grow(at)
+    def silence(self, until: int) -> Iterator[np.ndarray]:
+        """Continue at sample ``until``, after silence; at the beginning, samples before 0 will be skipped."""
+        if until > self.length:
+            gap, block = until - self.length, _BLOCK * SAMPLE_RATE
+            self._grow(gap)
+            for start in range(0, gap, block):
+                yield np.zeros(min(block, gap - start), np.float32)
         elif not self.length:
-            self.skipped = -at
+            self.skipped = -until
 
-    def append(self, pieces: Iterator[np.ndarray]) -> None:
+    def placed(self, pieces: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
         for piece in pieces:
             left_out = min(self.skipped, len(piece))
             self.skipped -= left_out
-            begin = self.length
-            self._grow(begin + len(piece) - left_out)
-            self.wave[begin : self.length] = piece[left_out:]
+            if left_out < len(piece):
+                self._grow(len(piece) - left_out)
+                yield piece[left_out:]
 
-    def _grow(self, length: int) -> None:
-        if length > self.most * SAMPLE_RATE:
-            raise _too_long(self.media, length / SAMPLE_RATE, self.most)
-        if length > len(self.wave):
-            self.wave.resize(length + 60 * SAMPLE_RATE, refcheck=False)
-        self.length = length
+    def _grow(self, samples: int) -> None:
+        self.length += samples
+        if self.length > self.most * SAMPLE_RATE:
+            raise _too_long(self.media, self.length / SAMPLE_RATE, self.most)
 
-    def finish(self) -> np.ndarray | None:
-        """``(samples,)`` float32; None if nothing was appended."""
-        self.wave.resize(self.length, refcheck=False)
-        return self.wave if self.length else None
+
+def _joined(pieces: Iterator[np.ndarray]) -> np.ndarray | None:
+    """All pieces, ``(samples,)`` float32, None if there is none: grows in place, half the memory of joining a list."""
+    wave, length = np.empty(0, np.float32), 0
+    for piece in pieces:
+        begin, length = length, length + len(piece)
+        if length > len(wave):
+            wave.resize(length + 60 * SAMPLE_RATE, refcheck=False)
+        wave[begin:length] = piece
+    wave.resize(length, refcheck=False)
+    return wave if length else None
