@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
+from mome.media import motion
 from mome.media.motion import MOVING, MotionCutter, cut_by_motion, mouth_motion, moves
 
 
@@ -96,3 +97,16 @@ def test_pieces_do_not_depend_on_how_the_video_arrives():
         pieces += cutter.of(part)
     assert pieces + cutter.rest() == whole
     assert len(whole) > 10
+
+
+def test_how_likely_a_mouth_speaks_in_the_frames_of_the_speech_detector():
+    crops = np.concatenate([np.repeat(speaking(1), 50, axis=0), speaking(75), np.repeat(speaking(1), 50, axis=0)])
+    likely = motion.speaking(crops)
+    assert len(likely) == round(len(crops) / 25 / 0.032)
+    assert likely.dtype == np.float32
+    times = (np.arange(len(likely)) + 0.5) * 0.032
+    assert (likely[(times > 2.3) & (times < 4.7)] >= 0.5).all()
+    assert (likely[(times < 1.5) | (times > 5.5)] < 0.1).all()
+    assert 2.4 < motion.moving_seconds(crops) < 3.6
+    assert motion.moving_seconds(crops[:40]) == 0
+    assert len(motion.speaking(crops[:0])) == motion.moving_seconds(crops[:0]) == 0

@@ -1,6 +1,6 @@
-"""Measure recordings that are cut and joined again against clips that are given one by one; writes results/recordings.json.
+"""Measure recordings cut and joined again against clips given one by one; writes results/long-recordings.json.
 
-    PYTHONPATH=. python scripts/figures/recordings.py data/grid --noise babble.flac --speech data/speech
+    PYTHONPATH=. python scripts/figures/long_recordings.py data/grid --noise babble.flac --speech data/speech
 
 Ninety GRID sentences become one recording, with pauses of 0.3 to 2 s and without, clean and with babble at 0 dB; the
 control is the same sentences as clips, with the same noise. --speech adds mome-base on the recordings of its split
@@ -148,7 +148,7 @@ def main() -> None:
     parser.add_argument("--sentences", type=int, default=SENTENCES)
     parser.add_argument("--rates", nargs="+", default=RATES)
     parser.add_argument("--folder", type=Path, help="where the recordings are made, to be used again")
-    parser.add_argument("--out", type=Path, default=Path("results/recordings.json"))
+    parser.add_argument("--out", type=Path, default=Path("results/long-recordings.json"))
     arguments = parser.parse_args()
     folder = arguments.folder or Path(tempfile.mkdtemp())
     folder.mkdir(parents=True, exist_ok=True)
