@@ -36,7 +36,7 @@ ROUTING = {  # what the papers leave open; 0.01 in the form that is 4 at balance
     "balance 0.04": ("model.balance_weight=0.04",),
     "renormalised, balance 0.04": ("model.adapter.renormalize=true", "model.balance_weight=0.04"),
 }
-EFFECT_STEPS = (75, 150, 300, 600)
+EFFECT_STEPS = (75, 150, 300)
 UNALIGNED = ("align.epochs=null", "align.steps=null")
 
 
