@@ -13,7 +13,8 @@ import numpy as np
 
 RESAMPLES = 4000
 
-Key = tuple[str, str, float | None]  # system, rates, signal-to-noise ratio
+LOSS = "loss"
+Key = tuple[str, str, float | str | None]  # system, rates, signal-to-noise ratio or LOSS
 
 
 @dataclass
@@ -23,41 +24,45 @@ class Cell:
     Attributes:
         rows: of the result files.
         seeds: of the trainings; none of a system that was scored from its transcripts.
+        scale: 100 for error rates in per cent; 1 for losses, whose rows have cross-entropies in the place of errors
+            and tokens in that of words.
     """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     seeds: list[int] = field(default_factory=list)
+    scale: float = 100.0
 
     @property
     def mean(self) -> float:
-        """Word error rate in per cent, the mean over the trainings."""
-        return 100 * statistics.mean(row["wer"] for row in self.rows)
+        """Word error rate in per cent or loss, the mean over the trainings."""
+        return self.scale * statistics.mean(row["wer"] for row in self.rows)
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % interval of the mean, over resampled test clips and trainings, in per cent."""
+        """95 % interval of the mean, over resampled test clips and trainings."""
         if any("clip_errors" not in row for row in self.rows):
             low, high = self.rows[0]["ci95"]
             return 100 * low, 100 * high
-        return _interval(self._errors(), self._words())
+        return _interval(self._errors(), self._words(), self.scale)
 
     def _errors(self) -> np.ndarray:
         """(trainings, clips) wrong words."""
-        return np.array([[int(count) for count in row["clip_errors"].split()] for row in self.rows])
+        return np.array([[float(count) for count in row["clip_errors"].split()] for row in self.rows])
 
     def _words(self) -> np.ndarray:
         """(clips,) words; GRID's sentences are equally long, and its files do not say."""
         row = self.rows[0]
         counts = row.get("clip_words")
-        equal = np.full(row["clips"], row["words"] / row["clips"])
-        return equal if counts is None else np.array([int(count) for count in counts.split()])
+        if counts is None:
+            return np.full(row["clips"], row["words"] / row["clips"])
+        return np.array([int(count) for count in counts.split()])
 
     def common(self, other: Cell) -> list[int]:
         """Seeds of both systems' trainings."""
         return [seed for seed in self.seeds if seed in other.seeds]
 
     def difference(self, other: Cell) -> tuple[float, float, float] | None:
-        """How much higher this error rate is than the other's, with its 95 % interval, in points.
+        """How much higher this error rate or loss is than the other's, with its 95 % interval.
 
         Clips and trainings are drawn for both together, so what makes a clip or a seed hard for both drops out.
         """
@@ -67,14 +72,14 @@ class Cell:
         errors, others = (cell._errors()[[cell.seeds.index(seed) for seed in common]] for cell in (self, other))
         change = errors - others
         words = self._words()
-        return (100 * change.mean() / words.mean(), *_interval(change, words))
+        return (self.scale * change.mean() / words.mean(), *_interval(change, words, self.scale))
 
 
-def _interval(errors: np.ndarray, words: np.ndarray) -> tuple[float, float]:
+def _interval(errors: np.ndarray, words: np.ndarray, scale: float) -> tuple[float, float]:
     rng = np.random.default_rng(0)
     trainings, clips = (rng.multinomial(size, [1 / size] * size, RESAMPLES) for size in errors.shape)
     rates = ((trainings @ errors) * clips).sum(1) / (len(errors) * (clips @ words))
-    low, high = 100 * np.quantile(rates, [0.025, 0.975])
+    low, high = scale * np.quantile(rates, [0.025, 0.975])
     return float(low), float(high)
 
 
@@ -99,7 +104,13 @@ class Measured:
                 cell = self.cells[document["system"], row["rates"], row["snr_db"]]
                 cell.rows.append(row)
                 cell.seeds.append(document["training"]["seed"])
-        tested = {(row["clips"], row["words"]) for cell in self.cells.values() for row in cell.rows}
+            for rates, losses in document.get("clip_losses", {}).items():
+                cell = self.cells[document["system"], rates, LOSS]
+                cell.scale = 1.0
+                cell.rows.append(_loss_row(losses, document["clip_tokens"]))
+                cell.seeds.append(document["training"]["seed"])
+        trained = [cell for (_, _, level), cell in self.cells.items() if level != LOSS]
+        tested = {(row["clips"], row["words"]) for cell in trained for row in cell.rows}
         for path in sorted(outside.glob("*.json")):
             for row in json.loads(path.read_text())["results"]:
                 _check_outside(path, row, set(self.parameters), tested)
@@ -107,7 +118,7 @@ class Measured:
                 if row["system"] not in self.outside:
                     self.outside.append(row["system"])
 
-    def cell(self, system: str, rates: str, level: float | None = None) -> Cell | None:
+    def cell(self, system: str, rates: str, level: float | str | None = None) -> Cell | None:
         """A system's results at ``rates``, or for a task if the system has no rates; ``None`` if there are none."""
         return self.cells.get((system, rates, level))
 
@@ -115,6 +126,13 @@ class Measured:
         """The smallest number of trainings at any rates of a system."""
         counts = [len(cell.seeds) for (name, _, level), cell in self.cells.items() if name == system and level is None]
         return min(counts, default=0)
+
+
+def _loss_row(losses: str, tokens: str) -> dict[str, Any]:
+    """A row of a cell from the cross-entropies of each clip and its tokens."""
+    sums = [float(loss) * int(count) for loss, count in zip(losses.split(), tokens.split(), strict=True)]
+    mean = sum(sums) / sum(map(int, tokens.split()))
+    return {"wer": mean, "clips": len(sums), "clip_errors": " ".join(map(str, sums)), "clip_words": tokens}
 
 
 def _check_outside(path: Path, row: dict[str, Any], compared: set[str], tested: set[tuple[int, int]]) -> None:

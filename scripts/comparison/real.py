@@ -18,7 +18,8 @@ import argparse
 import json
 import statistics
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -36,7 +37,7 @@ ROUTING = {  # what the papers leave open; 0.01 in the form that is 4 at balance
     "balance 0.04": ("model.balance_weight=0.04",),
     "renormalised, balance 0.04": ("model.adapter.renormalize=true", "model.balance_weight=0.04"),
 }
-EFFECT_STEPS = (75, 150, 300, 600)
+EFFECT_STEPS = (125, 250, 500)
 UNALIGNED = ("align.epochs=null", "align.steps=null")
 
 
@@ -54,6 +55,7 @@ class Setting:
         variants: further rows: a system, what their name adds to its, and overrides.
         levels: signal-to-noise ratios to measure at, if there is noise.
         effect: the system by which the effect of the alignment is measured; ``None`` to leave that out.
+        own: overrides of systems with a connector of their own, which have an alignment of their own.
     """
 
     folder: str
@@ -65,19 +67,24 @@ class Setting:
     variants: tuple[tuple[str, str, tuple[str, ...]], ...] = ()
     levels: tuple[float | None, ...] = (None,)
     effect: str | None = None
+    own: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def recipe(self, system: str) -> str:
         return f"{system}-{self.recipes}"
 
     def alignment(self, system: str) -> Run:
         """The alignment of the system's kind of connector, which a training of one step carries out."""
-        first = "m3" if system == "m3" else "projectors-only"
-        return Run("alignment", self.recipe(first), ("optim.steps=1",), SEEDS[0], stage="align")
+        first = system if system in self.own else "projectors-only"
+        changes = (*self.own.get(first, ()), "optim.steps=1")
+        return Run("alignment", self.recipe(first), changes, SEEDS[0], stage="align")
 
     def search(self, system: str, overrides: tuple[str, ...] = ()) -> tuple[Run, ...]:
         """Short trainings, to choose a system's learning rate by."""
         needs = () if overrides == UNALIGNED else (self.alignment(system),)
         steps = f"optim.steps={self.search_steps}"
+        # What moves most has the learning rate that is tried: the adapter or, without one, the connector.
+        also = ("optim.connector_learning_rate=null",) if system == "projectors-only" else ()
+        overrides = (*self.own.get(system, ()), *overrides, *also)
         changes = [(*overrides, steps, f"optim.learning_rate={rate}") for rate in LEARNING_RATES]
         return tuple(Run(system, self.recipe(system), each, SEEDS[0], needs, "search") for each in changes)
 
@@ -86,6 +93,7 @@ class Setting:
     ) -> Run:
         """A run that is compared, at the learning rate that was chosen for its system."""
         needs = (self.alignment(system), *(tried or self.search(system)))
+        overrides = (*self.own.get(system, ()), *overrides)
         return Run(f"{system}, {name}" if name else system, self.recipe(system), overrides, seed, needs)
 
     def one_rate(self, seed: int, rates: tuple[tuple[str, ...], ...]) -> list[Run]:
@@ -138,6 +146,7 @@ SPEECH = Setting(
         *(("mome-layer", name, overrides) for name, overrides in ROUTING.items()),
     ),
     effect="mome-layer",
+    own={"m3": ("model.compression=average",)},
 )
 GRID = Setting(
     folder="grid-real",
@@ -147,6 +156,7 @@ GRID = Setting(
     middle=at(*PAIRS[1]),
     search_steps=100,
     levels=(None, 0.0),
+    own={"m3": ()},
 )
 SETTINGS = {setting.recipes: setting for setting in (SPEECH, GRID)}
 
@@ -161,7 +171,7 @@ def work(run: Run, args: argparse.Namespace) -> str:
     if run.stage in ("align", "effect"):  # whose time is told: begun anew if interrupted
         overrides.append("validation.every_steps=1000000")
     if run.stage in ("", "effect"):
-        overrides.append(learning_rate(run, args.results))
+        overrides += learning_rate(run, args.results)
     overrides += [*run.overrides, *args.set]
     overrides += [each for each in UNALIGNED if each in run.overrides]  # whatever the alignment is set to
     if run.stage == "align":
@@ -183,10 +193,11 @@ def work(run: Run, args: argparse.Namespace) -> str:
     return train_and_evaluate(run, overrides, args.runs / run.name, measured)
 
 
-def learning_rate(run: Run, results: Path) -> str:
-    """The override of the learning rate whose validation loss was lowest, in the mean over the rates."""
+def learning_rate(run: Run, results: Path) -> tuple[str, ...]:
+    """The overrides of the learning rate whose validation loss was lowest, in the mean over the rates."""
     tried = [need for need in run.needs if need.stage == "search"]
-    return min(tried, key=partial(validation_loss, results=results)).overrides[-1]
+    chosen = min(tried, key=partial(validation_loss, results=results)).overrides
+    return tuple(each for each in chosen if "learning_rate=" in each)
 
 
 def validation_loss(run: Run, results: Path) -> float:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from measured import Cell, Measured
+from measured import LOSS, Cell, Measured
 from mome.model.cost import cost_report, parameter_counts
 from mome.rates import Rates
 from mome.training import load_config
@@ -42,12 +42,12 @@ def wer(cell: Cell | None) -> str:
     """Mean and interval."""
     if cell is None:
         return "–"
-    low, high = cell.interval
-    return f"{cell.mean:.1f} ({low:.1f}–{high:.1f})"
+    (low, high), digits = cell.interval, 1 if cell.scale > 1 else 3
+    return f"{cell.mean:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
 
 
 def by_rates(
-    measured: Measured, systems: list[str], rates: list[str], level: float | None = None, outside: bool = False
+    measured: Measured, systems: list[str], rates: list[str], level: float | str | None = None, outside: bool = False
 ) -> str:
     """Systems by rates, with the adapter's size; at the end outside systems, which may have no rates."""
     rows = []
@@ -78,7 +78,7 @@ def by_noise(measured: Measured, systems: list[str], rates: str) -> str:
 
 
 def differences(
-    measured: Measured, pairs: Iterable[tuple[str, str]], rates: list[str], level: float | None = None
+    measured: Measured, pairs: Iterable[tuple[str, str]], rates: list[str], level: float | str | None = None
 ) -> str:
     """Differences between pairs of systems by rates, at the same clips and seeds."""
     rows = []
@@ -87,7 +87,7 @@ def differences(
         for rate in rates:
             cell, other_cell = (measured.cell(name, rate, level) for name in (system, other))
             difference = cell.difference(other_cell) if cell and other_cell else None
-            cells.append("–" if difference is None else _signed(*difference))
+            cells.append("–" if difference is None else _signed(*difference, digits=3 if level == LOSS else 1))
             if cell and other_cell and difference:
                 seeds.append(len(cell.common(other_cell)))
         if seeds:
@@ -105,8 +105,8 @@ def to_control(systems: list[str], end: str = "") -> list[tuple[str, str]]:
     return [(system + end, CONTROL + end) for system in systems]
 
 
-def _signed(change: float, low: float, high: float) -> str:
-    text = f"{change:+.1f} ({low:+.1f} to {high:+.1f})".replace("-", "−")
+def _signed(change: float, low: float, high: float, digits: int = 1) -> str:
+    text = f"{change:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})".replace("-", "−")
     return f"**{text}**" if low > 0 or high < 0 else text
 
 
@@ -263,6 +263,8 @@ REAL_PAIRS = [
 ]
 REAL_TABLES: dict[str, Callable[[Measured], str]] = {
     "real-asr": lambda m: by_rates(m, [*REAL, *EQUALLY_LARGE, *ROUTED], ASR_RATES, outside=True),
+    "real-asr-losses": lambda m: by_rates(m, [*REAL, *EQUALLY_LARGE, *ROUTED], ASR_RATES, LOSS),
+    "real-asr-loss-differences": lambda m: differences(m, REAL_PAIRS, ASR_RATES, LOSS),
     "real-asr-differences": lambda m: differences(m, REAL_PAIRS, ASR_RATES),
 }
 GRID_TABLES: dict[str, Callable[[Measured], str]] = {

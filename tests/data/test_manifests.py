@@ -122,6 +122,16 @@ def test_paths_that_no_media_file_has(folder, path):
         read_manifest(write(folder, f"id,path,split,text\na,{path},test,hello\n"))
 
 
+def test_clips_of_another_split_may_have_no_text_yet(folder):
+    path = folder / "untranscribed.csv"
+    path.write_text("id,path,split,text\none,one.mp4,train,bin blue\ntwo,two.mp4,untranscribed,\n")
+    (folder / "one.mp4").touch()
+    assert [row.text for row in read_manifest(path, "train")] == ["bin blue"]
+    for split in ("untranscribed", None):
+        with pytest.raises(MomeError, match="line 3: the text is empty"):
+            read_manifest(path, split)
+
+
 def test_an_empty_text_is_for_evaluation_alone(folder):
     path = write(folder, "id,path,split,text\na,media/a.mp4,test,\n")
     assert [row.text for row in read_manifest(path, silence=True)] == [""]

@@ -106,3 +106,27 @@ def test_files_of_the_comparison_and_of_other_systems(measured, tmp_path):
         (tmp_path / "outside" / "b.json").write_text(json.dumps({"results": [{**rows[0], **change}]}))
         with pytest.raises(SystemExit, match=message):
             measured.Measured(tmp_path / "ours", tmp_path / "outside")
+
+
+def test_losses_are_compared_clip_by_clip(measured, tmp_path):
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(5, 40, 60)
+    hard = rng.normal(3, 1, 60)
+    for system, more in (("base", 0.0), ("worse", 0.1)):
+        for seed in (1, 2):
+            losses = hard + more + rng.normal(0, 0.02, 60)
+            document = {"system": system, "parameters": {}, "training": {"seed": seed}}
+            document["results"] = [{"rates": "4,-", "snr_db": None, **row(draw(seed, clips=60))}]
+            document |= {"clip_losses": {"4,-": " ".join(map(str, losses))}, "clip_tokens": " ".join(map(str, tokens))}
+            (tmp_path / f"{system}-{seed}.json").write_text(json.dumps(document))
+    found = measured.Measured(tmp_path, tmp_path / "none")
+    base, worse = (found.cell(system, "4,-", measured.LOSS) for system in ("base", "worse"))
+    assert base.mean == pytest.approx((hard * tokens).sum() / tokens.sum(), abs=0.01)
+    assert base.interval[1] - base.interval[0] > 0.3
+    change, low, high = worse.difference(base)
+    assert (change, low, high) == (
+        pytest.approx(0.1, abs=0.01),
+        pytest.approx(0.1, abs=0.02),
+        pytest.approx(0.1, abs=0.02),
+    )
+    assert found.cell("base", "4,-").scale == 100

@@ -40,7 +40,7 @@ def read_manifest(path: str | Path, split: str | None = None, *, silence: bool =
             no such split, or names media files that are missing.
     """
     path = Path(path)
-    rows = _parse(path, silence)
+    rows = _parse(path, split, silence)
     chosen = rows if split is None else [row for row in rows if row.split == split]
     if not chosen:
         known = ", ".join(dict.fromkeys(row.split for row in rows))
@@ -59,11 +59,11 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _parse(path: Path, silence: bool) -> list[ManifestRow]:
+def _parse(path: Path, split: str | None, silence: bool) -> list[ManifestRow]:
     rows: list[ManifestRow] = []
     lines: dict[str, int] = {}
     for line, values in read_rows(path, COLUMNS, "manifest, a CSV file"):
-        row = _row(path, line, values, silence)
+        row = _row(path, line, values, silence or split not in (None, values["split"]))
         if row.id in lines:
             raise MomeError(
                 f"{path}: id '{row.id}' is in line {lines[row.id]} and in line {line}: give each clip its own"
