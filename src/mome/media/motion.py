@@ -121,7 +121,8 @@ def speaking(crops: np.ndarray) -> np.ndarray:
         return np.zeros(frames, np.float32)
     times = (np.arange(frames) + 0.5) * FRAME_SECONDS * FRAME_RATE - 0.5
     relative = np.interp(times, np.arange(len(crops)), _mean_motion(crops)) / MOVING
-    return np.minimum(0.5 * relative, 1).astype(np.float32)
+    likely: np.ndarray = np.minimum(0.5 * relative, 1).astype(np.float32)
+    return likely
 
 
 def moving_seconds(crops: np.ndarray) -> float:
@@ -131,4 +132,7 @@ def moving_seconds(crops: np.ndarray) -> float:
 
 def _mean_motion(crops: np.ndarray) -> np.ndarray:
     """(frames,): the motion of each frame, in the mean of half a second."""
-    return moving_average(np.minimum(mouth_motion(crops), _JUMP), _RADIUS) if len(crops) else np.zeros(0)
+    if not len(crops):
+        return np.zeros(0)
+    mean: np.ndarray = moving_average(np.minimum(mouth_motion(crops), _JUMP), _RADIUS)
+    return mean

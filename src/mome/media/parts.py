@@ -36,16 +36,19 @@ _AROUND = 63  # frames, 2 s
 
 
 class Source(Protocol):
-    """What parts are cut from: a long file or a clip.
+    """What parts are cut from: a long file or a clip."""
 
-    Attributes:
-        seconds: its length.
-        has_sound, has_mouth: whether there is any.
-    """
+    @property
+    def seconds(self) -> float:
+        """Its length."""
 
-    seconds: float
-    has_sound: bool
-    has_mouth: bool
+    @property
+    def has_sound(self) -> bool:
+        """Whether it has sound."""
+
+    @property
+    def has_mouth(self) -> bool:
+        """Whether it has video."""
 
     def sound(self) -> Iterator[np.ndarray]:
         """All sound from 0 on, (samples,) float32 at 16 kHz each."""
@@ -270,9 +273,8 @@ class _BySpeech:
             lacking = max(LEAST_PART - (piece.end - piece.start), 0.0) / 2
             start, end = max(piece.start - lacking, self.done), piece.end + lacking
             mouth = self.mouth.between(start, end) if self.sees else None
-            wave: np.ndarray | None = self.sound.between(start, end)
-            if mouth is not None and np.square(wave).mean() < SILENT**2:
-                wave = None
+            sound = self.sound.between(start, end)
+            wave = None if mouth is not None and np.square(sound).mean() < SILENT**2 else sound
             no_speech, deaf = self._no_speech(piece)
             moved = None if mouth is None else moving_seconds(mouth)
             if not (deaf and moved is not None and moved < (LEAST_MOVED if no_speech < UNHEARD else ALONE_MOVED)):
