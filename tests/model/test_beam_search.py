@@ -17,10 +17,11 @@ from mome.adapters import (
     attach,
     use_context,
 )
-from mome.model import beam_search
-from mome.model.beam_search import LANGUAGE_MODELS, generate, shares_prefix
+from mome.model import beam_search, shared_prefix
+from mome.model.beam_search import generate
 from mome.model.limit import TokenLimit
 from mome.model.sequence import LanguageInputs
+from mome.model.shared_prefix import LANGUAGE_MODELS, shares_prefix
 from mome.rates import Rates
 from tests.adapters.tiny import randomize
 
@@ -263,13 +264,13 @@ def alone(inputs: LanguageInputs) -> list[LanguageInputs]:
 def test_keys_and_values_take_less_memory_than_those_of_transformers(prefix, share, monkeypatch):
     model = language_model(0, max_position_embeddings=1024)
     options = {"num_beams": 15, "max_new_tokens": 32, "min_new_tokens": 32}
-    ours, kept = [], beam_search._Columns.update
+    ours, kept = [], shared_prefix.Columns.update
 
     def update(self: Any, *states: Any, **more: Any) -> Any:
         ours.append(sum(part.numel() for part in self.memory))
         return kept(self, *states, **more)
 
-    monkeypatch.setattr(beam_search._Columns, "update", update)
+    monkeypatch.setattr(shared_prefix.Columns, "update", update)
     generate(model, clips((prefix,)), options)
     assert len(ours) == 2 * 31  # layers, steps
     heads, width = SIZES["num_key_value_heads"], SIZES["head_dim"]
@@ -290,7 +291,7 @@ def test_the_model_is_as_before():
     modules = dict(model.named_modules())
     generate(model, clips(), {"num_beams": 3, "max_new_tokens": 4})
     assert all(modules[name] is module for name, module in model.named_modules())
-    assert {type(module) for module in model.modules()}.isdisjoint({beam_search._Linear})
+    assert {type(module) for module in model.modules()}.isdisjoint({shared_prefix._Linear})
     assert model.config._attn_implementation == "sdpa"
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 

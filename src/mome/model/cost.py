@@ -31,9 +31,9 @@ from mome.connectors import Connector, ConnectorConfig, Surroundings, TokenCount
 from mome.connectors.base import parameters
 from mome.encoders import AudioContext, audio_encoder
 from mome.features import Features
-from mome.model.beam_search import shares_prefix
 from mome.model.model import MomeForSpeechRecognition
 from mome.model.sequence import count_tokens, encoder_frames
+from mome.model.shared_prefix import shares_prefix
 from mome.operations import Growth, count_operations, meta
 from mome.rates import Rates
 from mome.text.transcript import Tokens
