@@ -42,8 +42,8 @@ def generate(language_model: Any, inputs: LanguageInputs, options: Mapping[str, 
     """Transformers' ``generate``, whose loop is this module's search where that gives the same.
 
     That is a beam search without sampling, by a language model that
-    :func:`~mome.model.shared_prefix.shares_prefix` allows and that is whole on one device, with options of
-    :data:`~mome.config.generation.NAMES`, processors and criteria.
+    :func:`~mome.model.shared_prefix.shares_prefix` allows and that is neither compiled nor spread over devices, with
+    options of :data:`~mome.config.generation.NAMES`, processors and criteria.
 
     Args:
         language_model: a causal language model.
@@ -72,7 +72,8 @@ def _covers(language_model: Any, options: Mapping[str, Any]) -> bool:
         and {name for name, value in given.items() if value is not None and value is not False} <= _OPTIONS
         and shares_prefix(language_model.config)
         and language_model.config._attn_implementation in ("sdpa", "eager")
-        and getattr(language_model, "hf_device_map", None) is None
+        # Parts on several devices, and compiled ones, have a forward of their own, which refers to the model itself.
+        and not any({"forward", "_compiled_call_impl"} & vars(module).keys() for module in language_model.modules())
     )
 
 
