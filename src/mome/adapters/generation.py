@@ -9,14 +9,14 @@ from typing import Any
 
 from torch import nn
 
-from mome.adapters.context import CONTEXT_KEY, AdapterContext
+from mome.adapters.context import CONTEXT_KEY, AdapterContext, AdapterSlot
 from mome.adapters.layers import decoder_layers
 
 
 class _Blocks(threading.local):
-    """The ``use_context`` blocks that a thread has entered: decoders with their contexts, innermost last."""
+    """The ``use_context`` blocks that a thread has entered: first layers' slots with contexts, innermost last."""
 
-    entered: tuple[tuple[nn.Module, AdapterContext], ...] = ()
+    entered: tuple[tuple[AdapterSlot | None, AdapterContext], ...] = ()
 
 
 _BLOCKS = _Blocks()
@@ -37,9 +37,8 @@ def use_context(model: nn.Module, context: AdapterContext) -> Iterator[AdapterCo
     Raises:
         MomeError: the model has no decoder layers.
     """
-    decoder_layers(model)
     before = _BLOCKS.entered
-    _BLOCKS.entered = (*before, (model.get_decoder(), context))  # type: ignore[operator]
+    _BLOCKS.entered = (*before, (_slot(decoder_layers(model)), context))
     try:
         yield context
     finally:
@@ -50,5 +49,11 @@ def enter_decoder(
     decoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
     """Pre-hook of a decoder with adapters: pass on the context of the innermost block unless another one is given."""
-    given = next((context for owner, context in reversed(_BLOCKS.entered) if owner is decoder), None)
+    slot = _slot(decoder.layers)
+    given = next((context for owner, context in reversed(_BLOCKS.entered) if owner is slot), None)
     return None if given is None else (args, {CONTEXT_KEY: given, **kwargs})
+
+
+def _slot(layers: Any) -> AdapterSlot | None:
+    """The slot of the first layer, which a view of the model shares with it, and a copy does not."""
+    return getattr(layers[0], "adapter_slot", None)

@@ -33,6 +33,7 @@ from mome.encoders import AudioContext, audio_encoder
 from mome.features import Features
 from mome.model.model import MomeForSpeechRecognition
 from mome.model.sequence import count_tokens, encoder_frames
+from mome.model.shared_prefix import shares_prefix
 from mome.operations import Growth, count_operations, meta
 from mome.rates import Rates
 from mome.text.transcript import Tokens
@@ -50,7 +51,8 @@ class Cost:
         video_encoder: those of the video encoder, its adapter included, and the sound if it reads that too.
         projectors: those of the connector.
         adapters: those of the language model's adapters, in prefill and decode.
-        prefill: the language model's pass over the fed tokens, without adapters.
+        prefill: the language model's pass over the fed tokens, without adapters; one for each beam where beams do not
+            share it.
         decode: the language model's steps after the first new token, without adapters.
     """
 
@@ -124,8 +126,10 @@ def inference_cost(
     adapter = _adapter(settings, config.adapter_config)
     if top_k is not None:
         adapter -= config.check_top_k(top_k).idle_operations(config.text_config, top_k)
-    adapters = (fed.total + steps) * adapter
-    return Cost(audio, video, projectors, beams * adapters, beams * prefill, beams * decode)
+    # Masked attention to what other beams wrote is left out; it is as little as transcripts are short.
+    readings = 1 if shares_prefix(config.text_config) else beams
+    adapters = (readings * fed.total + beams * steps) * adapter
+    return Cost(audio, video, projectors, adapters, readings * prefill, beams * decode)
 
 
 def _settings(config: PreTrainedConfig) -> str:

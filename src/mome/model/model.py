@@ -39,6 +39,7 @@ from mome.encoders.avhubert import AVHubertModel
 from mome.errors import MomeError
 from mome.features import Features
 from mome.model.alignment import Alignment
+from mome.model.beam_search import generate
 from mome.model.decorrelation import decorrelation_loss
 from mome.model.limit import TokenLimit
 from mome.model.objective import IGNORED_LABEL, Objective, SpeechOutput
@@ -396,12 +397,10 @@ class MomeForSpeechRecognition(SavedModel):
             ends = options.get("eos_token_id", self.language_model.generation_config.eos_token_id)
             limit = TokenLimit(most_tokens, ends[0] if isinstance(ends, list) else ends)
             options["logits_processor"] = [*options.get("logits_processor", []), limit]
-        options |= {"inputs_embeds": prepared.embeddings, "attention_mask": prepared.mask.long()}
-        language_model = cast(Any, self.language_model)
         if not self.config.adapter_groups and active_experts is None:
-            return language_model.generate(**options)
+            return generate(self.language_model, prepared, options)
         with use_context(self.language_model, self.adapter_context(prepared.rates, active_experts=active_experts)):
-            return language_model.generate(**options)
+            return generate(self.language_model, prepared, options)
 
     def merge(self, which: str | Rates | None = None, parts: Collection[str] | None = None) -> Self:
         """Merge the LoRA into the weights of its backbone, which gives the same output without extra cost.
