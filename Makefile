@@ -193,9 +193,11 @@ results-pages: backbones  ## Measure the figures of docs/compat.md, models.md an
 	$(BIN)/python scripts/figures/rounding.py
 
 results-speech: export PYTHONPATH := .
-results-speech: $(INSTALLED)  ## Measure where speech is found, long sound is cut, mouths move and words are; writes results/vad.json, recording.json, word-times.json
+results-speech: export MOME_BACKBONES := $(MOME_BACKBONES)
+results-speech: backbones  ## Measure where speech is, long sound is cut, mouths move and words are; writes results/vad.json, recording.json, long-recordings.json, word-times.json
 	$(BIN)/python scripts/figures/vad.py $(GRID) $(SPEECH) $(NOISE:%=--noise %)
 	$(BIN)/python scripts/figures/recording.py $(GRID)
+	$(BIN)/python scripts/figures/long_recordings.py $(GRID) --noise $(firstword $(NOISE)) --speech $(SPEECH)
 	$(BIN)/python scripts/figures/word_times.py $(GRID)
 
 results-analysis: export MOME_BACKBONES := $(MOME_BACKBONES)
