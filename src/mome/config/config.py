@@ -86,8 +86,8 @@ class MomeConfig(PreTrainedConfig):
         start_ids: token ids before everything else (BOS in the published systems).
         audio_markers, video_markers: pairs of token ids around the audio and video tokens, or ``None``.
         generation: default options of decoding (:data:`mome.config.generation.NAMES`).
-        segment_seconds: length of the longest clip that it was trained on: longer recordings are cut into parts of at
-            most that; ``None``: of what fits the encoders' window.
+        segment_seconds: mean length of the clips that it was trained on: longer recordings are cut into parts of about
+            that at most; ``None``: of what fits the encoders' window.
         description: one line for the user about what this model is for.
     """
 

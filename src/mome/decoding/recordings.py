@@ -25,7 +25,8 @@ Progress = Callable[[float, float], None]
 """Called with the seconds that are done and all seconds."""
 
 MARGIN = 4 / 3
-"""Length of the longest part over that of the longest clip that was trained on: sentences keep silence around them."""
+"""Length of the longest part over the mean length of the clips that were trained on: longer ones are rare in training,
+and shorter ones have no room for the silence around a sentence."""
 LONGEST_PART = 60.0
 """Seconds of a part for models without a window."""
 NOTHING_SAID = "nothing is said in it: no speech is heard, and no mouth is seen speaking"

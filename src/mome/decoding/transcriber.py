@@ -124,8 +124,8 @@ class Transcriber:
             sampling_rate, frames, frame_rate: of an array, see there.
             rates: ``"4,2"`` (AVSR), ``"4,-"`` (ASR) or ``"-,2"`` (VSR); :attr:`default_rates` if not given.
             audio_track: as in :meth:`load_clip`.
-            max_segment: seconds of the longest part, at least 1; by default of the longest clip that the model was
-                trained on, as far as it fits the encoder's window.
+            max_segment: seconds of the longest part, at least 1; by default a third more than the clips that the model
+                was trained on have in the mean, as far as it fits the encoder's window.
             vad: whether to look for speech (by the extra ``vad`` if there is sound); if not, the file must fit the
                 encoder's window.
             batch: number of parts transcribed together.

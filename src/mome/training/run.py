@@ -224,7 +224,7 @@ def _dataset(recipe: Recipe, plan: Plan, model: MomeForSpeechRecognition, proces
     with closing(Bars()) as bars:
         clips.prepare([*plan.train_rows, *plan.valid_rows], data.workers, bars)
         names = [row.id for row in plan.train_rows]
-        model.config.segment_seconds = max(dataset.frames) / FRAME_RATE
+        model.config.segment_seconds = round(sum(dataset.frames) / len(dataset.frames) / FRAME_RATE, 2)
         check_clips(
             list(zip(names, dataset.frames, transcripts, strict=True)), model.config, _schedule(recipe, plan).bounds()
         )
