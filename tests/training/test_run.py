@@ -42,7 +42,7 @@ def test_train_then_transcribe(toy: Path, tmp_path: Path):
         for rates in ("4,2", "16,5", "4,-", "-,5")
     ]
     assert sum(correct) >= 7, "4 of 12 would be chance"
-    clips = [path for path in (toy / "data").glob("train_*.mp4")]
+    clips = list((toy / "data").glob("train_*.mp4"))
     mean = sum(load_clip(path).seconds for path in clips) / len(clips)
     assert model.model.config.segment_seconds == pytest.approx(mean, abs=0.05)
     assert any((output / "tensorboard").iterdir())
