@@ -8,8 +8,10 @@ import pytest
 import mome
 from mome import MomeError, Rates, Transcriber
 from mome.clip import SAMPLE_RATE
+from mome.decoding import people
 from mome.decoding.recordings import NOTHING_SAID
 from mome.media import load_clip
+from mome.media.face import Face
 from mome.media.recording import Recording
 from tests.media.builders import write
 
@@ -150,3 +152,41 @@ def test_what_is_done_to_parts(transcriber, meeting):
     )
     assert silent[0].text != " ".join([TEXT] * 5)
     assert len(silent[0].segments) <= 5
+
+
+def test_whose_lips_are_read(transcriber, tmp_path):
+    """One face speaks on the left and then another on the right, which the detector stands for."""
+    mouth = load_clip(CLIP, audio=False).mouth
+    assert mouth is not None
+    still = np.repeat(mouth[-1:], len(mouth), axis=0)
+    left, right = np.concatenate([mouth, still]), np.concatenate([still, mouth])
+    scenes = [np.full((144, 320), 90, np.uint8) for _ in left]
+    for scene, one, other in zip(scenes, left, right, strict=True):
+        scene[24:120, 24:120], scene[24:120, 200:296] = one, other
+    path = write(tmp_path / "two.mkv", scenes)
+
+    def found(picture: np.ndarray, scale: float = 1.0) -> list[Face]:
+        points = np.array([[30, 10], [66, 10], [48, 30], [33, 48], [63, 48]], float)
+        faces = []
+        for place in (24, 200):
+            box = np.array([place, 24, 96, 96], float)
+            grey = picture[24:120, place : place + 96].mean(axis=2).astype(np.uint8)
+            faces.append(Face(box, points + box[:2], np.ascontiguousarray(grey[33:63, 33:63])))
+        return faces
+
+    before, transcriber.detector = transcriber.detector, found
+    try:
+        persons = people(path, found)
+        assert len(persons) == 2
+        spans = []
+        for face in ("left", "right", *persons):
+            segments = transcriber.transcribe(path, "-,2", face=face).segments
+            spans.append([(segment.start, segment.end) for segment in segments])
+    finally:
+        transcriber.detector = before
+    half = len(mouth) / 25
+    for first, second in (spans[:2], spans[2:]):
+        assert first
+        assert second
+        assert all(end < half + 0.6 for _, end in first)
+        assert all(start > half - 0.6 for start, _ in second)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -124,6 +124,10 @@ def transcribe(
     batch_size: Annotated[
         int, typer.Option("--batch", min=1, metavar="N", help="Parts of a recording that are transcribed together.")
     ] = 8,
+    face: Annotated[
+        Literal["largest", "left", "right", "all"],
+        typer.Option(help="Whose lips are read if there are several faces; all: one transcript for each that speaks."),
+    ] = "largest",
     noise: Noise = None,
     snr: Annotated[
         float | None,
@@ -171,8 +175,8 @@ def transcribe(
         config.rate_set.check(rate)
     chosen = list(config.rate_set.rates()) if every else chosen
     several = len(chosen) > 1
-    single = [one.source for one in found] == inputs and len(inputs) == 1 and not several
-    if chosen_format in _SUBTITLES and output_dir is None and (several or len(found) > 1):
+    single = [one.source for one in found] == inputs and len(inputs) == 1 and not several and face != "all"
+    if chosen_format in _SUBTITLES and output_dir is None and (several or len(found) > 1 or face == "all"):
         raise MomeError(f"{chosen_format} on stdout is for one clip at one rate: give --output-dir DIR for several")
 
     left = [one for one in found if not (skip_existing and _is_done(targets[one], chosen, chosen_format))]
@@ -184,6 +188,7 @@ def transcribe(
         "max_segment": max_segment,
         "vad": vad,
         "batch": batch_size,
+        "face": face,
         "words": words,
         "active_experts": top_k,
         **beam_search(beams),
@@ -200,7 +205,7 @@ def transcribe(
         elif chosen_format == "jsonl":
             result("\n".join(to_json(transcript.to_dict(), indent=None) for transcript in outcome))
         elif chosen_format == "text" and not single:
-            result("\n".join(f"{each.file}\t{each.rates}\t{each.text}" for each in outcome))
+            result("\n".join(_line(each) for each in outcome))
         elif chosen_format != "json":
             print(_formatted(outcome[0], chosen_format), end="", flush=True)
 
@@ -285,16 +290,24 @@ class _Batch:
     def _transcribe(
         self, transcriber: Transcriber, one: Input, rates: list[Rates], progress: Callable[[float, float], None]
     ) -> list[Transcript]:
+        from mome.decoding import people
         from mome.decoding.transcriber import named
         from mome.media.sources import opened
 
+        options = {**self.options, "alter": self._noise, "progress": progress}
+        found: dict[Any, Transcript] = {}
         with opened(one.opened()) as file:
-            transcripts = transcriber.transcribe_rates(
-                file.path, rates, alter=self._noise, progress=progress, **self.options
-            )
-        # A recording without sound or mouth has the same rates again and again.
-        by_rates = {transcript.rates: transcript for transcript in transcripts}
-        return [named(transcript, file) for transcript in by_rates.values()]
+            persons = people(file.path, transcriber.detector) if options["face"] == "all" else []
+            for face, person in enumerate(persons or [None], 1):
+                if options["face"] == "all":
+                    options["face"] = "largest"  # nobody is seen to speak
+                if person is not None:
+                    options["face"] = person
+                for transcript in transcriber.transcribe_rates(file.path, rates, **options):
+                    # A recording without sound or mouth has the same rates again and again.
+                    own = replace(transcript, face=None if person is None else face)
+                    found[own.face, own.rates] = named(own, file)
+        return list(found.values())
 
     def document(self) -> dict[str, Any]:
         """The JSON document of the command."""
@@ -348,19 +361,20 @@ def _targets(inputs: Sequence[Input], folder: Path | None, chosen: Format) -> di
     return targets
 
 
-def _files(target: Path, rates: Rates | None, chosen: Format) -> dict[Format, Path]:
-    """The file of each kind for a transcript, with its rates in the name if there are several."""
+def _files(target: Path, rates: Rates | None, chosen: Format, face: int | None = None) -> dict[Format, Path]:
+    """The file of each kind for a transcript, with its rates and face in the name if there are several."""
     sides = () if rates is None else (("a", rates.audio), ("v", rates.video))
-    mark = "".join(f"{letter}{rate}" for letter, rate in sides if rate)
-    name = f"{target.name}.{mark}" if mark else target.name
+    marks = ["" if face is None else f"face{face}", "".join(f"{letter}{rate}" for letter, rate in sides if rate)]
+    name = ".".join([target.name, *filter(None, marks)])
     kinds = _EXTENSIONS if chosen == "all" else (chosen,)
     return {kind: target.with_name(f"{name}.{_EXTENSIONS[kind]}") for kind in kinds}
 
 
 def _is_done(target: Path, rates: Sequence[Rates], chosen: Format) -> bool:
-    """Whether all files of a clip are there."""
+    """Whether all files of a clip are there, or of its first face."""
     marks = rates if len(rates) > 1 else [None]
-    return all(file.is_file() for mark in marks for file in _files(target, mark, chosen).values())
+    files = [[file for mark in marks for file in _files(target, mark, chosen, face).values()] for face in (None, 1)]
+    return any(all(file.is_file() for file in each) for each in files)
 
 
 def _write(target: Path, transcripts: Sequence[Transcript], chosen: Format, several: bool) -> None:
@@ -370,9 +384,15 @@ def _write(target: Path, transcripts: Sequence[Transcript], chosen: Format, seve
     except OSError as error:
         raise MomeError(f"--output-dir {target.parent} cannot be made: {error.strerror}") from error
     for transcript in transcripts:
-        for kind, file in _files(target, transcript.rates if several else None, chosen).items():
+        for kind, file in _files(target, transcript.rates if several else None, chosen, transcript.face).items():
             write_text(file, _formatted(transcript, kind))
             note(f"wrote {file}")
+
+
+def _line(transcript: Transcript) -> str:
+    """File, face if there are several, rates and text."""
+    face = "" if transcript.face is None else f" (face {transcript.face})"
+    return f"{transcript.file}{face}\t{transcript.rates}\t{transcript.text}"
 
 
 def _formatted(transcript: Transcript, chosen: Format) -> str:

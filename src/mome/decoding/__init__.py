@@ -1,5 +1,6 @@
 """From clips to transcripts."""
 
+from mome.decoding.recordings import people
 from mome.decoding.transcriber import Transcriber, load
 
-__all__ = ["Transcriber", "load"]
+__all__ = ["Transcriber", "load", "people"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from math import inf
@@ -11,10 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mome.clip import MOUTH_SIZE, Clip
+from mome.clip import FRAME_RATE, MOUTH_SIZE, Clip
 from mome.errors import MomeError
+from mome.media.face import FaceDetector
+from mome.media.motion import cut_by_motion, mouth_motion, moving_seconds
 from mome.media.parts import Part, Whole, parts
-from mome.media.recording import Recording
+from mome.media.recording import FaceChoice, Recording
+from mome.media.speech import Piece
 from mome.rates import Rates
 from mome.text.transcript import Seconds, Tokens, Transcript, Word
 
@@ -29,6 +33,8 @@ MARGIN = 4 / 3
 and shorter ones have no room for the silence around a sentence."""
 LONGEST_PART = 60.0
 """Seconds of a part for models without a window."""
+LOOK = 2.0
+"""Seconds of video that are looked at together to find out who is in it."""
 NOTHING_SAID = "nothing is said in it: no speech is heard, and no mouth is seen speaking"
 
 
@@ -39,7 +45,7 @@ class Recordings:
         transcriber: the model.
         rates: R rates to transcribe at.
         generation: options of decoding, which say how much fits.
-        audio_track, max_segment, vad, alter: see :meth:`~mome.decoding.Transcriber.transcribe_rates`.
+        audio_track, max_segment, vad, face, alter: see :meth:`~mome.decoding.Transcriber.transcribe_rates`.
     """
 
     def __init__(
@@ -51,11 +57,12 @@ class Recordings:
         max_segment: float | None,
         vad: bool,
         alter: Callable[[Clip], Clip] | None,
+        face: FaceChoice | int = "largest",
     ):
         if max_segment is not None and not 1 <= max_segment < inf:
             raise MomeError(f"max_segment={max_segment} is not possible: give at least 1 second")
         self.transcriber, self.rates, self.generation = transcriber, rates, generation
-        self.audio_track, self.vad, self.alter = audio_track, vad, alter
+        self.audio_track, self.vad, self.alter, self.face = audio_track, vad, alter, face
         limits = [limit for limit in transcriber.window(rates, **generation) if limit is not None]
         self.window = min([*limits, LONGEST_PART])
         trained = transcriber.model.config.segment_seconds
@@ -110,12 +117,13 @@ class Recordings:
                 audio=any(rate.audio is not None for rate in self.rates),
                 video=any(rate.video is not None for rate in self.rates),
                 detector=self.transcriber.detector,
+                face=self.face if isinstance(self.face, str) else "largest",
                 **read,
             ) as recording:
                 self.seconds = recording.seconds
                 self._check(recording.has_sound, recording.has_mouth, path)
-                if recording.seconds > self.window:
-                    yield from parts(recording, self.longest, path)
+                if recording.seconds > self.window or self.face != "largest":
+                    yield from self._of_face(recording, path)
                     self.notes += recording.warnings
                     return
         clip = self.transcriber.load_clip(path, self.rates, **read, **self.generation)
@@ -131,6 +139,14 @@ class Recordings:
         else:
             self.notes += clip.warnings
             yield from found
+
+    def _of_face(self, recording: Recording, path: Path) -> Iterator[Part]:
+        """The parts of a recording; of one person alone, those in which that mouth moves."""
+        if isinstance(self.face, str):
+            yield from parts(recording, self.longest, path)
+        else:
+            said = parts(Person(recording, self.face), self.longest, path)
+            yield from (part for part in said if part.clip.mouth is not None and not part.still)
 
     def _transcribed(
         self, waiting: list[Part], options: dict[str, Any]
@@ -172,6 +188,54 @@ class Recordings:
         except MomeError:
             return False
         return True
+
+
+class Person:
+    """A recording with the mouth of one person alone.
+
+    Args:
+        recording: whose :meth:`~mome.media.recording.Recording.mouths` have numbers.
+        number: the person's.
+    """
+
+    def __init__(self, recording: Recording, number: int):
+        self.recording, self.number = recording, number
+        self.seconds, self.has_sound, self.has_mouth = recording.seconds, recording.has_sound, recording.has_mouth
+
+    def sound(self) -> Iterator[np.ndarray]:
+        """The recording's."""
+        return self.recording.sound()
+
+    def mouth(self, start: float, end: float) -> np.ndarray | None:
+        """The person's, as far as it is seen."""
+        return self.recording.mouths(start, end).get(self.number)
+
+    def moving(self, longest: float) -> Iterator[tuple[Piece, np.ndarray]]:
+        """The pieces in which the person's mouth moves."""
+        start = 0.0
+        while start < self.seconds:
+            mouth = self.mouth(start, start + longest)
+            if mouth is not None:
+                for piece in cut_by_motion(mouth_motion(mouth), longest):
+                    crops = mouth[round(piece.start * FRAME_RATE) : round(piece.end * FRAME_RATE)]
+                    yield Piece(start + piece.start, start + piece.end), crops
+            start += longest
+
+
+def people(path: str | Path, detector: FaceDetector | None = None) -> list[int]:
+    """The numbers of the persons whose mouths move for at least a second in all, from left to right.
+
+    Raises:
+        MomeError: the file is unusable, or has no video.
+    """
+    moved: Counter[int] = Counter()
+    order: dict[int, None] = {}
+    with Recording(path, audio=False, detector=detector) as recording:
+        for start in (look * LOOK for look in range(int(recording.seconds / LOOK) + 1)):
+            for person, mouth in recording.mouths(start, start + LOOK).items():
+                order.setdefault(person)
+                moved[person] += moving_seconds(mouth)
+    return [number for number in order if moved[number] >= 1]
 
 
 def placed(transcript: Transcript, part: Part) -> Transcript:

@@ -23,6 +23,7 @@ from mome.decoding.words import Spoken, spoken_words
 from mome.errors import MomeError, listed
 from mome.media import load_clip
 from mome.media.face import FaceDetector
+from mome.media.recording import FaceChoice
 from mome.media.sources import Opened, opened
 from mome.model import MomeForSpeechRecognition, MomeProcessor
 from mome.model.cost import inference_cost
@@ -107,6 +108,7 @@ class Transcriber:
         max_segment: float | None = None,
         vad: bool = True,
         batch: int = 8,
+        face: FaceChoice | int = "largest",
         progress: Progress | None = None,
         active_experts: int | None = None,
         words: bool = False,
@@ -114,9 +116,9 @@ class Transcriber:
     ) -> Transcript | list[Transcript]:
         """Transcribe a recording of any length, or a list of them one after the other, at one pair of rates.
 
-        A recording is cut where nobody speaks, and the parts are transcribed in batches; where nothing is said, nothing
-        is written. One of at most ``max_segment`` seconds, or with speech in one place that fits the encoder's window,
-        is transcribed as a whole. So is a clip in memory.
+        A recording is cut where nobody speaks; where nothing is said, nothing is written. One of at most
+        ``max_segment`` seconds, or with speech in one place that fits the encoder's window, is transcribed as a whole.
+        So is a clip in memory.
 
         Args:
             source: what :func:`mome.media.sources.opened` takes: a path, an address, bytes, a binary file object, or
@@ -129,6 +131,8 @@ class Transcriber:
             vad: whether to look for speech (by the extra ``vad`` if there is sound); if not, the file must fit the
                 encoder's window.
             batch: number of parts transcribed together.
+            face: whose lips are read, if there are several: the largest face or the one that moves its mouth most,
+                the one on the left or right, or a person by the number that :func:`~mome.decoding.people` gives.
             progress: called with the seconds of the recording that are done and all of them.
             active_experts: routed experts of a MoME adapter active for a token, 1 up to all; by default as trained.
                 The operations recorded are then those of the active experts.
@@ -145,15 +149,13 @@ class Transcriber:
         self.model.rate_set.check(rates)
         of_array: dict[str, Any] = {"sampling_rate": sampling_rate, "frames": frames, "frame_rate": frame_rate}
         options: dict[str, Any] = {"active_experts": active_experts, "words": words, **generation}
-        cutting: dict[str, Any] = {"audio_track": audio_track, "max_segment": max_segment, "vad": vad, "batch": batch}
+        options |= {"audio_track": audio_track, "max_segment": max_segment, "vad": vad, "batch": batch, "face": face}
 
         def transcribed(one: Any) -> Transcript:
             if isinstance(one, Clip):
                 return self.transcribe_rates(one, [rates], **options)[0]
             with opened(one, **of_array) as file:
-                return named(
-                    self.transcribe_rates(file.path, [rates], progress=progress, **cutting, **options)[0], file
-                )
+                return named(self.transcribe_rates(file.path, [rates], progress=progress, **options)[0], file)
 
         return [transcribed(one) for one in source] if isinstance(source, list | tuple) else transcribed(source)
 
@@ -167,6 +169,7 @@ class Transcriber:
         max_segment: float | None = None,
         vad: bool = True,
         batch: int = 8,
+        face: FaceChoice | int = "largest",
         alter: Callable[[Clip], Clip] | None = None,
         progress: Progress | None = None,
         active_experts: int | None = None,
@@ -175,15 +178,14 @@ class Transcriber:
     ) -> list[Transcript]:
         """Transcribe one recording at several rates; it is read, and the encoders run, once.
 
-        ``alter`` is done to each part before it is transcribed, such as adding noise. See :meth:`transcribe` for the
-        other arguments, and :func:`available_rates` for clips without sound or without video. Rates at which no part
-        of the recording can be read are left out, unless there are no others.
+        ``alter`` is done to each part before it is transcribed, such as adding noise; the other arguments are those of
+        :meth:`transcribe`. Rates at which no part of the recording can be read are left out, unless all are.
         """
         options: dict[str, Any] = {"active_experts": active_experts, "words": words, **generation}
         if isinstance(source, Clip):
             clip = source if alter is None else alter(source)
             return self.transcribe_batch([clip], rates, media_seconds, **options)[0]
-        cutter = Recordings(self, rates, generation, audio_track, max_segment, vad, alter)
+        cutter = Recordings(self, rates, generation, audio_track, max_segment, vad, alter, face)
         return cutter.transcribe(source, batch, progress, options)
 
     def stream(

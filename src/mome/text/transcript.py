@@ -101,6 +101,7 @@ class Transcript:
         tflops: floating-point operations in units of 10^12; a multiply-add counts as two.
         seconds: processing time.
         warnings: one line each, for the user.
+        face: number of the face whose lips were read, from 1 on the left, if each has a transcript of its own.
         encoder_tflops: those of ``tflops`` that the encoders take; not part of :meth:`to_json`.
     """
 
@@ -114,11 +115,13 @@ class Transcript:
     seconds: Seconds
     warnings: tuple[str, ...] = ()
     encoder_tflops: float = 0.0
+    face: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The transcript as dictionaries, lists, strings and numbers; fused tokens only if there are any."""
         return {
             "file": self.file,
+            **({} if self.face is None else {"face": self.face}),
             "task": self.task,
             "rates": str(self.rates),
             "text": self.text,
