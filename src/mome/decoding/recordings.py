@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from math import inf
@@ -228,14 +227,12 @@ def people(path: str | Path, detector: FaceDetector | None = None) -> list[int]:
     Raises:
         MomeError: the file is unusable, or has no video.
     """
-    moved: Counter[int] = Counter()
-    order: dict[int, None] = {}
+    moved: dict[int, float] = {}  # in the order in which they are seen, from left to right
     with Recording(path, audio=False, detector=detector) as recording:
         for start in (look * LOOK for look in range(int(recording.seconds / LOOK) + 1)):
             for person, mouth in recording.mouths(start, start + LOOK).items():
-                order.setdefault(person)
-                moved[person] += moving_seconds(mouth)
-    return [number for number in order if moved[number] >= 1]
+                moved[person] = moved.get(person, 0.0) + moving_seconds(mouth)
+    return [person for person, seconds in moved.items() if seconds >= 1]
 
 
 def placed(transcript: Transcript, part: Part) -> Transcript:
