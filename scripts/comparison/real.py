@@ -55,7 +55,7 @@ class Setting:
         variants: further rows: a system, what their name adds to its, and overrides.
         levels: signal-to-noise ratios to measure at, if there is noise.
         effect: the system by which the effect of the alignment is measured; ``None`` to leave that out.
-        own: overrides of systems with a connector of their own, which have an alignment of their own.
+        own: recipe and overrides of systems with a connector of their own, which have an alignment of their own.
     """
 
     folder: str
@@ -67,15 +67,18 @@ class Setting:
     variants: tuple[tuple[str, str, tuple[str, ...]], ...] = ()
     levels: tuple[float | None, ...] = (None,)
     effect: str | None = None
-    own: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    own: Mapping[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)
 
     def recipe(self, system: str) -> str:
-        return f"{system}-{self.recipes}"
+        return f"{self.own[system][0] if system in self.own else system}-{self.recipes}"
+
+    def changes(self, system: str) -> tuple[str, ...]:
+        return self.own[system][1] if system in self.own else ()
 
     def alignment(self, system: str) -> Run:
         """The alignment of the system's kind of connector, which a training of one step carries out."""
         first = system if system in self.own else "projectors-only"
-        changes = (*self.own.get(first, ()), "optim.steps=1")
+        changes = (*self.changes(first), "optim.steps=1")
         return Run("alignment", self.recipe(first), changes, SEEDS[0], stage="align")
 
     def search(self, system: str, overrides: tuple[str, ...] = ()) -> tuple[Run, ...]:
@@ -84,7 +87,7 @@ class Setting:
         steps = f"optim.steps={self.search_steps}"
         # What moves most has the learning rate that is tried: the adapter or, without one, the connector.
         also = ("optim.connector_learning_rate=null",) if system == "projectors-only" else ()
-        overrides = (*self.own.get(system, ()), *overrides, *also)
+        overrides = (*self.changes(system), *overrides, *also)
         changes = [(*overrides, steps, f"optim.learning_rate={rate}") for rate in LEARNING_RATES]
         return tuple(Run(system, self.recipe(system), each, SEEDS[0], needs, "search") for each in changes)
 
@@ -93,7 +96,7 @@ class Setting:
     ) -> Run:
         """A run that is compared, at the learning rate that was chosen for its system."""
         needs = (self.alignment(system), *(tried or self.search(system)))
-        overrides = (*self.own.get(system, ()), *overrides)
+        overrides = (*self.changes(system), *overrides)
         return Run(f"{system}, {name}" if name else system, self.recipe(system), overrides, seed, needs)
 
     def one_rate(self, seed: int, rates: tuple[tuple[str, ...], ...]) -> list[Run]:
@@ -146,7 +149,7 @@ SPEECH = Setting(
         *(("mome-layer", name, overrides) for name, overrides in ROUTING.items()),
     ),
     effect="mome-layer",
-    own={"m3": ("model.compression=average",)},
+    own={"m3": ("llama-mtsk-ms", ("model.compression=average",))},  # one projector for all rates, as all have
 )
 GRID = Setting(
     folder="grid-real",
@@ -156,7 +159,7 @@ GRID = Setting(
     middle=at(*PAIRS[1]),
     search_steps=100,
     levels=(None, 0.0),
-    own={"m3": ()},
+    own={"m3": ("m3", ())},
 )
 SETTINGS = {setting.recipes: setting for setting in (SPEECH, GRID)}
 

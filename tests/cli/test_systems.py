@@ -39,7 +39,7 @@ def test_a_clip_that_lacks_a_modality(refused, avsr_model, clips):
     """AVSR cannot become VSR in a model that never learned it."""
     line = refused("transcribe", clips / "mute.mkv", "--model", avsr_model)
     assert "mute.mkv" in line
-    assert "vsr, which this model was not made for" in line
+    assert "has no sound, and this model was not made for vsr" in line
     model = mome.load(avsr_model)
     for rates in ("4,2", None):
         with pytest.raises(MomeError, match=r"mute\.mkv has no sound, and this model was not made for vsr"):

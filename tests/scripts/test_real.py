@@ -49,8 +49,8 @@ def test_what_is_trained(real: Any):
     assert len(by_system) == 17
     assert set(map(frozenset, by_system.values())) == {frozenset({1, 2, 3})}
     aligned = {run.system: run.needs[0].recipe for run in runs}
-    assert {system for system, recipe in aligned.items() if recipe == "m3-asr-speech"} == {"m3"}
-    assert set(aligned.values()) == {"m3-asr-speech", "projectors-only-asr-speech"}
+    assert {system for system, recipe in aligned.items() if recipe == "llama-mtsk-ms-asr-speech"} == {"m3"}
+    assert set(aligned.values()) == {"llama-mtsk-ms-asr-speech", "projectors-only-asr-speech"}
     effect = [run for run in all_runs if run.stage == "effect"]
     assert {run.recipe for run in effect} == {"mome-layer-asr-speech"}
     aligned, not_aligned = effect[::2], effect[1::2]
