@@ -122,7 +122,7 @@ def test_a_corpus_may_be_for_some_systems_only():
     assert len(names) == 8
     assert {tuple(load_recipe(name).optim.tasks) for name in names} == {("asr",)}
     names = [name for name in recipe_names() if name.endswith("-grid-real")]
-    assert len(names) == 8
+    assert len(names) == 9
     assert {tuple(load_recipe(name).optim.tasks) for name in names} == {("avsr",)}
     corpora = "m3-grid, m3-grid-real, m3-lrs2, m3-lrs3"
     with pytest.raises(MomeError, match=f"m3 is a system: add a corpus, as in {corpora}$"):
