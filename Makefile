@@ -180,6 +180,7 @@ results-real-avsr: backbones build/grid-real/video_encoder.done  ## Train them o
 bench: export MOME_BACKBONES := $(MOME_BACKBONES)
 bench: backbones  ## Measure times and what they buy; writes results/benchmarks/
 	$(BIN)/python -m benchmarks.encoders $(SPEECH)/manifest.csv
+	$(BIN)/python -m benchmarks.beam_search
 
 # Outputs of the official code, with the weights and inputs that they come from.
 GOLDEN ?= $(error give GOLDEN=DIR: outputs of the official code, see docs/compat.md)
