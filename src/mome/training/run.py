@@ -63,6 +63,8 @@ def train(name: str | Path, overrides: Sequence[str] = (), resume: bool = False)
     with arguments.main_process_first(local=False):
         checkpoint = folder.claim(recipe, resume)
     set_seed(recipe.optim.seed)
+    # On H100 and H200 cuDNN's gradients are NaN with a mask and lengths of 64, 192, 320 …: pytorch/pytorch#196678.
+    torch.backends.cuda.enable_cudnn_sdp(False)
     model, processor = build(recipe)
     if recipe.optim.precision == "bf16" and arguments.device.type == "cpu":
         # On short sequences PyTorch's fused attention for bfloat16 is slower than the plain one there.
