@@ -248,7 +248,7 @@ def test_pieces_in_which_the_mouth_moves_come_with_their_crops(tmp_path):
     assert pieces[1][0].start == pytest.approx(7.8, abs=0.4)
     assert pieces[-1][0].end == pytest.approx(13.4, abs=0.4)
     assert len(pieces) > 2
-    assert all(before.end <= after.start for (before, _), (after, _) in pairwise(pieces))
+    assert all(before.end <= after.start or before.continued for (before, _), (after, _) in pairwise(pieces))
     for piece, crops in pieces:
         assert piece.end - piece.start <= 3
         first, last = round(25 * piece.start), round(25 * piece.end)

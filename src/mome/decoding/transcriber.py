@@ -198,15 +198,18 @@ class Transcriber:
         frame_rate: float | None = None,
         audio_track: int | None = None,
         max_segment: float | None = None,
+        vad: bool = True,
         batch: int = 1,
+        face: FaceChoice | int = "largest",
         active_experts: int | None = None,
         words: bool = False,
         **generation: Any,
     ) -> Iterator[Segment]:
-        """Yield the segments of a recording as soon as they are transcribed; see :meth:`transcribe`."""
+        """Yield the segments of a recording as soon as the ``batch`` they are in is done; see :meth:`transcribe`."""
         chosen = self.default_rates if rates is None else Rates.parse(rates)
+        self.model.rate_set.check(chosen)
         options: dict[str, Any] = {"active_experts": active_experts, "words": words, **generation}
-        cutter = Recordings(self, [chosen], generation, audio_track, max_segment, True, None)
+        cutter = Recordings(self, [chosen], generation, audio_track, max_segment, vad, None, face)
         with opened(source, sampling_rate=sampling_rate, frames=frames, frame_rate=frame_rate) as file:
             for _, row in cutter.rows(file.path, batch, options):
                 yield from (segment for transcript in row if transcript is not None for segment in transcript.segments)
@@ -428,14 +431,10 @@ def _mouth(clip: Clip) -> np.ndarray:
     return np.zeros((1, MOUTH_SIZE, MOUTH_SIZE), np.uint8) if clip.mouth is None or not len(clip.mouth) else clip.mouth
 
 
-def _ids(tokens: int | Sequence[int] | None) -> Sequence[int]:
-    """A sequence of token ids from the forms that ``eos_token_id`` can have."""
-    return () if tokens is None else (tokens,) if isinstance(tokens, int) else tokens
-
-
 def _ends(generation: dict[str, Any]) -> set[int]:
-    """The tokens that end a transcript, or come after its end."""
-    return {*_ids(generation.get("eos_token_id")), *_ids(generation.get("pad_token_id"))}
+    """The tokens that end a transcript, or come after its end; an option may be one token or several."""
+    given = [generation.get(name) for name in ("eos_token_id", "pad_token_id")]
+    return {token for each in given if each is not None for token in ([each] if isinstance(each, int) else each)}
 
 
 def _lengths(encoded: EncodedClips, clips: int) -> list[tuple[int, int]]:
