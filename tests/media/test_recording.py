@@ -340,6 +340,18 @@ def test_a_real_face_is_nearly_where_every_frame_has_it(monkeypatch):
     assert np.abs(mouth.astype(int) - clip.mouth).mean() < 2
 
 
+def test_without_a_detector_a_long_recording_is_heard(tmp_path, monkeypatch):
+    (tmp_path / "bad.onnx").write_bytes(b"no network")
+    monkeypatch.setenv(DETECTOR_VARIABLE, str(tmp_path / "bad.onnx"))
+    path = write(tmp_path / "a.mkv", [scene((50, 200, 0))] * 25, wave=np.ones(16000, np.float32) / 2)
+    with Recording(path) as recording:
+        assert (recording.has_sound, recording.has_mouth) == (True, False)
+        (warning,) = recording.warnings
+    assert warning.startswith(f"{path}: {tmp_path / 'bad.onnx'} is not a face detector that OpenCV can read")
+    with pytest.raises(MomeError, match="is not a face detector"):
+        Recording(path, audio=False)
+
+
 def test_an_hour_of_video_is_no_limit_piece_by_piece(tmp_path, monkeypatch):
     monkeypatch.setattr("mome.media.reading.LONGEST_VIDEO", 2.0)
     path = film(tmp_path / "a.mkv", [scene((50, 200, 0))] * 75)

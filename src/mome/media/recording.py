@@ -18,7 +18,7 @@ import numpy as np
 from mome.clip import FRAME_RATE
 from mome.errors import MomeError
 from mome.media.decode import Damage, naming, probe
-from mome.media.face import DetectorError, FaceDetector, detector_path
+from mome.media.face import DetectorError, FaceDetector, check_detector
 from mome.media.following import OVERLAP, Mouths
 from mome.media.frames import check_video, read_frames, upright
 from mome.media.limits import LONGEST_SOUND
@@ -92,7 +92,7 @@ class Recording:
             self._mouths = _Crops(self._frames, size)
         elif size is not None:
             try:
-                detector_path()
+                check_detector()
                 self._mouths = Mouths(self._frames, size, detector or FaceDetector(), face)
             except DetectorError as error:
                 if not self.has_sound:
