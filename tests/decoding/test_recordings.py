@@ -139,6 +139,12 @@ def test_parts_that_are_not_possible(transcriber, meeting, length):
         transcriber.transcribe(meeting, "4,-", max_segment=length)
 
 
+@pytest.mark.parametrize("batch", [0, -1])
+def test_batches_that_are_not_possible(transcriber, meeting, batch):
+    with pytest.raises(MomeError, match=f"batch={batch} is not possible: give at least 1"):
+        transcriber.transcribe(meeting, "4,-", batch=batch)
+
+
 def test_several_rates_at_once(transcriber, meeting):
     outs = transcriber.transcribe_rates(meeting, [Rates(4, None), Rates(None, 2), Rates(16, 5)])
     assert [str(out.rates) for out in outs] == ["4,-", "16,-"]  # there is no mouth to read

@@ -107,6 +107,8 @@ class Recordings:
 
     def _read(self, path: Path, batch: int, options: dict[str, Any]) -> Iterator[tuple[Part, Row]]:
         """The parts of a recording, and the transcripts of each by itself."""
+        if batch < 1:
+            raise MomeError(f"batch={batch} is not possible: give at least 1")
         self.media_seconds = 0.0
         waiting: list[Part] = []
         parts = self.parts(path)
