@@ -11,7 +11,7 @@ import mome
 from mome import MomeError, Rates, Transcriber
 from mome.clip import SAMPLE_RATE, Clip
 from mome.decoding import people
-from mome.decoding.recordings import NOTHING_SAID, merged
+from mome.decoding.recordings import NOTHING_SAID, Interrupted, merged
 from mome.media import load_clip
 from mome.media.face import Face
 from mome.media.parts import Part
@@ -90,6 +90,22 @@ def test_segments_come_while_the_rest_is_not_read_yet(transcriber, meeting, monk
     first = len(read)
     assert [segment.text for segment in stream] == [TEXT] * 4
     assert first < len(read) / 2
+
+
+def test_what_is_done_is_kept_when_it_is_interrupted(transcriber, meeting):
+    def stop_at(seconds: float):
+        def progress(done: float, total: float) -> None:
+            if done > seconds:
+                raise KeyboardInterrupt
+
+        return progress
+
+    with pytest.raises(Interrupted) as stopped:
+        transcriber.transcribe(meeting, "4,-", batch=1, progress=stop_at(10))
+    (out,) = stopped.value.transcripts
+    assert out.text == " ".join([TEXT] * 3)
+    assert out.warnings == (f"{meeting}: interrupted after 12 of 28 s, the rest is missing",)
+    assert isinstance(stopped.value, KeyboardInterrupt)
 
 
 def test_progress_is_told(transcriber, meeting):

@@ -40,6 +40,18 @@ LOOK = 2.0
 NOTHING_SAID = "nothing is said in it: no speech is heard, and no mouth is seen speaking"
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C in the middle of a recording.
+
+    Attributes:
+        transcripts: those of what was done before, at each of the rates.
+    """
+
+    def __init__(self, transcripts: list[Transcript]):
+        super().__init__()
+        self.transcripts = transcripts
+
+
 class Recordings:
     """Transcribes recordings with a model, part by part.
 
@@ -74,21 +86,32 @@ class Recordings:
     def transcribe(
         self, path: str | Path, batch: int, progress: Progress | None, options: dict[str, Any]
     ) -> list[Transcript]:
-        """The recording's transcript at each of the rates that it has."""
+        """The recording's transcript at each of the rates that it has; raises :class:`Interrupted` after Ctrl-C."""
         by_rate: list[list[Transcript]] = [[] for _ in self.rates]
-        for done, row in self.rows(path, batch, options):
-            for found, transcript in zip(by_rate, row, strict=True):
-                if transcript is not None:
-                    found.append(transcript)
-            if progress is not None:
-                progress(done, max(self.seconds, done))
+        done = 0.0
+        try:
+            for done, row in self.rows(path, batch, options):
+                for found, transcript in zip(by_rate, row, strict=True):
+                    if transcript is not None:
+                        found.append(transcript)
+                if progress is not None:
+                    progress(done, max(self.seconds, done))
+        except KeyboardInterrupt as stop:
+            if not any(by_rate):
+                raise
+            self.notes.append(f"{path}: interrupted after {done:.0f} of {self.seconds:.0f} s, the rest is missing")
+            raise Interrupted(self._joined(str(path), by_rate)) from stop
+        return self._joined(str(path), by_rate)
+
+    def _joined(self, path: str, by_rate: list[list[Transcript]]) -> list[Transcript]:
+        """The transcript at each of the rates from those of the parts so far."""
         nothing = not any(by_rate)
         results = []
         for asked, transcripts in zip(self.rates, by_rate, strict=True):
             if transcripts or (nothing and asked in self.possible):
                 encode, decode = (sum(getattr(t.seconds, name) for t in transcripts) for name in ("encode", "decode"))
                 seconds = Seconds(self.media_seconds, encode, decode)
-                results.append(joined(str(path), self._present(asked), transcripts, seconds, self.notes))
+                results.append(joined(path, self._present(asked), transcripts, seconds, self.notes))
         return results
 
     def rows(self, path: str | Path, batch: int, options: dict[str, Any]) -> Iterator[tuple[float, Row]]:
