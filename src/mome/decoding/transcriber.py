@@ -137,7 +137,7 @@ class Transcriber:
             active_experts: routed experts of a MoME adapter active for a token, 1 up to all; by default as trained.
                 The operations recorded are then those of the active experts.
             words: whether segments have their words with times and probabilities, and their own mean probability;
-                costs one more pass of the language model over the clip's tokens and the transcript.
+                costs one more pass of the language model over the clip's tokens and the transcript, or two.
             generation: options of decoding, such as ``num_beams`` (:data:`mome.config.generation.NAMES`), or a
                 ``generation_config`` of Transformers; the model's own by default.
 
@@ -283,7 +283,7 @@ class Transcriber:
             spoken = None
             if words:
                 written = (ids, _ends(generation), active_experts)
-                spoken = spoken_words(self.model, self.processor, clips, prepared, lengths, *written)
+                spoken = spoken_words(self.model, self.processor, clips, encoded, prepared, lengths, *written)
             times = Seconds(media_seconds, encode_seconds, (time.perf_counter() - began) / len(clips))
             own_words = (spoken, times, active_experts, generation)
             columns[column] = self._transcripts(clips, lengths, prepared, ids, *own_words)
