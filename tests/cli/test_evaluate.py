@@ -177,14 +177,17 @@ def test_clips_in_which_nothing_is_said(results, evaluate, clips, tmp_path):
 
 
 def test_one_reason_of_many_clips_is_listed_once(evaluate, tmp_path, monkeypatch):
-    """Without a detector of faces, no lips can be read."""
-    monkeypatch.setenv("MOME_FACE_DETECTOR", str(tmp_path / "none.onnx"))
+    """Without a face, no lips can be read; without a detector of faces, those of no clip."""
     film = write(tmp_path / "film.mkv", [np.zeros((120, 160), np.uint8)] * 10)
     rows = [f"{name},{film},test,bin blue" for name in ("a", "b", "c")]
     (tmp_path / "films.csv").write_text("\n".join(["id,path,split,text", *rows]) + "\n")
     result = evaluate("--data", tmp_path / "films.csv", "--rates", "-,2", code=2)
-    (line,) = [line for line in result.stderr.splitlines() if "MOME_FACE_DETECTOR" in line]
+    (line,) = [line for line in result.stderr.splitlines() if "no face found" in line]
     assert line.startswith("mome: clip a, clip b, clip c: ")
+    monkeypatch.setenv("MOME_FACE_DETECTOR", str(tmp_path / "none.onnx"))
+    result = evaluate("--data", tmp_path / "films.csv", "--rates", "-,2", code=2)
+    (line,) = [line for line in result.stderr.splitlines() if "MOME_FACE_DETECTOR" in line]
+    assert line.startswith(f"mome: MOME_FACE_DETECTOR names {tmp_path / 'none.onnx'}, which is not a file")
 
 
 def test_a_chosen_number_of_experts(evaluate, manifest, tiny_model, refused):

@@ -16,6 +16,7 @@ from mome.cli import transcribe as module
 from mome.cli.inputs import find_inputs
 from mome.cli.output import FilesProgress
 from mome.decoding import Transcriber
+from mome.decoding.recordings import Recordings
 from tests.media.builders import write
 from tests.media.server import Handler
 
@@ -207,6 +208,44 @@ def test_what_is_done_when_interrupted_is_kept(transcribe, clips, tmp_path, monk
     assert found == printed
     out = tmp_path / "out"
     assert (sorted(path.name for path in out.iterdir()) if files else out.exists()) == (files or False)
+
+
+@pytest.mark.parametrize(
+    ("options", "files"),
+    [
+        ([], []),
+        (["-f", "srt"], []),
+        (["--json"], []),
+        (["--jsonl"], []),
+        (["-o", "out"], ["a.interrupted.txt"]),
+        (["-o", "out", "-f", "srt", "--skip-existing"], ["a.interrupted.srt"]),
+    ],
+)
+def test_the_part_of_a_recording_before_an_interruption_is_kept(
+    transcribe, clips, tmp_path, monkeypatch, options, files
+):
+    monkeypatch.chdir(tmp_path)
+    shutil.copyfile(clips / "talk.wav", "a.wav")
+    rows = Recordings.rows
+
+    def interrupted(self, *arguments):
+        yield next(rows(self, *arguments))
+        raise KeyboardInterrupt
+
+    whole = transcribe("a.wav", *options)
+    shutil.rmtree("out", ignore_errors=True)
+    monkeypatch.setattr(Recordings, "rows", interrupted)
+    result = transcribe("a.wav", *options)
+    assert (whole.exit_code, result.exit_code) == (0, 130)
+    assert "warning: a.wav: interrupted after 1 of 1 s, the rest is missing" in result.stderr.splitlines()
+    if "--json" in options or "--jsonl" in options:
+        document = json.loads(result.stdout)
+        (one,) = document.get("results", [document])
+        assert one["segments"]
+        assert "interrupted" in one["warnings"][-1]
+    else:
+        assert result.stdout == whole.stdout
+    assert (written(Path("out")) if files else []) == files
 
 
 def test_devices(transcribe, refused, clips, tiny_model):

@@ -149,6 +149,14 @@ def test_one_modality_and_workers(media, tmp_path):
         prepared(tmp_path, [ManifestRow("s", sound, "train", "s")])
 
 
+def test_a_face_detector_that_cannot_be_used_is_named(tmp_path, monkeypatch):
+    (tmp_path / "bad.onnx").write_bytes(b"no network")
+    monkeypatch.setenv("MOME_FACE_DETECTOR", str(tmp_path / "bad.onnx"))
+    film = write(tmp_path / "a.mkv", [np.full((144, 160), 90, np.uint8)] * 5, wave=np.ones(3200, np.float32) / 2)
+    with pytest.raises(MomeError, match=r"bad\.onnx is not a face detector that OpenCV can read"):
+        prepared(tmp_path / "clips", [ManifestRow("a", film, "train", "a")])
+
+
 AUGMENT = Augmentation((np.random.default_rng(9).standard_normal(9000).astype(np.float32),), (0.0, 10.0))
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import inspect
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,12 +9,14 @@ import pytest
 
 import mome
 from mome import MomeError, Rates, Transcriber
-from mome.clip import SAMPLE_RATE
+from mome.clip import SAMPLE_RATE, Clip
 from mome.decoding import people
-from mome.decoding.recordings import NOTHING_SAID
+from mome.decoding.recordings import NOTHING_SAID, Interrupted, merged
 from mome.media import load_clip
 from mome.media.face import Face
+from mome.media.parts import Part
 from mome.media.recording import Recording
+from mome.text.transcript import Seconds, Segment, Tokens, Transcript, Word
 from tests.media.builders import write
 
 CLIP = Path(mome.__file__).parent / "demo" / "clip.mp4"
@@ -88,6 +92,22 @@ def test_segments_come_while_the_rest_is_not_read_yet(transcriber, meeting, monk
     assert first < len(read) / 2
 
 
+def test_what_is_done_is_kept_when_it_is_interrupted(transcriber, meeting):
+    def stop_at(seconds: float):
+        def progress(done: float, total: float) -> None:
+            if done > seconds:
+                raise KeyboardInterrupt
+
+        return progress
+
+    with pytest.raises(Interrupted) as stopped:
+        transcriber.transcribe(meeting, "4,-", batch=1, progress=stop_at(10))
+    (out,) = stopped.value.transcripts
+    assert out.text == " ".join([TEXT] * 3)
+    assert out.warnings == (f"{meeting}: interrupted after 12 of 28 s, the rest is missing",)
+    assert isinstance(stopped.value, KeyboardInterrupt)
+
+
 def test_progress_is_told(transcriber, meeting):
     told: list[tuple[float, float]] = []
     transcriber.transcribe(meeting, "16,-", batch=1, progress=lambda done, total: told.append((done, total)))
@@ -135,6 +155,12 @@ def test_parts_that_are_not_possible(transcriber, meeting, length):
         transcriber.transcribe(meeting, "4,-", max_segment=length)
 
 
+@pytest.mark.parametrize("batch", [0, -1])
+def test_batches_that_are_not_possible(transcriber, meeting, batch):
+    with pytest.raises(MomeError, match=f"batch={batch} is not possible: give at least 1"):
+        transcriber.transcribe(meeting, "4,-", batch=batch)
+
+
 def test_several_rates_at_once(transcriber, meeting):
     outs = transcriber.transcribe_rates(meeting, [Rates(4, None), Rates(None, 2), Rates(16, 5)])
     assert [str(out.rates) for out in outs] == ["4,-", "16,-"]  # there is no mouth to read
@@ -145,13 +171,91 @@ def test_several_rates_at_once(transcriber, meeting):
 
 
 def test_what_is_done_to_parts(transcriber, meeting):
-    from dataclasses import replace
-
     silent = transcriber.transcribe_rates(
         meeting, [Rates(4, None)], alter=lambda clip: replace(clip, audio=0 * clip.audio)
     )
     assert silent[0].text != " ".join([TEXT] * 5)
     assert len(silent[0].segments) <= 5
+
+
+def test_lips_without_a_pause_have_each_word_once(transcriber, tmp_path, monkeypatch):
+    """A reader of lips stands in that knows when each word is said, and misreads those that a part's ends cut."""
+    mouth = load_clip(CLIP, audio=False).mouth
+    assert mouth is not None
+    crops = np.concatenate([mouth[15:50], mouth[15:50][::-1]] * 3)
+    for number, crop in enumerate(crops):
+        crop[:8, :8] = number  # a clock in the corner
+    said = [Word(k * 0.4, k * 0.4 + 0.36, f"word{k}", 0.9) for k in range(len(crops) // 10)]
+    asked = []
+
+    def read(clips, rates, media_seconds=0.0, *, words=False, **_):
+        asked.append(words)
+        rows = []
+        for clip in clips:
+            start = float(clip.mouth[0, :8, :8].mean()) / 25
+            end = start + clip.seconds
+            own = [word for word in said if word.end > start and word.start < end]
+            own = [replace(w, word="late" if w.start < start else "early" if w.end > end else w.word) for w in own]
+            own = [replace(w, start=max(w.start - start, 0), end=min(w.end, end) - start) for w in own]
+            segment = Segment(0.0, clip.seconds, " ".join(w.word for w in own), tuple(own) if words else (), -0.1)
+            rows.append([Transcript("", "vsr", rates[0], "", (segment,), Tokens(0, 1, 1), 0.0, Seconds(0, 0, 0))])
+        return rows
+
+    monkeypatch.setattr(transcriber, "transcribe_batch", read)
+    path = write(tmp_path / "lips.mkv", list(crops))
+    for batch in (1, 3, 8):
+        out = transcriber.transcribe(path, "-,2", max_segment=3.0, batch=batch, words=True)
+        assert len(out.segments) > 2
+        assert out.text.split() == [word.word for word in said]
+        found = [word for segment in out.segments for word in segment.words]
+        assert [word.start for word in found] == pytest.approx([word.start for word in said], abs=0.1)
+        times = [time for segment in out.segments for time in (segment.start, segment.end)]
+        assert times == sorted(times)
+    assert all(asked)
+    plain = transcriber.transcribe(path, "-,2", max_segment=3.0)
+    assert plain.text == out.text
+    assert not any(segment.words or segment.avg_logprob for segment in plain.segments)
+    assert [s.text for s in transcriber.stream(path, "-,2", max_segment=3.0)] == [s.text for s in out.segments]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "found"),
+    [
+        ("a b", "", [(0.0, 3.0, "a b")]),
+        ("", "b c", [(2.0, 5.0, "b c")]),
+        ("", "", []),
+        ("a b", "b c", [(0.0, 2.5, "a b"), (2.5, 5.0, "c")]),
+        ("a b", "x c", [(0.0, 2.5, "a b"), (2.5, 5.0, "c")]),
+    ],
+)
+def test_parts_that_repeat_the_end_of_the_one_before(before, after, found):
+    """Of words of 0.4 s, the second of a part from 0 to 3 s and the first of one from 2 to 5 s are from 2 to 2.4 s."""
+
+    def part(text: str, start: float, second: float) -> Transcript:
+        words = tuple(Word(at, at + 0.4, w, 0.5) for w, at in zip(text.split(), (start, second), strict=False))
+        segments = (Segment(2 * (start == 2), 3 + 2 * (start == 2), text, words),) if text else ()
+        return Transcript("", "vsr", Rates(None, 2), text, segments, Tokens(0, 1, 1), 0.0, Seconds(0, 0, 0))
+
+    own = Part(2.0, Clip(None, np.zeros((75, 96, 96), np.uint8), 3.0), repeats=1.0)
+    both = merged(part(before, 1.0, 2.0), part(after, 2.0, 4.0), own)
+    assert [(s.start, s.end, s.text) for each in both if each is not None for s in each.segments] == found
+    assert merged(None, both[1], own) == (None, both[1])
+
+
+def test_a_stream_takes_what_transcribe_takes():
+    options = {name: inspect.signature(getattr(Transcriber, name)).parameters for name in ("stream", "transcribe")}
+    assert set(options["transcribe"]) - set(options["stream"]) == {"progress"}
+    for name, option in options["stream"].items():
+        if name != "batch":
+            assert option == options["transcribe"][name]
+
+
+def test_a_stream_of_a_ready_cut_clip(transcriber, meeting):
+    assert [segment.text for segment in transcriber.stream(CLIP, "4,-", vad=False)] == [TEXT]
+    with pytest.raises(MomeError, match="longer than the 10 s that can be heard at once"):
+        list(transcriber.stream(meeting, "4,-", vad=False))
+    with pytest.raises(MomeError, match=r"face='up' is not possible"):
+        list(transcriber.stream(meeting, "4,-", face="up"))
 
 
 def test_whose_lips_are_read(transcriber, tmp_path):

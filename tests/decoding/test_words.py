@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,9 @@ import torch
 import mome
 from mome import Rates
 from mome.clip import Clip
+from mome.decoding import words
 from mome.decoding.words import even_times
+from mome.errors import MomeError
 from mome.model import scoring
 
 SHORT = {"max_new_tokens": 6}
@@ -48,6 +51,33 @@ def test_words_are_not_there_unless_asked_for_and_change_nothing_else(transcribe
     assert (plain.words, plain.avg_logprob) == ((), None)
     assert replace(full, words=(), avg_logprob=None) == plain
     assert (timed.text, timed.tokens, timed.tflops, timed.warnings) == (out.text, out.tokens, out.tflops, out.warnings)
+
+
+def test_times_are_those_of_the_finest_rates(transcriber, monkeypatch):
+    read = []
+
+    def spy(model, prepared, *arguments):
+        read.append(str(prepared.rates[0]))
+        return scoring.score(model, prepared, *arguments)
+
+    monkeypatch.setattr(words, "score", spy)
+    for rates in ("4,2", "16,5", "16,-", "-,5"):
+        transcriber.transcribe(clip(30, 0), rates, words=True, **SHORT)
+    assert read == ["4,2", "4,2", "16,5", "4,-", "16,-", "-,2", "-,5"]
+    read.clear()
+    monkeypatch.setattr(words, "check_room", lambda *_: (_ for _ in ()).throw(MomeError("too long")))
+    (segment,) = transcriber.transcribe(clip(30, 0), "16,5", words=True, **SHORT).segments
+    assert read == ["16,5"]
+    assert [word.word for word in segment.words] == segment.text.split()
+
+
+def test_coarse_rates_have_the_times_of_fine_ones():
+    tiny = mome.load()
+    demo = tiny.load_clip(Path(mome.__file__).parent / "demo" / "clip.mp4", ALL_RATES)
+    fine, coarse = (tiny.transcribe(demo, rates, words=True).segments[0] for rates in ("4,-", "16,-"))
+    assert fine.text == coarse.text
+    assert [(word.start, word.end) for word in fine.words] == [(word.start, word.end) for word in coarse.words]
+    assert fine.avg_logprob != coarse.avg_logprob
 
 
 @pytest.mark.parametrize("beams", [1, 3])

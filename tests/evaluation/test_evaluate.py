@@ -7,6 +7,7 @@ from mome import MomeProcessor, Transcriber
 from mome.errors import MomeError
 from mome.evaluation.evaluate import Evaluation, evaluate
 from mome.evaluation.result import Condition, Failure, make_conditions
+from mome.media.face import DETECTOR_VARIABLE
 from mome.media.noise import snr_db
 from mome.rates import Rates
 from mome.text.wer import WordErrors, bootstrap_interval
@@ -233,6 +234,15 @@ def test_a_clip_without_lips_is_not_counted_as_audio_visual(media):
     av, asr = evaluate(FakeTranscriber({}), ROWS, make_conditions([AV, ASR]))
     assert av.failures == (Failure("d", "media/d.mp4 has no visible mouth, which avsr needs"),)
     assert (av.clips, asr.clips, asr.failures) == (3, 4, ())
+
+
+def test_a_face_detector_that_cannot_be_used_is_no_clips_fault(media, monkeypatch, tmp_path):
+    media(without_mouth=("d",))
+    monkeypatch.setenv(DETECTOR_VARIABLE, str(tmp_path / "none.onnx"))
+    with pytest.raises(MomeError, match=r"MOME_FACE_DETECTOR names .*none\.onnx"):
+        evaluate(FakeTranscriber({}), ROWS, make_conditions([AV, ASR]))
+    (asr,) = evaluate(FakeTranscriber({}), ROWS, [Condition(ASR)])
+    assert asr.clips == 4
 
 
 def test_a_silent_clip_fails_at_its_noise_levels_alone(media):

@@ -257,6 +257,14 @@ def test_cut_off_file_without_its_index_is_refused(tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+def test_sound_that_starts_late_is_not_cut_off(tmp_path):
+    wave = click(2.0, 1.0, SAMPLE_RATE)
+    clip = load_clip(write(tmp_path / "late.mkv", [np.zeros((96, 96), np.uint8)] * 200, wave=wave, wave_start=6.0))
+    assert clip.warnings == ()
+    assert clip.audio is not None
+    assert np.abs(clip.audio).argmax() / SAMPLE_RATE == pytest.approx(7.0, abs=0.03)
+
+
 def test_cut_off_file_with_its_index_is_refused(tmp_path, capfd):
     rng = np.random.default_rng(0)
     frames = [rng.integers(0, 255, (96, 96), dtype=np.uint8) for _ in range(50)]

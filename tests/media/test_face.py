@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import distribution
+from pathlib import Path
 
 import av
 import cv2
@@ -13,7 +15,16 @@ import pytest
 
 from mome.errors import MomeError
 from mome.media import load_clip
-from mome.media.face import DETECTOR_VARIABLE, Face, FaceDetector, choose, detector_path, follow
+from mome.media.face import (
+    DETECTOR,
+    DETECTOR_VARIABLE,
+    Face,
+    FaceDetector,
+    check_detector,
+    choose,
+    detector_path,
+    follow,
+)
 
 from .builders import TALKING, click, write
 
@@ -176,7 +187,33 @@ def test_chosen_detector_must_be_a_detector(tmp_path, monkeypatch, capfd):
     monkeypatch.setenv(DETECTOR_VARIABLE, str(tmp_path / "bad.onnx"))
     with pytest.raises(MomeError, match="not a face detector"):
         FaceDetector()(PICTURE)
+    with pytest.raises(MomeError, match="not a face detector"):
+        check_detector()
+    monkeypatch.setenv(DETECTOR_VARIABLE, str(tmp_path))
+    with pytest.raises(MomeError, match="which is not a file"):
+        check_detector()
     assert capfd.readouterr() == ("", "")
+    monkeypatch.setenv(DETECTOR_VARIABLE, str(DETECTOR))
+    check_detector()
+
+
+@pytest.mark.speech
+def test_another_network_is_no_face_detector(monkeypatch, capfd):
+    other = distribution("silero-vad").locate_file("silero_vad/data/silero_vad_16k_sequence.onnx")
+    monkeypatch.setenv(DETECTOR_VARIABLE, str(other))
+    with pytest.raises(MomeError, match=r"silero_vad_16k_sequence\.onnx is not a face detector"):
+        check_detector()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_file_that_cannot_be_opened_is_no_face_detector(tmp_path, monkeypatch):
+    def closed(self: Path, mode: str = "r") -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setenv(DETECTOR_VARIABLE, str(DETECTOR))
+    monkeypatch.setattr(Path, "open", closed)
+    with pytest.raises(MomeError, match=r"which cannot be read \(Permission denied\)"):
+        check_detector()
 
 
 def test_the_bundled_detector_is_the_published_file_with_its_licence():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mome.media import motion
-from mome.media.motion import MOVING, MotionCutter, cut_by_motion, mouth_motion, moves
+from mome.media.motion import MOVING, MotionCutter, cut_by_motion, mouth_motion, moves, moving
 
 
 def mouth(openness: float, shift: tuple[float, float] = (0, 0), gain: float = 1.0) -> np.ndarray:
@@ -78,15 +78,23 @@ def test_pieces_hold_all_motion_and_end_where_the_mouth_rests():
     assert cut_by_motion(np.zeros(0), 10) == []
 
 
-@pytest.mark.parametrize("longest", [3.0, 8.0])
+@pytest.mark.parametrize("longest", [3.4, 8.0])
 def test_long_speech_is_cut_where_the_mouth_is_stillest(longest):
     motion = 0.03 + 0.02 * np.sin(2 * np.pi * np.arange(1500) / 60)  # stillest every 2.4 s, at 1.8 s and so on
     pieces = cut_by_motion(motion, longest)
     assert all(piece.end - piece.start <= longest for piece in pieces)
     assert (pieces[0].start, pieces[-1].end) == (0, 60)
+    assert [piece.continued for piece in pieces] == [True] * (len(pieces) - 1) + [False]
     for before, after in pairwise(pieces):
-        assert before.end == after.start
-        assert abs((before.end - 1.8 + 1.2) % 2.4 - 1.2) < 0.15
+        assert before.end - after.start == pytest.approx(min(1.0, longest / 4), abs=0.064)
+        assert abs(((before.end + after.start) / 2 - 1.8 + 1.2) % 2.4 - 1.2) < 0.15
+
+
+def test_where_the_mouth_rests_nothing_is_repeated():
+    pieces = cut_by_motion(bursts((1, 4), (4.8, 8), seconds=10), 5)
+    assert len(pieces) == 2
+    assert not any(piece.continued for piece in pieces)
+    assert pieces[0].end <= pieces[1].start
 
 
 def test_pieces_do_not_depend_on_how_the_video_arrives():
@@ -97,6 +105,23 @@ def test_pieces_do_not_depend_on_how_the_video_arrives():
         pieces += cutter.of(part)
     assert pieces + cutter.rest() == whole
     assert len(whole) > 10
+
+
+def test_pieces_of_a_video_while_it_is_read():
+    crops = np.concatenate([speaking(130), np.repeat(speaking(1), 60, axis=0), speaking(75)])
+    asked = []
+
+    def mouth(start: float, end: float) -> np.ndarray | None:
+        asked.append((start, end))
+        part = crops[round(25 * start) : round(25 * end)]
+        return part if len(part) else None
+
+    found = list(moving(mouth, len(crops) / 25, 3.0))
+    assert [piece for piece, _ in found] == cut_by_motion(mouth_motion(crops), 3.0)
+    for piece, own in found:
+        np.testing.assert_array_equal(own, crops[round(25 * piece.start) : round(25 * piece.end)])
+    assert 2 < len(found) < 7
+    assert all(before[1] == after[0] for before, after in pairwise(asked))
 
 
 def test_how_likely_a_mouth_speaks_in_the_frames_of_the_speech_detector():

@@ -122,6 +122,18 @@ def test_lips_alone(talk):
     assert all(part.clip.seconds <= 1.0 for part in cut(whole(None, shown), 1.0))
 
 
+def test_lips_alone_without_a_pause_have_parts_that_overlap(talk):
+    _, mouth = talk
+    said = mouth[15:50]
+    found = list(cut(whole(None, np.concatenate([said, said[::-1]] * 3)), 2.0))
+    assert len(found) > 2
+    assert [part.continued for part in found] == [True] * (len(found) - 1) + [False]
+    assert found[0].repeats == 0
+    for before, after in pairwise(found):
+        assert after.repeats == pytest.approx(before.start + before.clip.seconds - after.start, abs=0.05)
+        assert 0.3 < after.repeats < 0.5
+
+
 def test_parts_are_never_longer_than_asked(talk):
     sound, mouth = talk
     for longest in (1.0, 1.7, 2.5):

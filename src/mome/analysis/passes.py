@@ -18,6 +18,7 @@ from mome.adapters import decoder_layers
 from mome.data.manifests import ManifestRow
 from mome.decoding.transcriber import Transcriber, available_rates
 from mome.errors import MomeError
+from mome.media.face import check_detector
 from mome.model import MomeForSpeechRecognition
 from mome.model.sequence import LanguageInputs
 from mome.rates import Rates
@@ -77,6 +78,8 @@ def passes(
         clips = [transcriber.load_clip(row.path, rates) for row in batch]
         for row, clip in zip(batch, clips, strict=True):
             if lacking := [pair for pair in rates if available_rates(clip, pair) != pair]:
+                if clip.mouth is None:
+                    check_detector()
                 lack = "sound" if clip.audio is None else "visible mouth"
                 raise MomeError(f"{row.path} has no {lack}, which rates {lacking[0]} need: take it out of the manifest")
         labels = processor.labels([normalize(row.text) for row in batch]).to(model.device)

@@ -37,7 +37,7 @@ from mome.rates import Rates
 
 if TYPE_CHECKING:
     from mome.config.fields import Compatibility
-    from mome.decoding import Transcriber
+    from mome.decoding import Interrupted, Transcriber
     from mome.media import Clip
     from mome.text.transcript import Transcript
 
@@ -46,7 +46,7 @@ _EXTENSIONS: dict[Format, str] = {"text": "txt", "json": "json", "srt": "srt", "
 _SUBTITLES: tuple[Format, ...] = ("srt", "vtt", "tsv")
 BATCH_FAILED, FAILED = 1, 2
 
-Deliver = Callable[[Input, "Sequence[Transcript] | Exception"], None]
+Deliver = Callable[[Input, "Sequence[Transcript] | Interrupted | Exception"], None]
 
 
 def transcribe(
@@ -146,7 +146,7 @@ def transcribe(
     between. If a video has no sound, only the lips are read; if there is no video, only the sound is used.
 
     A file that cannot be read does not stop the others: it is listed at the end, and the exit code is 1. Ctrl-C keeps
-    what is done, and ends the JSON document after it.
+    what is done, of the present file too (with --output-dir as NAME.interrupted.txt), and ends the JSON document.
 
     Examples: mome transcribe clip.mp4 --rates 16,5 or mome transcribe talks/ -f srt -o subtitles --skip-existing
     """
@@ -195,13 +195,17 @@ def transcribe(
     }
     batch = _Batch(model, chosen, options, noise, snr, compat, dtype, device, seed)
 
-    def deliver(one: Input, outcome: Sequence[Transcript] | Exception) -> None:
+    def deliver(one: Input, outcome: Sequence[Transcript] | Interrupted | Exception) -> None:
         """Print or write what became of a recording."""
         if isinstance(outcome, Exception):
             if chosen_format == "jsonl":
                 result(to_json(_failure(one.name, outcome), indent=None))
-        elif output_dir is not None:
-            _write(targets[one], outcome, chosen_format, several)
+            return
+        target = targets.get(one, one.place)
+        if isinstance(outcome, BaseException):  # under another name, which --skip-existing does not take for the whole
+            outcome, target = outcome.transcripts, target.with_name(f"{target.name}.interrupted")
+        if output_dir is not None:
+            _write(Path(target), outcome, chosen_format, several)
         elif chosen_format == "jsonl":
             result("\n".join(to_json(transcript.to_dict(), indent=None) for transcript in outcome))
         elif chosen_format == "text" and not single:
@@ -251,6 +255,8 @@ class _Batch:
         """Transcribe the clips one after the other and pass what becomes of each one to ``deliver`` at once."""
         if not inputs:
             return
+        from mome.decoding import Interrupted
+
         self._noise = self._add_noise()
         transcriber = load_model(self.model, self.compat, self.dtype, self.device)
         rates = self.rates or [transcriber.default_rates]
@@ -260,11 +266,14 @@ class _Batch:
                 try:
                     transcripts = self._transcribe(transcriber, one, rates, progress.within)
                     with progress.paused():
-                        if not self.done and transcriber.model.config.description:
-                            note(transcriber.model.config.description)
-                        for line in transcripts[0].warnings:
-                            note(f"warning: {line}")
+                        self._show(transcripts, transcriber.model.config.description)
                         deliver(one, transcripts)
+                except Interrupted as stop:
+                    with progress.paused():
+                        self._show(stop.transcripts, transcriber.model.config.description)
+                        deliver(one, stop)
+                    self.done += stop.transcripts
+                    raise
                 except BrokenPipeError:  # the reader of stdout has gone, which is no fault of this file
                     raise
                 except Exception as error:
@@ -272,6 +281,13 @@ class _Batch:
                         self.fail(one, error, deliver)
                 else:
                     self.done += transcripts
+
+    def _show(self, transcripts: Sequence[Transcript], description: str | None) -> None:
+        """Show what the model is for, once, and the warnings about a recording."""
+        if not self.done and description:
+            note(description)
+        for line in transcripts[0].warnings:
+            note(f"warning: {line}")
 
     def fail(self, one: Input, error: Exception, deliver: Deliver) -> None:
         """Note that a recording could not be transcribed."""
@@ -290,7 +306,7 @@ class _Batch:
     def _transcribe(
         self, transcriber: Transcriber, one: Input, rates: list[Rates], progress: Callable[[float, float], None]
     ) -> list[Transcript]:
-        from mome.decoding import people
+        from mome.decoding import Interrupted, people
         from mome.decoding.transcriber import named
         from mome.media.sources import opened
 
@@ -303,10 +319,17 @@ class _Batch:
                     options["face"] = "largest"  # nobody is seen to speak
                 if person is not None:
                     options["face"] = person
-                for transcript in transcriber.transcribe_rates(file.path, rates, **options):
+                stopped = None
+                try:
+                    transcripts = transcriber.transcribe_rates(file.path, rates, **options)
+                except Interrupted as stop:
+                    stopped, transcripts = stop, stop.transcripts
+                for transcript in transcripts:
                     # A recording without sound or mouth has the same rates again and again.
                     own = replace(transcript, face=None if person is None else face)
                     found[own.face, own.rates] = named(own, file)
+                if stopped is not None:
+                    raise Interrupted(list(found.values())) from stopped
         return list(found.values())
 
     def document(self) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from mome.data.manifests import ManifestRow
 from mome.errors import MomeError, shortened
 from mome.files import atomic_write, disk_errors
 from mome.media import load_clip
-from mome.media.face import FaceDetector
+from mome.media.face import FaceDetector, check_detector
 from mome.model.model import MomeForSpeechRecognition
 from mome.model.processor import MomeProcessor
 
@@ -186,6 +186,8 @@ def _store_clip(job: _Job) -> tuple[str, ...]:
     clip = load_clip(
         source, audio=audio, video=video, longest=longest, longest_video=longest_video, detector=_detector()
     )
+    if video and clip.mouth is None:
+        check_detector()
     for required, array, name in ((audio, clip.audio, "sound"), (video, clip.mouth, "visible mouth")):
         if required and array is None:
             raise MomeError(f"{source} has no {name}: take it out of the manifest or train another task")

@@ -1,6 +1,6 @@
 """From clips to transcripts."""
 
-from mome.decoding.recordings import people
+from mome.decoding.recordings import Interrupted, people
 from mome.decoding.transcriber import Transcriber, load
 
-__all__ = ["Transcriber", "load", "people"]
+__all__ = ["Interrupted", "Transcriber", "load", "people"]

@@ -11,21 +11,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mome.clip import FRAME_RATE, MOUTH_SIZE, Clip
+from mome.clip import MOUTH_SIZE, Clip
 from mome.errors import MomeError
 from mome.media.face import FaceDetector
-from mome.media.motion import cut_by_motion, mouth_motion, moving_seconds
+from mome.media.motion import moving, moving_seconds
 from mome.media.parts import Part, Whole, parts
 from mome.media.recording import FaceChoice, Recording
 from mome.media.speech import Piece
 from mome.rates import Rates
-from mome.text.transcript import Seconds, Tokens, Transcript, Word
+from mome.text.transcript import Seconds, Segment, Tokens, Transcript, Word
+from mome.text.words import merged as merged_words
 
 if TYPE_CHECKING:
     from mome.decoding.transcriber import Transcriber
 
 Progress = Callable[[float, float], None]
 """Called with the seconds that are done and all seconds."""
+Row = list[Transcript | None]
+"""Transcripts of a part at several rates; ``None`` at rates that it does not have."""
 
 MARGIN = 4 / 3
 """Length of the longest part over the mean length of the clips that were trained on: longer ones are rare in training,
@@ -35,6 +38,18 @@ LONGEST_PART = 60.0
 LOOK = 2.0
 """Seconds of video that are looked at together to find out who is in it."""
 NOTHING_SAID = "nothing is said in it: no speech is heard, and no mouth is seen speaking"
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C in the middle of a recording.
+
+    Attributes:
+        transcripts: those of what was done before, at each of the rates.
+    """
+
+    def __init__(self, transcripts: list[Transcript]):
+        super().__init__()
+        self.transcripts = transcripts
 
 
 class Recordings:
@@ -71,30 +86,55 @@ class Recordings:
     def transcribe(
         self, path: str | Path, batch: int, progress: Progress | None, options: dict[str, Any]
     ) -> list[Transcript]:
-        """The recording's transcript at each of the rates that it has."""
+        """The recording's transcript at each of the rates that it has; raises :class:`Interrupted` after Ctrl-C."""
         by_rate: list[list[Transcript]] = [[] for _ in self.rates]
-        for done, row in self.rows(path, batch, options):
-            for found, transcript in zip(by_rate, row, strict=True):
-                if transcript is not None:
-                    found.append(transcript)
-            if progress is not None:
-                progress(done, max(self.seconds, done))
+        done = 0.0
+        try:
+            for done, row in self.rows(path, batch, options):
+                for found, transcript in zip(by_rate, row, strict=True):
+                    if transcript is not None:
+                        found.append(transcript)
+                if progress is not None:
+                    progress(done, max(self.seconds, done))
+        except KeyboardInterrupt as stop:
+            if not any(by_rate):
+                raise
+            self.notes.append(f"{path}: interrupted after {done:.0f} of {self.seconds:.0f} s, the rest is missing")
+            raise Interrupted(self._joined(str(path), by_rate)) from stop
+        return self._joined(str(path), by_rate)
+
+    def _joined(self, path: str, by_rate: list[list[Transcript]]) -> list[Transcript]:
+        """The transcript at each of the rates from those of the parts so far."""
         nothing = not any(by_rate)
         results = []
         for asked, transcripts in zip(self.rates, by_rate, strict=True):
             if transcripts or (nothing and asked in self.possible):
                 encode, decode = (sum(getattr(t.seconds, name) for t in transcripts) for name in ("encode", "decode"))
                 seconds = Seconds(self.media_seconds, encode, decode)
-                results.append(joined(str(path), self._present(asked), transcripts, seconds, self.notes))
+                results.append(joined(path, self._present(asked), transcripts, seconds, self.notes))
         return results
 
-    def rows(
-        self, path: str | Path, batch: int, options: dict[str, Any]
-    ) -> Iterator[tuple[float, list[Transcript | None]]]:
+    def rows(self, path: str | Path, batch: int, options: dict[str, Any]) -> Iterator[tuple[float, Row]]:
         """For each part the seconds up to its end, and its R transcripts: ``None`` at rates that it does not have."""
+        held: tuple[float, Row] | None = None  # until the next part is known, which repeats its end
+        for part, row in self._read(Path(path), batch, options):
+            if held is not None:
+                done, before = held
+                pairs = [merged(*pair, part) for pair in zip(before, row, strict=True)]
+                yield done, [_told(first, options) for first, _ in pairs]
+                row = [second for _, second in pairs]
+            held = (part.start + part.clip.seconds, row)
+            if not part.continued:
+                yield held[0], [_told(each, options) for each in row]
+                held = None
+
+    def _read(self, path: Path, batch: int, options: dict[str, Any]) -> Iterator[tuple[Part, Row]]:
+        """The parts of a recording, and the transcripts of each by itself."""
+        if batch < 1:
+            raise MomeError(f"batch={batch} is not possible: give at least 1")
         self.media_seconds = 0.0
         waiting: list[Part] = []
-        parts = self.parts(Path(path))
+        parts = self.parts(path)
         while True:
             began = time.perf_counter()
             part = next(parts, None)
@@ -147,13 +187,13 @@ class Recordings:
             said = parts(Person(recording, self.face), self.longest, path)
             yield from (part for part in said if part.clip.mouth is not None and not part.still)
 
-    def _transcribed(
-        self, waiting: list[Part], options: dict[str, Any]
-    ) -> Iterator[tuple[float, list[Transcript | None]]]:
+    def _transcribed(self, waiting: list[Part], options: dict[str, Any]) -> Iterator[tuple[Part, Row]]:
         """Transcribe parts together that have the same of the rates."""
         if self.alter is not None:
             waiting = [replace(part, clip=self.alter(part.clip)) for part in waiting]
-        rows: list[list[Transcript | None]] = [[None] * len(self.rates) for _ in waiting]
+        if any(part.continued or part.repeats for part in waiting):  # to be merged by their words' times
+            options = {**options, "words": True}
+        rows: list[Row] = [[None] * len(self.rates) for _ in waiting]
         groups: dict[tuple[int, ...], list[int]] = {}
         for number, part in enumerate(waiting):
             columns = tuple(column for column, rate in enumerate(self.rates) if self._can(part, rate))
@@ -164,8 +204,7 @@ class Recordings:
             for number, found in zip(numbers, self.transcriber.transcribe_batch(clips, chosen, **options), strict=True):
                 for column, transcript in zip(columns, found, strict=True):
                     rows[number][column] = placed(transcript, waiting[number])
-        for part, row in zip(waiting, rows, strict=True):
-            yield part.start + part.clip.seconds, row
+        yield from zip(waiting, rows, strict=True)
 
     def _check(self, hears: bool, sees: bool, path: Path) -> None:
         """Raise :class:`MomeError` if what the recording has suffices for none of the rates."""
@@ -211,14 +250,7 @@ class Person:
 
     def moving(self, longest: float) -> Iterator[tuple[Piece, np.ndarray]]:
         """The pieces in which the person's mouth moves."""
-        start = 0.0
-        while start < self.seconds:
-            mouth = self.mouth(start, start + longest)
-            if mouth is not None:
-                for piece in cut_by_motion(mouth_motion(mouth), longest):
-                    crops = mouth[round(piece.start * FRAME_RATE) : round(piece.end * FRAME_RATE)]
-                    yield Piece(start + piece.start, start + piece.end), crops
-            start += longest
+        return moving(self.mouth, self.seconds, longest)
 
 
 def people(path: str | Path, detector: FaceDetector | None = None) -> list[int]:
@@ -253,6 +285,39 @@ def placed(transcript: Transcript, part: Part) -> Transcript:
         if segment.text
     ]
     return replace(transcript, segments=tuple(segments))
+
+
+def merged(
+    before: Transcript | None, after: Transcript | None, part: Part
+) -> tuple[Transcript | None, Transcript | None]:
+    """The transcripts of a part, and of the one before whose end it repeats, with each word once.
+
+    Both have their words, see :func:`mome.text.words.merged`. A segment's mean probability stays that of its part.
+    """
+    if before is None or after is None or not before.segments or not after.segments:
+        return before, after
+    (first,), (second,) = before.segments, after.segments
+    middle = part.start + part.repeats / 2
+    kept, more = merged_words(first.words, second.words, part.start, part.start + part.repeats)
+    seam = round(max([middle, *(word.end for word in kept[-1:])]), 3)
+    more = tuple(replace(word, start=max(word.start, seam), end=max(word.end, seam)) for word in more)
+    return (
+        replace(before, segments=_segments(replace(first, end=seam), kept)),
+        replace(after, segments=_segments(replace(second, start=seam, end=max(second.end, seam)), more)),
+    )
+
+
+def _segments(segment: Segment, words: tuple[Word, ...]) -> tuple[Segment, ...]:
+    """The segment with these words, if there are any."""
+    return (replace(segment, text=" ".join(word.word for word in words), words=words),) if words else ()
+
+
+def _told(transcript: Transcript | None, options: dict[str, Any]) -> Transcript | None:
+    """The transcript without words that were not asked for."""
+    if transcript is None or options["words"]:
+        return transcript
+    plain = (replace(segment, words=(), avg_logprob=None) for segment in transcript.segments)
+    return replace(transcript, segments=tuple(plain))
 
 
 def joined(

@@ -137,7 +137,7 @@ class Transcriber:
             active_experts: routed experts of a MoME adapter active for a token, 1 up to all; by default as trained.
                 The operations recorded are then those of the active experts.
             words: whether segments have their words with times and probabilities, and their own mean probability;
-                costs one more pass of the language model over the clip's tokens and the transcript.
+                costs one more pass of the language model over the clip's tokens and the transcript, or two.
             generation: options of decoding, such as ``num_beams`` (:data:`mome.config.generation.NAMES`), or a
                 ``generation_config`` of Transformers; the model's own by default.
 
@@ -198,15 +198,18 @@ class Transcriber:
         frame_rate: float | None = None,
         audio_track: int | None = None,
         max_segment: float | None = None,
+        vad: bool = True,
         batch: int = 1,
+        face: FaceChoice | int = "largest",
         active_experts: int | None = None,
         words: bool = False,
         **generation: Any,
     ) -> Iterator[Segment]:
-        """Yield the segments of a recording as soon as they are transcribed; see :meth:`transcribe`."""
+        """Yield the segments of a recording as soon as the ``batch`` they are in is done; see :meth:`transcribe`."""
         chosen = self.default_rates if rates is None else Rates.parse(rates)
+        self.model.rate_set.check(chosen)
         options: dict[str, Any] = {"active_experts": active_experts, "words": words, **generation}
-        cutter = Recordings(self, [chosen], generation, audio_track, max_segment, True, None)
+        cutter = Recordings(self, [chosen], generation, audio_track, max_segment, vad, None, face)
         with opened(source, sampling_rate=sampling_rate, frames=frames, frame_rate=frame_rate) as file:
             for _, row in cutter.rows(file.path, batch, options):
                 yield from (segment for transcript in row if transcript is not None for segment in transcript.segments)
@@ -280,7 +283,7 @@ class Transcriber:
             spoken = None
             if words:
                 written = (ids, _ends(generation), active_experts)
-                spoken = spoken_words(self.model, self.processor, clips, prepared, lengths, *written)
+                spoken = spoken_words(self.model, self.processor, clips, encoded, prepared, lengths, *written)
             times = Seconds(media_seconds, encode_seconds, (time.perf_counter() - began) / len(clips))
             own_words = (spoken, times, active_experts, generation)
             columns[column] = self._transcripts(clips, lengths, prepared, ids, *own_words)
@@ -428,14 +431,10 @@ def _mouth(clip: Clip) -> np.ndarray:
     return np.zeros((1, MOUTH_SIZE, MOUTH_SIZE), np.uint8) if clip.mouth is None or not len(clip.mouth) else clip.mouth
 
 
-def _ids(tokens: int | Sequence[int] | None) -> Sequence[int]:
-    """A sequence of token ids from the forms that ``eos_token_id`` can have."""
-    return () if tokens is None else (tokens,) if isinstance(tokens, int) else tokens
-
-
 def _ends(generation: dict[str, Any]) -> set[int]:
-    """The tokens that end a transcript, or come after its end."""
-    return {*_ids(generation.get("eos_token_id")), *_ids(generation.get("pad_token_id"))}
+    """The tokens that end a transcript, or come after its end; an option may be one token or several."""
+    given = [generation.get(name) for name in ("eos_token_id", "pad_token_id")]
+    return {token for each in given if each is not None for token in ([each] if isinstance(each, int) else each)}
 
 
 def _lengths(encoded: EncodedClips, clips: int) -> list[tuple[int, int]]:

@@ -7,12 +7,16 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from mome.clip import FRAME_RATE, Clip
 from mome.config import MomeConfig
+from mome.decoding.capacity import check_room
 from mome.decoding.word_times import token_times
+from mome.errors import MomeError
 from mome.model import MomeForSpeechRecognition, MomeProcessor
+from mome.model.model import EncodedClips
 from mome.model.scoring import score
 from mome.model.sequence import LanguageInputs, token_places
 from mome.rates import Rates
@@ -31,6 +35,7 @@ def spoken_words(
     model: MomeForSpeechRecognition,
     processor: MomeProcessor,
     clips: Sequence[Clip],
+    encoded: EncodedClips,
     prepared: LanguageInputs,
     lengths: Sequence[tuple[int, int]],
     ids: Tensor,
@@ -39,31 +44,37 @@ def spoken_words(
 ) -> list[Spoken]:
     """The words of B transcripts.
 
-    Times come from the attention to audio tokens, else to fused ones, else to video. If the language model's
-    attention cannot be recorded, each character gets the same time.
+    Times come from the attention to audio tokens, else to fused ones, else to video. They are those of the finest
+    rates, if these fit: a coarse token may cover more than a word. If the language model's attention cannot be
+    recorded, each character gets the same time.
 
     Args:
         model: the model that wrote them.
         processor: its processor.
         clips: B clips.
+        encoded: their features.
         prepared: the language model's input.
         lengths: B numbers of audio and video frames.
         ids: ``(B, S)`` what it wrote.
         ends: tokens that end a transcript.
         active_experts: the number with which it was written, if that was chosen.
     """
-    places = [token_places(model.config, counts) for counts in prepared.counts]
+    timed = _finest(model, encoded, prepared, lengths, ids.shape[1])
+    places = [token_places(model.config, counts) for counts in timed.counts]
     sides = [next(side for side in ("audio", "fused", "video") if side in place) for place in places]
     looked_at = [place[side] for place, side in zip(places, sides, strict=True)]
-    scores = score(model, prepared, ids, looked_at, active_experts)
+    scores = score(model, timed, ids, looked_at, active_experts)
+    logprobs = scores.logprobs
+    if timed is not prepared:
+        logprobs = score(model, prepared, ids, [slice(0, 0)] * len(clips), active_experts).logprobs
     found = []
     for index, (clip, side, attention) in enumerate(zip(clips, sides, scores.attention, strict=True)):
         row = ids[index].tolist()
         count = next((number for number, token in enumerate(row, 1) if token in ends), len(row))
-        logprobs = scores.logprobs[index, :count]
+        own = logprobs[index, :count]
         groups = word_tokens(row[:count], lambda part: processor.tokenizer.decode(part, skip_special_tokens=True))
         if len(attention):
-            step = _token_seconds(model.config, prepared.rates[index], side, lengths[index], attention.shape[2])
+            step = _token_seconds(model.config, timed.rates[index], side, lengths[index], attention.shape[2])
             times = token_times(attention[:, :count].numpy(), step or clip.seconds / attention.shape[2])
             spans = [(times[tokens[0], 0], times[tokens[-1], 1]) for _, tokens in groups]
         else:
@@ -71,9 +82,30 @@ def spoken_words(
         words = []
         for (word, tokens), span in zip(groups, spans, strict=True):
             start, end = (round(min(float(at), clip.seconds), 3) for at in span)
-            words.append(Word(start, end, word, float(logprobs[tokens].mean().exp())))
-        found.append(Spoken(tuple(words), float(logprobs.mean())))
+            words.append(Word(start, end, word, float(own[tokens].mean().exp())))
+        found.append(Spoken(tuple(words), float(own.mean())))
     return found
+
+
+def _finest(
+    model: MomeForSpeechRecognition,
+    encoded: EncodedClips,
+    prepared: LanguageInputs,
+    lengths: Sequence[tuple[int, int]],
+    new_tokens: int,
+) -> LanguageInputs:
+    """The language model's input at the finest rates of the same tasks; ``prepared`` if they do not fit."""
+    pairs = list(model.config.rate_set.rates())
+    finest = [next(pair for pair in pairs if pair.task == rates.task) for rates in prepared.rates]
+    try:
+        for rates, frames in zip(finest, lengths, strict=True):
+            check_room("the clip", model.config, rates, *frames, new_tokens)
+    except MomeError:
+        return prepared
+    if finest == list(prepared.rates):
+        return prepared
+    with torch.no_grad():
+        return model.prepare(encoded, finest)
 
 
 def even_times(words: Sequence[str], seconds: float) -> list[tuple[float, float]]:

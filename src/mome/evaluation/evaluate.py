@@ -15,6 +15,7 @@ from mome.errors import MomeError, in_one_line
 from mome.evaluation.normalizers import Normalizer
 from mome.evaluation.result import Condition, Failure, Hypothesis, Result
 from mome.media import Clip
+from mome.media.face import DetectorError, check_detector
 from mome.media.noise import add_noise
 from mome.rates import Rates
 from mome.text.transcript import Transcript
@@ -71,8 +72,8 @@ class Evaluation:
 
     Each file is read once and encoded once per noise level, for all rates. The stretch of noise that a clip gets
     depends on the seed and the clip's id only: it is the same at every level, in every run and in every batch. A clip
-    that fails under a condition, with any exception, is listed in the failures of that result and left out of its
-    figures; the run continues.
+    that fails under a condition, with any exception but that of a face detector that cannot be used, is listed in the
+    failures of that result and left out of its figures; the run continues.
     """
 
     def __init__(
@@ -120,6 +121,8 @@ class Evaluation:
         for row in batch:
             try:
                 clips.append((row, self._load(row)))
+            except DetectorError:  # no clip's fault
+                raise
             except Exception as error:
                 yield from ((row, 0.0, condition, Failure(row.id, in_one_line(error))) for condition in self.conditions)
         for level in dict.fromkeys(condition.snr_db for condition in self.conditions):
@@ -142,7 +145,10 @@ class Evaluation:
         if self.store is not None:
             clip = self.store.get(row)
         else:
-            clip = self.transcriber.load_clip(row.path, [condition.rates for condition in self.conditions])
+            rates = [condition.rates for condition in self.conditions]
+            clip = self.transcriber.load_clip(row.path, rates)
+            if clip.mouth is None and any(rate.video is not None for rate in rates):
+                check_detector()
         return clip if self.spoil is None else self.spoil(clip, row.id)
 
 

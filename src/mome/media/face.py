@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 import cv2
 import numpy as np
 
-from mome.errors import MomeError
+from mome.errors import MomeError, reason
 
 DETECTOR = Path(__file__).with_name("face_detection_yunet_2023mar.onnx")
 DETECTOR_VARIABLE = "MOME_FACE_DETECTOR"
@@ -101,7 +101,7 @@ def detector_path() -> Path:
     """The face detector's file: the one that ``MOME_FACE_DETECTOR`` names, else the bundled one.
 
     Raises:
-        DetectorError: the variable names no file.
+        DetectorError: the variable names no file that can be read.
     """
     chosen = os.environ.get(DETECTOR_VARIABLE)
     if not chosen:
@@ -109,7 +109,19 @@ def detector_path() -> Path:
     path = Path(chosen).expanduser()
     if not path.is_file():
         raise DetectorError(f"{DETECTOR_VARIABLE} names {path}, which is not a file: correct it, or unset it")
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise DetectorError(
+            f"{DETECTOR_VARIABLE} names {path}, which cannot be read ({reason(error)}): correct it, or unset it"
+        ) from error
     return path
+
+
+def check_detector() -> None:
+    """Raise :class:`DetectorError` if ``MOME_FACE_DETECTOR`` is set and its detector cannot be used."""
+    if os.environ.get(DETECTOR_VARIABLE):
+        FaceDetector()(np.zeros((32, 32, 3), np.uint8))
 
 
 @contextmanager
@@ -157,12 +169,15 @@ class FaceDetector:
                 path = detector_path()
                 try:
                     with _quiet_opencv():
-                        net = self._nets.net = cv2.FaceDetectorYN.create(str(path), "", (320, 320), _SCORE)
+                        net = cv2.FaceDetectorYN.create(str(path), "", (320, 320), _SCORE)
+                        net.setInputSize((320, 320))
+                        net.detect(np.zeros((320, 320, 3), np.uint8))  # another network fails here
                 except cv2.error:
                     raise DetectorError(
                         f"{path} is not a face detector that OpenCV can read: unset {DETECTOR_VARIABLE} to use the "
                         "bundled one"
                     ) from None
+                self._nets.net = net
         return net
 
 

@@ -7,12 +7,13 @@ the mouth's region. Speech on GRID has 0.02 to 0.06 in the mean of half a second
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from math import inf
 
 import cv2
 import numpy as np
 
-from mome.clip import FRAME_RATE
+from mome.clip import FRAME_RATE, MOUTH_SIZE
 from mome.media.mouth import moving_average
 from mome.media.speech import FRAME_SECONDS, Cutter, Piece
 
@@ -31,6 +32,12 @@ _JUMP = 0.1
 _RADIUS = 6
 # Seconds of motion, so averaged, below which a mouth has not spoken.
 _LEAST = 0.3
+# Seconds that pieces have in common where the mouth does not rest between them: a word or two.
+_OVERLAP = 1.0
+# Frames that are searched for motion together.
+_SPAN = 2 * FRAME_RATE
+# Frames by which a piece may begin earlier than its length before the last frame read.
+_BEHIND = 3 * FRAME_RATE
 
 
 def mouth_motion(crops: np.ndarray, before: np.ndarray | None = None) -> np.ndarray:
@@ -70,7 +77,7 @@ class MotionCutter:
     """Cuts a video into pieces by the motion of its mouth, as it arrives: see :func:`cut_by_motion`."""
 
     def __init__(self, longest: float):
-        self._cutter = Cutter(longest, least=_LEAST)
+        self._cutter = Cutter(longest, least=_LEAST, overlap=_OVERLAP)
         self._recent: np.ndarray = np.zeros(_RADIUS)  # still before the first frame
         self._frames = 0  # whose mean is known
 
@@ -99,11 +106,43 @@ class MotionCutter:
 def cut_by_motion(motion: np.ndarray, longest: float) -> list[Piece]:
     """Pieces of at most ``longest`` seconds that hold all motion (frames,) of a mouth; none if it is still.
 
-    A piece ends where the mouth rests for half a second, or else where it is stillest: the rules are those of
-    :class:`mome.media.speech.Cutter`, with :data:`MOVING` in place of a probability of 0.5.
+    A piece ends where the mouth rests for half a second, or else where it is stillest, and then has a second around
+    that in common with the next one: the rules are those of :class:`mome.media.speech.Cutter`, with :data:`MOVING` in
+    place of a probability of 0.5.
     """
     cutter = MotionCutter(longest)
     return cutter.of(motion) + cutter.rest()
+
+
+def moving(
+    mouth: Callable[[float, float], np.ndarray | None], seconds: float, longest: float
+) -> Iterator[tuple[Piece, np.ndarray]]:
+    """:func:`cut_by_motion` while a video is read: the pieces with their crops (frames, 96, 96) uint8.
+
+    Args:
+        mouth: gives the crops between two times in seconds, asked for in order; ``None`` where there are none, which
+            counts as still.
+        seconds: length of the video.
+        longest: seconds of the longest piece.
+    """
+    cutter, before, read = MotionCutter(longest), None, 0
+    crops: np.ndarray = np.empty((0, MOUTH_SIZE, MOUTH_SIZE), np.uint8)
+
+    def with_crops(pieces: list[Piece]) -> Iterator[tuple[Piece, np.ndarray]]:
+        for piece in pieces:
+            first, last = (round(time * FRAME_RATE) - read + len(crops) for time in (piece.start, piece.end))
+            yield piece, crops[first:last]
+
+    while read < seconds * FRAME_RATE:
+        seen = mouth(read / FRAME_RATE, (read + _SPAN) / FRAME_RATE)
+        motion = np.zeros(_SPAN) if seen is None else mouth_motion(seen, before)
+        if seen is None:
+            seen = np.zeros((len(motion), MOUTH_SIZE, MOUTH_SIZE), np.uint8)
+        read, before = read + len(seen), seen[-1]
+        crops = np.concatenate([crops, seen])
+        yield from with_crops(cutter.of(motion))
+        crops = crops[max(len(crops) - _BEHIND - int(min(longest, seconds) * FRAME_RATE), 0) :]
+    yield from with_crops(cutter.rest())
 
 
 def moves(crops: np.ndarray) -> bool:

@@ -110,12 +110,15 @@ class Part:
         clip: its sound and mouth.
         no_speech: probability that nothing is said, by the sound; ``None`` if the lips decided.
         still: whether a mouth is seen that does not move.
+        continued: whether speech goes on at its end, where the next part ``repeats`` that many seconds of it.
     """
 
     start: float
     clip: Clip
     no_speech: float | None = None
     still: bool = False
+    continued: bool = False
+    repeats: float = 0.0
 
 
 def parts(source: Source, longest: float, path: Path | None = None) -> Iterator[Part]:
@@ -137,8 +140,11 @@ def parts(source: Source, longest: float, path: Path | None = None) -> Iterator[
 
 def _by_movement(source: Source, longest: float, path: Path | None) -> Iterator[Part]:
     """Parts in which the mouth moves as if it spoke."""
+    end = 0.0
     for piece, mouth in source.moving(longest):
-        yield Part(piece.start, Clip(None, mouth, length(None, mouth), path))
+        clip = Clip(None, mouth, length(None, mouth), path)
+        yield Part(piece.start, clip, continued=piece.continued, repeats=max(end - piece.start, 0.0))
+        end = piece.end
 
 
 class _Mouth:

@@ -15,14 +15,14 @@ from typing import Literal, Self, get_args
 import av
 import numpy as np
 
-from mome.clip import FRAME_RATE, MOUTH_SIZE
+from mome.clip import FRAME_RATE
 from mome.errors import MomeError
 from mome.media.decode import Damage, naming, probe
-from mome.media.face import DetectorError, FaceDetector, detector_path
+from mome.media.face import DetectorError, FaceDetector, check_detector
 from mome.media.following import OVERLAP, Mouths
 from mome.media.frames import check_video, read_frames, upright
 from mome.media.limits import LONGEST_SOUND
-from mome.media.motion import MotionCutter, mouth_motion
+from mome.media.motion import moving
 from mome.media.reading import LARGEST_CROP, SILENCE, as_crop, picture_size, stream_notes, what_is_left
 from mome.media.sound import SoundStream, check_sound
 from mome.media.speech import Piece
@@ -30,11 +30,6 @@ from mome.media.tracks import Track
 
 FaceChoice = Literal["largest", "left", "right"]
 """Whose mouth is read: the largest face or the one whose mouth moves most, or the outermost one."""
-
-# Frames of the spans in which lips are searched for motion.
-_SPAN = 2 * FRAME_RATE
-# Frames by which a piece may begin earlier than its length before the last frame read, see MotionCutter.
-_BEHIND = 3 * FRAME_RATE
 
 
 class Recording:
@@ -97,7 +92,7 @@ class Recording:
             self._mouths = _Crops(self._frames, size)
         elif size is not None:
             try:
-                detector_path()
+                check_detector()
                 self._mouths = Mouths(self._frames, size, detector or FaceDetector(), face)
             except DetectorError as error:
                 if not self.has_sound:
@@ -173,25 +168,7 @@ class Recording:
         See :func:`mome.media.motion.cut_by_motion`. Crops are (frames, 96, 96) uint8. Nothing else of the video can be
         asked for then.
         """
-        cutter, before = MotionCutter(longest), None
-        crops: np.ndarray = np.empty((0, MOUTH_SIZE, MOUTH_SIZE), np.uint8)
-        read = 0
-
-        def with_crops(pieces: list[Piece]) -> Iterator[tuple[Piece, np.ndarray]]:
-            for piece in pieces:
-                first, last = (round(time * FRAME_RATE) - read + len(crops) for time in (piece.start, piece.end))
-                yield piece, crops[first:last]
-
-        while read < self.seconds * FRAME_RATE:
-            seen = self.mouth(read / FRAME_RATE, (read + _SPAN) / FRAME_RATE)
-            motion = np.zeros(_SPAN) if seen is None else mouth_motion(seen, before)
-            if seen is None:  # still, as there is nothing to read
-                seen = np.zeros((len(motion), MOUTH_SIZE, MOUTH_SIZE), np.uint8)
-            read, before = read + len(seen), seen[-1]
-            crops = np.concatenate([crops, seen])
-            yield from with_crops(cutter.of(motion))
-            crops = crops[max(len(crops) - _BEHIND - int(min(longest, self.seconds) * FRAME_RATE), 0) :]
-        yield from with_crops(cutter.rest())
+        return moving(self.mouth, self.seconds, longest)
 
     @contextmanager
     def _span(self, start: float, end: float) -> Iterator[tuple[int, int]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
 from itertools import pairwise
@@ -96,10 +96,14 @@ def _session() -> Any:
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of the sound to be heard at once, in seconds."""
+    """A part of the sound to be heard at once, in seconds.
+
+    If it is ``continued``, it ends within speech, and the next one repeats its end.
+    """
 
     start: float
     end: float
+    continued: bool = False
 
 
 def speech_spans(
@@ -130,20 +134,20 @@ def cut(probabilities: Iterable[float], longest: float, *, seconds: float = inf,
 class Cutter:
     """Cuts a sound into pieces by its probabilities of speech, as they arrive.
 
-    Pieces are ordered and disjoint, last at most ``longest`` seconds and hold all speech. A piece
+    Pieces are ordered and disjoint, but for ``overlap``, last at most ``longest`` seconds and hold all speech. A piece
 
     - ends at a pause of ``apart`` seconds: in read English, a phrase or a sentence is over. Shorter pauses stay inside,
       as a language model needs the words around;
     - that grows beyond ``target`` seconds (by default ``longest``) ends at the longest pause in the second half of
       that, or at the last pause before;
     - that is speech without a pause for ``longest`` seconds ends in the second half of that, where speech is least
-      probable;
+      probable, and has ``overlap`` seconds around that place in common with the next one;
     - begins ``padding`` seconds before its speech and ends half as much after it, as far as the pieces beside it,
       ``longest`` and the sound leave room: beginnings are found late, ends are not (docs/media.md).
 
     Args:
         longest: seconds, at least 1.
-        target, apart, padding: seconds; no piece begins with padding of more than a quarter of ``longest``.
+        target, apart, padding, overlap: seconds; padding and overlap are a quarter of ``longest`` at most.
         enter, leave, least, pause: see :func:`speech_spans`.
     """
 
@@ -154,6 +158,7 @@ class Cutter:
         target: float | None = None,
         apart: float = 0.5,
         padding: float = 0.4,
+        overlap: float = 0.0,
         enter: float = 0.5,
         leave: float = 0.35,
         least: float = 0.1,
@@ -166,8 +171,9 @@ class Cutter:
         self._apart = _frames(apart)
         # A quarter at most, so that a cut in the second half is one within speech.
         self._before, self._after = min(_frames(padding), self._longest // 4), _frames(padding / 2)
+        self._shared = min(round(overlap / 2 / FRAME_SECONDS), self._longest // 8)  # frames before and after a cut
         self._hysteresis = _Hysteresis(enter, leave, least, pause)
-        self._done = 0  # the frame where the last piece ended
+        self._done = 0  # the frame where the next piece may begin
         self._spans: list[tuple[int, int]] = []  # speech that is over, of the piece that grows
         reach = self._hysteresis.least + self._hysteresis.pause + _SMOOTH
         self._recent: deque[float] = deque(maxlen=self._longest + reach)
@@ -195,7 +201,7 @@ class Cutter:
         pieces = [*self._too_long()]
         if self._spans:
             pieces.append(self._end(self._spans, self._hysteresis.now))
-        return [Piece(piece.start, min(piece.end, seconds)) for piece in pieces]
+        return [replace(piece, end=min(piece.end, seconds)) for piece in pieces]
 
     def _add(self, probability: float) -> Iterator[Piece]:
         self._recent.append(probability)
@@ -226,8 +232,9 @@ class Cutter:
                 pause, at = max(late)
                 yield self._end(spans[: pauses.index((pause, at)) + 1], at + pause // 2)
             elif length > self._longest:
-                self._done = self._quietest(first + self._longest // 2, first + self._longest)
-                yield _piece(first, self._done)
+                at = self._quietest(first + self._longest // 2, first + self._longest - self._shared)
+                self._done = at - self._shared
+                yield replace(_piece(first, at + self._shared), continued=self._shared > 0)
             else:
                 return
 

@@ -38,14 +38,19 @@ class Track:
     clock: Clock
     start: float = 0.0
     """Seconds on the file's clock at which it starts."""
-    declared: float | None = None
-    """Declared length in seconds; None in formats without one, for which FFmpeg guesses from the bit rate."""
+    declared_end: float | None = None
+    """Seconds on the file's clock at which it should end; None in formats that do not say: FFmpeg guesses."""
     excess: str | None = None
     """Which limit of :mod:`mome.media.limits` it exceeds, as the end of an error message."""
     choice: str | None = None
     """Which of several tracks it is, as the end of a warning."""
     aspect: Fraction | None = None
     """Width of a pixel divided by its height; None for square pixels, and for sound."""
+
+    @property
+    def declared(self) -> float | None:
+        """Declared length in seconds."""
+        return None if self.declared_end is None else max(self.declared_end - max(self.start, 0.0), 0.0)
 
 
 def sound_tracks(path: Path, container: InputContainer, audio_track: int | None) -> list[Track]:
@@ -105,7 +110,7 @@ def _track(
     aspect: Fraction | None = None,
 ) -> Track:
     start = float((stream.start_time or 0) * stream.time_base) if stream.time_base else 0.0
-    return Track(stream.index, Clock(), start, _declared(container, stream, start), excess, choice, aspect)
+    return Track(stream.index, Clock(), start, _declared_end(container, stream, start), excess, choice, aspect)
 
 
 def _known(streams: Iterable[_S]) -> list[_S]:
@@ -123,18 +128,18 @@ def _name(number: int, stream: Stream) -> str:
     return f"{number}: {said}" if said else str(number)
 
 
-def _declared(container: InputContainer, stream: AudioStream | VideoStream, start: float) -> float | None:
+def _declared_end(container: InputContainer, stream: AudioStream | VideoStream, start: float) -> float | None:
     kinds = container.format.name.split(",")
     if "wav" in kinds and stream.codec_context.name.startswith("pcm_"):  # other codecs vary their bit rate
         return _declared_wave(container, stream)
     if "mp4" in kinds:
-        return float(stream.duration * stream.time_base) if stream.duration and stream.time_base else None
+        return start + float(stream.duration * stream.time_base) if stream.duration and stream.time_base else None
     # Matroska has a tag for when a stream ends on the file's clock; it may be left over from another file.
     tag = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", stream.metadata.get("DURATION", "").strip())
     if "matroska" not in kinds or tag is None or not container.duration:
         return None
     end = int(tag[1]) * 3600 + int(tag[2]) * 60 + float(tag[3])
-    return max(min(end, container.duration / av.time_base) - max(start, 0.0), 0.0)
+    return min(end, container.duration / av.time_base)
 
 
 def _declared_wave(container: InputContainer, stream: AudioStream | VideoStream) -> float | None:
