@@ -46,6 +46,24 @@ def test_transformers_first(tmp_path):
     assert said(tmp_path, "-c", code) == "avhubert\n"
 
 
+@pytest.mark.parametrize(
+    "first",
+    [
+        "import mome.config",
+        "from mome.decoding import load",
+        "import mome; mome.MomeConfig",
+        "import transformers.pipelines",
+    ],
+)
+def test_whatever_is_imported_first(tmp_path, first):
+    assert said(tmp_path, "-c", f"{first}\n{USES}") == "MomeConfig avhubert\n"
+
+
+def test_the_package_alone_needs_no_deep_learning_library(tmp_path):
+    code = "import sys, mome, mome.rates; print({'torch', 'transformers', 'numpy'} & {*sys.modules})"
+    assert said(tmp_path, "-c", code) == "set()\n"
+
+
 @pytest.mark.parametrize("before", [(), ("-X", "utf8")])
 def test_the_command_line_waits_for_a_command_that_needs_a_model(tmp_path, monkeypatch, before):
     script = tmp_path / "mome"

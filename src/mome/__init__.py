@@ -10,11 +10,11 @@ One set of weights; the number of audio and video tokens that the language model
 from __future__ import annotations
 
 import importlib
-import sys
 from typing import TYPE_CHECKING, Any
 
 from mome.errors import MomeError
 from mome.rates import Rates, RateSet
+from mome.registration import register
 
 if TYPE_CHECKING:
     from mome.config import MomeConfig
@@ -60,23 +60,4 @@ def __dir__() -> list[str]:
     return sorted([*__all__, *_PACKAGES, "__version__"])
 
 
-def _is_command_line() -> bool:
-    """Whether this program is the command line: ``mome``, ``python -m mome`` or code that stands in for it.
-
-    The program's name does not tell: any script may be called ``mome``.
-    """
-    if sys.argv[:1] == ["-m"]:  # `python -m PACKAGE`, still looking for the package
-        return sys.orig_argv[-len(sys.argv)].removeprefix("-m") == "mome"
-    main: Any = sys.modules.get("__main__")
-    if not hasattr(main, "__file__"):  # `python -c`
-        return sys.argv[:1] == ["mome"]
-    try:  # the script that an installer writes for the entry point `mome.cli:main`
-        return "from mome.cli import main" in (main.__loader__.get_source("__main__") or "")
-    except (AttributeError, ImportError, OSError):
-        return False
-
-
-# Importing `mome.model` registers the classes with Transformers' Auto classes and takes seconds. The command line must
-# answer `--help` at once, so there it waits for a command that needs a model.
-if not _is_command_line():
-    importlib.import_module("mome.model")
+register()
