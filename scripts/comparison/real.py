@@ -9,7 +9,7 @@ each is chosen by the loss that short trainings reach on the validation split; t
 most important first. Each gives a JSON file in results/real or results/grid-real, from which tables.py makes the tables
 of docs/results.md. What is done is skipped, and what was interrupted goes on, at the same command.
 
-The results that are kept come from one GPU: --jobs 12 --batch 60 --set data.max_frames=2400 --set data.workers=1.
+With a GPU: --jobs 12 --batch 60 --set data.max_frames=2400 --set data.workers=1, and NVIDIA's MPS started before.
 """
 
 from __future__ import annotations
