@@ -132,6 +132,15 @@ def declared_seconds(path: Path) -> float | None:
         return None
 
 
+def declared_pixels(path: Path) -> int:
+    """Pixels of the largest picture that a file declares; 0 if it says nothing or cannot be opened."""
+    try:
+        with _opened(path) as container:
+            return max((stream.width * stream.height for stream in container.streams.video), default=0)
+    except (MomeError, OSError, ValueError):
+        return 0
+
+
 def probe(path: Path, audio_track: int | None = None) -> Media:
     """Choose the tracks of a file and find when they start and how long they last.
 
