@@ -28,7 +28,7 @@ def serve(
         list[str] | None,
         typer.Option(
             metavar="KEY",
-            help="Key that clients must send. Repeatable; or MOME_API_KEY in the environment, with spaces between keys.",
+            help="Key that clients must send. Repeatable; or MOME_API_KEY in the environment, separated by spaces.",
             envvar="MOME_API_KEY",
             show_envvar=False,
         ),

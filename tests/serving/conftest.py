@@ -1,0 +1,19 @@
+"""The tests' server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.serving.server import Server, serving
+
+pytest.importorskip("fastapi", reason="the extra serve is not installed")
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server of mome-tiny that all tests may ask."""
+    log = tmp_path_factory.mktemp("serve") / "log"
+    with serving(log, "--readers", "2", "--max-mb", "2", "--max-seconds", "60", "--max-pixels", "40000") as found:
+        yield found
