@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-
-from tests.serving.server import Server, serving
-
-pytest.importorskip("fastapi", reason="the extra serve is not installed")
+from scripts.serving.server import Server, serving
 
 
 @pytest.fixture(scope="session")

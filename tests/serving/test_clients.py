@@ -11,9 +11,9 @@ from fractions import Fraction
 import numpy as np
 import openai
 import pytest
+from scripts.serving.server import CLIP, TEXT, Server
 
 from tests.media.builders import write
-from tests.serving.server import CLIP, TEXT, Server
 
 
 @pytest.fixture

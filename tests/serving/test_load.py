@@ -14,25 +14,25 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx2
 import numpy as np
 import pytest
+from scripts.serving.hostile import uploads
+from scripts.serving.server import CLIP, TEXT, Server, serving, until
 
 from tests.media.builders import write
-from tests.serving.hostile import uploads
-from tests.serving.server import CLIP, TEXT, Server, serving, until
 
 KEY = "secret-1"
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server with a queue of four, a key, and rates by load."""
+    """A server with twelve places, a key, and rates by load."""
     log = tmp_path_factory.mktemp("small") / "log"
-    options = ("--queue", "4", "--readers", "1", "--rates", "auto", "--budget-ms", "1000", "--batch", "2")
+    options = ("--queue", "12", "--readers", "1", "--rates", "auto", "--budget-ms", "600", "--batch", "4")
     with serving(log, *options, environment={"MOME_API_KEY": f"another {KEY}"}) as found:
         yield found
 
 
-async def many(server: Server, clients: int, seconds: float, key: str = "") -> list[tuple[int, float]]:
-    """Clients that ask again and again: status and seconds of each answer, and 0 where there was none."""
+async def many(server: Server, clients: int, seconds: float, key: str = "") -> list[tuple[int, str, float]]:
+    """Clients that ask again and again: status, rates and seconds of each answer."""
     content, found = CLIP.read_bytes(), []
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     end = time.monotonic() + seconds
@@ -43,35 +43,32 @@ async def many(server: Server, clients: int, seconds: float, key: str = "") -> l
             while time.monotonic() < end:
                 began = time.monotonic()
                 form = {"files": {"file": ("a.mp4", content)}, "data": {"model": "mome-tiny"}}
-                try:
-                    reply = await client.post("/v1/audio/transcriptions", **form)
-                    status = reply.status_code
-                    if status == 200:
-                        assert reply.json()["text"] == TEXT
-                    else:
-                        assert int(reply.headers["retry-after"]) >= 1
-                        await asyncio.sleep(0.2)
-                except httpx2.TransportError:
-                    status = 0
-                found.append((status, time.monotonic() - began))
+                reply = await client.post("/v1/audio/transcriptions", **form)
+                found.append((reply.status_code, reply.headers.get("mome-rates", ""), time.monotonic() - began))
+                if reply.status_code == 200:
+                    assert reply.json()["text"] == TEXT
+                else:
+                    assert int(reply.headers["retry-after"]) >= 1
+                    await asyncio.sleep(0.2)
 
         await asyncio.gather(*(one() for _ in range(clients)))
     return found
 
 
 def test_four_times_more_clients_than_places(small):
-    assert small.post(key=KEY).status_code == 200
-    found = asyncio.run(many(small, 16, 3.0, KEY))
-    answers = Counter(status for status, _ in found)
+    """All have an answer, and those that are let in are read at coarser rates while there are many."""
+    alone = lambda: small.post(key=KEY).headers["mome-rates"]  # noqa: E731
+    assert alone() == "4,2"
+    found = asyncio.run(many(small, 48, 3.0, KEY))
+    answers = Counter(status for status, *_ in found)
     assert set(answers) == {200, 429}
     assert answers[200] > 4
-    assert max(seconds for status, seconds in found if status == 429) < 3
+    assert max(seconds for status, _, seconds in found if status == 429) < 3
+    assert {rates for _, rates, _ in found} & {"4,5", "16,2", "16,5"}
+    until(lambda: alone() == "4,2", 10)
 
 
-def test_rates_by_load(small):
-    """The budget is small for a moment: then coarse rates are used, and the finest again."""
-    alone = small.post(key=KEY).json()["mome"]["rates"]
-    assert alone == "4,2"
+def test_rates_by_load_are_those_of_the_task(small):
     reply = small.post(key=KEY, rates="auto", task="asr")
     assert reply.json()["mome"]["rates"] == reply.headers["mome-rates"] == "4,-"
 
@@ -156,12 +153,14 @@ def test_broken_connections_free_their_places(server):
     for body, length in [(start, 100_000), (whole, len(whole))] * 4:
         with socket.create_connection((host, int(port))) as connection:
             connection.sendall(head + f"Content-Length: {length}\r\n\r\n".encode() + body)
-            until(lambda: server.metric("mome_requests_taken") > 0 or body is whole, 5)
+            if body is start:
+                until(lambda: server.metric("mome_requests_taken") > 0, 5)
     until(lambda: server.metric("mome_requests_taken") == 0, 10)
     assert server.metric("mome_waiting_speech_seconds") == 0
     assert server.post().status_code == 200
 
 
+@pytest.mark.slow
 def test_a_signal_lets_requests_finish(tmp_path):
     with serving(tmp_path / "log", "--readers", "1") as own, ThreadPoolExecutor(3) as threads:
         children = own.children()
@@ -176,6 +175,7 @@ def test_a_signal_lets_requests_finish(tmp_path):
         until(lambda: not any(map(_runs, children)), 10)
 
 
+@pytest.mark.slow
 def test_nothing_stays_when_the_server_is_killed(tmp_path):
     with serving(tmp_path / "log", "--readers", "1") as own:
         children = own.children()

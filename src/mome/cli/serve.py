@@ -77,6 +77,9 @@ def serve(
     check_device(device)
     quiet()
     try:
+        from mome.serving.children import prepare
+
+        prepare()  # it imports the same in the meantime
         from mome.serving.request import Limits
         from mome.serving.run import run
         from mome.serving.service import Serving

@@ -11,6 +11,7 @@ import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import forkserver
 from typing import Any
 
 from mome.errors import MomeError
@@ -25,7 +26,8 @@ _CONTEXT: Any = multiprocessing.get_context("forkserver" if _FORKS else "spawn")
 def prepare() -> None:
     """Import what the processes need once for all of them, where the system can fork: then they start at once."""
     if _FORKS:
-        _CONTEXT.set_forkserver_preload(["mome.serving.model", "mome.serving.reading"])
+        forkserver.set_forkserver_preload(["mome.serving.model", "mome.serving.reading"])
+        forkserver.ensure_running()
 
 
 class Ended(Exception):

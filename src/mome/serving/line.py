@@ -129,12 +129,9 @@ class Line:
         self._jobs.remove(job)
 
     def seconds(self) -> float:
-        """Speech that waits, as far as it is known."""
-        return sum(
-            sum(part.clip.seconds for part in job.parts) if job.given else _UNREAD
-            for job in self._jobs
-            if not job.is_over
-        )
+        """Speech that is transcribed before that of a newcomer: a part of each job, long or short."""
+        waiting = [job for job in self._jobs if not job.is_over and (job.parts or not job.given)]
+        return sum(job.parts[0].clip.seconds if job.parts else _UNREAD for job in waiting)
 
     def to_read(self, reader: Child) -> Job | None:
         """The job that a process should read on with: one that has least waiting for the model."""

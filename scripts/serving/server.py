@@ -1,4 +1,4 @@
-"""A server in a process of its own, as `mome serve` starts it."""
+"""A server in a process of its own, as ``mome serve`` starts it, and ways to ask and to watch it."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from tests.serving.server import CLIP
+from scripts.serving.server import CLIP
 
 Random = np.random.Generator
 
