@@ -136,7 +136,8 @@ def declared_pixels(path: Path) -> int:
     """Pixels of the largest picture that a file declares; 0 if it says nothing or cannot be opened."""
     try:
         with _opened(path) as container:
-            return max((stream.width * stream.height for stream in container.streams.video), default=0)
+            known = [stream for stream in container.streams.video if stream.codec_context is not None]
+            return max((stream.width * stream.height for stream in known), default=0)
     except (MomeError, OSError, ValueError):
         return 0
 
