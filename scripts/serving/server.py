@@ -79,7 +79,7 @@ def serving(log: Path, *arguments: str, environment: dict[str, str] | None = Non
             stdout=out,
             stderr=out,
             text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})},
+            env={**os.environ, **(environment or {})},
         )
     try:
         until(lambda: "serving" in log.read_text() or process.poll() is not None, 120)

@@ -12,5 +12,6 @@ from scripts.serving.server import Server, serving
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server of mome-tiny that all tests may ask."""
     log = tmp_path_factory.mktemp("serve") / "log"
-    with serving(log, "--readers", "2", "--max-mb", "2", "--max-seconds", "60", "--max-pixels", "40000") as found:
+    options = ("--readers", "2", "--max-mb", "2", "--max-seconds", "60", "--max-pixels", "40000")
+    with serving(log, *options, environment={"OMP_NUM_THREADS": "1"}) as found:
         yield found

@@ -90,20 +90,18 @@ def serve(
     from mome.media.face import detector_path
 
     detector_path()  # later, its name would stand in replies
+    config = read_config(model)
     if rates not in ("", "auto"):
-        read_config(model).rate_set.check(Rates.parse(rates))
+        config.rate_set.check(Rates.parse(rates))
     most = Limits(round(max_mb * 2**20), max_seconds, max_pixels, queue, max_wait, max_time)
     serving = Serving(model, device, dtype, rates, budget / 1000, batch, limits=most)
     if readers is not None:
         serving = replace(serving, readers=readers)
     name = Path(model).resolve().name if Path(model).is_dir() else model
-    if host not in _LOCAL and not keys:
-        note(f"warning: whoever reaches {host} can use this server: --api-key KEY lets in only those who have the key")
-    run(
-        serving,
-        name,
-        host,
-        port,
-        keys,
-        lambda address: note(f"serving {name} at {address}, API docs at {address}/docs"),
-    )
+
+    def ready(address: str) -> None:
+        if host not in _LOCAL and not keys:
+            note(f"warning: whoever reaches {host} can use this server: with --api-key KEY, only those who have the key")
+        note(f"serving {name} at {address}, API docs at {address}/docs")
+
+    run(serving, name, host, port, keys, ready)

@@ -57,11 +57,6 @@ class Child:
         watch = (self._process.sentinel, loop, self.ended)
         threading.Thread(target=_watch, args=watch, daemon=True).start()
 
-    @property
-    def pid(self) -> int:
-        """The process's id."""
-        return int(self._process.pid)
-
     async def facts(self) -> Any:
         """Wait until the process is ready, and return what it says about itself; errors as :meth:`call`."""
         return await self._next(self._connection.recv, None)

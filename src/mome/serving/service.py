@@ -93,12 +93,12 @@ class Service:
         self.folder = Path(self._folder.name)
         started = asyncio.get_running_loop().create_future()
         self._tasks = [asyncio.create_task(self._have_model(started))]
+        self._tasks += [asyncio.create_task(self._have_reader()) for _ in range(self.serving.readers)]
         try:
             await started
         except BaseException:
             await self.__aexit__()
             raise
-        self._tasks += [asyncio.create_task(self._have_reader()) for _ in range(self.serving.readers)]
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -111,11 +111,6 @@ class Service:
     def is_ready(self) -> bool:
         """Whether the model is there."""
         return self._model is not None
-
-    @property
-    def model_pid(self) -> int | None:
-        """The id of the model's process; ``None`` while there is none."""
-        return None if self._model is None else self._model.pid
 
     @contextmanager
     def place(self) -> Iterator[None]:
