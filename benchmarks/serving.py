@@ -1,6 +1,6 @@
 """Measure the server beside a naive one: clips a second at 1, 8 and 64 requests at a time.
 
-    python -m benchmarks.serving [SPEECH/manifest.csv] [--faces FILM ...] [--turns 3] [--device cpu]
+    python -m benchmarks.serving [SPEECH/manifest.csv] [--faces FILM ...] [--device cpu]
 
 The naive server takes the same requests, has the same model and does one request after the other, from the file to the
 text, as a few lines around ``Transcriber.transcribe`` do. Both run at the same time, in processes of their own, and are
@@ -46,13 +46,14 @@ CONCURRENCY = (1, 8, 64)
 
 @dataclass(frozen=True)
 class Work:
-    """What is asked: a model, rates and recordings; requests for each of the concurrencies."""
+    """What is asked: a model, rates and recordings; requests for each of the concurrencies, and how often."""
 
     name: str
     model: str
     rates: str
     clips: tuple[bytes, ...]
     requests: tuple[int, ...] = (8, 32, 96)
+    turns: int = 3
 
 
 def naive(model: str, device: str, port: int) -> None:
@@ -117,7 +118,7 @@ def message(clip: bytes, rates: str) -> bytes:
     return f"{head}{form.headers['content-type']}\r\n\r\n".encode() + body
 
 
-def measure(work: Work, device: str, turns: int, batch: int, readers: int) -> list[dict[str, Any]]:
+def measure(work: Work, device: str, batch: int, readers: int) -> list[dict[str, Any]]:
     """A row for each concurrency."""
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
@@ -130,7 +131,7 @@ def measure(work: Work, device: str, turns: int, batch: int, readers: int) -> li
         for concurrency, requests in zip(CONCURRENCY, work.requests, strict=True):
             speeds: list[tuple[float, float]] = []
             same = 0
-            for _ in range(turns):
+            for _ in range(work.turns):
                 slow, first = asyncio.run(ask(theirs, work, concurrency, requests))
                 fast, second = asyncio.run(ask(ours, work, concurrency, requests))
                 speeds.append((slow, fast))
@@ -143,11 +144,12 @@ def measure(work: Work, device: str, turns: int, batch: int, readers: int) -> li
                     "rates": work.rates,
                     "concurrency": concurrency,
                     "requests": requests,
+                    "turns": work.turns,
                     "naive_clips_per_second": median(slow for slow, _ in speeds),
                     "clips_per_second": median(fast for _, fast in speeds),
                     "ratio": median(ratios),
                     "ratio_range": [min(ratios), max(ratios)],
-                    "same_text": same / (turns * requests),
+                    "same_text": same / (work.turns * requests),
                 }
             )
             print({name: rows[-1][name] for name in ("work", "concurrency", "clips_per_second", "ratio")}, flush=True)
@@ -164,7 +166,7 @@ def works(manifest: Path | None, films: list[Path]) -> Iterator[Work]:
         with manifest.open(encoding="utf-8") as file:
             rows = [row for row in csv.DictReader(file) if row["split"] == "test" and float(row["seconds"]) < 15]
         clips = tuple((manifest.parent / row["path"]).read_bytes() for row in rows[::7][:32])
-        yield Work("speech", "mome-base", "4,-", clips, (4, 16, 64))
+        yield Work("speech", "mome-base", "4,-", clips, (4, 16, 64), 1)
 
 
 def main() -> None:
@@ -172,7 +174,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("manifest", nargs="?", type=Path)
     parser.add_argument("--faces", nargs="*", type=Path, default=[], help="films of a speaking face")
-    parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--readers", type=int, default=os.cpu_count() or 1)
@@ -183,14 +184,14 @@ def main() -> None:
     if given.naive:
         naive(given.naive[0], given.device, int(given.naive[1]))
         return
-    own = [f"{name}={getattr(given, name)}" for name in ("turns", "device", "batch", "readers")]
+    own = [f"{name}={getattr(given, name)}" for name in ("device", "batch", "readers")]
     command = shlex.join(["python", "-m", "benchmarks.serving", "MANIFEST", "--faces", "FILMS"])
     document = run_document(command=command, model=None, data="see work", seed=0)
     document |= {"options": own, "machine": machine(torch.device(given.device)), "cores": os.cpu_count()}
     rows: list[dict[str, Any]] = []
     for work in works(given.manifest, given.faces):
         if not given.only or work.name in given.only:
-            rows += measure(work, given.device, given.turns, given.batch, given.readers)
+            rows += measure(work, given.device, given.batch, given.readers)
             write_json(given.out, {**document, "rows": rows})
 
 

@@ -101,7 +101,9 @@ def serve(
 
     def ready(address: str) -> None:
         if host not in _LOCAL and not keys:
-            note(f"warning: whoever reaches {host} can use this server: with --api-key KEY, only those who have the key")
+            note(
+                f"warning: whoever reaches {host} can use this server: with --api-key KEY, only those who have the key"
+            )
         note(f"serving {name} at {address}, API docs at {address}/docs")
 
     run(serving, name, host, port, keys, ready)

@@ -58,8 +58,8 @@ def run(serving: Serving, name: str, host: str, port: int, keys: Sequence[str], 
 def _bound(host: str, port: int) -> socket.socket:
     """A socket at this address; before the model is loaded, so that a mistake shows at once."""
     try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        found = socket.socket(family, kind)
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        found = socket.socket(family, kind, protocol)  # of a socket that is not said to be TCP, asyncio delays answers
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.bind(address)
     except OSError as error:
