@@ -150,7 +150,8 @@ def test_broken_connections_free_their_places(server):
     start = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
     rest = b'\r\n--x\r\nContent-Disposition: form-data; name="model"\r\n\r\nmome-tiny\r\n--x--\r\n'
     whole = start + CLIP.read_bytes() + rest
-    for body, length in [(start, 100_000), (whole, len(whole))] * 4:
+    events = whole.replace(b"--x--", b'--x\r\nContent-Disposition: form-data; name="stream"\r\n\r\ntrue\r\n--x--')
+    for body, length in [(start, 100_000), (whole, len(whole)), (events, len(events))] * 4:
         with socket.create_connection((host, int(port))) as connection:
             connection.sendall(head + f"Content-Length: {length}\r\n\r\n".encode() + body)
             if body is start:

@@ -16,6 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
 import mome
 from mome.serving import replies
@@ -153,8 +154,7 @@ async def _transcribed(
         if options.stream:
             transcripts = aiter(job)
             first = await _unless_gone(request, anext(transcripts, None))  # what cannot be read has a status of its own
-            events = _events(service, job, first, transcripts, stack.pop_all(), (began, received), name)
-            return StreamingResponse(events, media_type="text/event-stream", headers={"cache-control": "no-store"})
+            return _Events(_events(service, job, first, transcripts, (began, received), name), stack.pop_all())
         await _unless_gone(request, _all(job))
         transcript = job.transcript()
         service.metrics.seconds.observe(time.monotonic() - began)
@@ -176,29 +176,39 @@ async def _events(
     job: Job,
     first: Transcript | None,
     rest: AsyncIterator[Transcript],
-    stack: AsyncExitStack,
     times: tuple[float, float],
     name: str,
 ) -> AsyncIterator[bytes]:
-    """The events of a reply that is sent as the text comes; leaves ``stack`` at their end, or when the client goes."""
-    async with stack:
-        said = False
-        try:
-            transcript: Transcript | None = first
-            while transcript is not None:
-                for segment in transcript.segments:
-                    delta = f" {segment.text}" if said else segment.text
-                    own = {"start": segment.start, "end": segment.end, "rates": str(transcript.rates)}
-                    yield replies.event("transcript.text.delta", delta=delta, mome=own)
-                    said = True
-                transcript = await anext(rest, None)
-            whole = job.transcript()
-            service.metrics.seconds.observe(time.monotonic() - times[0])
-            reply = replies.document(job, whole, _milliseconds(job, whole, *times), name)
-            del reply["usage"]  # in events it counts tokens, also those written, which nobody bills here
-            yield replies.event("transcript.text.done", **reply)
-        except Refusal as refusal:
-            yield replies.event("error", **refusal.to_dict())
+    """The events of a reply that is sent as the text comes."""
+    said = False
+    try:
+        transcript: Transcript | None = first
+        while transcript is not None:
+            for segment in transcript.segments:
+                delta = f" {segment.text}" if said else segment.text
+                own = {"start": segment.start, "end": segment.end, "rates": str(transcript.rates)}
+                yield replies.event("transcript.text.delta", delta=delta, mome=own)
+                said = True
+            transcript = await anext(rest, None)
+        whole = job.transcript()
+        service.metrics.seconds.observe(time.monotonic() - times[0])
+        reply = replies.document(job, whole, _milliseconds(job, whole, *times), name)
+        del reply["usage"]  # in events it counts tokens, also those written, which nobody bills here
+        yield replies.event("transcript.text.done", **reply)
+    except Refusal as refusal:
+        yield replies.event("error", **refusal.to_dict())
+
+
+class _Events(StreamingResponse):
+    """A reply that is sent as the text comes; leaves ``stack`` at its end, also if the client goes before its start."""
+
+    def __init__(self, events: AsyncIterator[bytes], stack: AsyncExitStack):
+        super().__init__(events, media_type="text/event-stream", headers={"cache-control": "no-store"})
+        self._stack = stack
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with self._stack:
+            await super().__call__(scope, receive, send)
 
 
 async def _unless_gone(request: Request, work: Coroutine[Any, Any, _T]) -> _T:
