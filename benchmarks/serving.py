@@ -59,6 +59,7 @@ class Work:
 def naive(model: str, device: str, port: int) -> None:
     """The other server."""
     app, lock = FastAPI(), asyncio.Lock()
+    torch.set_num_threads(max((os.cpu_count() or 1) // 2, 1))  # as our server's model has
     transcriber = mome.load(model, device=device)
 
     @app.post("/v1/audio/transcriptions")

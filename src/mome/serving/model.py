@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 
 import mome
@@ -71,6 +73,8 @@ class Model:
 
     def __init__(self, setup: Setup):
         transformers.logging.disable_progress_bar()
+        # The readers need the other half; threads that wait for each other on a busy core need far more time.
+        torch.set_num_threads(min(torch.get_num_threads(), max((os.cpu_count() or 1) // 2, 1)))
         self._transcriber = load(setup.model, device=setup.device, dtype=setup.dtype)
         config = self._transcriber.model.config
         frames = encoder_frames(config, 4.0)
