@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields
+from functools import cache
 from typing import Any, TypeVar, get_type_hints
 
 from mome.errors import MomeError, shortened
 
 Options = TypeVar("Options")
 
+_types: Callable[[Any], dict[str, Any]] = cache(get_type_hints)  # slow, and asked for again and again
 _VALUES = {float: "a number", bool: "true or false", tuple[str, ...]: "a list of names"}
 
 
@@ -36,7 +38,7 @@ def options_from_dict(what: str, kinds: Mapping[str, type[Options]], values: Map
             near = difflib.get_close_matches(str(key), known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"its options are {', '.join(known) or 'none'}"
             raise MomeError(f"{what} option '{key}' is unknown for type {kind}: {hint}")
-    types = get_type_hints(kinds[kind])
+    types = _types(kinds[kind])
     for name, value in options.items():
         if types[name] in _VALUES and not _is_a(types[name], value):
             given = shortened(repr(value))

@@ -22,6 +22,7 @@ from mome.cli.options import Command
 from mome.cli.output import mistake, note
 from mome.cli.report import report
 from mome.cli.score import score
+from mome.cli.serve import serve
 from mome.cli.sweep import sweep
 from mome.cli.train import train
 from mome.cli.transcribe import transcribe
@@ -88,6 +89,7 @@ app = typer.Typer(
 )
 app.command(cls=Command)(transcribe)
 app.command(cls=Command)(listen)
+app.command(cls=Command)(serve)
 app.command(cls=Command)(demo)
 app.command(cls=Command)(evaluate)
 app.command(cls=Command)(score)

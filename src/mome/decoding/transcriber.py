@@ -217,7 +217,7 @@ class Transcriber:
     def transcribe_batch(
         self,
         clips: Sequence[Clip],
-        rates: Sequence[Rates],
+        rates: Sequence[Rates] | Sequence[Sequence[Rates]],
         media_seconds: float = 0.0,
         *,
         active_experts: int | None = None,
@@ -228,7 +228,7 @@ class Transcriber:
 
         Args:
             clips: B clips.
-            rates: R rates, the same for all clips.
+            rates: R rates, the same for all clips, or for each clip R of its own.
             media_seconds: time that reading the files took, for the transcripts' record.
             active_experts, words, generation: as in :meth:`transcribe`.
 
@@ -240,11 +240,12 @@ class Transcriber:
         """
         if active_experts is not None:
             self.model.config.check_top_k(active_experts)
+        rows: Any = [rates] * len(clips) if all(isinstance(each, Rates) for each in rates) else rates
         if not clips:
             return []
         with _enough_memory(clips):
             options = self._options(generation)
-            return self._transcribe_batch(clips, rates, media_seconds, active_experts, words, options)
+            return self._transcribe_batch(clips, rows, media_seconds, active_experts, words, options)
 
     def _options(self, generation: dict[str, Any]) -> dict[str, Any]:
         """Options for ``generate``; raises :class:`MomeError` if an option is unknown or not possible."""
@@ -261,13 +262,13 @@ class Transcriber:
     def _transcribe_batch(
         self,
         clips: Sequence[Clip],
-        rates: Sequence[Rates],
+        rates: Sequence[Sequence[Rates]],
         media_seconds: float,
         active_experts: int | None,
         words: bool,
         generation: dict[str, Any],
     ) -> list[list[Transcript]]:
-        table = [[self.usable(clip, rate) for rate in rates] for clip in clips]
+        table = [[self.usable(clip, rate) for rate in row] for clip, row in zip(clips, rates, strict=True)]
         began = time.perf_counter()
         encoded = self.encode(clips, table, generation["max_new_tokens"])
         encode_seconds = (time.perf_counter() - began) / len(clips)
@@ -478,8 +479,7 @@ def load(
         MomeError: there is no such model, or it cannot be loaded; or there is no such device.
         ValueError: an option is not supported.
     """
-    if options.get("device_map") is None:
-        options["device_map"] = _device(device)
+    options["device_map"] = options.get("device_map") or _device(device)
     hub: dict[str, Any] = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
     folder = model_folder(name, revision, **hub)
     model = MomeForSpeechRecognition.from_pretrained(folder, **hub, **options)

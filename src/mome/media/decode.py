@@ -132,6 +132,16 @@ def declared_seconds(path: Path) -> float | None:
         return None
 
 
+def declared_pixels(path: Path) -> int:
+    """Pixels of the largest picture that a file declares; 0 if it says nothing or cannot be opened."""
+    try:
+        with _opened(path) as container:
+            known = [stream for stream in container.streams.video if stream.codec_context is not None]
+            return max((stream.width * stream.height for stream in known), default=0)
+    except (MomeError, OSError, ValueError):
+        return 0
+
+
 def probe(path: Path, audio_track: int | None = None) -> Media:
     """Choose the tracks of a file and find when they start and how long they last.
 
