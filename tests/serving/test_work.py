@@ -29,8 +29,15 @@ def model(tiny_model) -> Model:
     return Model(Setup(str(tiny_model), "cpu"))
 
 
-def step(path: Path, number: int = 0, rates: Rates = SOUND, skip: int = 0, forget: tuple[int, ...] = ()) -> Step:
-    return Step(number, path, rates, None, skip, forget)
+def step(
+    path: Path,
+    number: int = 0,
+    rates: Rates = SOUND,
+    skip: int = 0,
+    forget: tuple[int, ...] = (),
+    noise: float | None = None,
+) -> Step:
+    return Step(number, path, rates, None, noise, skip, forget)
 
 
 def wave(seconds: float) -> np.ndarray:
