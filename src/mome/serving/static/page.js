@@ -57,7 +57,7 @@ async function meet() {
     const model = (await (await ask("v1/models")).json()).data[0];
     $("key-form").hidden = true;
     say(null);
-    $("about").textContent = `Model ${model.id}${model.mome.description ? `: ${model.mome.description}` : ""}`;
+    $("about").textContent = model.mome.description ?? `Model ${model.id}`;
     tasks = model.mome.tasks;
     const pairs = model.mome.rates.map((rates) => rates.split(",").map((rate) => (rate === "-" ? null : Number(rate))));
     for (const [side, id] of [[0, "audio"], [1, "pictures"]]) {
@@ -101,8 +101,7 @@ async function compare() {
     }
     if (!ended) throw new Error("The server broke off: try again.");
     choose();
-    const text = shown?.text;
-    $("status").textContent = text ? `${told(shown)}: ${text}` : rows.size ? "Nothing is said." : "";
+    announce();
   } catch (error) {
     if (own.signal.aborted) return;
     $("status").textContent = "";
@@ -283,11 +282,14 @@ function addRow(event) {
     for (const text of warnings) if (!known.includes(text)) $("warnings").append(make("li", text));
   }
   $("rows").tBodies[0].append(line);
+  $("details").hidden = false;
   choose();
 }
 
+/** Say what the page shows; the words themselves are beside it already. */
 function announce() {
-  if (shown) $("status").textContent = `${told(shown)}: ${shown.text || "nothing"}`;
+  $("status").textContent = shown ? `${told(shown)}${shown.text ? "" : ": nothing is said"}` : "";
+  if (shown?.text) $("status").append(make("span", `: ${shown.text}`, { class: "hidden" }));
 }
 
 const unsure = (word) => Math.max(0, Math.min(4, Math.round((1 - word.probability) * 6)));
