@@ -105,6 +105,7 @@ async function compare() {
   } catch (error) {
     if (own.signal.aborted) return;
     $("status").textContent = "";
+    $("details").hidden = !rows.size;
     say(error.message);
   } finally {
     if (running === own) {
