@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields
 from functools import cache
 from typing import Any, TypeVar, get_type_hints
@@ -12,7 +12,7 @@ from mome.errors import MomeError, shortened
 
 Options = TypeVar("Options")
 
-_types = cache(get_type_hints)  # slow, and asked for again and again
+_types: Callable[[Any], dict[str, Any]] = cache(get_type_hints)  # slow, and asked for again and again
 _VALUES = {float: "a number", bool: "true or false", tuple[str, ...]: "a list of names"}
 
 

@@ -18,6 +18,7 @@ from tests.media.builders import write
 
 COMMANDS = (
     ("transcribe",),
+    ("serve",),
     ("demo",),
     ("evaluate",),
     ("score",),
