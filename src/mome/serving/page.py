@@ -24,6 +24,7 @@ from mome.serving.app import Events, answered, milliseconds, unless_gone
 from mome.serving.line import Job
 from mome.serving.request import Options, Refusal, number, parse
 from mome.serving.service import Service
+from mome.serving.uploads import Upload
 from mome.text.subtitles import cues
 from mome.text.transcript import Transcript
 
@@ -57,7 +58,7 @@ def add_page(app: FastAPI, service: Service, name: str, keys: Sequence[str]) -> 
 
     @app.post("/page/compare", include_in_schema=False)
     async def compare(request: Request) -> Response:
-        async def reply(upload: Any, began: float, stack: AsyncExitStack) -> Response:
+        async def reply(upload: Upload, began: float, stack: AsyncExitStack) -> Response:
             options = _options(service, name, upload.fields)
             received = time.monotonic()
             first = stack.enter_context(service.recording(upload.path, options[0], began))
@@ -97,7 +98,7 @@ def _options(service: Service, name: str, fields: Mapping[str, Sequence[str]]) -
 async def _events(
     jobs: Sequence[Job], first: AsyncIterator[Transcript], read: list[Part], times: tuple[float, float], name: str
 ) -> AsyncIterator[bytes]:
-    """What was read, as it is transcribed, then a row for each of the rates that the recording has."""
+    """What was read, as it is transcribed, then a row for each job: what it says, or why it cannot be had."""
     while True:
         while read:
             yield await asyncio.to_thread(_seen, read.pop(0))
@@ -107,7 +108,6 @@ async def _events(
         except Refusal as refusal:
             yield replies.event("error", **refusal.to_dict())
             return
-    shown = set()
     for job in jobs:
         asked = str(job.options.rates[0])
         try:
@@ -117,11 +117,9 @@ async def _events(
             yield replies.event("row", asked=asked, **refusal.to_dict())
             continue
         transcript = job.transcript()
-        if transcript.rates not in shown:
-            shown.add(transcript.rates)
-            row = replies.document(job, transcript, milliseconds(job, transcript, *times), name)
-            subtitles = [asdict(cue) for cue in cues(transcript.segments)]
-            yield replies.event("row", asked=asked, cues=subtitles, **row)
+        row = replies.document(job, transcript, milliseconds(job, transcript, *times), name)
+        subtitles = [asdict(cue) for cue in cues(transcript.segments)]
+        yield replies.event("row", asked=asked, cues=subtitles, **row)
     yield replies.event("done")
 
 

@@ -10,8 +10,11 @@ let places = { audio: [], pictures: [] }; // what the sliders' places mean, null
 let film = null; // the recording: a File or Blob
 let running = null; // the request in progress, to be given up
 let recorder = null;
+let main = []; // pairs of rates that are always compared
+let coming = new Set(); // pairs that the request in progress gives
 let rows = new Map(); // replies by rates
-let asked = new Map(); // which of these rates were asked for by which
+let failures = new Map(); // messages by rates
+let asked = new Map(); // the rates used, by those asked for: a film may lack sound or mouth
 let parts = []; // what the model gets, see /page/compare
 let shown = null; // the row whose words are on the page
 
@@ -32,7 +35,10 @@ async function ask(address, options = {}) {
     throw new Error("The server does not answer: is it still running?");
   }
   if (reply.ok) return reply;
-  if (reply.status === 401) $("key-form").hidden = false;
+  if (reply.status === 401) {
+    $("key-form").hidden = false;
+    throw new Error($("key").value ? "This API key is wrong." : "This server asks for an API key.");
+  }
   const wrong = await reply.json().catch(() => null);
   const later = reply.headers.get("retry-after");
   const message = wrong?.error?.message ?? `The server answers with status ${reply.status}.`;
@@ -59,6 +65,9 @@ async function meet() {
     say(null);
     $("about").textContent = model.mome.description ?? `Model ${model.id}`;
     tasks = model.mome.tasks;
+    const [first, ...rest] = model.mome.rates;
+    const kind = (rates) => rates.replace(/[^,-]+/g, "");
+    main = [first, ...rest.filter((rates) => kind(rates) === kind(first))];
     const pairs = model.mome.rates.map((rates) => rates.split(",").map((rate) => (rate === "-" ? null : Number(rate))));
     for (const [side, id] of [[0, "audio"], [1, "pictures"]]) {
       const known = [...new Set(pairs.map((pair) => pair[side]).filter((rate) => rate !== null))];
@@ -78,7 +87,9 @@ async function compare() {
   if (!film) return;
   running?.abort();
   const own = (running = new AbortController());
+  coming = new Set([...main, chosen()]);
   rows = new Map();
+  failures = new Map();
   asked = new Map();
   parts = [];
   say(null);
@@ -149,16 +160,17 @@ async function record() {
     recorder.stop();
     return;
   }
-  if (!navigator.mediaDevices?.getUserMedia || !window.MediaRecorder) {
-    say("This browser does not record here: it needs https or localhost. Open a file instead.");
-    return;
-  }
+  running?.abort();
   let stream;
   $("record").disabled = true;
   try {
     const audio = { echoCancellation: false, noiseSuppression: false, autoGainControl: false };
     const video = { width: { ideal: 640 }, height: { ideal: 480 }, frameRate: { ideal: FRAME_RATE } };
-    stream = await navigator.mediaDevices.getUserMedia({ audio, video });
+    const open = (wanted) => navigator.mediaDevices.getUserMedia(wanted);
+    stream = await open({ audio, video }).catch((error) => {
+      if (error.name !== "NotFoundError") throw error;
+      return open({ audio }); // there is no camera
+    });
   } catch (error) {
     say(`Camera and microphone are not to be had (${error.name}): allow them, or open a file.`);
     return;
@@ -224,7 +236,7 @@ function settle(moved) {
   label();
 }
 
-/** Show the row of the sliders' rates, or ask for it. */
+/** Show the row of the sliders' rates; returns whether it is there, or known not to be possible. */
 function choose() {
   const row = rows.get(asked.get(chosen()));
   for (const each of $("rows").tBodies[0].rows) {
@@ -256,9 +268,14 @@ function addRow(event) {
   const line = make("tr", null, { role: "row" });
   const own = event.error ? event.asked : event.mome.rates;
   asked.set(event.asked, own);
+  if (rows.has(own)) {
+    choose();
+    return;
+  }
   line.dataset.rates = own;
   const head = make("td", null, { role: "cell" });
   if (event.error) {
+    failures.set(own, event.error.message);
     head.append(own);
     line.append(head, number("–"), number("–"), number("–"));
     line.append(make("td", event.error.message, { role: "cell", class: "failed" }));
@@ -289,7 +306,8 @@ function addRow(event) {
 
 /** Say what the page shows; the words themselves are beside it already. */
 function announce() {
-  $("status").textContent = shown ? `${told(shown)}${shown.text ? "" : ": nothing is said"}` : "";
+  const failure = failures.get(chosen()) ?? "";
+  $("status").textContent = shown ? `${told(shown)}${shown.text ? "" : ": nothing is said"}` : failure;
   if (shown?.text) $("status").append(make("span", `: ${shown.text}`, { class: "hidden" }));
 }
 
@@ -405,7 +423,10 @@ $("record").addEventListener("click", record);
 $("example").addEventListener("click", example);
 for (const id of ["audio", "pictures"]) {
   $(id).addEventListener("input", () => settle(id));
-  $(id).addEventListener("change", () => (choose() ? announce() : compare()));
+  $(id).addEventListener("change", () => {
+    if (choose()) announce();
+    else if (!(running && coming.has(chosen()))) compare();
+  });
 }
 $("noise").addEventListener("input", label);
 $("noise").addEventListener("change", compare);
@@ -435,6 +456,6 @@ $("video").addEventListener("error", () => {
 addEventListener("resize", draw);
 if (!navigator.mediaDevices?.getUserMedia || !window.MediaRecorder) {
   $("record").disabled = true;
-  $("hint").textContent += " Recording needs https or localhost, and a browser that can record.";
+  $("hint").textContent += " To record, this browser needs https or localhost.";
 }
 meet();
