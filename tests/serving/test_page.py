@@ -223,12 +223,25 @@ def words(page: Page) -> str:
     return found
 
 
+def pixels(page: Page, canvas: str) -> np.ndarray:
+    """(pixels, 4) uint8: red, green, blue and opacity."""
+    script = "(canvas => [...canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data])"
+    return np.array(page.value(f"{script}(document.getElementById('{canvas}'))"), np.uint8).reshape(-1, 4)
+
+
+def has_wave(page: Page) -> bool:
+    """Whether peaks are drawn: blue, which the mark of the time is not."""
+    found = pixels(page, "wave").astype(int)
+    return bool((found[:, 2] > found[:, 0] + 100).mean() > 0.02)
+
+
 def is_done(page: Page, rows: int = 4) -> None:
     busy = "document.getElementById('result').hasAttribute('aria-busy')"
     page.until(f"document.querySelectorAll('#rows tbody tr').length === {rows} && !{busy}")
 
 
 def test_the_example_in_a_browser(page):
+    assert not has_wave(page)
     page.value("document.getElementById('example').click()")
     is_done(page)
     found = table(page)
@@ -247,10 +260,27 @@ def test_the_example_in_a_browser(page):
             page.until(f"{lit.format(place)} === '{word}'", 5)
     assert text(page, "subtitle") == TEXT
     # Mouth and sound are drawn, and named for those who do not see them.
-    inked = "new Set(document.getElementById('{}').getContext('2d').getImageData(0, 0, 90, 90).data).size"
-    assert page.value(inked.format("mouth")) > 50
+    assert len(np.unique(pixels(page, "mouth")[:, 0])) > 50
+    assert has_wave(page)
     assert page.value("document.getElementById('mouth').ariaLabel") == "Mouth, as the model sees it"
     assert page.value("document.getElementById('wave').ariaLabel") == "Sound, as the model hears it"
+
+
+def test_sliders_have_the_models_rates_alone(page):
+    """Of a model that only listens."""
+    own = {"rates": ["4,-", "12,-", "20,-"], "tasks": ["asr"], "description": None}
+    reply = json.dumps({"data": [{"id": "ears", "mome": own}]})
+    page.value(f"(window.fetch = async () => new Response({reply!r}), meet())")
+    assert text(page, "about") == "Model ears"
+    assert page.value("document.getElementById('pictures').disabled")
+    assert (text(page, "audio-value"), text(page, "pictures-value"), page.value("chosen()")) == ("4", "off", "4,-")
+    page.value("document.getElementById('audio').focus()")
+    seen = []
+    for _ in range(4):
+        page.press("ArrowLeft")
+        seen.append(page.value("chosen()"))
+    assert seen == ["12,-", "20,-", "20,-", "20,-"]
+    assert page.value("main") == own["rates"]
 
 
 def test_by_keyboard_alone(page):
@@ -374,6 +404,7 @@ def test_a_recording_by_the_camera(page):
     page.until("rows.size && !document.getElementById('result').hasAttribute('aria-busy')")
     assert text(page, "record") == "Record"
     assert "blue" in words(page)
+    assert has_wave(page)
 
 
 def test_a_browser_that_cannot_record(page, served):

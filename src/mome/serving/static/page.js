@@ -388,8 +388,9 @@ function drawWave(now) {
   canvas.height = canvas.clientHeight * devicePixelRatio;
   const { width, height } = canvas, heard = parts.filter((part) => part.peaks);
   canvas.setAttribute("aria-label", heard.length ? "Sound, as the model hears it" : parts.length ? "No sound" : "Sound: none yet");
-  const length = Math.max($("video").duration || 0, ...parts.map((part) => part.start + part.seconds));
-  if (!Number.isFinite(length) || !length) return;
+  const known = $("video").duration; // not of what the browser has recorded
+  const length = Math.max(Number.isFinite(known) ? known : 0, ...parts.map((part) => part.start + part.seconds));
+  if (!length) return;
   context.fillStyle = style.getPropertyValue("--link");
   for (const part of heard) {
     const highest = new Uint8Array(width); // of the peaks that fall onto a column
