@@ -388,7 +388,7 @@ function drawWave(now) {
   canvas.height = canvas.clientHeight * devicePixelRatio;
   const { width, height } = canvas, heard = parts.filter((part) => part.peaks);
   canvas.setAttribute("aria-label", heard.length ? "Sound, as the model hears it" : parts.length ? "No sound" : "Sound: none yet");
-  const known = $("video").duration; // not of what the browser has recorded
+  const known = $("video").duration; // infinite in some browsers for what they recorded
   const length = Math.max(Number.isFinite(known) ? known : 0, ...parts.map((part) => part.start + part.seconds));
   if (!length) return;
   context.fillStyle = style.getPropertyValue("--link");
