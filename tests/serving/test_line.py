@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from mome import Rates
 from mome.clip import Clip
 from mome.media.parts import Part
 from mome.serving.line import Job, Line
-from mome.serving.reading import End
+from mome.serving.reading import End, Read
 from mome.serving.request import Options, Refusal
 from mome.text.transcript import Seconds, Segment, Tokens, Transcript
 
@@ -124,3 +125,23 @@ def test_a_failure_ends_it_once():
     assert not made.parts
     with pytest.raises(Refusal, match="first"):
         asyncio.run(heard(made))
+
+
+def test_a_job_that_is_alone_has_batches_of_its_own():
+    others, alone = [job(3.0), job(3.0)], job(3.0, 3.0)
+    alone.options = replace(alone.options, alone=True)
+    made = line(others[0], alone, others[1])
+    assert turns(made.batch(), *others, alone) == [0, 1]
+    assert turns(made.batch(), *others, alone) == [2, 2]
+
+
+def test_what_is_read_of_a_job_is_heard_by_others():
+    first, second = Job(Path("x"), Options((Rates(4, 2),))), Job(Path("x"), Options((Rates(16, 5),)))
+    first.listeners.append(second.take)
+    part = Part(0.0, Clip(np.zeros(1, np.float32), None, 1.0))
+    first.take(Read([part], None, 0.5))
+    end = End(True, False, 1.0, ())
+    first.take(Read([], end, 0.25))
+    assert list(second.parts) == list(first.parts) == [part]
+    assert (second.end, second.read_seconds, second.given) == (end, 0.75, 1)
+    assert not second.is_over  # its own part is to be transcribed

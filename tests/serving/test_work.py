@@ -29,8 +29,15 @@ def model(tiny_model) -> Model:
     return Model(Setup(str(tiny_model), "cpu"))
 
 
-def step(path: Path, number: int = 0, rates: Rates = SOUND, skip: int = 0, forget: tuple[int, ...] = ()) -> Step:
-    return Step(number, path, rates, None, skip, forget)
+def step(
+    path: Path,
+    number: int = 0,
+    rates: Rates = SOUND,
+    skip: int = 0,
+    forget: tuple[int, ...] = (),
+    noise: float | None = None,
+) -> Step:
+    return Step(number, path, rates, None, noise, skip, forget)
 
 
 def wave(seconds: float) -> np.ndarray:
@@ -63,6 +70,19 @@ def test_a_long_recording_is_read_part_by_part(reader, tmp_path):
     assert reader(step(long, 2, skip=1)).parts[0].start == found[1].start  # as after another process's end
     reader(step(long, 3, forget=(2,)))
     assert set(reader._open) == {3}
+
+
+def test_noise_is_mixed_in_at_the_level_asked_for(reader, tmp_path):
+    film = write(tmp_path / "a.wav", wave=wave(1.2))
+    clean, noisy, again = (
+        reader(step(film, number, noise=noise)).parts[0].clip.audio for number, noise in ((4, None), (5, 6.0), (6, 6.0))
+    )
+    power = np.mean(clean.astype(float) ** 2) / np.mean((noisy.astype(float) - clean) ** 2)
+    assert 10 * np.log10(power) == pytest.approx(6.0, abs=0.01)
+    assert np.array_equal(noisy, again)
+    silent = write(tmp_path / "b.mkv", [np.full((96, 96), 9, np.uint8)] * 30, wave=np.zeros(19_200, np.float32))
+    parts = reader(step(silent, 7, rates=BOTH, noise=0.0)).parts
+    assert not any(part.clip.audio.any() for part in parts)
 
 
 def test_limits_and_names(reader, tmp_path):

@@ -59,6 +59,9 @@ def serve(
     max_mb: Annotated[float, typer.Option(min=0.001, metavar="MB", help="Largest upload, in MiB.")] = 200.0,
     max_seconds: Annotated[float, typer.Option(min=1, metavar="SECONDS", help="Longest recording.")] = 900.0,
     max_pixels: Annotated[int, typer.Option(min=1, help="Pixels of the largest picture.")] = 3840 * 2160,
+    page: Annotated[
+        bool, typer.Option("--page", help="Serve a page too: transcripts of a film or the camera in the browser.")
+    ] = False,
     dtype: Dtype = "float32",
     device: Device = "auto",
 ) -> None:
@@ -104,6 +107,6 @@ def serve(
             note(
                 f"warning: whoever reaches {host} can use this server: with --api-key KEY, only those who have the key"
             )
-        note(f"serving {name} at {address}, API docs at {address}/docs")
+        note(f"serving {name} at {address}, API docs at {address}/docs{f', page at {address}/' if page else ''}")
 
-    run(serving, name, host, port, keys, ready)
+    run(serving, name, host, port, keys, ready, page)

@@ -7,7 +7,7 @@ import hmac
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, TypeVar
 
@@ -23,7 +23,7 @@ from mome.serving import replies
 from mome.serving.line import Job
 from mome.serving.request import Refusal, parse
 from mome.serving.service import Service
-from mome.serving.uploads import Body, Gone, too_large, uploaded
+from mome.serving.uploads import Body, Gone, Upload, too_large, uploaded
 from mome.text.transcript import Transcript
 
 log = logging.getLogger("mome.serving")
@@ -45,7 +45,7 @@ def build_app(service: Service, name: str, keys: Sequence[str] = ()) -> FastAPI:
     """
     app = FastAPI(title="mome", version=mome.__version__, description=_DESCRIPTION)
     began = int(time.time())
-    guarded = [Depends(_bearer)]  # for the OpenAPI page; _check_key looks
+    guarded = [Depends(_bearer)]  # for the OpenAPI page; check_key looks
     names = (name, ALIAS)
 
     @app.exception_handler(Refusal)
@@ -76,7 +76,7 @@ def build_app(service: Service, name: str, keys: Sequence[str] = ()) -> FastAPI:
 
     @app.get("/metrics", summary="Figures for Prometheus", dependencies=guarded)
     async def metrics(request: Request) -> Response:
-        _check_key(request, keys)
+        check_key(request, keys)
         return PlainTextResponse(service.metrics.text(), media_type="text/plain; version=0.0.4")
 
     def model(id: str) -> dict[str, Any]:
@@ -90,12 +90,12 @@ def build_app(service: Service, name: str, keys: Sequence[str] = ()) -> FastAPI:
 
     @app.get("/v1/models", summary="The model", dependencies=guarded)
     async def models(request: Request) -> dict[str, Any]:
-        _check_key(request, keys)
+        check_key(request, keys)
         return {"object": "list", "data": [model(name)]}
 
     @app.get("/v1/models/{id:path}", summary="The model", dependencies=guarded)
     async def one_model(request: Request, id: str) -> dict[str, Any]:
-        _check_key(request, keys)
+        check_key(request, keys)
         if id not in names:
             raise Refusal(404, f"there is no such model: {name} is served", "model_not_found", "model")
         return model(id)
@@ -107,68 +107,82 @@ def build_app(service: Service, name: str, keys: Sequence[str] = ()) -> FastAPI:
         openapi_extra={"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _FORM}}}},
     )
     async def transcriptions(request: Request) -> Response:
-        began = time.monotonic()
-        body = Body(request.receive, service.limits.bytes)
-        status = 500
-        try:
-            response = await _transcribed(service, request, body, name, keys, began)
-            status = response.status_code
-            return response
-        except Refusal as refusal:
-            status = refusal.status
-            try:
-                await body.discard()
-            except Gone:
-                status = _CLIENT_GONE
-            return _refusal(refusal)
-        except Gone:
-            status = _CLIENT_GONE
-            return Response(status_code=status)
-        finally:
-            service.metrics.requests.labels(str(status)).inc()
+        async def reply(upload: Upload, began: float, stack: AsyncExitStack) -> Response:
+            return await _transcribed(service, request, upload, name, began, stack)
+
+        return await answered(service, request, keys, reply)
 
     return app
 
 
+async def answered(
+    service: Service,
+    request: Request,
+    keys: Sequence[str],
+    reply: Callable[[Upload, float, AsyncExitStack], Awaitable[Response]],
+) -> Response:
+    """The answer to an upload, or why it is refused; it takes one of the places and is counted.
+
+    Args:
+        service, request, keys: as in :func:`build_app`.
+        reply: called with the upload, the time of the monotonic clock when the request came, and a stack of what ends
+            with the answer; a reply that is sent as it comes takes what is on the stack.
+    """
+    began = time.monotonic()
+    body = Body(request.receive, service.limits.bytes)
+    status = 500
+    try:
+        check_key(request, keys)
+        length = request.headers.get("content-length", "")
+        if length.isdecimal() and int(length) > body.limit:
+            raise too_large(body.limit)
+        async with AsyncExitStack() as stack:
+            stack.enter_context(service.place())
+            try:
+                async with asyncio.timeout(service.limits.time):
+                    content_type = request.headers.get("content-type", "")
+                    upload = await stack.enter_async_context(uploaded(body, content_type, service.folder))
+            except TimeoutError:
+                message = f"the upload took longer than {service.limits.time:g} s"
+                raise Refusal(408, message, "upload_too_slow", "file") from None
+            response = await reply(upload, began, stack)
+        status = response.status_code
+        return response
+    except Refusal as refusal:
+        status = refusal.status
+        try:
+            await body.discard()
+        except Gone:
+            status = _CLIENT_GONE
+        return _refusal(refusal)
+    except Gone:
+        status = _CLIENT_GONE
+        return Response(status_code=status)
+    finally:
+        service.metrics.requests.labels(str(status)).inc()
+
+
 async def _transcribed(
-    service: Service, request: Request, body: Body, name: str, keys: Sequence[str], began: float
+    service: Service, request: Request, upload: Upload, name: str, began: float, stack: AsyncExitStack
 ) -> Response:
     """The reply to a request for a transcript."""
-    _check_key(request, keys)
-    length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length) > body.limit:
-        raise too_large(body.limit)
-    async with AsyncExitStack() as stack:
-        stack.enter_context(service.place())
-        try:
-            async with asyncio.timeout(service.limits.time):
-                content_type = request.headers.get("content-type", "")
-                upload = await stack.enter_async_context(uploaded(body, content_type, service.folder))
-        except TimeoutError:
-            message = f"the upload took longer than {service.limits.time:g} s"
-            raise Refusal(408, message, "upload_too_slow", "file") from None
-        facts, names = service.facts, (name, ALIAS)
-        options = parse(upload.fields, names, facts.rate_set, service.serving.rates, facts.order)
-        received = time.monotonic()
-        job = stack.enter_context(service.recording(upload.path, options, began))
-        if options.stream:
-            transcripts = aiter(job)
-            first = await _unless_gone(request, anext(transcripts, None))  # what cannot be read has a status of its own
-            return _Events(_events(service, job, first, transcripts, (began, received), name), stack.pop_all())
-        await _unless_gone(request, _all(job))
-        transcript = job.transcript()
-        service.metrics.seconds.observe(time.monotonic() - began)
-        headers = {"mome-rates": str(transcript.rates)}
-        if options.format in replies.MEDIA_TYPES:
-            kind = replies.MEDIA_TYPES[options.format]
-            return PlainTextResponse(replies.text(transcript, options), media_type=kind, headers=headers)
-        reply = replies.document(job, transcript, _milliseconds(job, transcript, began, received), name)
-        return JSONResponse(reply, headers=headers)
-
-
-async def _all(job: Job) -> None:
-    async for _ in job:
-        pass
+    facts, names = service.facts, (name, ALIAS)
+    options = parse(upload.fields, names, facts.rate_set, service.serving.rates, facts.order)
+    received = time.monotonic()
+    job = stack.enter_context(service.recording(upload.path, options, began))
+    if options.stream:
+        transcripts = aiter(job)
+        first = await unless_gone(request, anext(transcripts, None))  # what cannot be read has a status of its own
+        return Events(_events(service, job, first, transcripts, (began, received), name), stack.pop_all())
+    await unless_gone(request, job.wait())
+    transcript = job.transcript()
+    service.metrics.seconds.observe(time.monotonic() - began)
+    headers = {"mome-rates": str(transcript.rates)}
+    if options.format in replies.MEDIA_TYPES:
+        kind = replies.MEDIA_TYPES[options.format]
+        return PlainTextResponse(replies.text(transcript, options), media_type=kind, headers=headers)
+    reply = replies.document(job, transcript, milliseconds(job, transcript, began, received), name)
+    return JSONResponse(reply, headers=headers)
 
 
 async def _events(
@@ -192,14 +206,14 @@ async def _events(
             transcript = await anext(rest, None)
         whole = job.transcript()
         service.metrics.seconds.observe(time.monotonic() - times[0])
-        reply = replies.document(job, whole, _milliseconds(job, whole, *times), name)
+        reply = replies.document(job, whole, milliseconds(job, whole, *times), name)
         del reply["usage"]  # in events it counts tokens, also those written, which nobody bills here
         yield replies.event("transcript.text.done", **reply)
     except Refusal as refusal:
         yield replies.event("error", **refusal.to_dict())
 
 
-class _Events(StreamingResponse):
+class Events(StreamingResponse):
     """A reply that is sent as the text comes; leaves ``stack`` at its end, also if the client goes before its start."""
 
     def __init__(self, events: AsyncIterator[bytes], stack: AsyncExitStack):
@@ -207,11 +221,12 @@ class _Events(StreamingResponse):
         self._stack = stack
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
         async with self._stack:
             await super().__call__(scope, receive, send)
 
 
-async def _unless_gone(request: Request, work: Coroutine[Any, Any, _T]) -> _T:
+async def unless_gone(request: Request, work: Coroutine[Any, Any, _T]) -> _T:
     """What ``work`` gives; raises :class:`Gone`, and ends the work, if the client goes away before."""
 
     async def gone() -> None:
@@ -230,7 +245,7 @@ async def _unless_gone(request: Request, work: Coroutine[Any, Any, _T]) -> _T:
             task.cancel()
 
 
-def _milliseconds(job: Job, transcript: Transcript, began: float, received: float) -> dict[str, float]:
+def milliseconds(job: Job, transcript: Transcript, began: float, received: float) -> dict[str, float]:
     """What took how long; ``wait`` is until the model began, reading included."""
     now = time.monotonic()
     spans = {
@@ -244,7 +259,7 @@ def _milliseconds(job: Job, transcript: Transcript, began: float, received: floa
     return {name: round(1000 * seconds, 1) for name, seconds in spans.items()}
 
 
-def _check_key(request: Request, keys: Sequence[str]) -> None:
+def check_key(request: Request, keys: Sequence[str]) -> None:
     """Raise :class:`Refusal` if the request lacks one of the keys."""
     scheme, _, given = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer":

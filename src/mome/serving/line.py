@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from itertools import count
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from mome.decoding.recordings import joined, placed
 from mome.media.parts import Part
 from mome.rates import Rates
 from mome.serving.children import Child
-from mome.serving.reading import End
+from mome.serving.reading import End, Read
 from mome.serving.request import Options, Refusal
 from mome.text.transcript import Seconds, Transcript
 
@@ -39,6 +39,7 @@ class Job:
         pending: number of parts that the model has now.
         end: what is known of it when all is read.
         read_seconds: time that reading took.
+        listeners: called with what is read of it, as it is read.
         done: transcripts of its parts so far.
     """
 
@@ -53,6 +54,7 @@ class Job:
         self.given = self.pending = 0
         self.end: End | None = None
         self.read_seconds = 0.0
+        self.listeners: list[Callable[[Read], None]] = []
         self.done: list[Transcript] = []
         self._outcomes: asyncio.Queue[Transcript | Refusal | None] = asyncio.Queue()
         self._is_over = False
@@ -64,9 +66,25 @@ class Job:
                 raise outcome
             yield outcome
 
+    async def wait(self) -> None:
+        """Wait until it is complete; raises as the iterator."""
+        async for _ in self:
+            pass
+
     def begin(self, rates: Rates) -> None:
         """The model begins with it, at these rates."""
         self.rates, self.started = rates, time.monotonic()
+
+    def take(self, read: Read) -> None:
+        """More of it is read."""
+        self.read_seconds += read.seconds
+        self.given += len(read.parts)
+        if not self._is_over:
+            self.parts += read.parts
+            self.end = read.end
+            self.settle()
+        for listener in self.listeners:
+            listener(read)
 
     def deliver(self, transcript: Transcript, part: Part) -> None:
         """The next part is transcribed."""
@@ -163,8 +181,8 @@ class Line:
         return chosen
 
 
-def _kind(job: Job) -> tuple[int | None, bool]:
-    return job.options.beams, job.options.words
+def _kind(job: Job) -> tuple[object, ...]:
+    return job.options.beams, job.options.words, job if job.options.alone else None
 
 
 def _alike(part: Part, length: float) -> bool:

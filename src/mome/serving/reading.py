@@ -8,13 +8,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
+import numpy as np
 import torch
 
 from mome.checkpoints.folder import model_folder, read_config
+from mome.clip import Clip
 from mome.decoding import Transcriber
 from mome.decoding.recordings import Recordings
 from mome.errors import MomeError
 from mome.media.decode import declared_pixels, declared_seconds
+from mome.media.noise import add_noise, speech_shaped_noise
 from mome.media.parts import Part
 from mome.model import MomeForSpeechRecognition, MomeProcessor
 from mome.rates import Rates
@@ -33,6 +36,7 @@ class Step:
         path: the file.
         rates: what it is read for.
         beams: width of the beam search, which says how much fits.
+        noise: see :class:`~mome.serving.request.Options`.
         skip: parts that another process has read already.
         forget: numbers of requests that are over.
     """
@@ -41,6 +45,7 @@ class Step:
     path: Path
     rates: Rates
     beams: int | None
+    noise: float | None
     skip: int
     forget: tuple[int, ...]
 
@@ -130,7 +135,8 @@ class Reader:
                 end = End(cutter.hears, cutter.sees, cutter.seconds, notes)
             else:
                 warnings = tuple(_unnamed(line, step.path) for line in part.clip.warnings)
-                parts.append(replace(part, clip=replace(part.clip, path=None, warnings=warnings)))
+                clip = replace(part.clip, path=None, warnings=warnings)
+                parts.append(replace(part, clip=clip if step.noise is None else _noisy(clip, step.noise)))
                 if cutter.seconds > cutter.window:  # else all of it is in memory already
                     break
         return parts, end
@@ -143,6 +149,13 @@ class Reader:
         if path is not None and (pixels := declared_pixels(path)) > most.pixels:
             message = f"{NAME}'s pictures have {pixels} pixels, at most {most.pixels} are taken: scale it down"
             raise Refusal(413, message, "pictures_too_large", "file")
+
+
+def _noisy(clip: Clip, level: float) -> Clip:
+    """The clip in noise of its own spectrum, always the same; a silent one as it is."""
+    if clip.audio is None or not clip.audio.any():
+        return clip
+    return add_noise(clip, speech_shaped_noise(clip.audio, np.random.default_rng(0)), level, 0)
 
 
 def _unnamed(message: str, path: Path) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite
+from math import inf, isfinite, nan
 from typing import Literal, get_args
 
 from mome.errors import MomeError, listed, shortened
@@ -93,6 +93,8 @@ class Options:
         granularities: what has times in a verbose reply.
         stream: whether text is sent as it comes.
         unused: fields that were given and change nothing.
+        noise: ratio of speech to the noise that is mixed into it, in dB; ``None``: none is.
+        alone: whether no other recording is in its batches, so that its times are its own.
     """
 
     rates: tuple[Rates, ...]
@@ -102,6 +104,8 @@ class Options:
     granularities: tuple[str, ...] = ("segment",)
     stream: bool = False
     unused: tuple[str, ...] = ()
+    noise: float | None = None
+    alone: bool = False
 
 
 def parse(
@@ -143,7 +147,7 @@ def parse(
             raise invalid("timestamp_granularities[]", f"{shortened(value)} is not possible: choose word or segment")
     if granularities and format != "verbose_json":
         raise invalid("timestamp_granularities[]", "timestamp_granularities go with response_format verbose_json")
-    _number("temperature", one.get("temperature", "0"))
+    number("temperature", one.get("temperature", "0"))
     return Options(
         rates=_rates(one, rate_set, default, order),
         beams=_beams(one.get("beams")),
@@ -195,10 +199,13 @@ def _truth(name: str, text: str) -> bool:
     return values[text.lower()]
 
 
-def _number(name: str, text: str) -> None:
+def number(name: str, text: str, most: float = inf) -> float:
+    """The number that a field has; raises :class:`Refusal` if it is none, or not from -``most`` to ``most``."""
     try:
-        fine = isfinite(float(text))
+        value = float(text)
     except ValueError:
-        fine = False
-    if not fine:
-        raise invalid(name, f"{name}={shortened(text)} is not possible: give a number")
+        value = nan
+    if not (isfinite(value) and abs(value) <= most):
+        wanted = "a number" if most == inf else f"a number from -{most:g} to {most:g}"
+        raise invalid(name, f"{name}={shortened(text)} is not possible: give {wanted}")
+    return value

@@ -13,10 +13,19 @@ import uvicorn
 
 from mome.errors import MomeError, reason
 from mome.serving.app import build_app
+from mome.serving.page import add_page
 from mome.serving.service import Service, Serving
 
 
-def run(serving: Serving, name: str, host: str, port: int, keys: Sequence[str], ready: Callable[[str], None]) -> None:
+def run(
+    serving: Serving,
+    name: str,
+    host: str,
+    port: int,
+    keys: Sequence[str],
+    ready: Callable[[str], None],
+    page: bool = False,
+) -> None:
     """Serve; SIGTERM and SIGINT end it when the requests so far are answered.
 
     Args:
@@ -25,6 +34,7 @@ def run(serving: Serving, name: str, host: str, port: int, keys: Sequence[str], 
         host, port: where to listen; port 0 is any that is free.
         keys: API keys, see :func:`~mome.serving.app.build_app`.
         ready: called with the server's address when requests are taken.
+        page: whether there is the page for people.
 
     Raises:
         MomeError: the model cannot be loaded, or the address is not to be had.
@@ -34,8 +44,11 @@ def run(serving: Serving, name: str, host: str, port: int, keys: Sequence[str], 
 
     async def serve() -> None:
         async with Service(serving) as service:
+            app = build_app(service, name, keys)
+            if page:
+                add_page(app, service, name, keys)
             config = uvicorn.Config(
-                build_app(service, name, keys),
+                app,
                 lifespan="off",
                 log_config=None,
                 access_log=False,

@@ -131,13 +131,16 @@ class Service:
             self._taken -= 1
 
     @contextmanager
-    def recording(self, path: Path, options: Options, began: float | None = None) -> Iterator[Job]:
+    def recording(
+        self, path: Path, options: Options, began: float | None = None, like: Job | None = None
+    ) -> Iterator[Job]:
         """A file to be transcribed, for the time of the block; leaving it frees its work.
 
         Args:
             path: the file; it must be there as long.
             options: what is asked for.
             began: time of the monotonic clock from which on the limit of time counts; now by default.
+            like: a job with the same file, nothing of which has been read: this one gets what is read for that one.
         """
         job = Job(path, options)
         loop = asyncio.get_running_loop()
@@ -146,6 +149,9 @@ class Service:
             loop.call_later(self.limits.wait, self._expire, job, True),
             loop.call_later(max(self.limits.time - spent, 0.0), self._expire, job, False),
         ]
+        if like is not None:
+            job.reading = True  # no process needs to
+            like.listeners.append(job.take)
         self._line.add(job)
         self._wake()
         try:
@@ -267,7 +273,8 @@ class Service:
             over = tuple(number for number, reader in self._over.items() if reader is child)
             for number in over:
                 del self._over[number]
-            step = Step(job.number, job.path, job.options.rates[0], job.options.beams, job.given, over)
+            asked = job.options
+            step = Step(job.number, job.path, asked.rates[0], asked.beams, asked.noise, job.given, over)
             job.reader, job.reading = child, True
             try:
                 read: Read = await child.call(step, _PATIENCE)
@@ -279,18 +286,10 @@ class Service:
                 job.fail(Refusal(400, message, "invalid_file", "file"))
                 raise
             else:
-                self._take(job, read)
+                job.take(read)
+                self._wake()
             finally:
                 job.reading = False
-
-    def _take(self, job: Job, read: Read) -> None:
-        job.read_seconds += read.seconds
-        job.given += len(read.parts)
-        if not job.is_over:
-            job.parts += read.parts
-            job.end = read.end
-            job.settle()
-            self._wake()
 
     # --- waiting -----------------------------------------------------------------------------------------------------
 
