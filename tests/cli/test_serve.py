@@ -18,6 +18,7 @@ from mome.media.face import DETECTOR_VARIABLE
         (["--model", "/nowhere/model"], "/nowhere/model"),
         (["--device", "gpu"], "--device gpu is unknown"),
         (["--api-key", " "], "--api-key is empty"),
+        (["--api-key", "schlüssel"], "use ASCII alone"),
         (["--port", "70000"], "--port"),
         (["--host", "256.1.1.1"], "--host 256.1.1.1 --port 8000 cannot be listened on"),
     ],
@@ -41,3 +42,9 @@ def test_without_the_extra(refused, monkeypatch):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     monkeypatch.delitem(sys.modules, "mome.serving.run", raising=False)
     assert refused("serve") == "mome: the server needs further packages: pip install 'mome[serve]'"
+
+
+@pytest.mark.parametrize("value", ["", " "])
+def test_a_key_in_the_environment_that_is_none_opens_nothing(refused, monkeypatch, value):
+    monkeypatch.setenv("MOME_API_KEY", value)
+    assert "MOME_API_KEY is empty" in refused("serve")

@@ -77,3 +77,16 @@ def test_words_are_found_where_the_format_has_them():
     assert read(response_format="srt").words
     assert read(response_format="verbose_json").granularities == ("segment",)
     assert read(response_format="verbose_json", timestamp_granularities=["word"]).granularities == ("word",)
+
+
+def test_fields_of_openais_client_that_change_nothing():
+    given = {
+        "chunking_strategy[type]": "server_vad",
+        "chunking_strategy[threshold]": "0.5",
+        "known_speaker_names[]": ["a", "b"],
+        "include": "logprobs",
+    }
+    assert read(**given).unused == ("chunking_strategy", "include[]", "known_speaker_names[]")
+    for name in ("rates[fine]", "[type]", "file[]"):
+        with pytest.raises(Refusal, match="is unknown"):
+            read(**{name: "1"})

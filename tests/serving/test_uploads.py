@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
+from mome.serving import uploads
 from mome.serving.request import Refusal
 from mome.serving.uploads import LONGEST_FIELD, LONGEST_HEADER, MOST_FIELDS, Body, Gone, uploaded
 
@@ -52,7 +54,7 @@ def test_a_form_in_pieces_of_any_size(tmp_path, size):
     content, fields, name = upload(tmp_path, chunks)
     assert content == bytes(range(256))
     assert fields == {"model": ["m"], "a[]": ["1", "2"]}
-    assert "mp4" not in name
+    assert "x.mp4" not in name
 
 
 def test_too_large(tmp_path):
@@ -100,3 +102,32 @@ def test_the_rest_is_read_before_an_answer():
 
     asyncio.run(Body(receive, 1).discard())
     assert sent == []
+
+
+def test_a_full_disk_keeps_no_part_of_a_file(tmp_path, monkeypatch):
+    def full(descriptor: int, mode: str):
+        os.close(descriptor)
+        return Path("/dev/full").open(mode)
+
+    monkeypatch.setattr(uploads.os, "fdopen", full)
+    for content in (b"short", bytes(1 << 20)):  # one that is written at the end, and one that is not
+        with pytest.raises(Refusal) as caught:
+            upload(tmp_path, [form(part("file", content, "a"))], limit=1 << 21)
+        assert (caught.value.status, caught.value.code) == (503, "no_room")
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.05])
+def test_an_upload_that_stalls_or_drips(tmp_path, monkeypatch, pause):
+    monkeypatch.setattr(uploads, "_STALL", 0.1)
+
+    async def receive() -> dict:
+        await asyncio.sleep(pause or 10)
+        return {"type": "http.request", "body": b"-", "more_body": True}
+
+    async def run() -> None:
+        async with uploaded(Body(receive, 1 << 20), KIND, tmp_path):
+            pass
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(asyncio.wait_for(run(), 5))
+    assert list(tmp_path.iterdir()) == []

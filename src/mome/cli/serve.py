@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -72,9 +73,12 @@ def serve(
 
     Example: mome serve, then: curl -F file=@clip.mp4 -F model=mome-tiny localhost:8000/v1/audio/transcriptions
     """
-    keys = [key for key in api_key or () if key.strip()]
-    if api_key and not keys:
-        raise MomeError("--api-key is empty: give a key, or leave it out")
+    keys = [key.strip() for key in api_key or () if key.strip()]
+    if not keys and (api_key or "MOME_API_KEY" in os.environ):
+        given = "--api-key" if api_key and "MOME_API_KEY" not in os.environ else "MOME_API_KEY"
+        raise MomeError(f"{given} is empty: give a key, or leave it out")
+    if strange := next((key for key in keys if not (key.isascii() and key.isprintable())), None):
+        raise MomeError(f"the API key {strange[:2]}… has characters that clients cannot send: use ASCII alone")
     if rates not in ("", "auto"):
         Rates.parse(rates)
     check_device(device)

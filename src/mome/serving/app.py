@@ -7,7 +7,7 @@ import hmac
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, TypeVar
 
@@ -16,7 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 import mome
 from mome.serving import replies
@@ -43,7 +43,7 @@ def build_app(service: Service, name: str, keys: Sequence[str] = ()) -> FastAPI:
         name: what clients call the model.
         keys: API keys, of which clients must send one; none: everybody is let in.
     """
-    app = FastAPI(title="mome", version=mome.__version__, description=_DESCRIPTION)
+    app = FastAPI(title="mome", version=mome.__version__, description=_DESCRIPTION, redirect_slashes=False)
     began = int(time.time())
     guarded = [Depends(_bearer)]  # for the OpenAPI page; check_key looks
     names = (name, ALIAS)
@@ -143,7 +143,7 @@ async def answered(
                     content_type = request.headers.get("content-type", "")
                     upload = await stack.enter_async_context(uploaded(body, content_type, service.folder))
             except TimeoutError:
-                message = f"the upload took longer than {service.limits.time:g} s"
+                message = f"the upload stalls, or took longer than {service.limits.time:g} s"
                 raise Refusal(408, message, "upload_too_slow", "file") from None
             response = await reply(upload, began, stack)
         status = response.status_code
@@ -170,14 +170,16 @@ async def _transcribed(
     options = parse(upload.fields, names, facts.rate_set, service.serving.rates, facts.order)
     received = time.monotonic()
     job = stack.enter_context(service.recording(upload.path, options, began))
+    unused = {"mome-unused": ", ".join(options.unused)} if options.unused else {}
     if options.stream:
         transcripts = aiter(job)
         first = await unless_gone(request, anext(transcripts, None))  # what cannot be read has a status of its own
-        return Events(_events(service, job, first, transcripts, (began, received), name), stack.pop_all())
+        headers = unused if job.rates is None else {"mome-rates": str(job.rates), **unused}
+        return Events(_events(service, job, first, transcripts, (began, received), name), stack.pop_all(), headers)
     await unless_gone(request, job.wait())
     transcript = job.transcript()
     service.metrics.seconds.observe(time.monotonic() - began)
-    headers = {"mome-rates": str(transcript.rates)}
+    headers = {"mome-rates": str(transcript.rates), **unused}
     if options.format in replies.MEDIA_TYPES:
         kind = replies.MEDIA_TYPES[options.format]
         return PlainTextResponse(replies.text(transcript, options), media_type=kind, headers=headers)
@@ -216,14 +218,32 @@ async def _events(
 class Events(StreamingResponse):
     """A reply that is sent as the text comes; leaves ``stack`` at its end, also if the client goes before its start."""
 
-    def __init__(self, events: AsyncIterator[bytes], stack: AsyncExitStack):
-        super().__init__(events, media_type="text/event-stream", headers={"cache-control": "no-store"})
+    def __init__(self, events: AsyncIterator[bytes], stack: AsyncExitStack, headers: Mapping[str, str] | None = None):
+        named = {"cache-control": "no-store", **(headers or {})}
+        super().__init__(events, media_type="text/event-stream", headers=named)
         self._stack = stack
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it."""
         async with self._stack:
             await super().__call__(scope, receive, send)
+
+
+class OnlyHosts:
+    """Refuses requests that name another host than one of ``hosts`` as the server's."""
+
+    def __init__(self, app: ASGIApp, hosts: Sequence[str]):
+        self._app, self._hosts = app, hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, or refuse it."""
+        app = self._app
+        if scope["type"] == "http" and Request(scope).url.hostname not in self._hosts:
+            message = (
+                f"this server answers as {self._hosts[0]} alone: start it with --api-key to let it have other names"
+            )
+            app = _refusal(Refusal(421, message, "wrong_host"))
+        await app(scope, receive, send)
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, _T]) -> _T:

@@ -26,7 +26,7 @@ _CONTEXT: Any = multiprocessing.get_context("forkserver" if _FORKS else "spawn")
 def prepare() -> None:
     """Import what the processes need once for all of them, where the system can fork: then they start at once."""
     if _FORKS:
-        forkserver.set_forkserver_preload(["mome.serving.model", "mome.serving.reading"])
+        forkserver.set_forkserver_preload(["mome.serving.forks", "mome.serving.model", "mome.serving.reading"])
         forkserver.ensure_running()
 
 
@@ -35,7 +35,18 @@ class Ended(Exception):
 
 
 class Fault(Exception):
-    """The process met an error that is not the recording's."""
+    """The process met an error that is not the recording's.
+
+    Attributes:
+        lasts: whether the process may be unfit for anything from then on, as after an error of a GPU.
+    """
+
+    def __init__(self, lasts: bool = False):
+        super().__init__(lasts)
+        self.lasts = lasts
+
+    def __str__(self) -> str:
+        return "it met an error that may last, which has been noted above"
 
 
 class Child:
@@ -80,7 +91,9 @@ class Child:
             self.kill()
             with contextlib.suppress(EOFError, OSError):
                 await answer
-            raise Ended from error
+            if timeout is not None and isinstance(error, TimeoutError):
+                raise Ended(f"it did not answer within {timeout:g} s") from error
+            raise Ended("it has gone") from error
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
@@ -124,6 +137,6 @@ def _answer(connection: Any, make: Callable[..., Any], *arguments: Any) -> None:
             outcome = answers(message)
         except (MomeError, Refusal) as error:
             outcome = error
-        except Exception:
+        except Exception as error:
             log.exception("a request failed")
-            outcome = Fault()
+            outcome = Fault(isinstance(error, (RuntimeError, MemoryError)))

@@ -21,6 +21,8 @@ _UNUSED = (
     "chunking_strategy",
     "include[]",
     "keywords[]",
+    "known_speaker_names[]",
+    "known_speaker_references[]",
 )
 _GRANULARITIES = ("word", "segment")
 _USED = ("model", "response_format", "timestamp_granularities[]", "stream", "rates", "task", "beams")
@@ -123,16 +125,18 @@ def parse(
     Raises:
         Refusal: a field is unknown, given twice or has an impossible value.
     """
-    fields = {f"{name}[]" if f"{name}[]" in (*_UNUSED, *_USED) else name: value for name, value in fields.items()}
+    fields = {_known(name): values for name, values in fields.items()}
     for name, values in fields.items():
         if name not in (*_UNUSED, *_USED):
-            raise invalid(name, f"the field {shortened(name)} is unknown: the fields are {', '.join(_USED)} and file")
+            known = f"{', '.join(_USED)} and file; {', '.join(_UNUSED)} change nothing"
+            raise invalid(name, f"the field {shortened(name)} is unknown: the fields are {known}")
         if len(values) > 1 and not name.endswith("[]"):
             raise invalid(name, f"the field {name} is given {len(values)} times: give it once")
     one = {name: values[0].strip() for name, values in fields.items()}
     model = one.get("model", "")
     if model not in models:
-        message = f"the model {shortened(model)} is not served: give model={models[0]}" if model else "model is missing"
+        message = f"the model {shortened(model)} is not served: give model={models[0]}" if model else ""
+        message = message or f"the field model is missing: give model={models[0]}"
         raise Refusal(404 if model else 400, message, "model_not_found", "model")
     format = one.get("response_format", "json")
     if format not in get_args(Format):
@@ -157,6 +161,13 @@ def parse(
         stream=stream,
         unused=tuple(name for name in _UNUSED if name in fields),
     )
+
+
+def _known(name: str) -> str:
+    """The field's name as it stands above: of a list with or without brackets, of an object without what is in them."""
+    alone = name.partition("[")[0]
+    candidates = (name, f"{name}[]", *(each for each in (alone, f"{alone}[]") if each in _UNUSED))
+    return next((each for each in candidates if each in (*_UNUSED, *_USED)), name)
 
 
 def _rates(one: Mapping[str, str], rate_set: RateSet, default: str, order: Sequence[Rates]) -> tuple[Rates, ...]:

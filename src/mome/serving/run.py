@@ -12,9 +12,12 @@ from math import ceil
 import uvicorn
 
 from mome.errors import MomeError, reason
-from mome.serving.app import build_app
+from mome.serving.app import OnlyHosts, build_app
 from mome.serving.page import add_page
 from mome.serving.service import Service, Serving
+
+_BACKLOG = 128  # connections that wait to be accepted
+_LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
 def run(
@@ -47,6 +50,8 @@ def run(
             app = build_app(service, name, keys)
             if page:
                 add_page(app, service, name, keys)
+            if host in _LOCAL and not keys:  # else any web page could ask by a name of its own for this address
+                app.add_middleware(OnlyHosts, hosts=_LOCAL)
             config = uvicorn.Config(
                 app,
                 lifespan="off",
@@ -54,6 +59,7 @@ def run(
                 access_log=False,
                 server_header=False,
                 timeout_graceful_shutdown=ceil(serving.limits.time),
+                backlog=_BACKLOG,
             )
             servers.append(uvicorn.Server(config))
             shown = f"[{host}]" if ":" in host else host
@@ -75,6 +81,7 @@ def _bound(host: str, port: int) -> socket.socket:
         found = socket.socket(family, kind, protocol)  # of a socket that is not said to be TCP, asyncio delays answers
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.bind(address)
+        found.listen(_BACKLOG)  # from now on no other program can
     except OSError as error:
         raise MomeError(f"--host {host} --port {port} cannot be listened on ({reason(error)}): give others") from None
     return found

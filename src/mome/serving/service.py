@@ -24,6 +24,9 @@ from mome.serving.request import AUTO, Limits, Options, Refusal
 log = logging.getLogger("mome.serving")
 
 _PATIENCE = 120.0  # seconds that reading one part may take
+_HANGS = (
+    600.0  # seconds after which the model is taken for hung; what a request may take is shorter, and its own matter
+)
 _LONGEST_PAUSE = 60.0  # seconds between two starts of a model that does not stay
 
 
@@ -186,15 +189,16 @@ class Service:
         pause = 1.0
         setup = Setup(self.serving.model, self.serving.device, self.serving.dtype, self.serving.rates == AUTO)
         while True:
-            child = Child(Model, setup)
+            child: Child | None = None
             try:
+                child = Child(Model, setup)
                 self.facts = await child.facts()
                 self.budget.costs = self.facts.costs | self.budget.costs
                 self._model = child
                 if not started.done():
                     started.set_result(None)
                 await self._feed(child)
-            except (Ended, MomeError) as error:
+            except Exception as error:  # of any kind: without this task there would never be a model again
                 if not started.done():
                     why = error if isinstance(error, MomeError) else MomeError("the model's process ended at its start")
                     started.set_exception(why)
@@ -204,7 +208,8 @@ class Service:
                 self.metrics.ends.labels("model").inc()
             finally:
                 self._model = None
-                child.close()
+                if child is not None:
+                    child.close()
             await asyncio.sleep(pause)
 
     async def _feed(self, child: Child) -> None:
@@ -221,10 +226,12 @@ class Service:
             clips, rates = [part.clip for _, part in chosen], [job.rates for job in jobs if job.rates is not None]
             self._wake()  # there is room to read more
             try:
-                done: Done = await child.call(Batch(clips, rates, options.beams, options.words), self.limits.time)
-            except Fault:
+                done: Done = await child.call(Batch(clips, rates, options.beams, options.words), _HANGS)
+            except Fault as fault:
                 for job in jobs:
                     job.fail(_internal())
+                if fault.lasts:
+                    raise
             except Ended:
                 for job in jobs:
                     message = "the model's process ended while it had the recording: try again"
@@ -251,18 +258,21 @@ class Service:
     async def _have_reader(self) -> None:
         """Keep a process that reads recordings, and give it work."""
         while True:
-            child = Child(Reader, self.serving.model, self.limits)
+            child: Child | None = None
             try:
+                child = Child(Reader, self.serving.model, self.limits)
                 await child.facts()
                 await self._read(child)
-            except (Ended, MomeError):
+            except Exception as error:  # of any kind, as above
+                log.warning("a reader's process ended, and is started again: %s", in_one_line(error))
                 self.metrics.ends.labels("reader").inc()
             finally:
                 for job in self._line:
                     if job.reader is child:  # another process reads it from the start again
                         job.reader = None
                 self._over = {number: reader for number, reader in self._over.items() if reader is not child}
-                child.close()
+                if child is not None:
+                    child.close()
             await asyncio.sleep(0.1)
 
     async def _read(self, child: Child) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
-from contextlib import asynccontextmanager
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,11 +19,14 @@ from python_multipart.multipart import parse_options_header
 
 from mome.serving.request import Refusal, invalid
 
+log = logging.getLogger("mome.serving")
+
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 MOST_FIELDS, LONGEST_FIELD, LONGEST_HEADER = 32, 64 << 10, 8 << 10
 """Fields beside the file, bytes of one of them, and bytes of the headers of a part."""
 _DISCARDED, _PATIENCE = 64 << 20, 10.0  # bytes and seconds
+_STALL, _SLOWEST = 15.0, 1024  # seconds without a byte, and bytes a second after these
 
 
 class Gone(Exception):
@@ -41,9 +46,11 @@ class Body:
         self.size, self.ended = 0, False
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        """The bytes in pieces; raises :class:`Refusal` beyond the limit and :class:`Gone`."""
+        """The bytes in pieces; raises :class:`Refusal` beyond the limit, :class:`Gone`, or TimeoutError if too slow."""
+        began = time.monotonic()
         while not self.ended:
-            message = await self._receive()
+            async with asyncio.timeout(_STALL):
+                message = await self._receive()
             if message["type"] == "http.disconnect":
                 raise Gone
             self.ended = not message.get("more_body", False)
@@ -51,6 +58,8 @@ class Body:
             self.size += len(chunk)
             if self.size > self.limit:
                 raise too_large(self.limit)
+            if not self.ended and self.size < _SLOWEST * (time.monotonic() - began - _STALL):
+                raise TimeoutError
             yield chunk
 
     async def discard(self) -> None:
@@ -101,8 +110,8 @@ async def uploaded(body: Body, content_type: str, folder: Path) -> AsyncIterator
         raise invalid("file", "the body is no form with a file: send multipart/form-data, as curl -F does")
     descriptor, name = tempfile.mkstemp(dir=folder)
     try:
-        with os.fdopen(descriptor, "wb", buffering=0) as file:
-            form = _Form(boundary)
+        form = _Form(boundary)
+        with _kept(), os.fdopen(descriptor, "wb") as file:
             async for chunk in body:
                 blocks = form.feed(chunk)
                 if blocks:
@@ -111,6 +120,19 @@ async def uploaded(body: Body, content_type: str, folder: Path) -> AsyncIterator
         yield Upload(Path(name), form.fields)
     finally:
         os.unlink(name)
+
+
+@contextmanager
+def _kept() -> Iterator[None]:
+    """Turn an error of the disk into a refusal; a part of a file must not pass for the whole."""
+    try:
+        yield
+    except TimeoutError:  # an OSError too
+        raise
+    except OSError:
+        log.error("an upload could not be kept: is the disk of the temporary folder full?")
+        message = "the server has no room for the upload at present: try again later"
+        raise Refusal(503, message, "no_room", retry_after=30) from None
 
 
 class _Form:
