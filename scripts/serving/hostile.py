@@ -37,9 +37,9 @@ def noise(rng: Random) -> bytes:
 
 
 def playlist(rng: Random) -> bytes:
-    """A file that names other files; without a guard, FFmpeg follows the first two kinds to names without a folder."""
+    """A file that names other files: those beside it are what FFmpeg would follow the first two kinds to."""
     target = ["file:///etc/passwd", "/etc/passwd", "http://127.0.0.1:1/x.ts", "concat:/etc/passwd|/etc/hosts"]
-    name = [*target, "file", "secret.ts"][rng.integers(len(target) + 2)]
+    name = [*target, "secret.ts", "secret.wav"][rng.integers(len(target) + 2)]
     kinds = [
         f"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXT-X-MEDIA-SEQUENCE:0\n#EXTINF:10.0,\n{name}\n#EXT-X-ENDLIST\n",
         f"ffconcat version 1.0\nfile {name}\n",

@@ -93,9 +93,9 @@ def test_keys(small, key):
 def test_a_killed_model_is_noticed_and_started_again(small):
     """Clients get 503 with Retry-After, and then transcripts again."""
     model = small.children()[0]
-    with ThreadPoolExecutor(3) as threads:
-        waiting = [threads.submit(small.post, key=KEY, rates="4,2", beams=16) for _ in range(3)]
-        time.sleep(0.4)
+    with ThreadPoolExecutor(8) as threads:  # of so many beams, each is transcribed by itself
+        waiting = [threads.submit(small.post, key=KEY, rates="4,2", beams=16) for _ in range(8)]
+        until(lambda: any(each.done() for each in waiting), 30)  # the model has the next one
         os.kill(model, signal.SIGKILL)
         until(lambda: small.get("/readyz").status_code == 503, 5)
         refused = small.post(key=KEY)
@@ -103,10 +103,10 @@ def test_a_killed_model_is_noticed_and_started_again(small):
         assert int(refused.headers["retry-after"]) > 0
         assert refused.json()["error"]["code"] == "model_not_ready"
         replies = [each.result() for each in waiting]
-    hit = [reply for reply in replies if reply.status_code != 200]
-    assert hit  # requests that the model had
-    for reply in hit:
-        assert (reply.status_code, reply.json()["error"]["code"]) == (503, "model_ended")
+    missed = [reply for reply in replies if reply.status_code != 200]  # or waited too long for the next model
+    assert "model_ended" in [reply.json()["error"]["code"] for reply in missed]
+    for reply in missed:
+        assert reply.status_code == 503
         assert int(reply.headers["retry-after"]) > 0
     until(lambda: small.get("/readyz").status_code == 200, 60)
     assert small.post(key=KEY).json()["text"] == TEXT
