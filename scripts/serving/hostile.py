@@ -37,12 +37,12 @@ def noise(rng: Random) -> bytes:
 
 
 def playlist(rng: Random) -> bytes:
-    """A file that names other files."""
+    """A file that names other files: those beside it are what FFmpeg would follow the first two kinds to."""
     target = ["file:///etc/passwd", "/etc/passwd", "http://127.0.0.1:1/x.ts", "concat:/etc/passwd|/etc/hosts"]
-    name = target[rng.integers(len(target))]
+    name = [*target, "secret.ts", "secret.wav"][rng.integers(len(target) + 2)]
     kinds = [
-        f"#EXTM3U\n#EXT-X-MEDIA-SEQUENCE:0\n#EXTINF:10.0,\n{name}\n#EXT-X-ENDLIST\n",
-        f"ffconcat version 1.0\nfile '{name}'\n",
+        f"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXT-X-MEDIA-SEQUENCE:0\n#EXTINF:10.0,\n{name}\n#EXT-X-ENDLIST\n",
+        f"ffconcat version 1.0\nfile {name}\n",
         f"<?xml version='1.0'?><MPD xmlns='urn:mpeg:dash:schema:mpd:2011' type='static'><Period><AdaptationSet>"
         f"<Representation id='1'><BaseURL>{name}</BaseURL></Representation></AdaptationSet></Period></MPD>",
         f"v=0\no=- 0 0 IN IP4 127.0.0.1\nc=IN IP4 127.0.0.1\nm=audio 9 RTP/AVP 0\na=control:{name}\n",

@@ -13,10 +13,10 @@ import pytest
 from mome import Rates
 from mome.clip import Clip
 from mome.media.parts import Part
-from mome.serving.line import Job, Line
+from mome.serving.line import Job, Line, needs_words
 from mome.serving.reading import End, Read
 from mome.serving.request import Options, Refusal
-from mome.text.transcript import Seconds, Segment, Tokens, Transcript
+from mome.text.transcript import Seconds, Segment, Tokens, Transcript, Word
 
 
 def job(*lengths: float, beams: int | None = None) -> Job:
@@ -116,6 +116,44 @@ def test_a_recordings_transcript():
     assert [segment.start for segment in whole.segments] == [0.0, 10.0]
     assert (whole.seconds.encode, whole.seconds.decode) == (2.0, 4.0)
     assert whole.warnings == ("note", "w")
+
+
+def spoken(**starts: float) -> Transcript:
+    """Words of 0.4 s in a part of 3 s."""
+    words = tuple(Word(start, start + 0.4, word, 0.9) for word, start in starts.items())
+    return replace(transcript(" ".join(starts)), segments=(Segment(0.0, 3.0, " ".join(starts), words, -0.1),))
+
+
+@pytest.mark.parametrize("words", [False, True])
+def test_parts_that_overlap_have_each_word_once(words):
+    """From 0 to 3 s, from 2 to 5 s and from 6 to 9 s; "two" is said at 2.1 s, in both of the first."""
+    made = Job(Path("x"), Options((Rates(4, None),), words=words))
+    clip = Clip(np.zeros(1, np.float32), None, 3.0)
+    first, second, third = Part(0.0, clip, continued=True), Part(2.0, clip, repeats=1.0), Part(6.0, clip)
+    made.take(Read([first, second, third], None, 0.0))
+    made.begin(Rates(4, None))
+    queue = line(made, job(3.0))
+    batches = []
+    while batch := queue.batch():
+        batches.append([(part.start, needs_words(own, part)) for own, part in batch])
+    if words:
+        assert batches == [[(0.0, True), (2.0, True), (6.0, True)], [(0.0, False)]]
+    else:  # the model tells the words of the parts that overlap alone
+        assert batches == [[(0.0, True), (2.0, True)], [(0.0, False), (6.0, False)]]
+    made.deliver(spoken(one=1.0, two=2.1), first)
+    assert made.done == []  # until it is known what the next part says there
+    made.deliver(spoken(two=0.1, three=1.5), second)
+    assert [each.segments[0].text for each in made.done] == ["one two", "three"]
+    made.deliver(spoken(four=1.0) if words else transcript("four"), third)
+    made.take(Read([], End(True, False, 9.0, ()), 0.0))
+    assert made.is_over
+    assert len(asyncio.run(heard(made))) == 3
+    whole = made.transcript()
+    assert whole.text == "one two three four"
+    assert [(segment.start, segment.end) for segment in whole.segments] == [(0.0, 2.5), (2.5, 5.0), (6.0, 9.0)]
+    told = [(word.word, word.start) for segment in whole.segments for word in segment.words]
+    assert told == ([("one", 1.0), ("two", 2.1), ("three", 3.5), ("four", 7.0)] if words else [])
+    assert [segment.avg_logprob for segment in whole.segments] == [-0.1 if words else None] * 3
 
 
 def test_a_failure_ends_it_once():

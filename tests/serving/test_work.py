@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 
 from mome import MomeError, Rates
 from mome.clip import Clip, length
+from mome.media.decode import probe
 from mome.serving.model import Batch, Model, Setup
 from mome.serving.reading import NAME, Reader, Step
 from mome.serving.request import Limits, Refusal
@@ -101,15 +103,24 @@ def test_limits_and_names(reader, tmp_path):
 
 
 def test_a_file_that_names_another_is_not_followed(reader, tmp_path):
-    secret = write(tmp_path / "secret.wav", wave=wave(1.0))
-    for name, text in {
-        "a.m3u8": f"#EXTM3U\n#EXTINF:1.0,\n{secret}\n#EXT-X-ENDLIST\n",
-        "a.txt": f"ffconcat version 1.0\nfile '{secret}'\n",
-        "a.sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\nc=IN IP4 127.0.0.1\nm=audio 9 RTP/AVP 0\n",
-    }.items():
-        (tmp_path / name).write_text(text)
+    """Lists that FFmpeg follows by itself, as the names in them are those of files beside them."""
+    write(tmp_path / "secret.wav", wave=wave(1.0))
+    write(tmp_path / "secret.ts", wave=wave(1.0), rate=48_000, audio_codec="aac")
+    for number, (name, text) in enumerate(
+        {
+            "a.m3u8": "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1.0,\nsecret.ts\n#EXT-X-ENDLIST\n",
+            "a.txt": "ffconcat version 1.0\nfile secret.wav\n",
+        }.items(),
+        20,
+    ):
+        path = tmp_path / name
+        path.write_text(text)
+        with av.open(path) as followed:
+            assert sum(frame.samples for frame in followed.decode(audio=0)) >= 16_000
+        with pytest.raises(MomeError, match="cannot be opened as audio or video"):
+            probe(path)
         with pytest.raises(Refusal, match="cannot be opened as audio or video"):
-            reader(step(tmp_path / name, 20))
+            reader(step(path, number))
 
 
 def test_a_batch_of_mixed_rates_is_what_each_is_alone(model):

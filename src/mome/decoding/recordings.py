@@ -116,17 +116,9 @@ class Recordings:
 
     def rows(self, path: str | Path, batch: int, options: dict[str, Any]) -> Iterator[tuple[float, Row]]:
         """For each part the seconds up to its end, and its R transcripts: ``None`` at rates that it does not have."""
-        held: tuple[float, Row] | None = None  # until the next part is known, which repeats its end
+        seams = Seams(options["words"])
         for part, row in self._read(Path(path), batch, options):
-            if held is not None:
-                done, before = held
-                pairs = [merged(*pair, part) for pair in zip(before, row, strict=True)]
-                yield done, [_told(first, options) for first, _ in pairs]
-                row = [second for _, second in pairs]
-            held = (part.start + part.clip.seconds, row)
-            if not part.continued:
-                yield held[0], [_told(each, options) for each in row]
-                held = None
+            yield from seams.of(part, row)
 
     def _read(self, path: Path, batch: int, options: dict[str, Any]) -> Iterator[tuple[Part, Row]]:
         """The parts of a recording, and the transcripts of each by itself."""
@@ -191,7 +183,7 @@ class Recordings:
         """Transcribe parts together that have the same of the rates."""
         if self.alter is not None:
             waiting = [replace(part, clip=self.alter(part.clip)) for part in waiting]
-        if any(part.continued or part.repeats for part in waiting):  # to be merged by their words' times
+        if any(part.overlaps for part in waiting):
             options = {**options, "words": True}
         rows: list[Row] = [[None] * len(self.rates) for _ in waiting]
         groups: dict[tuple[int, ...], list[int]] = {}
@@ -226,6 +218,37 @@ class Recordings:
         except MomeError:
             return False
         return True
+
+
+class Seams:
+    """Merges the transcripts of a recording's parts where these overlap; each is held back until the next is known.
+
+    Args:
+        words: whether words are asked for; others are dropped when they have served.
+    """
+
+    def __init__(self, words: bool):
+        self.words = words
+        self._held: tuple[float, Row] | None = None
+
+    def of(self, part: Part, row: Row) -> list[tuple[float, Row]]:
+        """Take the next part; returns those that are now settled: the seconds up to the end of each, and its row.
+
+        Args:
+            part: in the recording's order.
+            row: its transcripts, see :func:`placed`; with words if it :attr:`~mome.media.parts.Part.overlaps`.
+        """
+        settled = []
+        if self._held is not None:
+            done, before = self._held
+            pairs = [merged(*pair, part) for pair in zip(before, row, strict=True)]
+            settled.append((done, [first for first, _ in pairs]))
+            row = [second for _, second in pairs]
+        self._held = (part.start + part.clip.seconds, row)
+        if not part.continued:
+            settled.append(self._held)
+            self._held = None
+        return [(done, [_told(each, self.words) for each in found]) for done, found in settled]
 
 
 class Person:
@@ -312,9 +335,9 @@ def _segments(segment: Segment, words: tuple[Word, ...]) -> tuple[Segment, ...]:
     return (replace(segment, text=" ".join(word.word for word in words), words=words),) if words else ()
 
 
-def _told(transcript: Transcript | None, options: dict[str, Any]) -> Transcript | None:
+def _told(transcript: Transcript | None, words: bool) -> Transcript | None:
     """The transcript without words that were not asked for."""
-    if transcript is None or options["words"]:
+    if transcript is None or words:
         return transcript
     plain = (replace(segment, words=(), avg_logprob=None) for segment in transcript.segments)
     return replace(transcript, segments=tuple(plain))

@@ -120,6 +120,11 @@ class Part:
     continued: bool = False
     repeats: float = 0.0
 
+    @property
+    def overlaps(self) -> bool:
+        """Whether it has seconds in common with another part: their transcripts are merged by their words' times."""
+        return self.continued or self.repeats > 0
+
 
 def parts(source: Source, longest: float, path: Path | None = None) -> Iterator[Part]:
     """Cut a recording where nobody speaks.

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from itertools import count
 from pathlib import Path
 
-from mome.decoding.recordings import joined, placed
+from mome.decoding.recordings import Seams, joined, placed
 from mome.media.parts import Part
 from mome.rates import Rates
 from mome.serving.children import Child
@@ -40,7 +40,7 @@ class Job:
         end: what is known of it when all is read.
         read_seconds: time that reading took.
         listeners: called with what is read of it, as it is read.
-        done: transcripts of its parts so far.
+        done: transcripts of its parts so far; where parts overlap, one is held back until the next is there.
     """
 
     def __init__(self, path: Path, options: Options):
@@ -56,6 +56,7 @@ class Job:
         self.read_seconds = 0.0
         self.listeners: list[Callable[[Read], None]] = []
         self.done: list[Transcript] = []
+        self._seams = Seams(options.words)
         self._outcomes: asyncio.Queue[Transcript | Refusal | None] = asyncio.Queue()
         self._is_over = False
 
@@ -89,9 +90,10 @@ class Job:
     def deliver(self, transcript: Transcript, part: Part) -> None:
         """The next part is transcribed."""
         self.pending -= 1
-        transcript = placed(transcript, part)
-        self.done.append(transcript)
-        self._outcomes.put_nowait(transcript)
+        for _, (settled,) in self._seams.of(part, [placed(transcript, part)]):
+            assert settled is not None  # it was not None
+            self.done.append(settled)
+            self._outcomes.put_nowait(settled)
         self.settle()
 
     def settle(self) -> None:
@@ -182,7 +184,12 @@ class Line:
 
 
 def _kind(job: Job) -> tuple[object, ...]:
-    return job.options.beams, job.options.words, job if job.options.alone else None
+    return job.options.beams, needs_words(job, job.parts[0]), job if job.options.alone else None
+
+
+def needs_words(job: Job, part: Part) -> bool:
+    """Whether the model must tell the words of a part: they are asked for, or needed to merge it with another."""
+    return job.options.words or part.overlaps
 
 
 def _alike(part: Part, length: float) -> bool:

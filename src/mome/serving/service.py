@@ -15,7 +15,7 @@ from mome.errors import MomeError, in_one_line
 from mome.media.parts import Part
 from mome.serving.budget import Budget
 from mome.serving.children import Child, Ended, Fault, prepare
-from mome.serving.line import Job, Line
+from mome.serving.line import Job, Line, needs_words
 from mome.serving.metrics import Metrics
 from mome.serving.model import Batch, Done, Facts, Model, Setup
 from mome.serving.reading import Read, Reader, Step
@@ -222,11 +222,11 @@ class Service:
             for job in jobs:
                 if job.started is None:
                     job.begin(self.budget.choose(job.options.rates, waiting))
-            options = jobs[0].options
+            beams, words = jobs[0].options.beams, needs_words(*chosen[0])  # those of all in the batch
             clips, rates = [part.clip for _, part in chosen], [job.rates for job in jobs if job.rates is not None]
             self._wake()  # there is room to read more
             try:
-                done: Done = await child.call(Batch(clips, rates, options.beams, options.words), _HANGS)
+                done: Done = await child.call(Batch(clips, rates, beams, words), _HANGS)
             except Fault as fault:
                 for job in jobs:
                     job.fail(_internal())
