@@ -94,6 +94,7 @@ def _alike(model: MomeForSpeechRecognition, batches: Sequence[LanguageInputs]) -
         audio = {rates.audio for rates in batch.rates}
         group = model.adapter_context(batch.rates).group
         alone = not packable or len(audio) > 1 or None in audio or isinstance(group, Tensor)
+        alone = alone or not config.text_ids(batch.rates[0].task)  # a branch must have a token
         found.setdefault(index if alone else (audio.pop(), group), []).append(index)
     groups = []
     for members in found.values():

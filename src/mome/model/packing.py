@@ -16,6 +16,7 @@ Shape notation: B clips, T tokens of the row, L positions of a padded batch, H h
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -77,24 +78,24 @@ def pack(batches: Sequence[LanguageInputs], shared: Tensor) -> Packed:
     trunks = [batch.mask & (batch.positions < shared[:, None]) for batch in batches]
     branches = [batch.mask & ~trunk for batch, trunk in zip(batches, trunks, strict=True)]
     parts = [(batches[0], trunks[0]), *zip(batches, branches, strict=True)]
-    starts = [0]
-    places = [torch.zeros_like(batch.positions) for batch in batches]
-    for place, trunk in zip(places, trunks, strict=True):
-        place[trunk] = torch.arange(int(shared.sum()), device=place.device)
-    for place, (_, branch) in zip(places, parts[1:], strict=True):
-        starts.append(starts[-1] + int(parts[len(starts) - 1][1].sum()))
-        place[branch] = starts[-1] + torch.arange(int(branch.sum()), device=place.device)
+    starts = [0, *itertools.accumulate(int(part.sum()) for _, part in parts)]
+    rows = torch.arange(starts[-1], device=shared.device)
+    places = []
+    for trunk, branch, start, end in zip(trunks, branches, starts[1:-1], starts[2:], strict=True):
+        own = torch.zeros(branch.shape, dtype=torch.long, device=shared.device)
+        own[trunk], own[branch] = rows[: starts[1]], rows[start:end]
+        places.append(own)
     embeddings = torch.cat([batch.embeddings[part] for batch, part in parts])[None]
     positions = torch.cat([batch.positions[part] for batch, part in parts])[None]
-    trunk = _block(0, shared)
-    segments = [Segment(trunk[0], trunk[0], _real(trunk[1]), None)]
-    for start, branch in zip(starts[1:], branches, strict=True):
-        rows, real = _block(start, branch.sum(1))
-        own = torch.ones(rows.shape[1], rows.shape[1], dtype=torch.bool, device=rows.device).tril()
-        before = trunk[1][:, None].expand(-1, len(own), -1)
-        seen = torch.cat([before, own.expand(len(rows), -1, -1)], 2)[:, None]
-        mask = torch.zeros(seen.shape, dtype=embeddings.dtype, device=rows.device).masked_fill_(~seen, -torch.inf)
-        segments.append(Segment(rows, torch.cat([trunk[0], rows], 1), _real(real), mask))
+    before, known = _block(0, shared)
+    segments = [Segment(before, before, known.flatten().nonzero()[:, 0], None)]
+    for start, branch in zip(starts[1:-1], branches, strict=True):
+        queries, real = _block(start, branch.sum(1))
+        clips, longest = queries.shape
+        causal = torch.ones(longest, longest, dtype=torch.bool, device=shared.device).tril()
+        seen = torch.cat([known[:, None].expand(-1, longest, -1), causal.expand(clips, -1, -1)], 2)[:, None]
+        mask = torch.zeros(seen.shape, dtype=embeddings.dtype, device=shared.device).masked_fill_(~seen, -torch.inf)
+        segments.append(Segment(queries, torch.cat([before, queries], 1), real.flatten().nonzero()[:, 0], mask))
     return Packed(embeddings, positions, places, segments)
 
 
@@ -104,10 +105,6 @@ def _block(start: int, lengths: Tensor) -> tuple[Tensor, Tensor]:
     real = steps < lengths[:, None]
     rows = start + lengths.cumsum(0)[:, None] - lengths[:, None] + steps
     return rows.where(real, start), real
-
-
-def _real(real: Tensor) -> Tensor:
-    return real.flatten().nonzero()[:, 0]
 
 
 def run_packed(language_model: Any, packed: Packed, **options: Any) -> Any:
