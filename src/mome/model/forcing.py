@@ -34,7 +34,7 @@ class Forced:
     """What a pass gives.
 
     Attributes:
-        logits: ``(B, S, V)``, which predict the labels.
+        logits: ``(B, S, V)``, which predict the labels; ``None`` where memory is spared, but for the last batch.
         losses: ``transcript``, the cross-entropy; ``load_balancing``, if there are routers; ``decorrelation``, if the
             model has a weight for it.
         routing: the adapters' router statistics by layer.
@@ -42,7 +42,7 @@ class Forced:
             have their own.
     """
 
-    logits: Tensor
+    logits: Tensor | None
     losses: dict[str, Tensor]
     routing: dict[int, RouterStatistics]
     gradient: Tensor | None = None
@@ -71,7 +71,8 @@ def force(
     sources = [(steps + end - lengths[:, None]).clamp(max=end - 1) for end in ends]
     step = _Step(model, labels, active_experts)
     if factors is not None and torch.is_grad_enabled():
-        return [step.at_once(*each) for each in zip(batches, sources, factors, strict=True)]
+        last = [batch is batches[-1] for batch in batches]
+        return [step.at_once(*each) for each in zip(batches, sources, factors, last, strict=True)]
     forced: dict[int, Forced] = {}
     for members in _alike(model, batches):
         chosen, wanted = [batches[index] for index in members], [sources[index] for index in members]
@@ -151,8 +152,8 @@ class _Step:
             forced.append(self._forced(batch, logits, own, states))
         return forced
 
-    def at_once(self, batch: LanguageInputs, source: Tensor, factors: Mapping[str, float]) -> Forced:
-        """A pass of one batch that keeps its gradient instead of its activations."""
+    def at_once(self, batch: LanguageInputs, source: Tensor, factors: Mapping[str, float], logits: bool) -> Forced:
+        """A pass of one batch that keeps its gradient instead of its activations, and its ``logits`` if asked for."""
         trained = [value for value in self.model.language_model.parameters() if value.requires_grad]
         made: list[Forced] = []
 
@@ -161,9 +162,11 @@ class _Step:
             return torch.stack([factors[name] * loss for name, loss in made[0].losses.items()]).sum()
 
         gradient: Tensor = _GradientAtOnce.apply(total, batch.embeddings, *trained)  # type: ignore[no-untyped-call]
-        losses = {name: loss.detach() for name, loss in made[0].losses.items()}
-        routing = {layer: mean_statistics([statistics]) for layer, statistics in made[0].routing.items()}
-        return Forced(made[0].logits.detach(), losses, routing, gradient)
+        (forced,) = made
+        losses = {name: loss.detach() for name, loss in forced.losses.items()}
+        routing = {layer: mean_statistics([statistics]) for layer, statistics in forced.routing.items()}
+        kept = forced.logits.detach() if logits and forced.logits is not None else None
+        return Forced(kept, losses, routing, gradient)
 
     def _options(self, context: AdapterContext) -> dict[str, Any]:
         config = self.model.config
