@@ -183,6 +183,7 @@ bench: backbones  ## Measure times and what they buy; writes results/benchmarks/
 	$(BIN)/python -m benchmarks.beam_search
 	$(BIN)/python -m benchmarks.serving $(SPEECH)/manifest.csv
 	$(BIN)/python -m scripts.serving.load
+	$(BIN)/python -m benchmarks.matryoshka_step
 
 # Outputs of the official code, with the weights and inputs that they come from.
 GOLDEN ?= $(error give GOLDEN=DIR: outputs of the official code, see docs/compat.md)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import subprocess
@@ -16,6 +17,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mome.data.datasets import SpeechDataset
+from mome.model import forcing
+from mome.model.packing import pack
 from mome.training import load_recipe
 from mome.training.run import _arguments, _plan, train
 from tests.training.test_run import recipe
@@ -24,6 +27,8 @@ from tests.training.toy import MOME
 # Two batches of four clips an epoch, each clip with three rates an update.
 OPTIONS = ["data.limit=8", "data.max_frames=108", "validation.rates=[]", "optim.log_steps=1", "optim.epochs=2"]
 LORA = "{type: lora, bottleneck: 16}"
+PACKED = ('optim.rates=["4,2","4,5","16,2","16,5"]', "optim.rates_per_step=null", "optim.tasks=[avsr]")
+SPARE = (*PACKED, "optim.spare_memory=true")
 GROUPED = "{type: lora, bottleneck: 16, shared: true, specific: tasks}"
 
 
@@ -94,6 +99,18 @@ def test_gradient_checkpointing_changes_nothing(
     assert_as_trained(output, plain, 1e-5)
 
 
+@pytest.mark.parametrize("way", [PACKED, SPARE])
+def test_rates_train_as_if_each_were_read_by_itself(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: tuple[str, ...]
+):
+    packed = []
+    monkeypatch.setattr(forcing, "pack", lambda *args: packed.append(args) or pack(*args))
+    output = run(toy, tmp_path / "way", *way)
+    assert bool(packed) == (way == PACKED)
+    monkeypatch.setattr(forcing, "_LEAST_SHARED", math.inf)
+    assert_as_trained(output, run(toy, tmp_path / "alone", *PACKED), 1e-5)
+
+
 def test_workers_load_the_same_batches(toy: Path, tmp_path: Path, plain: Path, monkeypatch: pytest.MonkeyPatch):
     def load(self: SpeechDataset, example: tuple[int, int]) -> dict[str, Any]:
         assert torch.utils.data.get_worker_info() is not None
@@ -120,7 +137,8 @@ def cut_off(output: Path, step: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "switch", ["optim.precision=bf16", "optim.gradient_checkpointing=true", "data.workers=2", "optim.accumulate=2"]
+    "switch",
+    ["optim.precision=bf16", "optim.gradient_checkpointing=true", "data.workers=2", "optim.accumulate=2", *SPARE[-1:]],
 )
 def test_a_run_with_a_switch_resumes_to_the_same_weights(toy: Path, tmp_path: Path, switch: str):
     # Three batches an epoch, or two updates where two are accumulated: the checkpoint is amid the second epoch.
@@ -169,6 +187,17 @@ def test_two_processes_train_as_one_that_accumulates_their_batches(toy: Path, tm
     distributed(toy, tmp_path / "two", *options, resume=True)
     assert logged(output) == history
     assert all(torch.equal(value, straight[name]) for name, value in weights(output).items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", [PACKED, SPARE])
+def test_two_processes_train_as_one_whose_rates_share_nothing(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: tuple[str, ...]
+):
+    output = distributed(toy, tmp_path / "two", "optim.steps=2", *way)
+    monkeypatch.setattr(forcing, "_LEAST_SHARED", math.inf)
+    single = run(toy, tmp_path / "single", "optim.steps=2", *PACKED, "optim.accumulate=2")
+    assert_as_trained(output, single, 1e-4)
 
 
 @pytest.mark.slow

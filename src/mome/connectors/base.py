@@ -139,6 +139,8 @@ class ConnectorConfig(ABC):
         any_rate: whether the connector takes any rate from 1 up, whole or not, besides the recogniser's own rates.
         stacks: whether it can stack frames instead of averaging them.
         fuses: whether it makes tokens of audio and video together (:attr:`Connected.fused`).
+        separate: whether a clip's audio tokens are those of its audio rate alone: the same, by the same parameters,
+            beside any video rate.
         joint: whether it reads the features of one AV-HuBERT for sound and lips together, in place of an audio encoder
             beside it.
         audio_frames_per_second: frames a second that the audio encoder must give; ``None``: any number.
@@ -148,6 +150,7 @@ class ConnectorConfig(ABC):
     any_rate: ClassVar[bool] = False
     stacks: ClassVar[bool] = False
     fuses: ClassVar[bool] = False
+    separate: ClassVar[bool] = False
     joint: ClassVar[bool] = False
     audio_frames_per_second: ClassVar[int | None] = None
 

@@ -46,6 +46,7 @@ class MixtureConfig(ConnectorConfig, kind="mixture"):
     """
 
     stacks = True
+    separate = True
 
     experts: int = 4
     top_k: int = 2

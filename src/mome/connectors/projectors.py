@@ -30,6 +30,7 @@ class ProjectorsConfig(ConnectorConfig, kind="projectors"):
     """One projector for every rate of each modality (Llama-AVSR, Llama-MTSK, MoME)."""
 
     stacks = True
+    separate = True
 
     def build(self, around: Surroundings) -> RateProjectorsConnector:
         """Make the projectors."""

@@ -26,6 +26,7 @@ class SharedConfig(ConnectorConfig, kind="shared"):
     """One projector for all rates of a modality, pooled afterwards (M3, "Matryoshka Multimodal Models")."""
 
     stacks = True
+    separate = True
 
     def build(self, around: Surroundings) -> SeparateConnector:
         """Make the projectors."""

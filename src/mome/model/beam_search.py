@@ -20,7 +20,7 @@ from transformers.generation.utils import GenerateBeamDecoderOnlyOutput
 
 from mome.config.generation import NAMES
 from mome.model.sequence import LanguageInputs
-from mome.model.shared_prefix import Beams, shares_prefix, take
+from mome.model.shared_prefix import Beams, shares_prefix, take, viewable
 
 _OPTIONS = {
     *NAMES,
@@ -72,8 +72,7 @@ def _covers(language_model: Any, options: Mapping[str, Any]) -> bool:
         and {name for name, value in given.items() if value is not None and value is not False} <= _OPTIONS
         and shares_prefix(language_model.config)
         and language_model.config._attn_implementation in ("sdpa", "eager")
-        # Parts on several devices, and compiled ones, have a forward of their own, which refers to the model itself.
-        and not any({"forward", "_compiled_call_impl"} & vars(module).keys() for module in language_model.modules())
+        and viewable(language_model)
     )
 
 

@@ -40,7 +40,7 @@ from mome.errors import MomeError
 from mome.features import Features
 from mome.model.alignment import Alignment
 from mome.model.beam_search import generate
-from mome.model.decorrelation import decorrelation_loss
+from mome.model.forcing import force
 from mome.model.limit import TokenLimit
 from mome.model.objective import IGNORED_LABEL, Objective, SpeechOutput
 from mome.model.sequence import LanguageInputs, assemble
@@ -241,6 +241,7 @@ class MomeForSpeechRecognition(SavedModel):
         words: Tensor | None = None,
         encoded: EncodedClips | None = None,
         active_experts: int | None = None,
+        spare_memory: bool = False,
     ) -> SpeechOutput:
         """Compute the loss of transcripts by teacher forcing, at one or several rates.
 
@@ -260,6 +261,8 @@ class MomeForSpeechRecognition(SavedModel):
             words: ``(B,)`` number of words of each transcript; only needed by a connector that learns the speech rate.
             encoded: features computed before, instead of the raw inputs.
             active_experts: routed experts of a MoME adapter active for a token, by default the adapter's ``top_k``.
+            spare_memory: compute each rate's gradient in this pass already, so that the language model's activations
+                of one rate at a time are kept. Otherwise rates that begin alike share what they have in common.
 
         Returns:
             The loss with its terms, and the logits of the last rates. With an :attr:`alignment` without a weight, the
@@ -286,58 +289,30 @@ class MomeForSpeechRecognition(SavedModel):
                 **self.config.connector_config.loss_weights(),
             }
         )
-        logits = None
+        batches = []
         for name, clip_rates in zip(names, passes, strict=True):
             connected = self.connect(encoded, clip_rates)
             objective.add_connector(connected)
             if self.alignment is not None:
                 loss, left_out = self.alignment(connected, labels, self.get_input_embeddings().weight)
                 objective.add_alignment(name, loss, left_out, alone)
-                if alone:
-                    continue
-            inputs = self.assemble(connected, clip_rates, labels)
-            logits, context, decorrelation = self._logits(inputs, labels, active_experts)
-            weight = (task_weights or {}).get(clip_rates[0].task, 1.0) * (rate_weights or {}).get(name, 1.0)
-            objective.add_transcript(name, logits, labels, weight)
-            objective.add_adapters(context)
-            if decorrelation is not None:
-                objective.add("decorrelation", decorrelation)
+            if not alone:
+                batches.append(self.assemble(connected, clip_rates, labels))
+        weights = [
+            (task_weights or {}).get(batch.rates[0].task, 1.0) * (rate_weights or {}).get(name, 1.0)
+            for name, batch in zip(names, batches, strict=False)  # no batch if aligned alone
+        ]
+        factors = [{**objective.weights, "transcript": weight} for weight in weights] if spare_memory else None
+        logits = None
+        for name, forced, weight in zip(
+            names, force(self, batches, labels, active_experts, factors), weights, strict=False
+        ):
+            objective.add_pass(name, forced, weight)
+            logits = forced.logits
         if words is not None:
             for name, loss in self.connector.losses(encoded.audio, encoded.video, words).items():
                 objective.add(name, loss)
         return objective.output(logits)
-
-    def _logits(
-        self, inputs: LanguageInputs, labels: Tensor, active_experts: int | None
-    ) -> tuple[Tensor, AdapterContext, Tensor | None]:
-        """Run the language model.
-
-        Returns:
-            Logits ``(B, S, V)`` that predict ``labels``, the adapters' context after the pass, and the decorrelation
-            loss if it has a weight.
-        """
-        lengths = (labels != IGNORED_LABEL).sum(1)
-        longest = int(lengths.max())
-        context = self.adapter_context(inputs.rates, inputs.mask, active_experts)
-        output = self.language_model(
-            inputs_embeds=inputs.embeddings,
-            attention_mask=inputs.mask.long(),
-            position_ids=inputs.positions,
-            use_cache=False,
-            logits_to_keep=longest,
-            output_hidden_states=self.config.decorrelation_weight > 0,
-            **({"adapter_context": context} if self.config.adapter is not None else {}),
-        )
-        decorrelation = None
-        if self.config.decorrelation_weight > 0:
-            fed = torch.tensor([[count.total] for count in inputs.counts], device=labels.device)
-            prefix = inputs.mask & (inputs.positions < fed)
-            decorrelation = decorrelation_loss(output.hidden_states[1:-1], prefix)
-        # With left padding all sequences end together, so shorter transcripts start later in the kept positions.
-        steps = torch.arange(labels.shape[1], device=labels.device)
-        source = (steps + longest - lengths[:, None]).clamp(max=longest - 1)
-        logits = output.logits
-        return logits.gather(1, source[..., None].expand(-1, -1, logits.shape[-1])), context, decorrelation
 
     def generation_options(self, **given: Any) -> dict[str, Any]:
         """The options that :meth:`generate` uses: those given, and the model's own for the rest.

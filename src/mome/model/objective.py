@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from transformers.utils.generic import ModelOutput
 
-from mome.adapters import AdapterContext, RouterStatistics, load_balancing_loss
+from mome.adapters import RouterStatistics
 from mome.connectors import Connected
 from mome.routing import mean_statistics
+
+if TYPE_CHECKING:
+    from mome.model.forcing import Forced
 
 IGNORED_LABEL = -100
 
@@ -65,21 +68,30 @@ class Objective:
     _balance: list[Tensor] = field(default_factory=list)
     _auxiliary: dict[str, list[Tensor]] = field(default_factory=dict)
     _left_out: dict[str, Tensor] = field(default_factory=dict)
+    _gradients: list[Tensor] = field(default_factory=list)
     _routing: dict[int, list[RouterStatistics]] = field(default_factory=dict)
     _connector_routing: dict[str, list[RouterStatistics]] = field(default_factory=dict)
 
-    def add_transcript(self, name: str, logits: Tensor, labels: Tensor, weight: float = 1.0) -> None:
-        """Add the cross-entropy of one pass.
+    def add_pass(self, name: str, forced: Forced, weight: float = 1.0) -> None:
+        """Add the losses and the router statistics of one pass of the language model.
 
         Args:
             name: the rates, the key in ``transcript_losses``.
-            logits: ``(B, S, V)``.
-            labels: ``(B, S)`` int64, ignored where -100.
+            forced: what the pass gave.
             weight: factor of the task and the rates; ``transcript_losses`` are without it.
         """
-        loss = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED_LABEL)
-        self._transcript.append(loss * weight)
-        self._by_rates[name] = loss.detach()
+        losses = dict(forced.losses)
+        transcript = losses.pop("transcript")
+        self._transcript.append(transcript * weight)
+        self._by_rates[name] = transcript.detach()
+        if "load_balancing" in losses:
+            self._balance.append(losses.pop("load_balancing"))
+        for layer, statistics in forced.routing.items():
+            self._routing.setdefault(layer, []).append(statistics)
+        for other, value in losses.items():
+            self.add(other, value)
+        if forced.gradient is not None:
+            self._gradients.append(forced.gradient)
 
     def add_alignment(self, name: str, loss: Tensor, left_out: Tensor, alone: bool) -> None:
         """Add the alignment's loss in a pass: ``alone``, or as the auxiliary loss ``align``."""
@@ -89,13 +101,6 @@ class Objective:
         else:
             self.add("align", loss)
         self._left_out[name] = left_out
-
-    def add_adapters(self, context: AdapterContext) -> None:
-        """Add the load-balancing loss and the statistics of the adapters' routers in a pass."""
-        if context.routing:
-            self._balance.append(load_balancing_loss(context))
-        for layer, statistics in context.routing.items():
-            self._routing.setdefault(layer, []).append(statistics)
 
     def add_connector(self, connected: Connected) -> None:
         """Add the connector's losses in a pass, and the statistics of its routers."""
@@ -119,6 +124,8 @@ class Objective:
             if name not in self.weights:
                 raise ValueError(f"the loss '{name}' has no weight: give it one in the connector's loss_weights")
             total = total + self.weights[name] * value
+        if self._gradients:
+            total = total + torch.stack(self._gradients).mean()
         return SpeechOutput(
             total,
             logits,

@@ -54,7 +54,7 @@ class Beams:
     def __init__(self, language_model: Any, inputs: LanguageInputs, beams: int):
         """Read the clips."""
         self.config = copy.copy(language_model.config)
-        self.view = _view(language_model, self.config)
+        self.view = view(language_model, self.config, onednn=True)
         self.positions = inputs.positions[:, -1:].expand(-1, beams)
         output = self.view(
             inputs_embeds=inputs.embeddings,
@@ -166,22 +166,28 @@ def _attend(
 AttentionInterface.register(_ATTENTION, _attend)
 
 
-def _view(module: nn.Module, config: PreTrainedConfig) -> Any:
+def view(module: nn.Module, config: PreTrainedConfig, *, onednn: bool = False) -> Any:
     """A module with the same weights and hooks as ``module``, but another configuration.
 
     What computes attention is an entry of the configuration, and changing that of the model itself would change what
-    other threads compute with it meanwhile. Products in float32 on a CPU are left to oneDNN, which has been faster
-    there than PyTorch's default (``results/benchmarks/beam_search.json``).
+    other threads compute with it meanwhile. With ``onednn``, products in float32 on a CPU are left to oneDNN, which
+    has been faster there than PyTorch's default (``results/benchmarks/beam_search.json``) and has no gradient.
     """
-    view: Any = copy.copy(module)
-    view._modules = {name: part if part is None else _view(part, config) for name, part in module._modules.items()}
+    made: Any = copy.copy(module)
+    parts = module._modules.items()
+    made._modules = {name: part if part is None else view(part, config, onednn=onednn) for name, part in parts}
     if isinstance(getattr(module, "config", None), PreTrainedConfig):
-        view.config = config
-    if type(module) is nn.Linear and torch.backends.mkldnn.is_available():
+        made.config = config
+    if onednn and type(module) is nn.Linear and torch.backends.mkldnn.is_available():
         weight = module.weight
         if weight.dtype == torch.float32 and weight.device.type == "cpu" and weight.is_contiguous():
-            view.__class__ = _Linear
-    return view
+            made.__class__ = _Linear
+    return made
+
+
+def viewable(language_model: nn.Module) -> bool:
+    """Whether a :func:`view` is the model: parts on several devices, and compiled ones, have a forward of their own."""
+    return not any({"forward", "_compiled_call_impl"} & vars(module).keys() for module in language_model.modules())
 
 
 class _Linear(nn.Linear):

@@ -177,6 +177,8 @@ class OptimRecipe:
             ``learning_rate``.
         clip_norm: largest norm of the gradient; 0 for no clipping.
         accumulate: batches of one update.
+        spare_memory: whether to keep the activations of one rate at a time instead of those of all rates of a step;
+            what rates have in common is computed for each of them then.
     """
 
     tasks: list[str] = field(default_factory=lambda: ["avsr"])
@@ -198,6 +200,7 @@ class OptimRecipe:
     accumulate: int = 1
     precision: str = "fp32"
     gradient_checkpointing: bool = False
+    spare_memory: bool = False
     log_steps: int = 10
     seed: int = 42
 

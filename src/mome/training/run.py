@@ -265,6 +265,7 @@ def _trainer(
         optim.connector_learning_rate,
         optim.rate_weights,
         TopKSchedule(optim.top_k, optim.seed),
+        optim.spare_memory,
     )
     trainer.remove_callback(ProgressCallback)
     return trainer

@@ -55,6 +55,7 @@ class MatryoshkaTrainer(Trainer):
         validate: computes word error rates by name, such as ``"wer/4,2"``; ``None`` for no validation.
         rate_weights: factors on the loss by rates.
         active_experts: gives the number of active routed experts of a step, ``None`` for the adapter's own.
+        spare_memory: as for the recogniser's ``forward``.
     """
 
     model: MomeForSpeechRecognition
@@ -71,6 +72,7 @@ class MatryoshkaTrainer(Trainer):
         connector_learning_rate: float | None = None,
         rate_weights: Mapping[str, float] | None = None,
         active_experts: Callable[[int], int | None] = lambda step: None,
+        spare_memory: bool = False,
     ):
         # The Trainer only needs to have an eval_dataset: evaluate() below does not use it.
         evaluated = dataset if validate is not None else None
@@ -79,7 +81,11 @@ class MatryoshkaTrainer(Trainer):
         self.sampler = sampler
         self.schedule = schedule
         self.active_experts = active_experts
-        self.weights = {"task_weights": dict(task_weights or {}), "rate_weights": dict(rate_weights or {})}
+        self.options = {
+            "task_weights": dict(task_weights or {}),
+            "rate_weights": dict(rate_weights or {}),
+            "spare_memory": spare_memory,
+        }
         self.validate = validate
         self.connector_learning_rate = connector_learning_rate
         self.listed = {str(rates) for rates in model.rate_set.rates(TASKS)}
@@ -130,7 +136,7 @@ class MatryoshkaTrainer(Trainer):
         }
         if sides:
             batch["encoded"] = EncodedClips(sides.get("audio"), sides.get("video"))
-        output: SpeechOutput = model(**batch, matryoshka=rates, active_experts=active_experts, **self.weights)
+        output: SpeechOutput = model(**batch, matryoshka=rates, active_experts=active_experts, **self.options)
         assert output.loss is not None
         self._refuse_unless_finite("loss", output.loss)
         self._note(output)
