@@ -175,7 +175,7 @@ def work(run: Run, args: argparse.Namespace) -> str:
         overrides.append("validation.every_steps=1000000")
     if run.stage in ("", "effect"):
         overrides += learning_rate(run, args.results)
-    overrides += [*args.set, *run.overrides]
+    overrides += [*run.overrides, *args.set]
     overrides += [each for each in UNALIGNED if each in run.overrides]  # whatever the alignment is set to
     if run.stage == "align":
         return train_and_evaluate(run, overrides, args.runs / run.name, None)

@@ -255,7 +255,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--only", action="append", metavar="NAME", help="only runs whose names begin with NAME; repeatable"
     )
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change of every recipe")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change of every training, searches too"
+    )
 
 
 def place(args: argparse.Namespace, name: str) -> None:

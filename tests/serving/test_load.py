@@ -181,7 +181,8 @@ def test_hostile_uploads(server):
 def test_broken_connections_free_their_places(server):
     """Clients that go in the middle of an upload or before the answer."""
     host, port = server.url.removeprefix("http://").split(":")
-    head = b"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: a\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+    head = b"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: localhost\r\n"
+    head += b"Content-Type: multipart/form-data; boundary=x\r\n"
     start = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
     rest = b'\r\n--x\r\nContent-Disposition: form-data; name="model"\r\n\r\nmome-tiny\r\n--x--\r\n'
     whole = start + CLIP.read_bytes() + rest
