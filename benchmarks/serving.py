@@ -115,7 +115,7 @@ def message(clip: bytes, rates: str) -> bytes:
         "POST", "http://x", data={"model": "whisper-1", "rates": rates}, files={"file": ("clip", clip)}
     )
     body = form.read()
-    head = f"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\nContent-Type: "
+    head = f"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\nContent-Type: "
     return f"{head}{form.headers['content-type']}\r\n\r\n".encode() + body
 
 

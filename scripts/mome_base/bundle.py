@@ -1,7 +1,7 @@
 """Turn a run into the bundled model of English: trained parts in half precision, and a model card.
 
-    python -m scripts.mome_base.bundle src/mome/mome-base [--run runs/mome-base --curve results/mome-base-training.json]
-        [--results results/mome-base-*.json]
+    python -m scripts.mome_base.bundle src/mome/mome-base [--run runs/mome-base-first --run runs/mome-base]
+        [--curve results/mome-base-training.json] [--results results/mome-base-*.json]
 
 Without --run only the card is written again. The curve is what the training's validations found. The frozen parts stay
 where they are: config.json refers to them by their hub ids.
@@ -44,7 +44,7 @@ def table(files: list[Path]) -> str:
 
 
 def curve(run: Path) -> dict[str, Any]:
-    """Word error rates of the validation voices by step, with the mean training loss since the last validation."""
+    """Word error rates of a run's validation voices by step, with the mean training loss since the last validation."""
     points, losses = [], []
     history = json.loads((run / "history.json").read_text())
     for entry in history:
@@ -55,7 +55,6 @@ def curve(run: Path) -> dict[str, Any]:
             points.append({"step": entry["step"], "epoch": entry["epoch"], "training_loss": mean, "wer": rates})
             losses = []
     return {
-        "versions": {name: version(name) for name in ("mome", "torch", "transformers")},
         "seconds": history[-1]["train_runtime"],
         "points": points,
         "recipe": (run / "recipe.yaml").read_text(),
@@ -66,14 +65,15 @@ def main() -> None:
     """Write the bundle."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--run", type=Path)
+    parser.add_argument("--run", type=Path, action="append", default=[], help="a stage's; the last is bundled")
     parser.add_argument("--results", type=Path, nargs="*", default=[], help="JSON of mome evaluate and mome score")
     parser.add_argument("--curve", type=Path, help="JSON file to write, with --run")
     args = parser.parse_args()
     if args.run and args.curve:
-        write_json(args.curve, curve(args.run))
+        versions = {name: version(name) for name in ("mome", "torch", "transformers")}
+        write_json(args.curve, {"versions": versions, "stages": [curve(run) for run in args.run]})
     if args.run:
-        trained = mome.load(args.run)
+        trained = mome.load(args.run[-1])
         trained.model.save_pretrained(args.out)
         trained.processor.save_pretrained(args.out)
         halve(args.out / WEIGHTS)

@@ -19,6 +19,7 @@ from mome.connectors.projectors import RateProjectors
 from mome.errors import MomeError
 from mome.text.grid import SLOTS
 from mome.training.alignment import spread
+from mome.training.loading import load_recipe
 from mome.training.run import train
 from tests.tiny import END, START, tiny_tokenizer
 from tests.training.test_run import losses, recipe
@@ -161,6 +162,47 @@ def test_the_connector_has_its_own_learning_rate(toy: Path, tmp_path: Path):
     # Adam's first step is the learning rate in each place that has a gradient.
     moved = (outputs[0][key] - outputs[1][key]).abs()
     assert moved.max().item() == pytest.approx(1e-3 - 1e-5, rel=1e-2)
+
+
+def test_a_run_goes_on_from_a_trained_model(toy: Path, tmp_path: Path):
+    given = ["optim.tasks=[asr]", "model.video_encoder=null", "model.video_rates=[]", "optim.rates_per_step=null"]
+    given += ["optim.steps=2", "validation.rates=[]", "optim.learning_rate=0.01"]
+
+    def trained(name: str, *options: str) -> Path:
+        (tmp_path / name).mkdir()
+        return train(recipe(toy, tmp_path / name / "run"), [*given, *options])
+
+    first = trained("first")
+    # Adam's step is the learning rate, so nothing moves; the alignment that the recipe asks for has no place.
+    second = trained("second", f"optim.start={first}", "align.steps=3", "optim.learning_rate=1e-12", "optim.seed=7")
+    assert not (second / "align").exists()
+    runs = (first, second, trained("fresh", "optim.seed=7"))
+    start, still, fresh = (load_file(run / "model.safetensors") for run in runs)
+    assert start.keys() == still.keys()
+    assert any(key.startswith("language_model.") for key in start)
+    for key, value in start.items():
+        torch.testing.assert_close(still[key], value)
+    assert any((fresh[key] - value).abs().max() > 0.01 for key, value in start.items())
+    for name, option in (("rates", "model.audio_rates=[5]"), ("size", "model.projector_hidden=7"), ("gone", "")):
+        with pytest.raises(MomeError, match=r"has the rates|and that model has it as|no model at") as caught:
+            trained(name, f"optim.start={first}" + "-not" * (not option), *filter(None, [option]))
+        assert "\n" not in str(caught.value)
+
+
+def test_a_manifest_may_lack_a_split_that_another_has(toy: Path, tmp_path: Path):
+    given = ["optim.tasks=[asr]", "model.video_encoder=null", "model.video_rates=[]", "optim.rates_per_step=null"]
+    given.append("validation.rates=['4,-']")
+    file = recipe(toy, tmp_path / "run")
+    manifest = Path(load_recipe(file).data.manifests[0])
+    lines = manifest.read_text().splitlines()
+    more = manifest.with_name("more.csv")
+    valid = [line for line in lines[1:] if ",valid," in line]
+    assert valid
+    more.write_text("\n".join([lines[0], *(f"more-{line}".replace(",valid,", ",train,") for line in valid)]) + "\n")
+    train(file, [*given, "optim.steps=1", f"data.manifests=[{manifest},{more}]"])
+    (tmp_path / "other").mkdir()
+    with pytest.raises(MomeError, match=r"more\.csv has no split 'valid'"):
+        train(recipe(toy, tmp_path / "other" / "run"), [*given, "optim.steps=1", f"data.manifests=[{more}]"])
 
 
 def test_a_run_starts_from_the_connector_of_another(toy: Path, tmp_path: Path):

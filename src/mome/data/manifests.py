@@ -14,6 +14,10 @@ from mome.files import write_text
 COLUMNS = ("id", "path", "split", "text")
 
 
+class NoSuchSplit(MomeError):
+    """A manifest has no clip of the split that is asked for."""
+
+
 @dataclass(frozen=True)
 class ManifestRow:
     """One clip: its unique id, media file, split and text."""
@@ -36,15 +40,16 @@ def read_manifest(path: str | Path, split: str | None = None, *, silence: bool =
         The rows in the order of the file.
 
     Raises:
-        MomeError: the manifest cannot be read or has no rows, lacks a column, repeats an id, has an empty field, has
-            no such split, or names media files that are missing.
+        NoSuchSplit: no row is of the split.
+        MomeError: the manifest cannot be read or has no rows, lacks a column, repeats an id, has an empty field, or
+            names media files that are missing.
     """
     path = Path(path)
     rows = _parse(path, split, silence)
     chosen = rows if split is None else [row for row in rows if row.split == split]
     if not chosen:
         known = ", ".join(dict.fromkeys(row.split for row in rows))
-        raise MomeError(f"{path} has no split '{split}': its splits are {known}")
+        raise NoSuchSplit(f"{path} has no split '{split}': its splits are {known}")
     missing = [row for row in chosen if not _is_file(row.path)]
     if missing:
         more = "" if len(missing) == 1 else f", and {len(missing) - 1} more of {len(chosen)} are missing too"

@@ -30,6 +30,7 @@ def alignment_recipe(recipe: Recipe) -> Recipe:
     align = recipe.align
     optim = replace(
         recipe.optim,
+        start=None,
         task_weights={},
         rate_weights={},
         rates_per_step=None,

@@ -172,6 +172,8 @@ class OptimRecipe:
         rates_up_to: draw them from 1 to this instead, with a uniform number of tokens, for a connector that takes
             any rate (MQT).
         top_k: numbers of active routed experts, of which one is drawn in each step; ``None`` for the adapter's own.
+        start: a trained model (a folder, a hub id or a bundled name) whose connector and adapters the training starts
+            from, instead of new ones and their alignment.
         steps: number of updates to train for, instead of ``epochs``.
         connector_learning_rate: the connector's own, such as a lower one after ``align``; ``None`` for
             ``learning_rate``.
@@ -189,6 +191,7 @@ class OptimRecipe:
     one_rate_per_task: bool = False
     rates_up_to: int | None = None
     top_k: list[int] | None = None
+    start: str | None = None
     epochs: float = 10
     steps: int | None = None
     learning_rate: float = 1e-3
@@ -216,6 +219,7 @@ class OptimRecipe:
             rates_per_step=checks.integer(1),
             rates_up_to=checks.integer(1),
             top_k=checks.each(checks.integer(1), empty=False),
+            start=checks.path,
             epochs=checks.epochs,
             steps=checks.integer(1),
             learning_rate=checks.positive,

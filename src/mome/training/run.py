@@ -18,7 +18,7 @@ from transformers import ProgressCallback, TrainingArguments, set_seed
 from mome.clip import FRAME_RATE
 from mome.data.augmentation import Augmentation, FeatureMasks
 from mome.data.datasets import SpeechDataset
-from mome.data.manifests import ManifestRow, read_manifest
+from mome.data.manifests import ManifestRow, NoSuchSplit, read_manifest
 from mome.data.sampling import FrameBudgetSampler
 from mome.data.stores import ClipStore, FeatureStore, fingerprint
 from mome.decoding import Transcriber
@@ -36,6 +36,7 @@ from mome.training.progress import Bars, StderrProgress
 from mome.training.recipe import OptimRecipe, Recipe
 from mome.training.run_folder import RunFolder, save_processor
 from mome.training.schedule import RateSchedule, TopKSchedule
+from mome.training.start import take_trained
 from mome.training.trainer import MatryoshkaTrainer, Validate, load_weights, save_alignment
 
 
@@ -73,7 +74,9 @@ def train(name: str | Path, overrides: Sequence[str] = (), resume: bool = False)
         model.activation_checkpointing_enable()
     with disk_errors(folder.path):
         dataset = _dataset(recipe, plan, model, processor)
-        if checkpoint is None and recipe.align.start is not None:
+        if checkpoint is None and recipe.optim.start is not None:
+            take_trained(model, recipe.optim.start)
+        elif checkpoint is None and recipe.align.start is not None:
             take_connector(model, recipe.align.start)
         elif checkpoint is None and recipe.align.is_stage:
             _align(recipe, plan, model, dataset, resume)
@@ -190,9 +193,16 @@ def _plan(recipe: Recipe) -> Plan:
 
 
 def _rows(recipe: Recipe, split: str) -> list[ManifestRow]:
-    rows = [row for manifest in recipe.data.manifests for row in read_manifest(Path(manifest), split)]
+    """The clips of a split in all manifests, of which some may lack it."""
+    rows: list[ManifestRow] = []
+    lacking: list[NoSuchSplit] = []
+    for manifest in recipe.data.manifests:
+        try:
+            rows += read_manifest(Path(manifest), split)
+        except NoSuchSplit as error:
+            lacking.append(error)
     if not rows:
-        raise MomeError(f"no clip of the split '{split}' in {', '.join(recipe.data.manifests)}")
+        raise lacking[0]
     return rows
 
 
