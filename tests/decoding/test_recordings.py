@@ -286,8 +286,13 @@ def test_whose_lips_are_read(transcriber, tmp_path):
         for face in ("left", "right", *persons):
             segments = transcriber.transcribe(path, "-,2", face=face).segments
             spans.append([(segment.start, segment.end) for segment in segments])
+        nobody = transcriber.transcribe(path, "-,2", face=7)
+        somebody = transcriber.transcribe(path, "-,2", face=persons[0])
     finally:
         transcriber.detector = before
+    assert nobody.text == ""
+    assert any("no face 7 is seen" in note for note in nobody.warnings)
+    assert not any("no face" in note for note in somebody.warnings)
     half = len(mouth) / 25
     for first, second in (spans[:2], spans[2:]):
         assert first

@@ -176,8 +176,11 @@ class Recordings:
         if isinstance(self.face, str):
             yield from parts(recording, self.longest, path)
         else:
-            said = parts(Person(recording, self.face), self.longest, path)
+            person = Person(recording, self.face)
+            said = parts(person, self.longest, path)
             yield from (part for part in said if part.clip.mouth is not None and not part.still)
+            if not person.seen:
+                self.notes.append(f"{path}: no face {self.face} is seen at any speech: see mome.decoding.people")
 
     def _transcribed(self, waiting: list[Part], options: dict[str, Any]) -> Iterator[tuple[Part, Row]]:
         """Transcribe parts together that have the same of the rates."""
@@ -257,10 +260,13 @@ class Person:
     Args:
         recording: whose :meth:`~mome.media.recording.Recording.mouths` have numbers.
         number: the person's.
+
+    Attributes:
+        seen: whether the person was seen in any span so far.
     """
 
     def __init__(self, recording: Recording, number: int):
-        self.recording, self.number = recording, number
+        self.recording, self.number, self.seen = recording, number, False
         self.seconds, self.has_sound, self.has_mouth = recording.seconds, recording.has_sound, recording.has_mouth
 
     def sound(self) -> Iterator[np.ndarray]:
@@ -269,7 +275,9 @@ class Person:
 
     def mouth(self, start: float, end: float) -> np.ndarray | None:
         """The person's, as far as it is seen."""
-        return self.recording.mouths(start, end).get(self.number)
+        crops = self.recording.mouths(start, end).get(self.number)
+        self.seen |= crops is not None
+        return crops
 
     def moving(self, longest: float) -> Iterator[tuple[Piece, np.ndarray]]:
         """The pieces in which the person's mouth moves."""
