@@ -26,7 +26,7 @@ from torch import Tensor
 
 from mome.adapters.files import save_tensors
 from mome.checkpoints.folder import WEIGHTS
-from mome.checkpoints.hub import TOKENIZER_FILES
+from mome.checkpoints.names import TOKENIZER_FILES
 from mome.checkpoints.source import FOLDER_VARIABLE, Source
 from mome.errors import MomeError
 from scripts.backbones import smollm2, whisper_base

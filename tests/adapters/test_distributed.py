@@ -12,12 +12,20 @@ import torch.distributed as dist
 from torch import multiprocessing
 from torch.nn.parallel import DistributedDataParallel
 
-from mome.adapters import AdapterContext, adapter_parameters, load_balancing_loss
+from mome.adapters import (
+    AdapterContext,
+    adapter_parameters,
+    decoder_layers,
+    load_adapter,
+    load_balancing_loss,
+    save_adapter,
+)
 
 from . import tiny
 from .test_training import assert_same, gradients
 
 ADAPTERS = ("layer", "lora", "routers-layer", *tiny.GROUPED)
+SHARDED = ("lora", "lora-mss")
 GROUPS = ((0, 0), (2, 0))  # of the sequences of each rank; nobody uses group 1
 
 
@@ -56,3 +64,42 @@ def test_two_ranks_in_different_groups_get_the_gradients_of_one_process(tmp_path
         assert expected.keys() == dict(adapter_parameters(model)).keys()
         for found in ranks:
             assert_same(found[adapter], expected)
+
+
+def work_sharded(rank: int, folder: Path) -> None:
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor import DTensor
+
+    torch.set_num_threads(1)
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    dist.init_process_group(
+        "gloo", f"file://{folder}/store", timeout=datetime.timedelta(seconds=120), rank=rank, world_size=2
+    )
+    mesh = dist.init_device_mesh("cpu", (2,))
+    for adapter in SHARDED:
+        model = tiny.model("llama", adapter).train()
+        for layer in decoder_layers(model):
+            fully_shard(layer, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+        assert all(isinstance(value, DTensor) for _, value in adapter_parameters(model))
+        for _ in range(2):
+            model.zero_grad()
+            loss_of(model, adapter, rank).backward()
+        found = {name: value.grad.full_tensor() for name, value in adapter_parameters(model)}
+        torch.save(found, folder / f"{adapter}-{rank}.pt")
+        save_adapter(model, folder / adapter)
+        dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_fsdp_has_the_gradients_of_one_process_and_saves_whole_adapters(tmp_path) -> None:
+    multiprocessing.spawn(work_sharded, (tmp_path,), nprocs=2)
+    for adapter in SHARDED:
+        model = tiny.model("llama", adapter).train()
+        ((loss_of(model, adapter, 0) + loss_of(model, adapter, 1)) / 2).backward()
+        for rank in range(2):
+            assert_same(torch.load(tmp_path / f"{adapter}-{rank}.pt"), gradients(model))
+        loaded = load_adapter(tiny.model(), tmp_path / adapter)
+        for (_, ours), (_, theirs) in zip(adapter_parameters(loaded), adapter_parameters(model), strict=True):
+            assert torch.equal(ours, theirs)

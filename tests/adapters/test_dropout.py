@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mome.adapters import AdapterContext, ExpertBank, Lora, adapter_modules, adapter_parameters, attach, export_peft
+from mome.adapters import AdapterContext, ExpertBank, Lora, adapter_modules, adapter_parameters, attach, save_adapter
 
 from . import tiny
 
@@ -33,7 +33,7 @@ def test_training_is_that_of_peft(adapter, group, tmp_path) -> None:
     from peft import PeftModel
 
     model, ids, given = model_with(adapter), tiny.ids(2, 6), {"adapter_context": AdapterContext(group=group)}
-    export_peft(model, tmp_path, group)
+    save_adapter(model, tmp_path, group=group)
     assert json.loads((tmp_path / "adapter_config.json").read_text())["lora_dropout"] == DROPOUT
     theirs = PeftModel.from_pretrained(tiny.model(), tmp_path, is_trainable=True)
     for mode in (True, False):

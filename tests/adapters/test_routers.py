@@ -19,10 +19,10 @@ from mome.adapters import (
     adapter_parameters,
     adapter_state_dict,
     attach,
-    export_peft,
     load_adapter_state_dict,
     load_balancing_loss,
     merge,
+    save_adapter,
     use_context,
 )
 from mome.errors import MomeError
@@ -195,6 +195,6 @@ def test_number_of_routers_merging_and_export(tmp_path) -> None:
         with pytest.raises(MomeError, match=r"routers = .* is not possible: give a whole number from 1 up"):
             MomeAdapterConfig(routers=routers)
     model = tiny.model("llama", "routers-layer")
-    for refused in (lambda: merge(model, 0), lambda: export_peft(model, tmp_path / "peft", group=0)):
+    for refused in (lambda: merge(model, 0), lambda: save_adapter(model, tmp_path / "peft", group=0)):
         with pytest.raises(MomeError, match="a mome adapter makes no low-rank update"):
             refused()

@@ -19,8 +19,8 @@ import mome
 from mome import MomeError, MomeForSpeechRecognition, MomeProcessor
 from mome.checkpoints.backbones import load_backbone
 from mome.checkpoints.folder import model_folder
-from mome.checkpoints.hub import SITE
 from mome.config.fields import BACKBONES
+from mome.hub import SITE
 from tests.checkpoints.fake_hub import running, use
 from tests.model.build import make_model, shared_model
 

@@ -11,12 +11,12 @@ from huggingface_hub import constants, file_download, snapshot_download
 from typer.testing import CliRunner
 
 import mome
-from mome.checkpoints.hub import LOGIN, SITE
 from mome.checkpoints.source import Source
 from mome.cli import app
 from mome.convert.avsr import Sources, convert
 from mome.convert.avsr_backbones import LocalWeights, find_weights
 from mome.errors import MomeError
+from mome.hub import LOGIN, SITE
 from tests.checkpoints.fake_hub import Hub
 from tests.convert.published import backbones, published, random_case
 

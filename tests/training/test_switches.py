@@ -15,8 +15,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers import get_scheduler
 
 from mome.data.datasets import SpeechDataset
+from mome.errors import MomeError
 from mome.model import forcing
 from mome.model.packing import pack
 from mome.training import load_recipe
@@ -216,4 +218,22 @@ def test_the_keys_of_optim_reach_the_trainer(toy: Path, tmp_path: Path):
     assert (arguments.max_grad_norm, arguments.weight_decay) == (3.5, 0.2)
     assert (arguments.adam_beta1, arguments.adam_beta2, arguments.warmup_steps) == (0.8, 0.7, 5)
     assert (arguments.gradient_accumulation_steps, arguments.seed, arguments.learning_rate) == (3, 9, 0.01)
-    assert arguments.lr_scheduler_type == "cosine"
+    assert (arguments.lr_scheduler_type, arguments.report_to) == ("cosine", ["tensorboard"])
+    for name, factors in (("cosine", [1, 0.5, 0]), ("linear", [1, 0.5, 0]), ("constant", [1, 1, 1])):
+        described = load_recipe(path, [*overrides, f"optim.scheduler={name}", "optim.report_to=[]"])
+        arguments = _arguments(described, _plan(described))
+        assert arguments.report_to == []
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+        schedule = get_scheduler(arguments.lr_scheduler_type, optimizer, 2, 10)
+        assert [schedule.lr_lambdas[0](step) for step in (1, 2, 6, 10)] == pytest.approx([0.5, *factors])
+
+
+def test_a_tracker_that_is_not_installed_is_named_before_anything_is_written(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("mome.training.run.find_spec", lambda name: name == "accelerate" or None)
+    with pytest.raises(MomeError, match=r"optim.report_to=trackio needs trackio: pip install trackio, or leave it out"):
+        run(toy, tmp_path, "optim.report_to=[trackio]")
+    with pytest.raises(MomeError, match=r"optim.report_to=mlflow is unknown: choose tensorboard or wandb or trackio"):
+        run(toy, tmp_path, "optim.report_to=[mlflow]")
+    assert not list(tmp_path.glob("**/recipe.yaml"))

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from mome.adapters.context import AdapterContext, AdapterSlot
 from mome.options import options_from_dict, register
@@ -26,9 +27,14 @@ class Adapter(nn.Module):
     Attributes:
         slot: holds the context of the running forward pass (:func:`mome.adapters.hooks.connect` makes it); ``None``
             for an adapter that needs none, or that is not attached.
+        hooks: the hooks that call the module, for it to be taken off again; none if it is not attached.
     """
 
     slot: AdapterSlot | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hooks: list[RemovableHandle] = []
 
     @property
     def context(self) -> AdapterContext | None:
@@ -91,6 +97,8 @@ class AdapterConfig(ABC):
     @abstractmethod
     def attach(self, layers: nn.ModuleList) -> None:
         """Add adapters to the decoder layers, as sub-modules named ``self.kind``; change nothing else.
+
+        The handles of the hooks that call an adapter belong into its :attr:`Adapter.hooks`.
 
         :mod:`mome.model.cost` takes an adapter to cost the same for each token.
 

@@ -280,9 +280,9 @@ class MomeAdapterConfig(AdapterConfig, kind="mome"):
             bank.slot = connect(layer, index)
             target.add_module(self.kind, bank)
             # Before existing hooks: those that record hidden states must see the sum.
-            target.register_forward_hook(hook, with_kwargs=True, prepend=True)
+            bank.hooks.append(target.register_forward_hook(hook, with_kwargs=True, prepend=True))
             if self.placement != "layer":
-                layer.register_forward_pre_hook(refuse_reentrant)
+                bank.hooks.append(layer.register_forward_pre_hook(refuse_reentrant))
 
     def count(self, language_model: Any) -> ParameterCount:
         """Count in each layer the routers and all experts, or one router and the active experts; biases included."""

@@ -25,8 +25,17 @@ def adapter_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 
 
 def adapter_state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """The adapter part of ``model.state_dict()``: same names, detached tensors that share its memory."""
-    return {name: parameter.detach() for name, parameter in adapter_parameters(model)}
+    """The adapter part of ``model.state_dict()``: same names, detached tensors that share its memory.
+
+    Parameters that several processes share out (FSDP2) are put together, so all of these must call this.
+    """
+    return {name: whole(parameter) for name, parameter in adapter_parameters(model)}
+
+
+def whole(parameter: Tensor) -> Tensor:
+    """A detached parameter; that of FSDP2 is put together by all its processes, which must call this."""
+    values: Tensor = parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter
+    return values.detach()
 
 
 def load_adapter_state_dict(model: nn.Module, state: Mapping[str, Tensor]) -> None:

@@ -17,7 +17,6 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from mome.adapters.base import Adapter, AdapterConfig, ParameterCount, is_adapter_key
 from mome.adapters.context import AdapterContext
@@ -39,7 +38,6 @@ class Lora(Adapter):
         specific: the updates of the groups; None where the configuration has none.
         scale: fixed factor.
         dropout: probability with which a feature of x is left out in training.
-        hook: the hook that calls this module; None if it is not attached.
     """
 
     def __init__(
@@ -54,7 +52,6 @@ class Lora(Adapter):
         """Make the update of ``config`` for an ``in_features`` to ``out_features`` layer."""
         super().__init__()
         self.scale, self.dropout = config.scale, config.dropout
-        self.hook: RemovableHandle | None = None
         self.down: nn.Linear | None = None
         self.up: nn.Linear | None = None
         self.specific: SpecificLora | None = None
@@ -276,7 +273,7 @@ def attach_lora(layers: Iterable[nn.Module], config: LoraAdapterConfig) -> None:
             lora = Lora(linear.in_features, linear.out_features, config, **adapter_factory(linear, layer))
             lora.slot = slot
             linear.add_module(config.kind, lora.train(linear.training))
-            lora.hook = linear.register_forward_hook(add_lora, prepend=True)
+            lora.hooks.append(linear.register_forward_hook(add_lora, prepend=True))
 
 
 def _linears(layer: nn.Module, targets: tuple[str, ...]) -> list[nn.Linear]:

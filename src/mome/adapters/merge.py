@@ -7,7 +7,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from mome.adapters.context import AdapterSlot
+from mome.adapters.attach import take_off
 from mome.adapters.inventory import adapter_modules
 from mome.adapters.lora import Lora
 from mome.errors import MomeError
@@ -38,7 +38,7 @@ def lora_modules(model: nn.Module) -> list[tuple[str, nn.Linear, Lora]]:
 
 @torch.no_grad()
 def merge(model: Model, group: int | None = None) -> Model:
-    """Add the LoRA of one group to the frozen weights, in place, and remove the adapters and their hooks.
+    """Add the LoRA of one group to the frozen weights, in place, and remove all adapters and their hooks.
 
     The result is a plain model that computes what the adapted one computed for that group, at no extra cost. The sum is
     computed in float32 (float64 for float64 weights) and rounded once to the weights' dtype.
@@ -64,14 +64,7 @@ def merge(model: Model, group: int | None = None) -> Model:
         down, up = lora.matrices(group)
         precision = torch.promote_types(weight.dtype, torch.float32)
         updates.append((weight.to(precision) + lora.scale * (up.to(precision) @ down.to(precision))).to(weight.dtype))
-    for (_, linear, lora), merged in zip(modules, updates, strict=True):
+    for (_, linear, _), merged in zip(modules, updates, strict=True):
         linear.weight.copy_(merged)
-        if lora.hook is not None:
-            lora.hook.remove()
-        del linear.lora
-    for module in model.modules():
-        slot = getattr(module, "adapter_slot", None)
-        if isinstance(slot, AdapterSlot):
-            slot.disconnect()
-            del module.adapter_slot
+    take_off(model)
     return model

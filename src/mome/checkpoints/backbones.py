@@ -19,8 +19,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from mome.checkpoints.hub import TOKENIZER_FILES
 from mome.checkpoints.language_models import check_language_model
+from mome.checkpoints.names import TOKENIZER_FILES
 from mome.checkpoints.settings import blaming, check_settings
 from mome.checkpoints.source import Source, offline_folder
 from mome.encoders import audio_encoder

@@ -17,7 +17,7 @@ from mome.adapters import adapter_modules, is_adapter_key
 from mome.adapters.files import save_tensors
 from mome.checkpoints.backbones import load_backbone
 from mome.checkpoints.folder import INSIDE, WEIGHTS, model_folder, part_folder, read_config, read_weights
-from mome.checkpoints.hub import upload
+from mome.checkpoints.names import CHECKPOINT_FILES
 from mome.checkpoints.settings import blaming
 from mome.checkpoints.source import is_hub_id
 from mome.checkpoints.vocabulary import added_rows, vocabulary_weights
@@ -27,12 +27,14 @@ from mome.encoders import AudioEncoder
 from mome.encoders.avhubert import AVHubertModel
 from mome.errors import MomeError, listed
 from mome.files import set_default_permissions
+from mome.hub import upload
 
 Model = TypeVar("Model", bound="SavedModel")
 
 STATISTICS = (".running_mean", ".running_var")
 """Ends of the names of a batch norm's running statistics."""
 
+_WHAT = "a MoME speech recogniser"  # of an upload
 _FROM_AUTO = ("_from_auto", "_commit_hash", "adapter_kwargs")  # keywords that Transformers' Auto classes add
 
 
@@ -127,7 +129,7 @@ class SavedModel(PreTrainedModel):
         save_tensors(trained, folder / WEIGHTS, {"format": "pt"})
         config.save_pretrained(folder)
         if push_to_hub:
-            upload(folder, kwargs.pop("repo_id", None) or folder.name, **kwargs)
+            upload(folder, kwargs.pop("repo_id", None) or folder.name, CHECKPOINT_FILES, what=_WHAT, **kwargs)
 
     def push_to_hub(self, repo_id: str, *, self_contained: bool = False, **kwargs: Any) -> str:  # type: ignore[override]
         """Upload ``config.json``, the trained weights and, if self-contained, the backbones.
@@ -151,7 +153,7 @@ class SavedModel(PreTrainedModel):
             if not self_contained:
                 self._refuse_local_backbones()
             self.save_pretrained(folder, self_contained=self_contained)
-            return upload(Path(folder), repo_id, **kwargs)
+            return upload(Path(folder), repo_id, CHECKPOINT_FILES, what=_WHAT, **kwargs)
 
     def _check_adapters(self, self_contained: bool) -> None:
         """Raise :class:`MomeError` if a checkpoint would lack the model's adapters or merged weights."""

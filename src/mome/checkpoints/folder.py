@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mome.checkpoints.bundled import BUNDLED_NAME
-from mome.checkpoints.hub import CHECKPOINT_FILES
+from mome.checkpoints.names import CHECKPOINT_FILES
 from mome.checkpoints.settings import blaming, check_settings, is_folder, read_settings
 from mome.checkpoints.source import Source, is_hub_id
 from mome.config import MomeConfig

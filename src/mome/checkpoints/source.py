@@ -31,10 +31,10 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import tqdm, validate_repo_id
 
 from mome.checkpoints.bundled import BUNDLED, bundled_folder
-from mome.checkpoints.hub import HUB_ERRORS, LOGIN, SITE, causes, refusal
 from mome.checkpoints.settings import INDICES, is_folder, shards
 from mome.config.fields import BACKBONES
 from mome.errors import MomeError, in_one_line, shortened
+from mome.hub import HUB_ERRORS, LOGIN, SITE, causes, refusal
 
 FOLDER_VARIABLE = "MOME_BACKBONES"
 SETTINGS = ("config.json", "generation_config.json", *INDICES.values())  # of a backbone

@@ -14,7 +14,7 @@ from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from mome.adapters import ADAPTERS, AdapterConfig, adapter_config_from_dict
 from mome.checkpoints.backbones import backbone_config, load_backbone, load_extractor, load_tokenizer
-from mome.checkpoints.hub import TOKENIZER_FILES
+from mome.checkpoints.names import TOKENIZER_FILES
 from mome.checkpoints.settings import blaming, check_settings
 from mome.checkpoints.source import local_folder
 from mome.checkpoints.vocabulary import MARKERS, add_markers, prepare_padding

@@ -177,7 +177,10 @@ class OptimRecipe:
         steps: number of updates to train for, instead of ``epochs``.
         connector_learning_rate: the connector's own, such as a lower one after ``align``; ``None`` for
             ``learning_rate``.
+        scheduler: how the learning rate goes on after the warm-up: down to 0 like a cosine or a line, or constant.
         clip_norm: largest norm of the gradient; 0 for no clipping.
+        report_to: where losses go besides ``history.json``: ``tensorboard``, ``wandb``, ``trackio``; an empty list for
+            nowhere.
         accumulate: batches of one update.
         spare_memory: whether to keep the activations of one rate at a time instead of those of all rates of a step;
             what rates have in common is computed for each of them then.
@@ -199,12 +202,14 @@ class OptimRecipe:
     weight_decay: float = 0.1
     betas: list[float] = field(default_factory=lambda: [0.9, 0.98])
     warmup_steps: int = 0
+    scheduler: str = "cosine"
     clip_norm: float = 10.0
     accumulate: int = 1
     precision: str = "fp32"
     gradient_checkpointing: bool = False
     spare_memory: bool = False
     log_steps: int = 10
+    report_to: list[str] = field(default_factory=lambda: ["tensorboard"])
     seed: int = 42
 
     def __post_init__(self) -> None:
@@ -227,10 +232,12 @@ class OptimRecipe:
             weight_decay=checks.number,
             betas=checks.betas,
             warmup_steps=checks.integer(0),
+            scheduler=checks.one_of(("cosine", "linear", "constant")),
             clip_norm=checks.number,
             accumulate=checks.integer(1),
             precision=checks.one_of(("fp32", "bf16")),
             log_steps=checks.integer(1),
+            report_to=checks.each(checks.one_of(("tensorboard", "wandb", "trackio"))),
             seed=checks.integer(0, 2**32 - 1),
         )
         drawn = [name for name in ("rates_per_step", "one_rate_per_task", "rates_up_to") if getattr(self, name)]

@@ -54,10 +54,12 @@ def train(name: str | Path, overrides: Sequence[str] = (), resume: bool = False)
     Raises:
         MomeError: the recipe, its data or its models are unusable, or the output folder is already in use.
     """
-    for package in ("accelerate", "tensorboard"):
-        if find_spec(package) is None:
-            raise MomeError(f"training needs {package}: pip install 'mome[train]'")
+    if find_spec("accelerate") is None:
+        raise MomeError("training needs accelerate: pip install 'mome[train]'")
     recipe = load_recipe(name, list(overrides))
+    for package in recipe.optim.report_to:
+        if find_spec(package) is None:
+            raise MomeError(f"optim.report_to={package} needs {package}: pip install {package}, or leave it out")
     plan = _plan(recipe)
     arguments = _arguments(recipe, plan)  # which start the process group, if there are several processes
     folder = RunFolder(Path(recipe.output))
@@ -314,7 +316,7 @@ def _arguments(recipe: Recipe, plan: Plan) -> TrainingArguments:
         num_train_epochs=optim.epochs,
         max_steps=-1 if optim.steps is None else optim.steps,
         learning_rate=optim.learning_rate,
-        lr_scheduler_type="cosine",
+        lr_scheduler_type="constant_with_warmup" if optim.scheduler == "constant" else optim.scheduler,
         warmup_steps=optim.warmup_steps,
         weight_decay=optim.weight_decay,
         adam_beta1=optim.betas[0],
@@ -337,7 +339,7 @@ def _arguments(recipe: Recipe, plan: Plan) -> TrainingArguments:
         remove_unused_columns=False,
         dataloader_num_workers=recipe.data.workers,
         ddp_find_unused_parameters=True,
-        report_to=["tensorboard"],
+        report_to=optim.report_to,
         load_best_model_at_end=bool(validated),
         metric_for_best_model=f"eval_wer/{validated[0]}" if validated else None,
     )

@@ -1,8 +1,8 @@
-"""The Hugging Face hub: the files of a model, their upload, and one-line messages for the hub's errors."""
+"""The Hugging Face hub: uploads, and one-line messages for the hub's errors."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,35 +13,23 @@ from huggingface_hub.errors import (
     HTTPError,  # that of the hub client's HTTP library
     LocalTokenNotFoundError,
     OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
 )
 
-from mome.config.fields import BACKBONES
 from mome.errors import MomeError, in_one_line
 
 SITE = "https://huggingface.co"
 LOGIN = "log in with 'hf auth login' or set HF_TOKEN"
 HUB_ERRORS = (HTTPError, HFValidationError, OSError)  # raised by huggingface_hub's functions
 
-TOKENIZER_FILES: tuple[str, ...] = (  # of any tokenizer
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
-    *("vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model"),
-)
-# Written by save_pretrained of the processor, the tokenizer and the model, and the model card.
-CHECKPOINT_FILES: tuple[str, ...] = (
-    "config.json",
-    "model.safetensors",
-    "README.md",
-    "NOTICE.md",
-    *("processor_config.json", "preprocessor_config.json", "chat_template.jinja"),
-    *TOKENIZER_FILES,
-    *(f"{part}/*.{kind}" for part in BACKBONES for kind in ("json", "safetensors", "md", "txt", "jinja", "model")),
-)
-
 
 def upload(
     folder: Path,
     repo: str,
+    files: Collection[str],
     *,
+    what: str,
     commit_message: str | None = None,
     commit_description: str | None = None,
     token: str | bool | None = None,
@@ -50,11 +38,13 @@ def upload(
     create_pr: bool = False,
     **others: Any,
 ) -> str:
-    """Upload the files of a recogniser from its folder, no others, and return the URL of the commit.
+    """Upload files from a folder, no others, and return the URL of the commit.
 
     Args:
-        folder: a model folder.
+        folder: where the files are.
         repo: ``owner/name``, or ``name`` for the user's own account; created if it does not exist.
+        files: their names or patterns of them.
+        what: what the files are, for the default message of the commit.
         commit_message, commit_description: of the commit.
         token: replaces the token of the login.
         private: whether a new repository is private.
@@ -73,8 +63,8 @@ def upload(
         commit = api.upload_folder(
             repo_id=repo_id,
             folder_path=folder,
-            allow_patterns=list(CHECKPOINT_FILES),
-            commit_message=commit_message or "Upload a MoME speech recogniser",
+            allow_patterns=list(files),
+            commit_message=commit_message or f"Upload {what}",
             commit_description=commit_description,
             revision=revision,
             create_pr=create_pr,
@@ -118,3 +108,14 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__
+
+
+def why_not_read(error: BaseException) -> str:
+    """Why a repository cannot be read, for an exception of ``huggingface_hub``, and what to do."""
+    for cause in causes(error):
+        match cause:
+            case RepositoryNotFoundError() | RevisionNotFoundError() | HFValidationError():
+                return f"there is no such repository or revision: correct the name or, if it is private, {LOGIN}"
+            case HfHubHTTPError():
+                return refusal(cause)
+    return f"it cannot be reached ({in_one_line(error)}): check the network, or give a folder"
