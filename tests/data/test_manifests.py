@@ -33,7 +33,7 @@ def write(folder: Path, text: str | bytes) -> Path:
 def test_rows_of_all_splits_and_of_one(folder):
     path = write(folder, GOOD)
     rows = read_manifest(path)
-    assert rows[1] == ManifestRow("b", folder / "media" / "b.mp4", "test", "lay red, now")
+    assert rows[1] == ManifestRow("b", folder / "media" / "b.mp4", "test", "lay red, now", frames=75)
     assert rows[2].text == "place green"
     assert [row.id for row in read_manifest(str(path), "train")] == ["a", "c"]
 
