@@ -1,7 +1,8 @@
-"""``mome data``: manifests and synthetic clips."""
+"""``mome data``: manifests, prepared corpora and synthetic clips."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mome.cli.options import Command
-from mome.cli.output import check_writable, failure_lines, note, result
+from mome.cli.output import check_writable, failure_lines, note, progress, result
 from mome.errors import MomeError, listed
 
 if TYPE_CHECKING:
@@ -20,7 +21,9 @@ FAILURES = "failures.csv"
 """Beside a manifest: what could not be listed or prepared, and why."""
 _LISTED = 10  # reasons on the terminal
 
-data_app = typer.Typer(help="Make manifests (lists of clips for training and evaluation) and synthetic clips.")
+data_app = typer.Typer(
+    help="Manifests (lists of clips for training and evaluation), prepared corpora, synthetic clips."
+)
 
 Manifest = Annotated[
     Path,
@@ -193,6 +196,60 @@ def librispeech(
 
     check_writable(out)
     _write_manifest(directory, out, librispeech_corpus(directory), "that have no words")
+
+
+@data_app.command(cls=Command)
+def prepare(
+    data: Annotated[Path, typer.Argument(metavar="CSV", help="The manifest of the clips to prepare.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The folder to write.")],
+    workers: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
+    shard: Annotated[
+        str,
+        typer.Option(metavar="K/N", help="Prepare only the K-th of N shares: each of N machines takes another."),
+    ] = "1/1",
+) -> None:
+    """Find the faces, crop the mouths and read the sound of all clips, once and for all, in all splits.
+
+    DIR gets tar files in the layout of WebDataset, with mouth crops as H.264 and sound as FLAC, and, once all of them
+    are there, manifest.csv, which training and evaluation read as any other. Clips that cannot be prepared are listed
+    in failures.csv, and the exit code is 1. After an interruption of any kind, run the same command again.
+
+    Example: mome data prepare lrs3.csv --out prepared --workers 8
+    """
+    from mome.data.manifests import read_manifest
+    from mome.data.prepare import FAILURES, MANIFEST, shards
+    from mome.data.prepare import prepare as run
+
+    if out.exists() and not out.is_dir():
+        raise MomeError(f"--out {out} is a file: give a folder")
+    share = _share(shard)
+    work = shards(read_manifest(data, silence=True, missing_files=True))
+    with progress("preparing") as bar:
+        done = run(work, out, workers, share, bar)
+    if done.missing:
+        note(f"{out} has {len(work) - done.missing} of {len(work)} tar files: {MANIFEST} is written when all are there")
+    elif done.clips:
+        note(f"wrote {out / MANIFEST}: {done.clips} clips in {len(work)} tar files")
+    lines = failure_lines(done.failures)
+    if lines:
+        note(f"{len(done.failures)} of {done.clips + len(done.failures)} clips could not be prepared:")
+        for line in lines[:_LISTED]:
+            note(line)
+        if len(lines) > _LISTED:
+            note(f"and {len(lines) - _LISTED} more: {out / FAILURES} has all once all tar files are there")
+    if not done.missing and not done.clips:
+        raise MomeError(f"no clip of {data} could be prepared, so {out / MANIFEST} was not written")
+    if lines:
+        raise typer.Exit(SOME_FAILED)
+
+
+def _share(text: str) -> tuple[int, int]:
+    """The share that ``--shard`` names, and of how many."""
+    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+    share, number = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not 1 <= share <= number:
+        raise MomeError(f"--shard {text} is not possible: give 1/4, 2/4, 3/4 or 4/4 for the shares of four machines")
+    return share, number
 
 
 def _check_split(split: str) -> None:

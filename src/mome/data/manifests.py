@@ -40,7 +40,9 @@ class ManifestRow:
     frames: int | None = None
 
 
-def read_manifest(path: str | Path, split: str | None = None, *, silence: bool = False) -> list[ManifestRow]:
+def read_manifest(
+    path: str | Path, split: str | None = None, *, silence: bool = False, missing_files: bool = False
+) -> list[ManifestRow]:
     """Read a manifest, a CSV file with the columns id, path, split and text, and perhaps :data:`MORE_COLUMNS`.
 
     ``audio`` is another file with the sound, ``start`` and ``end`` are the seconds of the file that are meant,
@@ -50,6 +52,7 @@ def read_manifest(path: str | Path, split: str | None = None, *, silence: bool =
         path: the manifest; media paths in it are absolute or relative to its folder.
         split: the split to read, whose media files must exist; ``None``: all rows.
         silence: whether texts may be empty, for clips without speech.
+        missing_files: whether media files may be missing.
 
     Returns:
         The rows in the order of the file.
@@ -64,17 +67,12 @@ def read_manifest(path: str | Path, split: str | None = None, *, silence: bool =
     if not chosen:
         known = ", ".join(dict.fromkeys(row.split for row in rows))
         raise MomeError(f"{path} has no split '{split}': its splits are {known}")
-    missing = [(row, file) for row in chosen if (file := missing_file(row)) is not None]
+    files = [(row, file) for row in (() if missing_files else chosen) for file in (row.path, row.excerpt.sound) if file]
+    missing = [(row, file) for row, file in files if not _is_file(file)]
     if missing:
         more = "" if len(missing) == 1 else f", and {len(missing) - 1} more of {len(chosen)} are missing too"
         raise MomeError(f"{path}: media file {missing[0][1]} of clip {missing[0][0].id} is not there{more}")
     return chosen
-
-
-def missing_file(row: ManifestRow) -> Path | None:
-    """The first media file of a clip that does not exist; ``None`` if all do."""
-    files = (row.path,) if row.excerpt.sound is None else (row.path, row.excerpt.sound)
-    return next((file for file in files if not _is_file(file)), None)
 
 
 def _is_file(path: Path) -> bool:

@@ -183,7 +183,7 @@ def ignored_by_children(number: signal.Signals) -> Iterator[None]:
 
 
 @cache
-def _detector() -> FaceDetector:
+def detector() -> FaceDetector:
     """The face detector of this process."""
     return FaceDetector()
 
@@ -218,7 +218,7 @@ def _read_clip(job: _Job) -> Clip:
         video=video,
         longest=longest,
         longest_video=longest_video,
-        detector=_detector(),
+        detector=detector(),
         excerpt=row.excerpt,
     )
     if video and clip.mouth is None:
