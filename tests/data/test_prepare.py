@@ -90,7 +90,7 @@ def test_prepared_clips_are_read_in_place_of_the_original(rows, tmp_path):
         assert store.frames(row) == FRAMES
     assert not list((tmp_path / "cache").iterdir())  # no second copy
     assert store.file(prepared["clip.0"]) != store.file(prepared["clip.1"])
-    with pytest.raises(MomeError, match="its lips cannot be read"):
+    with pytest.raises(MomeError, match="no visible mouth"):
         store.get(prepared["clip.5"])
     assert load_clip(prepared["clip.5"].path, video=False).audio is not None
 
