@@ -97,7 +97,7 @@ def lrs3(tmp_path: Path) -> Path:
     annotate(tmp_path, "pretrain/0Abc/00001", "SO {LG} WE'RE HERE NOW", words)
     annotate(tmp_path, "pretrain/0Abc/00002", "NO TABLE")
     annotate(tmp_path, "pretrain/0Abc/00003", "BACKWARDS", "BACK 2.0 1.0 3")
-    for number in range(40):
+    for number in range(120):
         annotate(tmp_path, f"trainval/talk{number}/50001", "HELLO {NS} AGAIN")
         annotate(tmp_path, f"trainval/talk{number}/50002", "HELLO")
     touch(tmp_path, "trainval/talk0/50003.mp4")  # without annotation
@@ -108,7 +108,7 @@ def lrs3(tmp_path: Path) -> Path:
 def test_lrs3(lrs3):
     corpus = lrs3_corpus(lrs3)
     rows = {row.id: row for row in corpus.rows}
-    assert len(rows) == 2 + 80 + 1
+    assert len(rows) == 2 + 240 + 1
     # "here" ends 16.01 s after the start of "so": a piece may have 16.
     first, second = rows["pretrain_0Abc_00001_00"], rows["pretrain_0Abc_00001_01"]
     assert (first.text, first.excerpt, first.frames) == ("so we're", Excerpt(0.12, 9.28), 229)
@@ -117,7 +117,7 @@ def test_lrs3(lrs3):
         "test_xYz_00001", lrs3 / "test" / "xYz" / "00001.mp4", "test", "the test"
     )
     assert rows["trainval_talk3_50001"].text == "hello again"
-    splits = {f"talk{number}": {rows[f"trainval_talk{number}_5000{k}"].split for k in "12"} for number in range(40)}
+    splits = {f"talk{number}": {rows[f"trainval_talk{number}_5000{k}"].split for k in "12"} for number in range(120)}
     assert all(len(one) == 1 for one in splits.values())  # no talk is in two splits
     assert set.union(*splits.values()) == {"train", "valid"}
     reasons = dict(corpus.failures)

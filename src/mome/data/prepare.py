@@ -22,7 +22,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import av
 import cv2
@@ -253,7 +253,7 @@ def encode_mouth(mouth: np.ndarray, crf: int = CRF) -> bytes:
     """Mouth crops ``(frames, 96, 96)`` uint8 as H.264 in MP4, full range: at CRF 0, what is decoded is the same."""
     data = io.BytesIO()
     with av.open(data, "w", format="mp4") as file:
-        stream = cast(av.VideoStream, file.add_stream("libx264", rate=FRAME_RATE, options={"crf": str(crf)}))
+        stream = file.add_stream("libx264", rate=FRAME_RATE, options={"crf": str(crf)})
         stream.width = stream.height = MOUTH_SIZE
         stream.pix_fmt = "yuv420p"  # what every player reads; the colours take next to nothing
         stream.codec_context.color_range = ColorRange.JPEG
@@ -279,7 +279,7 @@ def encode_sound(sound: np.ndarray) -> bytes:
     samples = np.clip(np.rint(sound * (2**15 / step)) * step, -(2**15), 2**15 - step).astype(np.int16)
     with av.open(data, "w", format="flac") as file:
         options = {"compression_level": "12"}
-        stream = cast(av.AudioStream, file.add_stream("flac", rate=SAMPLE_RATE, layout="mono", options=options))
+        stream = file.add_stream("flac", rate=SAMPLE_RATE, layout="mono", options=options)
         stream.codec_context.open()
         block = stream.codec_context.frame_size
         for start in range(0, len(samples), block):
