@@ -33,6 +33,44 @@ class Clip:
     """One line each, to be shown to the user."""
 
 
+@dataclass(frozen=True)
+class Excerpt:
+    """What of a file is meant.
+
+    Attributes:
+        start, end: seconds on the clip's clock, rounded to frames of 1/25 s; ``None``: from the file's start, to its
+            end.
+        sound: another file to take the sound from, at the same seconds of its own; ``None``: the file itself.
+    """
+
+    start: float | None = None
+    end: float | None = None
+    sound: Path | None = None
+
+    @property
+    def frames(self) -> slice:
+        """The frames, 25 a second."""
+        start, end = (None if time is None else round(time * FRAME_RATE) for time in (self.start, self.end))
+        return slice(start, end if end is None else max(end, (start or 0) + 1))
+
+    @property
+    def samples(self) -> slice:
+        """The samples of the sound that belong to :attr:`frames`."""
+        start, end = (
+            None if place is None else place * SAMPLES_PER_FRAME for place in (self.frames.start, self.frames.stop)
+        )
+        return slice(start, end)
+
+    @property
+    def is_part(self) -> bool:
+        """Whether a stretch of the file is meant, not all of it."""
+        return self.start is not None or self.end is not None
+
+
+WHOLE = Excerpt()
+"""All of a file, with its own sound."""
+
+
 def length(audio: np.ndarray | None, mouth: np.ndarray | None) -> float:
     """Seconds of the longer of sound ``(samples,)`` and mouth ``(frames, …)``; None counts as 0."""
     return max(0.0 if audio is None else len(audio) / SAMPLE_RATE, 0.0 if mouth is None else len(mouth) / FRAME_RATE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,8 @@ from safetensors import SafetensorError
 from mome.errors import MomeError, reason, shortened
 
 _numbers = itertools.count()
+# Machines that share a folder may have processes of the same number.
+_machine = secrets.token_hex(4)
 
 
 @contextmanager
@@ -27,7 +30,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """
     if not path.parent.is_dir():
         raise MomeError(f"folder {path.parent} does not exist: make it, or choose another place for {path.name}")
-    temporary = path.with_name(f".mome.{os.getpid()}.{next(_numbers)}.part")
+    temporary = path.with_name(f".mome.{_machine}.{os.getpid()}.{next(_numbers)}.part")
     try:
         temporary.touch()
         mode = temporary.stat().st_mode & 0o777

@@ -9,6 +9,7 @@ import pytest
 
 from mome.data.corpora import sentence_split
 from mome.data.manifests import read_manifest
+from mome.data.prepare import encode_mouth
 from mome.media import load_clip
 
 
@@ -230,3 +231,44 @@ def test_one_odd_clip_spoils_itself_alone(run, tmp_path):
 @pytest.mark.parametrize("split", ["  ", "a\nb"])
 def test_a_split_that_no_manifest_can_have(refused, tmp_path, split):
     assert "--split" in refused("data", "folder", tmp_path, "-o", tmp_path / "m.csv", "--split", split)
+
+
+def test_importers_list_what_is_bad_and_go_on(run, tmp_path):
+    root, out = tmp_path / "lrs3", tmp_path / "lrs3.csv"
+    for name, text in (("a", "Text: HELLO {NS} THERE\nConf: 3\n"), ("b", "Conf: 3\n")):
+        (root / "test" / name).mkdir(parents=True)
+        (root / "test" / name / "00001.mp4").touch()
+        (root / "test" / name / "00001.txt").write_text(text)
+    (root / "pretrain" / "c").mkdir(parents=True)
+    (root / "pretrain" / "c" / "00001.mp4").touch()
+    (root / "pretrain" / "c" / "00001.txt").write_text("Text: NOW\n\nWORD START END ASDSCORE\nNOW 1.5 2.25 3\n")
+    result = run("data", "lrs3", root, "-o", out)
+    assert (result.exit_code, "1 of 3 files" in result.stderr) == (1, True)
+    with (tmp_path / "failures.csv").open() as file:
+        assert [row["name"] for row in csv.DictReader(file)] == [str(root / "test" / "b" / "00001.mp4")]
+    assert out.read_text().splitlines() == [
+        "id,path,split,text,start,end,frames",
+        "pretrain_c_00001_00,lrs3/pretrain/c/00001.mp4,train,now,1.5,2.25,18",
+        "test_a_00001,lrs3/test/a/00001.mp4,test,hello there,,,",
+    ]
+    assert [row.excerpt.end for row in read_manifest(out)] == [2.25, None]
+    (root / "test" / "b" / "00001.txt").write_text("Text: MENDED\n")
+    assert run("data", "lrs3", root, "-o", out).exit_code == 0
+    assert not (tmp_path / "failures.csv").exists()
+
+
+def test_prepare(run, refused, tmp_path):
+    film, manifest, out = tmp_path / "a.mp4", tmp_path / "clips.csv", tmp_path / "out"
+    film.write_bytes(encode_mouth(np.full((10, 96, 96), 90, np.uint8)))
+    manifest.write_text("id,path,split,text,start\na,a.mp4,test,hello,0.2\nb,gone.mp4,test,gone,\n")
+    result = run("data", "prepare", manifest, "--out", out)
+    assert result.exit_code == 1
+    assert "1 clips in 1 tar files" in result.stderr
+    assert "1 of 2 clips could not be prepared" in result.stderr
+    assert "gone.mp4" in (out / "failures.csv").read_text()
+    assert [(row.text, row.frames) for row in read_manifest(out / "manifest.csv", "test")] == [("hello", 5)]
+    assert run("data", "prepare", manifest, "--out", tmp_path / "two", "--shard", "2/2").exit_code == 0
+    assert list((tmp_path / "two").iterdir()) == []
+    for wrong in ("0/2", "3/2", "2", "1/0"):
+        assert "--shard" in refused("data", "prepare", manifest, "--out", out, "--shard", wrong)
+    assert "is a file" in refused("data", "prepare", manifest, "--out", manifest)

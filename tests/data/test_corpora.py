@@ -1,11 +1,23 @@
 from __future__ import annotations
 
 import os
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from mome.data.corpora import find_media, folder_corpus, grid_corpus
+from mome.clip import Excerpt
+from mome.data.corpora import (
+    LONGEST_PIECE,
+    auto_avsr_corpus,
+    cut_words,
+    find_media,
+    folder_corpus,
+    grid_corpus,
+    librispeech_corpus,
+    lrs2_corpus,
+    lrs3_corpus,
+)
 from mome.data.manifests import ManifestRow
 from mome.errors import MomeError
 
@@ -70,3 +82,132 @@ def test_grid_by_sentence_and_by_talker(tmp_path):
     assert {row.split for row in unseen.rows if row.path.parent.name == "s1"} == {"train", "valid"}
     with pytest.raises(MomeError, match="no talker folder s9"):
         grid_corpus(tmp_path, test_talkers=["s2", "s9"])
+
+
+def annotate(folder: Path, clip: str, text: str, words: str = "") -> None:
+    """A clip of LRS with its annotation; in ``words``, ``;`` ends a line of the table."""
+    touch(folder, f"{clip}.mp4")
+    table = f"\nWORD START END ASDSCORE\n{words.replace(';', chr(10))}\n" if words else ""
+    (folder / f"{clip}.txt").write_text(f"Text:  {text}\nConf:  5\nRef:   aBcD\n{table}")
+
+
+@pytest.fixture
+def lrs3(tmp_path: Path) -> Path:
+    words = "SO 0.12 0.40 3.1;{LG} 0.50 1.00 0.2;WE'RE 9.00 9.28 4.0;HERE 15.9 16.13 5;NOW 30.00 31.04 1.5"
+    annotate(tmp_path, "pretrain/0Abc/00001", "SO {LG} WE'RE HERE NOW", words)
+    annotate(tmp_path, "pretrain/0Abc/00002", "NO TABLE")
+    annotate(tmp_path, "pretrain/0Abc/00003", "BACKWARDS", "BACK 2.0 1.0 3")
+    for number in range(120):
+        annotate(tmp_path, f"trainval/talk{number}/50001", "HELLO {NS} AGAIN")
+        annotate(tmp_path, f"trainval/talk{number}/50002", "HELLO")
+    touch(tmp_path, "trainval/talk0/50003.mp4")  # without annotation
+    annotate(tmp_path, "test/xYz/00001", "THE TEST")
+    return tmp_path
+
+
+def test_lrs3(lrs3):
+    corpus = lrs3_corpus(lrs3)
+    rows = {row.id: row for row in corpus.rows}
+    assert len(rows) == 2 + 240 + 1
+    # "here" ends 16.01 s after the start of "so": a piece may have 16.
+    first, second = rows["pretrain_0Abc_00001_00"], rows["pretrain_0Abc_00001_01"]
+    assert (first.text, first.excerpt, first.frames) == ("so we're", Excerpt(0.12, 9.28), 229)
+    assert (second.text, second.excerpt, second.split) == ("here now", Excerpt(15.9, 31.04), "train")
+    assert rows["test_xYz_00001"] == ManifestRow(
+        "test_xYz_00001", lrs3 / "test" / "xYz" / "00001.mp4", "test", "the test"
+    )
+    assert rows["trainval_talk3_50001"].text == "hello again"
+    splits = {f"talk{number}": {rows[f"trainval_talk{number}_5000{k}"].split for k in "12"} for number in range(120)}
+    assert all(len(one) == 1 for one in splits.values())  # no talk is in two splits
+    assert set.union(*splits.values()) == {"train", "valid"}
+    reasons = dict(corpus.failures)
+    assert {Path(name).name for name in reasons} == {"00002.mp4", "00003.mp4", "50003.mp4"}
+    assert "no table of words" in reasons[str(lrs3 / "pretrain/0Abc/00002.mp4")]
+    assert "backwards" in reasons[str(lrs3 / "pretrain/0Abc/00003.mp4")]
+
+
+def test_lrs3_with_a_list_of_validation_clips(lrs3):
+    chosen = lrs3 / "valid.id"
+    chosen.write_text("trainval/talk7/50002\ntrainval/gone/50001\n")
+    rows = lrs3_corpus(lrs3, chosen).rows
+    assert [row.id for row in rows if row.split == "valid"] == ["trainval_talk7_50002"]
+    chosen.write_text("talk7_50002\n")
+    with pytest.raises(MomeError, match="names no clip"):
+        lrs3_corpus(lrs3, chosen)
+    with pytest.raises(MomeError, match="pretrain, trainval and test"):
+        lrs3_corpus(lrs3 / "test")
+
+
+def test_pieces_are_as_long_as_they_may_be_and_lose_no_word():
+    words = [(f"w{number}", 0.7 * number, 0.7 * number + 0.6) for number in range(100)]
+    pieces = cut_words(words)
+    assert [word for piece in pieces for word in piece] == words
+    for piece, after in pairwise(pieces):
+        assert piece[-1][2] - piece[0][1] <= LONGEST_PIECE < after[0][2] - piece[0][1]
+    with pytest.raises(MomeError, match="longer than 16 s"):
+        cut_words([("loong", 1.0, 18.0)])
+
+
+@pytest.mark.parametrize("lists", [".", "mvlrs_v1"])
+def test_lrs2(tmp_path, lists):
+    base = tmp_path / "mvlrs_v1"
+    annotate(base, "main/5535/00001", "FOR EVERYONE")
+    annotate(base, "main/5535/00002", "VALIDATE")
+    annotate(base, "main/5535/00003", "TESTED")
+    annotate(base, "main/5535/00004", "IN NO LIST")
+    annotate(base, "pretrain/5536/00001", "LONG AGO", "LONG 0.5 0.9 1;AGO 17.0 17.5 1")
+    names = {"train": "5535/00001", "val": "5535/00002", "test": "5535/00003 NF", "pretrain": "5536/00001\n5536/9"}
+    for name, line in names.items():
+        (tmp_path / lists / f"{name}.txt").write_text(f"{line}\n")
+    corpus = lrs2_corpus(tmp_path)
+    assert [(row.id, row.split, row.text, row.excerpt.start) for row in corpus.rows] == [
+        ("pretrain_5536_00001_00", "train", "long", 0.5),
+        ("pretrain_5536_00001_01", "train", "ago", 17.0),
+        ("main_5535_00001", "train", "for everyone", None),
+        ("main_5535_00002", "valid", "validate", None),
+        ("main_5535_00003", "test", "tested", None),
+    ]
+    assert [Path(name).name for name, _ in corpus.failures] == ["9.mp4"]
+    assert lrs2_corpus(base).rows == corpus.rows
+    with pytest.raises(MomeError, match="mvlrs_v1"):
+        lrs2_corpus(base / "main" / "5535")
+
+
+def test_auto_avsr(tmp_path):
+    for name in ("a", "b", "c"):
+        touch(tmp_path, f"lrs3/lrs3_video_seg24s/test/x/{name}.mp4")
+    touch(tmp_path, "lrs3/lrs3_video_seg24s/test/x/a.wav")
+    (texts := tmp_path / "lrs3" / "lrs3_text_seg24s" / "test" / "x").mkdir(parents=True)
+    (texts / "a.txt").write_text("HELLO THERE\n")
+    labels = tmp_path / "labels.csv"
+    film = "lrs3_video_seg24s/test/x"
+    labels.write_text(
+        f"lrs3,{film}/a.mp4,31,12 7\nlrs3,{film}/b.mp4,40,12 7,YES, INDEED\n"
+        f"lrs3,{film}/c.mp4,40,1 2\nlrs3,{film}/gone.mp4,40,1 2\nnonsense\n"
+    )
+    corpus = auto_avsr_corpus(tmp_path, labels, "test")
+    first, second = corpus.rows
+    assert (first.id, first.text, first.frames, first.split) == (
+        *("lrs3_lrs3_video_seg24s_test_x_a", "hello there", 31, "test"),
+    )
+    assert first.excerpt == Excerpt(sound=first.path.with_suffix(".wav"))
+    assert (second.text, second.excerpt) == ("yes, indeed", Excerpt())
+    assert [name.rsplit(":")[-1] for name, _ in corpus.failures] == ["3", "4", "5"]
+
+
+def test_librispeech(tmp_path):
+    for split, chapter in (("train-clean-100", "19-198"), ("train-other-500", "20-5"), ("test-other", "21-7")):
+        speaker, book = chapter.split("-")
+        folder = touch(tmp_path / split / speaker / book, f"{chapter}-0000.flac", f"{chapter}-0001.flac")
+        lines = f"{chapter}-0000 NORTHANGER ABBEY\n{chapter}-0001 IT'S\n"
+        (folder / f"{chapter}.trans.txt").write_text(lines + (f"{chapter}-0002 GONE\n" if speaker == "21" else ""))
+    corpus = librispeech_corpus(tmp_path)
+    assert [(row.id, row.split, row.text) for row in corpus.rows[:3]] == [
+        ("21-7-0000", "test-other", "northanger abbey"),
+        ("21-7-0001", "test-other", "it's"),
+        ("19-198-0000", "train", "northanger abbey"),
+    ]
+    assert [row.split for row in corpus.rows[2:]] == ["train"] * 4
+    assert [Path(name).name for name, _ in corpus.failures] == ["21-7-0002.flac"]
+    with pytest.raises(MomeError, match="dev-clean"):
+        librispeech_corpus(tmp_path / "test-other")

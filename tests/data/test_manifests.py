@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from mome.clip import Excerpt
 from mome.data.manifests import ManifestRow, read_manifest, read_references, write_manifest
 from mome.errors import MomeError
 
@@ -33,7 +34,7 @@ def write(folder: Path, text: str | bytes) -> Path:
 def test_rows_of_all_splits_and_of_one(folder):
     path = write(folder, GOOD)
     rows = read_manifest(path)
-    assert rows[1] == ManifestRow("b", folder / "media" / "b.mp4", "test", "lay red, now")
+    assert rows[1] == ManifestRow("b", folder / "media" / "b.mp4", "test", "lay red, now", frames=75)
     assert rows[2].text == "place green"
     assert [row.id for row in read_manifest(str(path), "train")] == ["a", "c"]
 
@@ -165,3 +166,35 @@ def test_what_cannot_stand_in_a_manifest_is_told(tmp_path):
     with pytest.raises(MomeError, match="would both be clip good: rename one of them"):
         write_manifest(out, [good, good])
     assert not out.exists()
+
+
+def test_part_and_sound_of_a_clip_are_read_and_written(folder):
+    rows = [
+        ManifestRow("a", folder / "media" / "a.mp4", "x", "hello", Excerpt(0.12, 12345.678), 30),
+        ManifestRow("b", folder / "media" / "b.mp4", "x", "hello", Excerpt(sound=folder / "media" / "c.mp4")),
+        ManifestRow("c", folder / "media" / "c.mp4", "x", "hello"),
+    ]
+    path = folder / "out.csv"
+    write_manifest(path, rows, {"sha256": {"b": "12ab"}})
+    assert path.read_text().splitlines() == [
+        "id,path,split,text,audio,start,end,frames,sha256",
+        "a,media/a.mp4,x,hello,,0.12,12345.678,30,",
+        "b,media/b.mp4,x,hello,media/c.mp4,,,,12ab",
+        "c,media/c.mp4,x,hello,,,,,",
+    ]
+    assert read_manifest(path) == rows
+    (folder / "media" / "c.mp4").unlink()
+    with pytest.raises(MomeError, match=r"media/c\.mp4 of clip b is not there, and 1 more"):
+        read_manifest(path)
+    assert read_manifest(path, missing_files=True) == rows
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "hint"),
+    [("start", "x", "start is 'x'"), ("end", "-1", "end is '-1'"), ("end", "0", "before it starts")]
+    + [("frames", value, "frames is") for value in ("1.5", "0", "nan", "inf")],
+)
+def test_numbers_that_are_not_possible(folder, column, value, hint):
+    path = write(folder, f"id,path,split,text,{column}\na,media/a.mp4,x,hello,{value}\n")
+    with pytest.raises(MomeError, match=f"line 2.*{hint}"):
+        read_manifest(path)

@@ -24,7 +24,7 @@ class FakeTranscriber:
         self.model = SimpleNamespace(rate_set=rate_set or RateSet((4, 16), (2, 5)))
         self.calls: list[tuple[list[Clip], list[Rates], dict]] = []
 
-    def load_clip(self, path, rates):
+    def load_clip(self, path, rates, excerpt=None):
         return self.media(path, audio=any(r.audio for r in rates), video=any(r.video for r in rates))
 
     def transcribe_batch(self, clips, rates, **generation):

@@ -60,7 +60,7 @@ def make_noise(names: Sequence[str], rows: Sequence[ManifestRow], seed: int) -> 
     voices = []
     for row in rows[:_VOICES]:
         try:
-            sound = load_clip(row.path, audio=True, video=False).audio
+            sound = load_clip(row.path, audio=True, video=False, excerpt=row.excerpt).audio
         except MomeError:
             continue  # it will be listed if it is transcribed
         if sound is not None and sound.any():

@@ -75,7 +75,7 @@ def passes(
     model, processor = transcriber.model, transcriber.processor
     for start in range(0, len(rows), batch_size):
         batch = rows[start : start + batch_size]
-        clips = [transcriber.load_clip(row.path, rates) for row in batch]
+        clips = [transcriber.load_clip(row.path, rates, excerpt=row.excerpt) for row in batch]
         for row, clip in zip(batch, clips, strict=True):
             if lacking := [pair for pair in rates if available_rates(clip, pair) != pair]:
                 if clip.mouth is None:

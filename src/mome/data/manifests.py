@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from mome.archive import find_member
+from mome.clip import WHOLE, Excerpt
 from mome.data.tables import read_rows, table_text
 from mome.errors import MomeError
 from mome.files import write_text
 
 COLUMNS = ("id", "path", "split", "text")
+MORE_COLUMNS = ("audio", "start", "end", "frames")
+"""Columns that a manifest may have; an empty field says nothing."""
 
 
 class NoSuchSplit(MomeError):
@@ -20,21 +25,38 @@ class NoSuchSplit(MomeError):
 
 @dataclass(frozen=True)
 class ManifestRow:
-    """One clip: its unique id, media file, split and text."""
+    """One clip.
+
+    Attributes:
+        id: the clip's own name.
+        path: its media file, or ``archive.tar/name`` for one in a tar file.
+        split: the split that it is in.
+        text: what is said.
+        excerpt: the part of the file that is meant, and the file with the sound if it is another.
+        frames: video frames of the clip, 25 a second; ``None`` if the manifest does not say.
+    """
 
     id: str
     path: Path
     split: str
     text: str
+    excerpt: Excerpt = WHOLE
+    frames: int | None = None
 
 
-def read_manifest(path: str | Path, split: str | None = None, *, silence: bool = False) -> list[ManifestRow]:
-    """Read a manifest, a CSV file with the columns id, path, split and text; other columns are ignored.
+def read_manifest(
+    path: str | Path, split: str | None = None, *, silence: bool = False, missing_files: bool = False
+) -> list[ManifestRow]:
+    """Read a manifest, a CSV file with the columns id, path, split and text, and perhaps :data:`MORE_COLUMNS`.
+
+    ``audio`` is another file with the sound, ``start`` and ``end`` are the seconds of the file that are meant,
+    ``frames`` is the number of video frames. Other columns are ignored.
 
     Args:
         path: the manifest; media paths in it are absolute or relative to its folder.
         split: the split to read, whose media files must exist; ``None``: all rows.
         silence: whether texts may be empty, for clips without speech.
+        missing_files: whether media files may be missing.
 
     Returns:
         The rows in the order of the file.
@@ -50,16 +72,17 @@ def read_manifest(path: str | Path, split: str | None = None, *, silence: bool =
     if not chosen:
         known = ", ".join(dict.fromkeys(row.split for row in rows))
         raise NoSuchSplit(f"{path} has no split '{split}': its splits are {known}")
-    missing = [row for row in chosen if not _is_file(row.path)]
+    files = [(row, file) for row in (() if missing_files else chosen) for file in (row.path, row.excerpt.sound) if file]
+    missing = [(row, file) for row, file in files if not _is_file(file)]
     if missing:
         more = "" if len(missing) == 1 else f", and {len(missing) - 1} more of {len(chosen)} are missing too"
-        raise MomeError(f"{path}: media file {missing[0].path} of clip {missing[0].id} is not there{more}")
+        raise MomeError(f"{path}: media file {missing[0][1]} of clip {missing[0][0].id} is not there{more}")
     return chosen
 
 
 def _is_file(path: Path) -> bool:
     try:
-        return path.is_file()
+        return path.is_file() or find_member(path) is not None
     except OSError:  # a name that no file can have, such as one too long
         return False
 
@@ -82,7 +105,30 @@ def _row(path: Path, line: int, values: dict[str, str], silence: bool) -> Manife
     for name in COLUMNS:
         if not values[name] and not (silence and name == "text"):
             raise MomeError(f"{path}, line {line}: the {name} is empty: fill it in or delete the line")
-    return ManifestRow(values["id"], path.parent / values["path"], values["split"], values["text"])
+    start, end = (_number(path, line, values, name) for name in ("start", "end"))
+    if end is not None and end <= (start or 0):
+        raise MomeError(f"{path}, line {line}: the part ends at {end:g} s, before it starts: correct start and end")
+    sound = values.get("audio")
+    excerpt = Excerpt(start, end, path.parent / sound if sound else None)
+    frames = _number(path, line, values, "frames")
+    if frames is not None and (frames < 1 or frames != int(frames)):
+        raise MomeError(f"{path}, line {line}: frames is {values['frames']}: give a whole number, or nothing")
+    own = (values["id"], path.parent / values["path"], values["split"], values["text"])
+    return ManifestRow(*own, excerpt, None if frames is None else int(frames))
+
+
+def _number(path: Path, line: int, values: dict[str, str], name: str) -> float | None:
+    """A field with a number from 0 on; ``None`` if it is empty or there is no such column."""
+    text = values.get(name)
+    if not text:
+        return None
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < math.inf:
+        raise MomeError(f"{path}, line {line}: {name} is '{text}': give a number, from 0 on, or nothing")
+    return number
 
 
 def read_references(path: Path, split: str | None = None) -> tuple[dict[str, str], set[str]]:
@@ -113,8 +159,17 @@ def read_references(path: Path, split: str | None = None) -> tuple[dict[str, str
     return chosen, set(splits)
 
 
-def write_manifest(path: Path, rows: Iterable[ManifestRow]) -> tuple[list[ManifestRow], list[tuple[str, str]]]:
+def write_manifest(
+    path: Path, rows: Iterable[ManifestRow], more: Mapping[str, Mapping[str, str]] | None = None
+) -> tuple[list[ManifestRow], list[tuple[str, str]]]:
     """Write a manifest; its media paths are relative to its folder, so that both can be moved together.
+
+    Of :data:`MORE_COLUMNS` it has those that some row needs.
+
+    Args:
+        path: the file.
+        rows: the clips.
+        more: further columns: each one's name, and its fields by clip id.
 
     Returns:
         The rows written, and the media file and reason of each row that cannot be listed. Without any row to write,
@@ -126,17 +181,29 @@ def write_manifest(path: Path, rows: Iterable[ManifestRow]) -> tuple[list[Manife
     written: dict[str, ManifestRow] = {}
     lines, failures = [], []
     for row in rows:
-        relative = Path(os.path.relpath(row.path.resolve(), path.parent.resolve())).as_posix()
-        if reason := unlistable(relative) or unlistable(row.id):
+        files = [_relative(file, path.parent) for file in (row.path, row.excerpt.sound) if file is not None]
+        if reason := next(filter(None, map(unlistable, (*files, row.id))), ""):
             failures.append((str(row.path), reason))
             continue
         if row.id in written:
             raise MomeError(f"{written[row.id].path} and {row.path} would both be clip {row.id}: rename one of them")
         written[row.id] = row
-        lines.append((row.id, relative, row.split, row.text))
+        times = ("" if time is None else f"{round(time, 3):.10g}" for time in (row.excerpt.start, row.excerpt.end))
+        extra = ("".join(files[1:]), *times, "" if row.frames is None else str(row.frames))
+        lines.append(((row.id, files[0], row.split, row.text), extra))
     if written:
-        write_text(path, table_text(COLUMNS, lines))
+        own = [place for place in range(len(MORE_COLUMNS)) if any(extra[place] for _, extra in lines)]
+        columns = (*COLUMNS, *(MORE_COLUMNS[place] for place in own), *(more or {}))
+        fields = (
+            (*basic, *(extra[place] for place in own), *(each.get(basic[0], "") for each in (more or {}).values()))
+            for basic, extra in lines
+        )
+        write_text(path, table_text(columns, fields))
     return list(written.values()), failures
+
+
+def _relative(file: Path, folder: Path) -> str:
+    return Path(os.path.relpath(file.resolve(), folder.resolve())).as_posix()
 
 
 def unlistable(name: str) -> str:
@@ -148,3 +215,8 @@ def unlistable(name: str) -> str:
     if name != name.strip() or any(not character.isprintable() for character in name):
         return "the name has a space at its end or a control character in it: rename it"
     return ""
+
+
+def write_failures(path: Path, failures: Iterable[tuple[str, str]]) -> None:
+    """Write what could not be listed or prepared, with the reasons, to a CSV file; raises :class:`MomeError`."""
+    write_text(path, table_text(("name", "reason"), failures))

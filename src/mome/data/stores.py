@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mome.adapters.files import save_tensors
+from mome.archive import find_member
 from mome.clip import FRAME_RATE, MOUTH_SIZE, Clip, length
 from mome.data.augmentation import Augmentation
 from mome.data.manifests import ManifestRow
@@ -44,7 +45,7 @@ _CHECKSUM = "crc32"  # key in the metadata of a feature file
 class _Job(NamedTuple):
     """A clip to store: its media file, the file to write, and the options of :class:`ClipStore`."""
 
-    source: Path
+    row: ManifestRow
     target: Path
     audio: bool
     video: bool
@@ -58,6 +59,8 @@ def _digest(*parts: object) -> str:
 
 class ClipStore:
     """Sound and mouth crops of clips, read from their media files once.
+
+    Clips in tar files, as ``mome data prepare`` makes them, are read where they are: copies would only take space.
 
     Args:
         folder: folder of the files, which runs can share; it can be deleted at any time.
@@ -78,10 +81,16 @@ class ClipStore:
         self.limits = (longest, longest_video)
 
     def file(self, row: ManifestRow) -> Path:
-        """The file of a clip; its name depends on the media file's path, size and modification time."""
-        stat = row.path.stat()
-        key = _digest(row.path.resolve(), stat.st_size, stat.st_mtime_ns, self.audio, self.video)
-        return self.folder / f"{key}.npz"
+        """The file of a clip.
+
+        Its name depends on the media file's path, size and modification time and on the row's excerpt. Clips in tar
+        files have no such file, but its name tells them apart.
+        """
+        stamp = _stamp(row.path)
+        part = row.excerpt
+        sound = () if part.sound is None or not self.audio else (part.sound.resolve(), *_stamp(part.sound))
+        excerpt = (part.start, part.end, *sound) if part.is_part or sound else ()
+        return self.folder / f"{_digest(row.path.resolve(), *stamp, self.audio, self.video, *excerpt)}.npz"
 
     def prepare(self, rows: Sequence[ManifestRow], workers: int, progress: Progress) -> None:
         """Store the clips that are not stored yet; after an interruption, call it again.
@@ -90,14 +99,14 @@ class ClipStore:
             MomeError: a clip cannot be read or lacks a modality.
         """
         _make_folder(self.folder)
-        jobs = [self._job(row) for row in rows]
+        jobs = [self._job(row) for row in rows if find_member(row.path) is None]
         jobs = [job for job in jobs if not job.target.exists()]
         for done, warnings in enumerate(self._run(jobs, workers), start=1):
             _log(warnings)
             progress("reading clips", done, len(jobs))
 
     def _job(self, row: ManifestRow) -> _Job:
-        return _Job(row.path, self.file(row), self.audio, self.video, *self.limits)
+        return _Job(row, self.file(row), self.audio, self.video, *self.limits)
 
     def _store(self, row: ManifestRow) -> None:
         _make_folder(self.folder)
@@ -121,6 +130,10 @@ class ClipStore:
         Raises:
             MomeError: the media file cannot be read again.
         """
+        if find_member(row.path) is not None:
+            clip = _read_clip(_Job(row, self.folder, self.audio, self.video, *self.limits))
+            _log(clip.warnings)
+            return clip
         file = self.file(row)
         try:
             audio, mouth = self._read(file)
@@ -147,13 +160,13 @@ class ClipStore:
         Raises:
             MomeError: the clip cannot be read or lacks a modality.
         """
-        if not self.file(row).exists():
+        if find_member(row.path) is None and not self.file(row).exists():
             self._store(row)
         return self.load(row)
 
     def frames(self, row: ManifestRow) -> int:
-        """Length of a stored clip in video frames, 25 a second; at least 1."""
-        return max(1, round(self.load(row).seconds * FRAME_RATE))
+        """Length of a clip in video frames, 25 a second: as the manifest says, else that of the stored clip."""
+        return row.frames or max(1, round(self.load(row).seconds * FRAME_RATE))
 
 
 @contextmanager
@@ -170,7 +183,7 @@ def ignored_by_children(number: signal.Signals) -> Iterator[None]:
 
 
 @cache
-def _detector() -> FaceDetector:
+def detector() -> FaceDetector:
     """The face detector of this process."""
     return FaceDetector()
 
@@ -180,21 +193,40 @@ def _log(warnings: tuple[str, ...]) -> None:
         logger.warning("%s", line)
 
 
+def _stamp(path: Path) -> tuple[int, int]:
+    """Size and modification time of a media file, or of the tar file that it is in."""
+    member = find_member(path)
+    stat = (path if member is None else member.archive).stat()
+    return stat.st_size, stat.st_mtime_ns
+
+
 def _store_clip(job: _Job) -> tuple[str, ...]:
     """Store a clip and return its warnings, for the main process to log."""
-    source, target, audio, video, longest, longest_video = job
+    clip = _read_clip(job)
+    arrays = {"audio": clip.audio, "mouth": clip.mouth}
+    with atomic_write(job.target) as temporary, temporary.open("wb") as file:
+        np.savez(file, allow_pickle=False, **{key: value for key, value in arrays.items() if value is not None})
+    return clip.warnings
+
+
+def _read_clip(job: _Job) -> Clip:
+    """Read a clip from its media files; raises :class:`MomeError` if a modality is missing."""
+    row, _, audio, video, longest, longest_video = job
     clip = load_clip(
-        source, audio=audio, video=video, longest=longest, longest_video=longest_video, detector=_detector()
+        row.path,
+        audio=audio,
+        video=video,
+        longest=longest,
+        longest_video=longest_video,
+        detector=detector(),
+        excerpt=row.excerpt,
     )
     if video and clip.mouth is None:
         check_detector()
     for required, array, name in ((audio, clip.audio, "sound"), (video, clip.mouth, "visible mouth")):
         if required and array is None:
-            raise MomeError(f"{source} has no {name}: take it out of the manifest or train another task")
-    arrays = {"audio": clip.audio, "mouth": clip.mouth}
-    with atomic_write(target) as temporary, temporary.open("wb") as file:
-        np.savez(file, allow_pickle=False, **{key: value for key, value in arrays.items() if value is not None})
-    return clip.warnings
+            raise MomeError(f"{row.path} has no {name}: take it out of the manifest or train another task")
+    return clip
 
 
 def _make_folder(folder: Path) -> None:

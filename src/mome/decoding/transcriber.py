@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mome.checkpoints.bundled import BUNDLED_NAME
 from mome.checkpoints.folder import model_folder
-from mome.clip import FRAME_RATE, MOUTH_SIZE, SAMPLE_RATE, Clip
+from mome.clip import FRAME_RATE, MOUTH_SIZE, SAMPLE_RATE, WHOLE, Clip, Excerpt
 from mome.config.generation import LEAST_TOKENS, PER_SECOND, check_call
 from mome.decoding.capacity import check_room, longest_seconds
 from mome.decoding.recordings import Progress, Recordings
@@ -66,7 +66,13 @@ class Transcriber:
         return min((limit for limit in (sound, self.processor.longest_audio) if limit is not None), default=None), video
 
     def load_clip(
-        self, path: str | Path, rates: Sequence[Rates], *, audio_track: int | None = None, **generation: Any
+        self,
+        path: str | Path,
+        rates: Sequence[Rates],
+        *,
+        audio_track: int | None = None,
+        excerpt: Excerpt = WHOLE,
+        **generation: Any,
     ) -> Clip:
         """Read the sound and the mouth that the given rates need from a file.
 
@@ -74,6 +80,7 @@ class Transcriber:
             path: the file.
             rates: rates that the clip will be transcribed at.
             audio_track: index of the sound track, from 0; the file's default track if not given.
+            excerpt: the part to read, or another file for the sound.
             generation: options of decoding that the transcription will use.
 
         Raises:
@@ -88,6 +95,7 @@ class Transcriber:
             longest_video=video,
             audio_track=audio_track,
             detector=self.detector,
+            excerpt=excerpt,
         )
 
     @overload

@@ -146,7 +146,7 @@ class Evaluation:
             clip = self.store.get(row)
         else:
             rates = [condition.rates for condition in self.conditions]
-            clip = self.transcriber.load_clip(row.path, rates)
+            clip = self.transcriber.load_clip(row.path, rates, excerpt=row.excerpt)
             if clip.mouth is None and any(rate.video is not None for rate in rates):
                 check_detector()
         return clip if self.spoil is None else self.spoil(clip, row.id)

@@ -16,6 +16,7 @@ from av.error import FFmpegError
 from av.format import Flags
 from av.stream import Stream
 
+from mome.archive import find_member
 from mome.clip import FRAME_RATE
 from mome.errors import MomeError, reason
 from mome.media.clock import BROKEN_CLOCK, survey
@@ -26,12 +27,8 @@ from mome.media.tracks import Track, declared_duration, sound_tracks, video_trac
 _PLAYLISTS = frozenset(
     ["concat", "dash", "hds", "hls", "imf", "lavfi", "rtp", "rtsp", "sap", "sdp", "vobsub", "webm_dash_manifest"]
 )
-_OPEN: dict[str, Any] = {
-    "options": {
-        "protocol_whitelist": "file",
-        "format_whitelist": ",".join(sorted(av.formats_available - _PLAYLISTS)),
-    }
-}
+_FORMATS = {"format_whitelist": ",".join(sorted(av.formats_available - _PLAYLISTS))}
+_OPEN: dict[str, Any] = {}
 if int(av.__version__.split(".")[0]) < 19:
     _OPEN["metadata_errors"] = "replace"  # what is not UTF-8; the default from version 19 on
 # A file is cut off if it holds less than this share of its declared seconds, by more than _ROUNDING seconds.
@@ -109,9 +106,12 @@ def naming(path: Path) -> Iterator[None]:
 @contextmanager
 def _opened(path: Path) -> Iterator[InputContainer]:
     """Open a file for reading; a failure becomes a :class:`MomeError` that names it."""
+    # The prefix keeps FFmpeg from reading a name such as "a:b.mp4" as a protocol.
+    url, protocols = f"file:{path}", "file"
+    if (member := find_member(path)) is not None:
+        url, protocols = f"subfile,,start,{member.start},end,{member.end},,:file:{member.archive}", "file,subfile"
     try:
-        # The prefix keeps FFmpeg from reading a name such as "a:b.mp4" as a protocol.
-        container = av.open(f"file:{path}", mode="r", **_OPEN)
+        container = av.open(url, mode="r", options={"protocol_whitelist": protocols, **_FORMATS}, **_OPEN)
     except (FFmpegError, OSError, ValueError) as error:
         raise MomeError(
             f"{path} cannot be opened as audio or video: it is damaged, incomplete or of another kind; "
@@ -155,14 +155,15 @@ def probe(path: Path, audio_track: int | None = None) -> Media:
         MomeError: the path is missing, a folder, empty or not a media file, or has no such track.
     """
     try:
-        status = path.stat()
+        member = find_member(path)
+        status = (path if member is None else member.archive).stat()
     except (OSError, ValueError) as error:
         raise MomeError(f"{path} cannot be read: check the path ({reason(error)})") from None
     if S_ISDIR(status.st_mode):
         raise MomeError(f"{path} is a folder: give a video or audio file")
     if not S_ISREG(status.st_mode):  # reading it might never end
         raise MomeError(f"{path} is no regular file: save what it gives as a file first")
-    if status.st_size == 0:
+    if status.st_size == 0 or (member is not None and member.start == member.end):
         raise MomeError(f"{path} is empty (0 bytes): copy or record it again")
     with _opened(path) as container:
         if container.format.name == "image2" or container.format.name.endswith("_pipe"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import av
 import cv2
 import numpy as np
 
-from mome.clip import MOUTH_SIZE, Clip, length
+from mome.clip import FRAME_RATE, MOUTH_SIZE, SAMPLE_RATE, WHOLE, Clip, Excerpt, length
 from mome.errors import MomeError
 from mome.media.decode import Damage, Media, naming, probe
 from mome.media.face import DetectorError, Face, FaceDetector, Speaker, choose, detection_size, follow
@@ -35,6 +36,7 @@ def load_clip(
     longest_video: float | None = None,
     audio_track: int | None = None,
     detector: FaceDetector | None = None,
+    excerpt: Excerpt = WHOLE,
 ) -> Clip:
     """Read the sound and the mouth crops of a video or audio file.
 
@@ -42,12 +44,14 @@ def load_clip(
     counts as missing, unless there is a mouth to read: then it stays, with a warning.
 
     Args:
-        path: a file of any kind that FFmpeg reads.
+        path: a file of any kind that FFmpeg reads; ``archive.tar/name`` is one in a tar file.
         audio, video: whether to read the sound and the mouth.
         longest: longest sound accepted, in seconds; checked before the video is read.
-        longest_video: longest video accepted, in seconds; checked before faces are searched.
+        longest_video: longest video accepted, in seconds; checked before faces are searched. Of an excerpt, both are
+            about its own length.
         audio_track: index of the sound track to read, from 0; by default the file's default track.
         detector: the face detector; pass the same one for several clips to load it once.
+        excerpt: the part to read, or another file for the sound.
 
     Raises:
         MomeError: the file cannot be read, has none of the requested streams or no such track, is too long or beyond
@@ -58,7 +62,7 @@ def load_clip(
     with naming(path):
         media = probe(path, audio_track)
         most = LONGEST_VIDEO if longest_video is None else min(longest_video, LONGEST_VIDEO)
-        return _load(media, audio, video, longest, most, detector or FaceDetector())
+        return _load(media, audio, video, longest, most, detector or FaceDetector(), excerpt)
 
 
 def _load(
@@ -68,24 +72,26 @@ def _load(
     longest: float | None,
     longest_video: float,
     detector: FaceDetector,
+    excerpt: Excerpt,
 ) -> Clip:
     path = media.path
     sound = mouth = None
     missing: list[str] = []
     warnings: list[str] = []
     if video:
-        check_video(media, longest_video)
+        check_video(media, LONGEST_VIDEO if excerpt.is_part else longest_video)
     if audio:
         damage = Damage()
-        sound = read_audio(media, damage, longest)
+        heard = media if excerpt.sound is None else probe(excerpt.sound)
+        sound = _read_sound(heard, damage, longest, excerpt)
         if sound is None:
             missing.append("no sound")
         else:
-            warnings += stream_notes(media.audio, damage, path, "sound")
+            warnings += stream_notes(heard.audio, damage, heard.path, "sound")
     if video:
         damage = Damage()
         try:
-            mouth, notes = _read_mouth(media, damage, longest_video, detector)
+            mouth, notes = _read_mouth(media, damage, longest_video, detector, excerpt)
         except DetectorError as error:
             if sound is None:
                 raise
@@ -134,25 +140,55 @@ def what_is_left(media: Media, audio: bool, video: bool) -> str:
     return "there is nothing to transcribe: give a file with speech, a speaking face or both"
 
 
+def _read_sound(media: Media, damage: Damage, longest: float | None, excerpt: Excerpt) -> np.ndarray | None:
+    """``(samples,)`` float32 of the excerpt, ``None`` if there is none."""
+    if not excerpt.is_part:
+        return read_audio(media, damage, longest)
+    wave = read_audio(media, damage)
+    sound = None if wave is None else wave[excerpt.samples].copy()
+    if sound is not None and longest is not None and len(sound) > longest * SAMPLE_RATE:
+        raise _too_long(media.path, longest, "heard")
+    return sound if sound is not None and len(sound) else None
+
+
+def _frames(media: Media, damage: Damage, longest: float, excerpt: Excerpt) -> Iterator[av.VideoFrame]:
+    """The frames of the excerpt; raises :class:`MomeError` if they last longer than ``longest`` seconds."""
+    if not excerpt.is_part:
+        yield from read_frames(media, damage, longest)
+        return
+    part = excerpt.frames
+    for number, frame in enumerate(islice(read_frames(media, damage), part.start, part.stop)):
+        if number >= round(longest * FRAME_RATE):
+            raise _too_long(media.path, longest, "lip-read")
+        yield frame
+
+
+def _too_long(path: Path, longest: float, done: str) -> MomeError:
+    return MomeError(f"{path}: the part of it lasts longer than the {longest:g} s that can be {done}: make it shorter")
+
+
 def _read_mouth(
-    media: Media, damage: Damage, longest: float, detector: FaceDetector
+    media: Media, damage: Damage, longest: float, detector: FaceDetector, excerpt: Excerpt
 ) -> tuple[np.ndarray | None, list[str]]:
     """Mouth crops ``(frames, 96, 96)`` uint8 with notes for the user, or None with what is missing."""
-    size = picture_size(media, longest)
+    size = picture_size(media, LONGEST_VIDEO if excerpt.is_part else longest)
     if size is None:
         return None, ["no video"]
     if size[0] == size[1] <= LARGEST_CROP:
         crops = bytearray()  # grows in place
-        for picture in _pictures(read_frames(media, damage, longest), size, "gray"):
+        for picture in _pictures(_frames(media, damage, longest, excerpt), size, "gray"):
             crops += as_crop(picture).tobytes()
-        return np.frombuffer(crops, np.uint8).reshape(-1, MOUTH_SIZE, MOUTH_SIZE), []
-    found = list(_find_faces(media, size, damage, longest, detector))
+        ready = np.frombuffer(crops, np.uint8).reshape(-1, MOUTH_SIZE, MOUTH_SIZE)
+        return (ready, []) if len(ready) else (None, ["no video in this part"])
+    found = list(_find_faces(_frames(media, damage, longest, excerpt), size, detector))
+    if not found:
+        return None, ["no video in this part"]
     speaker = choose(follow(found), len(found))
     if speaker is None:
         return None, ["no face found"]
     points = np.concatenate([smooth(fill_gaps(shot)) for shot in speaker.points(len(found))])
     mouth = np.empty((len(found), MOUTH_SIZE, MOUTH_SIZE), np.uint8)
-    for number, picture in enumerate(_pictures(read_frames(media, Damage(), longest), size, "gray")):
+    for number, picture in enumerate(_pictures(_frames(media, Damage(), longest, excerpt), size, "gray")):
         mouth[number] = crop(picture, points[number])
     return mouth, _speaker_notes(speaker, len(found), size[0])
 
@@ -192,14 +228,12 @@ def _speaker_notes(speaker: Speaker[Any], frames: int, width: int) -> list[str]:
     return notes
 
 
-def _find_faces(
-    media: Media, size: tuple[int, int], damage: Damage, longest: float, detector: FaceDetector
-) -> Iterator[list[Face]]:
+def _find_faces(frames: Iterator[av.VideoFrame], size: tuple[int, int], detector: FaceDetector) -> Iterator[list[Face]]:
     """Detect the faces of every frame, in pixels of ``size``; a repeated frame is searched once."""
     small, scale = detection_size(size)
     last: np.ndarray | None = None
     faces: list[Face] = []
-    for picture in _pictures(read_frames(media, damage, longest), small, "bgr24"):
+    for picture in _pictures(frames, small, "bgr24"):
         if picture is not last:
             faces, last = detector(picture, scale), picture
         yield faces

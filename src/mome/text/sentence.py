@@ -5,6 +5,8 @@ from __future__ import annotations
 import html
 import json
 import re
+from itertools import takewhile
+from math import inf
 from pathlib import Path
 
 from mome.errors import MomeError, reason
@@ -18,6 +20,7 @@ _MARKUP = re.compile(r"\{[^{}]*\}")
 _TEXT = re.compile(r"text\s*:(.*)", re.IGNORECASE)
 _OTHER_KEYS = re.compile(r"(conf|ref)\s*:", re.IGNORECASE)
 _TABLE = re.compile(r"(word\s+start\s+end|frame\s+x\s+y)\b", re.IGNORECASE)
+_WORDS = re.compile(r"word\s+start\s+end\b", re.IGNORECASE)
 _ROW = re.compile(r"\S+(\s+([-+.\d]+(e[-+]?\d+)?|nan))+", re.IGNORECASE)
 
 _ON_ONE_LINE = re.compile(r"\bconf\s*:|\bword\s+start\s+end\b", re.IGNORECASE)
@@ -86,6 +89,37 @@ def read_sentence(path: Path) -> str:
     if "{" in sentence or "}" in sentence:
         raise MomeError(f"{path} has a brace without its partner: marks in the text are written {{so}}")
     return sentence
+
+
+def read_words(path: Path) -> list[tuple[str, float, float]]:
+    """Read the table of words of an annotation of LRS: each word in lower case, with its start and end in seconds.
+
+    Marks in braces are left out.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        MomeError: the file cannot be read, has no such table, or times that are no numbers or run backwards.
+    """
+    lines = list(map(str.strip, _read(path).splitlines()))
+    begin = next((number for number, line in enumerate(lines, 1) if _WORDS.match(line)), None)
+    if begin is None:
+        raise MomeError(f"{path} has no table of words (a line 'WORD START END' and the words below it)")
+    words: list[tuple[str, float, float]] = []
+    now = 0.0
+    for line in takewhile(bool, lines[begin:]):
+        word, *fields = line.split()
+        try:
+            start, end = map(float, fields[:2])
+        except ValueError:
+            raise MomeError(f"{path} has a word without its times: '{line[:40]}'") from None
+        if not now <= start <= end < inf:
+            raise MomeError(f"{path}: the times of '{word}' run backwards: {fields[0]} to {fields[1]}")
+        now = start
+        if not _MARKUP.fullmatch(word):
+            words.append((word.lower(), start, end))
+    if not words:
+        raise MomeError(f"{path} has no word in its table of words")
+    return words
 
 
 def _read(path: Path) -> str:
