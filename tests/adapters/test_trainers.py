@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from transformers import Trainer, TrainingArguments
@@ -14,6 +16,7 @@ from mome.adapters import (
     load_adapter,
     load_balancing_loss,
 )
+from mome.errors import MomeError
 
 from . import tiny
 
@@ -108,6 +111,13 @@ def test_validation_is_the_task_alone_and_the_best_adapter_comes_back(tmp_path) 
         assert torch.equal(ours, theirs)
     plain = Trainer(trainer.model, arguments(tmp_path), eval_dataset=rows())
     assert trainer.evaluate()["eval_loss"] == pytest.approx(plain.evaluate()["eval_loss"])
+
+
+def test_a_routers_loss_that_gets_lost_is_an_error(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("mome.adapters.trainer.use_context", lambda *_: nullcontext())
+    with pytest.raises(MomeError, match="routing statistics did not come back"):
+        Mine(tiny.model("llama", "layer"), arguments(tmp_path), train_dataset=rows(2)).train()
+    Mine(tiny.model("llama", "lora"), arguments(tmp_path), train_dataset=rows(2)).train()  # has no routers
 
 
 def test_groups_come_from_the_batch(tmp_path) -> None:

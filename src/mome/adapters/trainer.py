@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from mome.adapters.context import AdapterContext, load_balancing_loss
+from mome.adapters.experts import ExpertBank
 from mome.adapters.folder import read_adapter, save_adapter
 from mome.adapters.generation import use_context
+from mome.errors import MomeError
 
 
 class AdapterTraining:
@@ -40,7 +42,11 @@ class AdapterTraining:
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """The Trainer's loss; in training, with the routers' one."""
+        """The Trainer's loss; in training, with the routers' one.
+
+        Raises:
+            MomeError: the routers' statistics are lost, as where experts are sharded by FSDP.
+        """
         inputs = dict(inputs)
         mask = inputs.get("attention_mask")
         counted = mask.bool() if isinstance(mask, Tensor) and mask.dim() == 2 else None
@@ -50,7 +56,13 @@ class AdapterTraining:
             base: Any = super()
             found = base.compute_loss(model, inputs, return_outputs, num_items_in_batch)
         loss = found[0] if return_outputs else found
-        if model.training and context.routing:
+        routed = any(isinstance(module, ExpertBank) for module in model.modules())
+        if model.training and routed and not context.routing:
+            raise MomeError(
+                "the experts' routing statistics did not come back from the model, so their loss would be missing: "
+                "train experts by DistributedDataParallel instead of sharding them"
+            )
+        if model.training and routed:
             balance = load_balancing_loss(context)
             self._balance.append(balance.detach())
             # A loss for each token of the update is not divided by its batches any more, but the routers' one must be.
