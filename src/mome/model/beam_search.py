@@ -8,6 +8,7 @@ Shape notation: B clips, n beams, K candidates of a step, t tokens written so fa
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +22,9 @@ from transformers.generation.utils import GenerateBeamDecoderOnlyOutput
 from mome.config.generation import NAMES
 from mome.model.sequence import LanguageInputs
 from mome.model.shared_prefix import Beams, shares_prefix, take, viewable
+
+# Transcripts are what must not repeat: the prompt, which are embeddings here, need not be looked at.
+warnings.filterwarnings("ignore", message="Passing `no_repeat_ngram_size` with `inputs_embeds`")
 
 _OPTIONS = {
     *NAMES,
