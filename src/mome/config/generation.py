@@ -155,3 +155,9 @@ def _check_value(name: str, value: Any, where: str) -> None:
             return
         allowed = f"a number from {least:g} to {most:g}"
     raise MomeError(f"{where}: {name} = {value!r:.60} is not possible: give {allowed}")
+
+
+def end_tokens(generation: Mapping[str, Any]) -> set[int]:
+    """The tokens that end a transcript, or come after its end; an option may be one token or several."""
+    given = [generation.get(name) for name in ("eos_token_id", "pad_token_id")]
+    return {token for each in given if each is not None for token in ([each] if isinstance(each, int) else each)}

@@ -5,9 +5,11 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
-from mome.clip import FRAME_RATE
+from mome.clip import FRAME_RATE, Clip
 from mome.config import MomeConfig
+from mome.config.generation import LEAST_TOKENS, PER_SECOND
 from mome.errors import MomeError
 from mome.media.limits import LONGEST_SOUND
 from mome.model import MomeProcessor
@@ -114,3 +116,9 @@ def check_clips(clips: Sequence[tuple[str, int, int]], config: MomeConfig, rates
 
     for name, frames, tokens in clips:
         check_room(f"clip {name}", config, *finest(frames), tokens)
+
+
+def most_tokens(clips: Sequence[Clip], generation: dict[str, Any]) -> list[int] | None:
+    """Each clip's limit of tokens by ``max_tokens_per_second``; ``None`` without that option."""
+    speed = generation.get(PER_SECOND)
+    return None if speed is None else [LEAST_TOKENS + int(speed * clip.seconds) for clip in clips]

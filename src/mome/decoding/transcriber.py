@@ -16,8 +16,8 @@ from torch import Tensor
 from mome.checkpoints.bundled import BUNDLED_NAME
 from mome.checkpoints.folder import model_folder
 from mome.clip import FRAME_RATE, MOUTH_SIZE, SAMPLE_RATE, WHOLE, Clip, Excerpt
-from mome.config.generation import LEAST_TOKENS, PER_SECOND, check_call
-from mome.decoding.capacity import check_room, longest_seconds
+from mome.config.generation import PER_SECOND, check_call, end_tokens
+from mome.decoding.capacity import check_room, longest_seconds, most_tokens
 from mome.decoding.recordings import Progress, Recordings
 from mome.decoding.words import Spoken, spoken_words
 from mome.errors import MomeError, listed
@@ -281,7 +281,7 @@ class Transcriber:
         encoded = self.encode(clips, table, generation["max_new_tokens"])
         encode_seconds = (time.perf_counter() - began) / len(clips)
         lengths = _lengths(encoded, len(clips))
-        limits = _most_tokens(clips, generation)
+        limits = most_tokens(clips, generation)
         columns: dict[tuple[Rates, ...], list[Transcript]] = {}  # rates that clips do not have fall together
         for column in dict.fromkeys(zip(*table, strict=True)):
             began = time.perf_counter()
@@ -291,7 +291,7 @@ class Transcriber:
             ids = self.model.generate(prepared=prepared, **own, **generation)
             spoken = None
             if words:
-                written = (ids, _ends(generation), active_experts)
+                written = (ids, end_tokens(generation), active_experts)
                 spoken = spoken_words(self.model, self.processor, clips, encoded, prepared, lengths, *written)
             times = Seconds(media_seconds, encode_seconds, (time.perf_counter() - began) / len(clips))
             own_words = (spoken, times, active_experts, generation)
@@ -383,9 +383,9 @@ class Transcriber:
     ) -> list[Transcript]:
         """The transcripts of B clips at the rates of ``prepared``, from the ids ``(B, S)`` that were generated."""
         beams = generation.get("num_beams", 1)
-        ends = _ends(generation)
+        ends = end_tokens(generation)
         limit = "max_new_tokens or max_time" if generation.get("max_time") else "max_new_tokens"
-        limits = _most_tokens(clips, generation)
+        limits = most_tokens(clips, generation)
         texts = self.processor.decode_text(ids)
         transcripts = []
         for index, (clip, rates, row, text) in enumerate(zip(clips, prepared.rates, ids.tolist(), texts, strict=True)):
@@ -420,12 +420,6 @@ def available_rates(clip: Clip, rates: Rates) -> Rates | None:
     return None if audio is None and video is None else Rates(audio, video)
 
 
-def _most_tokens(clips: Sequence[Clip], generation: dict[str, Any]) -> list[int] | None:
-    """Each clip's limit of tokens by ``max_tokens_per_second``; ``None`` without that option."""
-    speed = generation.get(PER_SECOND)
-    return None if speed is None else [LEAST_TOKENS + int(speed * clip.seconds) for clip in clips]
-
-
 def named(transcript: Transcript, file: Opened) -> Transcript:
     """The transcript of a source under the source's name."""
     return replace(transcript, file=file.name, warnings=tuple(map(file.named, transcript.warnings)))
@@ -438,12 +432,6 @@ def _name(clip: Clip) -> str:
 def _mouth(clip: Clip) -> np.ndarray:
     """The clip's mouth; of a clip without video, one black frame to fill the batch."""
     return np.zeros((1, MOUTH_SIZE, MOUTH_SIZE), np.uint8) if clip.mouth is None or not len(clip.mouth) else clip.mouth
-
-
-def _ends(generation: dict[str, Any]) -> set[int]:
-    """The tokens that end a transcript, or come after its end; an option may be one token or several."""
-    given = [generation.get(name) for name in ("eos_token_id", "pad_token_id")]
-    return {token for each in given if each is not None for token in ([each] if isinstance(each, int) else each)}
 
 
 def _lengths(encoded: EncodedClips, clips: int) -> list[tuple[int, int]]:
