@@ -24,7 +24,7 @@ def transcriber(loaded: Transcriber, monkeypatch: pytest.MonkeyPatch) -> Transcr
     """It may be changed; the clip at path ``N`` has 1 + N / 10 seconds."""
     own = Transcriber(copy.deepcopy(loaded.model), loaded.processor, "tiny")
 
-    def load(path: Path, rates: object) -> Clip:
+    def load(path: Path, rates: object, excerpt: object = None) -> Clip:
         number = int(path.name)
         rng = np.random.default_rng(number)
         seconds = 1 + number / 10

@@ -63,6 +63,6 @@ def test_a_pass_computes_what_training_does(transcriber, rows):
 
 def test_a_clip_without_a_modality_is_named(transcriber, rows, monkeypatch):
     whole = transcriber.load_clip
-    monkeypatch.setattr(transcriber, "load_clip", lambda path, rates: replace(whole(path, rates), mouth=None))
+    monkeypatch.setattr(transcriber, "load_clip", lambda *args, **more: replace(whole(*args, **more), mouth=None))
     with pytest.raises(MomeError, match="0 has no visible mouth, which rates 4,2 need"):
         next(passes(transcriber, rows, [Rates(4, None), Rates(4, 2)], 2))
