@@ -72,6 +72,11 @@ def test_crops_without_loss_are_the_same_and_the_sound_is_close():
     assert np.array_equal(load_clip("quiet.flac").audio, quiet)
 
 
+def test_the_same_crops_are_the_same_bytes():
+    crops = mouth(0)
+    assert len({encode_mouth(crops) for _ in range(200)}) == 1
+
+
 def test_prepared_clips_are_read_in_place_of_the_original(rows, tmp_path):
     out = tmp_path / "out"
     done = prepare(shards(rows, 2), out)

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -92,11 +93,19 @@ def test_keys(small, key):
 
 def test_a_killed_model_is_noticed_and_started_again(small):
     """Clients get 503 with Retry-After, and then transcripts again."""
-    model = small.children()[0]
+    model, answered, killed = small.children()[0], threading.Event(), threading.Event()
+
+    def ask():
+        """Again and again, so that the model is at work whenever it is killed."""
+        while (reply := small.post(key=KEY, rates="4,2", beams=16)).status_code == 200 and not killed.is_set():
+            answered.set()
+        return reply
+
     with ThreadPoolExecutor(8) as threads:  # of so many beams, each is transcribed by itself
-        waiting = [threads.submit(small.post, key=KEY, rates="4,2", beams=16) for _ in range(8)]
-        until(lambda: any(each.done() for each in waiting), 30)  # the model has the next one
+        waiting = [threads.submit(ask) for _ in range(8)]
+        assert answered.wait(30)
         os.kill(model, signal.SIGKILL)
+        killed.set()
         until(lambda: small.get("/readyz").status_code == 503, 5)
         refused = small.post(key=KEY)
         assert refused.status_code == 503
