@@ -122,6 +122,29 @@ class AdapterSlot:
         # A weak reference: the threads that compute gradients live on, and must not keep a repetition's context alive.
         self._running.context = None if context is None else weakref.ref(context)
 
+    def enter(self, context: AdapterContext | None) -> None:
+        """Begin a call of the layer, hooks and all, with this context."""
+        self.context = context
+        self._running.in_call = True
+
+    def leave(self) -> None:
+        """End it."""
+        self.context = None
+        self._running.__dict__.clear()
+
+    def keep(self, x: Tensor, normalized: Tensor) -> None:
+        """Keep what the layer's norm made of its input, for :meth:`take` in the same call.
+
+        Gradient checkpointing may repeat the layer's ``forward`` alone: then nobody would take it.
+        """
+        if getattr(self._running, "in_call", False):
+            self._running.normalized = x, normalized
+
+    def take(self, x: Tensor) -> Tensor | None:
+        """What the norm made of ``x``, if it was kept; it is kept no longer."""
+        kept = self._running.__dict__.pop("normalized", None)
+        return kept[1] if kept is not None and kept[0] is x else None
+
     def disconnect(self) -> None:
         """Remove the hooks."""
         for hook in self.hooks:

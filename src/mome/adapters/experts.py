@@ -27,7 +27,7 @@ from torch.utils.checkpoint import checkpoint
 from mome.adapters.base import Adapter, AdapterConfig, ParameterCount
 from mome.adapters.context import CONTEXT_KEY, AdapterContext
 from mome.adapters.groups import group_linear
-from mome.adapters.hooks import add_to_output, connect, refuse_reentrant, slot_of
+from mome.adapters.hooks import add_to_output, connect, leave_norm, refuse_reentrant, slot_of
 from mome.adapters.layers import adapter_factory, hidden_states, model_width, submodule
 from mome.errors import MomeError, shortened
 from mome.options import check_dropout, check_whole
@@ -272,9 +272,9 @@ class MomeAdapterConfig(AdapterConfig, kind="mome"):
         name = {"layer": "", "attention": "self_attn", "ffn": "mlp"}[self.placement]
         hook = {"layer": add_layer_bank, "attention": add_attention_bank, "ffn": add_ffn_bank}[self.placement]
         targets = [submodule(layer, name) for layer in layers]
-        if self.placement == "layer" and self.normalize_input:
-            for layer in layers:
-                submodule(layer, "input_layernorm", hint="; set normalize_input to false")
+        normalize = self.placement == "layer" and self.normalize_input
+        hint = "; set normalize_input to false"
+        norms = [submodule(layer, "input_layernorm", hint=hint) for layer in layers] if normalize else []
         for index, (layer, target) in enumerate(zip(layers, targets, strict=True)):
             bank = ExpertBank(model_width(layer), self, **adapter_factory(layer))
             bank.slot = connect(layer, index)
@@ -283,6 +283,9 @@ class MomeAdapterConfig(AdapterConfig, kind="mome"):
             bank.hooks.append(target.register_forward_hook(hook, with_kwargs=True, prepend=True))
             if self.placement != "layer":
                 bank.hooks.append(layer.register_forward_pre_hook(refuse_reentrant))
+            if norms:
+                norms[index].adapter_slot = bank.slot  # type: ignore[assignment]
+                bank.hooks.append(norms[index].register_forward_hook(leave_norm))
 
     def count(self, language_model: Any) -> ParameterCount:
         """Count in each layer the routers and all experts, or one router and the active experts; biases included."""
@@ -320,12 +323,13 @@ def active_bank_parameters(config: MomeAdapterConfig, width: int, top_k: int | N
 def add_layer_bank(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
     """Hook of a decoder layer: add the experts' output for the layer's input."""
     x, context = hidden_states(args, kwargs), kwargs.get(CONTEXT_KEY)
+    normalized = slot_of(layer).take(x)
     if getattr(layer, "gradient_checkpointing", False) and layer.training and torch.is_grad_enabled():
         # This hook runs outside the layer's own checkpoint, so the bank needs another one.
         dropout = _bank(layer).config.dropout > 0
         added = checkpoint(_layer_bank, layer, x, context, use_reentrant=False, preserve_rng_state=dropout)
     else:
-        added = _layer_bank(layer, x, context)
+        added = _layer_bank(layer, x, context, normalized)
     return add_to_output(output, added)
 
 
@@ -339,10 +343,15 @@ def add_ffn_bank(ffn: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], 
     return add_to_output(output, _bank(ffn)(hidden_states(args, kwargs, "x")))
 
 
-def _layer_bank(layer: nn.Module, x: Tensor, context: AdapterContext | None) -> Tensor:
+def _layer_bank(
+    layer: nn.Module, x: Tensor, context: AdapterContext | None, normalized: Tensor | None = None
+) -> Tensor:
+    """The experts' output for the layer's input ``x``, which the layer may have normalised already."""
     bank = _bank(layer)
     slot_of(layer).context = context
-    if bank.config.normalize_input:
+    if normalized is not None:
+        x = normalized
+    elif bank.config.normalize_input:
         norm = layer.input_layernorm
         assert isinstance(norm, nn.Module)
         x = norm(x)

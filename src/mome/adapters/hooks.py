@@ -21,12 +21,12 @@ from mome.errors import MomeError
 
 def enter_layer(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Pre-hook of a decoder layer: put the context, or None, into the slot."""
-    slot_of(layer).context = kwargs.get(CONTEXT_KEY)
+    slot_of(layer).enter(kwargs.get(CONTEXT_KEY))
 
 
 def leave_layer(layer: nn.Module, args: tuple[Any, ...], output: Any) -> None:
     """Last hook of a decoder layer: empty the slot."""
-    slot_of(layer).context = None
+    slot_of(layer).leave()
 
 
 def refuse_reentrant(layer: nn.Module, args: tuple[Any, ...]) -> None:
@@ -45,8 +45,14 @@ def enter_attention(
     return args, kwargs
 
 
+def leave_norm(norm: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+    """Hook of a decoder layer's input norm: keep its output for adapters that read it too."""
+    if len(args) == 1:
+        slot_of(norm).keep(args[0], output)
+
+
 def slot_of(module: nn.Module) -> AdapterSlot:
-    """The slot of a decoder layer or of its self-attention."""
+    """The slot of a decoder layer, of its self-attention or of its input norm."""
     slot = module.adapter_slot
     assert isinstance(slot, AdapterSlot)
     return slot
