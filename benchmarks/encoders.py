@@ -31,6 +31,7 @@ from mome.encoders.base import z_normalize
 from mome.encoders.whisper import FRAMES_PER_SECOND, WhisperAudioEncoder, log_mel
 from mome.evaluation.result import run_document, write_json
 from mome.media import load_clip
+from mome.model.linear import leave_to_onednn
 
 WHISPER = "openai/whisper-base"
 SECONDS = (1, 3, 5, 10, 20)
@@ -46,6 +47,7 @@ class Encoders:
         source = Source(WHISPER, "Whisper")
         folder = source.weights(source.preprocessing(("preprocessor_config.json",)))
         model = WhisperModel.from_pretrained(folder, trust_remote_code=False).get_encoder().eval()
+        leave_to_onednn(model)  # as a transcriber does
         self.window, self.clip = WhisperAudioEncoder(model, "window"), WhisperAudioEncoder(model, "clip")
         self.extractor = WhisperFeatureExtractor.from_pretrained(folder, trust_remote_code=False)
         self.plain = copy.copy(self.extractor)

@@ -27,6 +27,7 @@ from mome.media.recording import FaceChoice
 from mome.media.sources import Opened, opened
 from mome.model import MomeForSpeechRecognition, MomeProcessor
 from mome.model.cost import inference_cost
+from mome.model.linear import leave_to_onednn
 from mome.model.model import EncodedClips
 from mome.model.sequence import LanguageInputs, encoder_frames
 from mome.rates import Rates
@@ -47,6 +48,7 @@ class Transcriber:
 
     def __init__(self, model: MomeForSpeechRecognition, processor: MomeProcessor, name: str = ""):
         self.model = model.train(False)
+        leave_to_onednn(model)
         self.processor = processor
         self.name = name
         self.detector = FaceDetector()

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, Cache, DynamicCache, PreTrainedConfig
 from transformers.cache_utils import DynamicLayer
 
+from mome.model.linear import OneDnnLinear
 from mome.model.sequence import LanguageInputs
 
 LANGUAGE_MODELS = frozenset(
@@ -170,8 +171,7 @@ def view(module: nn.Module, config: PreTrainedConfig, *, onednn: bool = False) -
     """A module with the same weights and hooks as ``module``, but another configuration.
 
     What computes attention is an entry of the configuration, and changing that of the model itself would change what
-    other threads compute with it meanwhile. With ``onednn``, products in float32 on a CPU are left to oneDNN, which
-    has been faster there than PyTorch's default (``results/benchmarks/beam_search.json``) and has no gradient.
+    other threads compute with it meanwhile. With ``onednn``, linear layers are :class:`OneDnnLinear`.
     """
     made: Any = copy.copy(module)
     parts = module._modules.items()
@@ -179,21 +179,10 @@ def view(module: nn.Module, config: PreTrainedConfig, *, onednn: bool = False) -
     if isinstance(getattr(module, "config", None), PreTrainedConfig):
         made.config = config
     if onednn and type(module) is nn.Linear and torch.backends.mkldnn.is_available():
-        weight = module.weight
-        if weight.dtype == torch.float32 and weight.device.type == "cpu" and weight.is_contiguous():
-            made.__class__ = _Linear
+        made.__class__ = OneDnnLinear
     return made
 
 
 def viewable(language_model: nn.Module) -> bool:
     """Whether a :func:`view` is the model: parts on several devices, and compiled ones, have a forward of their own."""
     return not any({"forward", "_compiled_call_impl"} & vars(module).keys() for module in language_model.modules())
-
-
-class _Linear(nn.Linear):
-    """A linear layer that oneDNN computes."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        """``(..., in_features)`` float32 on a CPU to ``(..., out_features)``."""
-        output: Tensor = torch.ops.mkldnn._linear_pointwise(input, self.weight, self.bias, "none", [], "")
-        return output

@@ -1,0 +1,47 @@
+"""Linear layers that oneDNN computes, where it is faster than what PyTorch takes by default."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_ROWS = 8
+_LARGE = 2**22  # weights, of which few rows too are faster
+
+
+class OneDnnLinear(nn.Linear):
+    """A linear layer that leaves products in float32 on a processor to oneDNN, if nothing needs gradients.
+
+    PyTorch leaves them to MKL, which on AMD's processors takes twice as long for eight vectors and more
+    (``results/benchmarks/linear.json``). Everything else is as in ``nn.Linear``, whose weights these are.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``(..., in_features)`` to ``(..., out_features)``."""
+        weight = self.weight
+        rows = input.numel() // max(input.shape[-1], 1)
+        if (
+            (rows >= _ROWS or weight.numel() >= _LARGE)
+            and rows > 0
+            and input.dim() > 1
+            and input.dtype == weight.dtype == torch.float32
+            and input.device.type == weight.device.type == "cpu"
+            and weight.is_contiguous()
+            and not torch.compiler.is_compiling()
+            and not torch.is_autocast_enabled("cpu")
+            and not (torch.is_grad_enabled() and (input.requires_grad or weight.requires_grad))
+        ):
+            output: Tensor = torch.ops.mkldnn._linear_pointwise(input, weight, self.bias, "none", [], "")
+            return output
+        return F.linear(input, weight, self.bias)
+
+
+def leave_to_onednn(module: Any) -> None:
+    """Make the linear layers inside a module :class:`OneDnnLinear`, in place: state, hooks and adapters stay."""
+    if torch.backends.mkldnn.is_available():
+        for part in module.modules():
+            if type(part) is nn.Linear:
+                part.__class__ = OneDnnLinear
