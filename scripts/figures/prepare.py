@@ -16,7 +16,7 @@ from mome.data.prepare import CRF, encode_mouth, prepare, shards
 from mome.evaluation.result import run_document, write_json
 from mome.media import load_clip
 
-CRFS = (0, 16, 18, 20, 23)
+CRFS = (0, 16, 18, 20, 21, 23)
 LRS3_HOURS = 433
 
 
