@@ -41,6 +41,7 @@ def alignment_recipe(recipe: Recipe) -> Recipe:
         learning_rate=align.learning_rate,
         connector_learning_rate=None,
         warmup_steps=align.warmup_steps,
+        average_last=None,
     )
     data = replace(recipe.data, max_frames=align.max_frames or recipe.data.max_frames)
     model, output = replace(recipe.model, self_contained=False), f"{recipe.output}/align"
