@@ -49,10 +49,14 @@ def run(toy: Path, folder: Path, *options: str, adapter: str = MOME, resume: boo
     return train(path, [*overrides, *options], resume=resume)
 
 
+def history(output: Path) -> list[dict[str, Any]]:
+    entries: list[dict[str, Any]] = json.loads((output / "history.json").read_text())
+    return entries
+
+
 def logged(output: Path) -> list[dict[str, Any]]:
     """What was logged at each update, but for how long it took."""
-    history = json.loads((output / "history.json").read_text())
-    return [entry for entry in history if "loss" in entry]
+    return [entry for entry in history(output) if "loss" in entry]
 
 
 def losses(output: Path) -> Tensor:
@@ -150,10 +154,10 @@ def test_a_run_with_a_switch_resumes_to_the_same_weights(toy: Path, tmp_path: Pa
     # Three batches an epoch, or two updates where two are accumulated: the checkpoint is amid the second epoch.
     options = ["data.limit=null", "optim.steps=6", "validation.every_steps=4", switch]
     output = run(toy, tmp_path, *options)
-    straight, history = weights(output), logged(output)
+    straight, logs = weights(output), logged(output)
     cut_off(output, 6)
     run(toy, tmp_path, *options, resume=True)
-    assert logged(output) == history
+    assert logged(output) == logs
     assert all(torch.equal(value, straight[name]) for name, value in weights(output).items())
 
 
@@ -194,6 +198,7 @@ def test_two_processes_train_as_one_that_accumulates_their_batches(toy: Path, tm
     # Four batches of two clips an epoch, two for each process: the third update is amid the second epoch.
     options = ["data.max_frames=56", "optim.steps=4", "validation.every_steps=3", 'validation.rates=["16,5"]']
     options += [f"data.manifests=[{with_damage(toy, tmp_path)}]", "data.limit=null", "data.skip_percent=20"]
+    options += ["validation.batch=1"]
     shared = f"data.cache_folder={tmp_path}/cache"
     output = distributed(toy, tmp_path / "two", *options, shared)
     parts = [(tmp_path / "two" / f"stored-{rank}.txt").read_text().split() for rank in (0, 1)]
@@ -202,6 +207,11 @@ def test_two_processes_train_as_one_that_accumulates_their_batches(toy: Path, tm
 
     single = run(toy, tmp_path / "single", *options, shared, "optim.accumulate=2")
     assert_as_trained(output, single, 1e-4)
+    rates = [
+        [entry["eval_wer/16,5"] for entry in history(folder) if "eval_wer/16,5" in entry] for folder in (output, single)
+    ]
+    assert len(rates[0]) == 2
+    assert rates[0] == rates[1]
     for folder in (output, single):
         skipped = [row for _, row in read_rows(folder / "skipped.csv", ("step", "id", "path", "reason"))]
         assert [(row["step"], row["id"]) for row in skipped] == [("0", "early"), (skipped[1]["step"], "late")]
@@ -212,10 +222,10 @@ def test_two_processes_train_as_one_that_accumulates_their_batches(toy: Path, tm
     assert files(output) - states == files(single) - {f"checkpoint-{step}/rng_state.pth" for step in (3, 4)}
     assert len([*(output / "tensorboard").iterdir()]) == 1, "only the first process writes it"
 
-    straight, history = weights(output), logged(output)
+    straight, logs = weights(output), logged(output)
     cut_off(output, 4)
     distributed(toy, tmp_path / "two", *options, shared, resume=True)
-    assert logged(output) == history
+    assert logged(output) == logs
     assert all(torch.equal(value, straight[name]) for name, value in weights(output).items())
 
     # Where one process is left, it takes the batches of both.

@@ -32,11 +32,11 @@ from mome.text.wer import WordErrors, word_errors
 from mome.training.alignment import AlignmentValidation, alignment, alignment_recipe, spread, take_connector
 from mome.training.build import build, model_config
 from mome.training.loading import load_recipe
-from mome.training.preparation import SkippedClips, store_clips, store_features
 from mome.training.progress import Bars, StderrProgress
 from mome.training.recipe import OptimRecipe, Recipe
 from mome.training.run_folder import RunFolder, batches_of, save_processor
 from mome.training.schedule import RateSchedule, TopKSchedule
+from mome.training.sharing import SkippedClips, error_rates, own_batches, store_clips, store_features
 from mome.training.start import take_trained
 from mome.training.trainer import MatryoshkaTrainer, Validate, load_weights, save_alignment
 
@@ -319,19 +319,18 @@ class Validation:
         self.processor, self.clips, self.rows = processor, clips, rows
 
     def __call__(self, model: MomeForSpeechRecognition) -> dict[str, float]:
-        """Transcribe the clips; returns for example ``{"wer/4,2": 0.03}``."""
+        """Transcribe the clips, each in one of the processes; returns for example ``{"wer/4,2": 0.03}``."""
         transcriber = Transcriber(model, self.processor)
-        hypotheses: list[list[str]] = [[] for _ in self.rates]
-        for start in range(0, len(self.rows), self.batch):
-            clips = [self.clips.load(row) for row in self.rows[start : start + self.batch]]
+        errors = [WordErrors() for _ in self.rates]
+        for rows in own_batches(self.rows, self.batch):
+            clips = [self.clips.load(row) for row in rows]
+            texts: list[list[str]] = [[] for _ in self.rates]
             for transcripts in transcriber.transcribe_batch(clips, self.rates, num_beams=1):
-                for texts, transcript in zip(hypotheses, transcripts, strict=True):
-                    texts.append(transcript.text)
-        references = [row.text for row in self.rows]
-        return {
-            f"wer/{rates}": sum(word_errors(references, texts), WordErrors()).wer
-            for rates, texts in zip(self.rates, hypotheses, strict=True)
-        }
+                for own, transcript in zip(texts, transcripts, strict=True):
+                    own.append(transcript.text)
+            for number, own in enumerate(texts):
+                errors[number] += sum(word_errors([row.text for row in rows], own), WordErrors())
+        return error_rates(self.rates, errors)
 
 
 def _keep_batches(arguments: TrainingArguments, checkpoint: Path | None) -> None:

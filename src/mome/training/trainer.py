@@ -33,8 +33,8 @@ from mome.model.alignment import Alignment
 from mome.model.model import EncodedClips
 from mome.model.objective import SpeechOutput
 from mome.rates import TASKS, Rates
-from mome.training.preparation import SkippedClips
 from mome.training.run_folder import UPDATE, RunFolder, damaged, save_processor
+from mome.training.sharing import SkippedClips
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Clips and features stored before training, each by one of the processes, and the clips that cannot be read."""
+"""What the processes of a training share: clips and features to store, clips to skip, batches to validate."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from mome.data.tables import read_rows, table_text
 from mome.errors import MomeError, in_one_line
 from mome.files import write_text
 from mome.model import MomeForSpeechRecognition
+from mome.rates import Rates
+from mome.text.wer import WordErrors
 from mome.training.run_folder import SKIPPED
 
 logger = logging.getLogger(__name__)
@@ -43,6 +45,19 @@ def exchanged(value: _Value) -> list[_Value]:
     if count > 1:
         distributed.all_gather_object(values, value)
     return values
+
+
+def own_batches(rows: Sequence[ManifestRow], size: int) -> Iterator[Sequence[ManifestRow]]:
+    """Every batch of ``size`` rows that is this process's part of the work."""
+    number, every = processes()
+    for start in range(number * size, len(rows), every * size):
+        yield rows[start : start + size]
+
+
+def error_rates(rates: Sequence[Rates], errors: Sequence[WordErrors]) -> dict[str, float]:
+    """Word error rates such as ``{"wer/4,2": 0.03}``, of the errors of all processes; every process must call this."""
+    totals = [sum(each, WordErrors()) for each in zip(*exchanged(errors), strict=True)]
+    return {f"wer/{rate}": total.wer for rate, total in zip(rates, totals, strict=True)}
 
 
 class SkippedClips:
