@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import argparse
 import io
+import multiprocessing
 import pickle
 import tarfile
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +25,12 @@ import numpy as np
 import mome
 from mome import archive
 from mome.clip import Excerpt
+from mome.data.augmentation import Augmentation
+from mome.data.datasets import SpeechDataset
 from mome.data.manifests import ManifestRow, read_manifest, write_manifest
 from mome.data.prepare import CLIPS_PER_SHARD, MANIFEST, prepare, shards
 from mome.data.sampling import FrameBudgetSampler
+from mome.data.stores import ClipStore
 from mome.data.tables import table_text
 from mome.decoding.capacity import transcript_tokens
 from mome.evaluation.result import run_document, write_json
@@ -57,17 +62,30 @@ def stages(grid: Path, folder: Path) -> dict[str, Any]:
     whole = spent(lambda: prepare(shards(rows), folder))
     prepared = read_manifest(folder / MANIFEST)
     seconds = sum(row.frames or 0 for row in prepared) / 25
-    read = (
-        spent(lambda: [load_clip(row.path, excerpt=row.excerpt) for _ in range(REPEATS) for row in prepared]) / REPEATS
-    )
+    read = spent(lambda: [load_clip(row.path, excerpt=row.excerpt) for _ in range(REPEATS) for row in prepared])
+    noise = np.random.default_rng(0).standard_normal(16_000 * 60).astype(np.float32) / 10
+    store = ClipStore(folder / "unused", audio=True, video=True)
+    dataset = SpeechDataset(prepared, store, mome.load("mome-tiny").processor, Augmentation((noise,), (0.0,)), 0)
+    loaded = spent(lambda: [dataset[place, epoch] for epoch in range(REPEATS) for place in range(len(prepared))])
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        peak = pool.submit(preparing_peak, rows, folder / "again").result()
     return {
         "clips": len(rows),
         "seconds": seconds,
         "load_cpu_seconds_per_hour": load / seconds * 3600,
         "prepare_cpu_seconds_per_hour": whole / seconds * 3600,
-        "read_prepared_cpu_seconds_per_hour": read / seconds * 3600,
-        "read_prepared_cpu_ms_per_clip": read / len(rows) * 1e3,
+        "prepare_peak_bytes": peak,
+        "read_prepared_cpu_seconds_per_hour": read / REPEATS / seconds * 3600,
+        "read_prepared_cpu_ms_per_clip": read / REPEATS / len(rows) * 1e3,
+        "training_example_cpu_seconds_per_hour": loaded / REPEATS / seconds * 3600,
     }
+
+
+def preparing_peak(rows: list[ManifestRow], folder: Path) -> int:
+    """The most bytes that a process holds while it prepares clips."""
+    prepare(shards(rows), folder)
+    status = Path("/proc/self/status").read_text()  # resource's peak is that of the process that started this one too
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
 
 def index(folder: Path) -> dict[str, float]:
