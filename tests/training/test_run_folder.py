@@ -13,9 +13,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import mome
+from mome.data.manifests import ManifestRow
 from mome.errors import MomeError
 from mome.training import trainer
 from mome.training.run import train
+from mome.training.sharing import SkippedClips
 from mome.training.trainer import MatryoshkaTrainer
 from tests.training.toy import toy_backbones, toy_corpus, toy_recipe
 
@@ -366,3 +368,19 @@ def test_clips_that_cannot_be_read_are_skipped_up_to_a_limit(toy, tmp_path, capl
     ]
     expected = load_file(start(toy, tmp_path / "without", given[1]) / "model.safetensors")
     assert all(torch.equal(value, expected[name]) for name, value in load_file(output / "model.safetensors").items())
+
+
+def test_what_was_skipped_stays_out_until_the_run_is_started_anew(tmp_path):
+    rows = [ManifestRow(name, Path(f"{name}.mp4"), "train", "set red") for name in ("ant", "bee", "cat")]
+    first = SkippedClips(tmp_path, rows, 70, resume=False)
+    first.add({2: "no face, said, with commas"}, 0)
+    first.add({0: "damaged", 2: "again"}, 40)
+    found = {2: (0, "no face, said, with commas"), 0: (40, "damaged")}
+    assert first.found == SkippedClips(tmp_path, rows, 70, resume=True).found == found
+    assert SkippedClips(tmp_path, rows[::-1], 70, resume=True).found == {2 - place: why for place, why in found.items()}
+    with pytest.raises(
+        MomeError, match=r"damaged \(2 of 3 clips cannot be read, more than data.skip_percent=60 allows"
+    ):
+        SkippedClips(tmp_path, rows, 60, resume=True).add({}, 0)
+    assert SkippedClips(tmp_path, rows, 70, resume=False).found == {}
+    assert not list(tmp_path.iterdir())

@@ -82,6 +82,8 @@ class SkippedClips:
                 place = places.get((line["id"], line["path"]))
                 if place is not None and line["step"].isdigit():
                     self.found[place] = (int(line["step"]), line["reason"])
+        elif not resume and processes()[0] == 0:
+            self.file.unlink(missing_ok=True)
 
     def add(self, found: Mapping[int, str], step: int) -> None:
         """Tell all processes which clips this one could not read, and why; every process must call this.
