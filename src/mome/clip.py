@@ -33,7 +33,7 @@ class Clip:
     """One line each, to be shown to the user."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Excerpt:
     """What of a file is meant.
 

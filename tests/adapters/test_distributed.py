@@ -25,7 +25,8 @@ from . import tiny
 from .test_training import assert_same, gradients
 
 ADAPTERS = ("layer", "lora", "routers-layer", *tiny.GROUPED)
-SHARDED = ("lora", "lora-mss")
+SHARDED = ("lora", "lora-mss", "layer", "attention", "ffn", "routers-layer")
+CHECKPOINTED = "ffn"
 GROUPS = ((0, 0), (2, 0))  # of the sequences of each rank; nobody uses group 1
 
 
@@ -82,6 +83,8 @@ def work_sharded(rank: int, folder: Path) -> None:
             fully_shard(layer, mesh=mesh)
         fully_shard(model, mesh=mesh)
         assert all(isinstance(value, DTensor) for _, value in adapter_parameters(model))
+        if adapter == CHECKPOINTED:
+            model.gradient_checkpointing_enable()
         for _ in range(2):
             model.zero_grad()
             loss_of(model, adapter, rank).backward()

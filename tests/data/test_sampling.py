@@ -48,6 +48,13 @@ def test_the_order_is_told_by_seed_and_epoch_alone():
     assert batches(FrameBudgetSampler(LENGTHS, 200, 8), 3) != later
 
 
+def test_clips_without_a_length_are_left_out():
+    some = FrameBudgetSampler([75, 0, 50, 60, 0], 150)
+    assert [sorted(index for batch in batches(some, epoch) for index in batch) for epoch in (0, 1)] == [[0, 2, 3]] * 2
+    with pytest.raises(MomeError, match="no clips"):
+        FrameBudgetSampler([0, 0], 100)
+
+
 def test_what_does_not_fit():
     with pytest.raises(MomeError, match=r"longest training clip has 75 frames, more than data\.max_frames=74"):
         FrameBudgetSampler(LENGTHS, 74)

@@ -228,6 +228,43 @@ def test_examples_depend_on_seed_epoch_and_clip_alone(media, tmp_path, transcrib
         assert drawn["pixel_values_videos_mask"].sum(1).tolist() == [28, 20]
 
 
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_batch_is_without_the_clips_that_cannot_be_read(media, tmp_path, transcriber, cached):
+    clips, features = prepared(tmp_path / "clips", media), None
+    if cached:
+        features = FeatureStore(tmp_path / "features", 1, "key", 5)
+        features.prepare(media, clips, AUGMENT, transcriber.model, transcriber.processor, quiet)
+    gone = tmp_path / "gone.mkv"
+    gone.write_bytes(b"no film")
+    rows = [*media, ManifestRow("gone", gone, "train", "set gone", frames=25)]
+    dataset = SpeechDataset(rows, clips, transcriber.processor, AUGMENT, 1, features)
+
+    def batch(*places: int) -> tuple[list[int], list[int]]:
+        collated = dataset.collate(dataset.__getitems__([(place, 4) for place in places]))
+        return collated["clips"].tolist(), list(collated.get("lost", {}))
+
+    assert same(
+        dataset.collate(dataset.__getitems__([(0, 4), (2, 4)])), dataset.collate([dataset[0, 4], dataset[2, 4]])
+    )
+    assert batch(2, 3, 0) == ([2, 0], [3])
+    assert batch(3) == ([0], [3]), "the shortest clip takes its place"
+    dataset.skipped = {0, 3}
+    assert batch(2, 3, 0) == ([2], [])
+    assert batch(3) == ([1], [])
+    dataset.skipped = {0, 1, 2}
+    with pytest.raises(
+        MomeError, match=r"no training clip can be read: .*" + ("safetensors" if cached else "gone.mkv")
+    ):
+        batch(3)
+
+
+def test_the_length_of_a_stored_clip_is_known_by_its_header(media, tmp_path, monkeypatch):
+    clips = prepared(tmp_path, media)
+    whole = [clips.frames(row) for row in media]
+    monkeypatch.setattr(store.np, "load", None)
+    assert [clips.frames(row) for row in media] == whole == [20, 24, 28]
+
+
 @pytest.mark.parametrize("damage", [b"", b"no archive", None, {"audio": np.zeros(9)}, {"other": np.zeros(9)}])
 def test_a_damaged_clip_is_made_anew(media, tmp_path, damage, caplog, reads):
     clips = prepared(tmp_path, media)

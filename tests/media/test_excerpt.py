@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import shutil
 import tarfile
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mome.archive import find_member
 from mome.clip import Excerpt
 from mome.data.manifests import ManifestRow
 from mome.data.prepare import encode_mouth
@@ -91,3 +93,22 @@ def test_stored_clips_are_told_apart_by_their_parts(film, tmp_path):
             assert np.array_equal(store.get(part).mouth, MOUTH[first:30])
     sounds = [ManifestRow("a", film, "x", "hello", Excerpt(sound=film))]
     assert len({store.file(each) for each in (row, *parts, *sounds)}) == 4
+
+
+def test_any_name_in_an_archive_is_found_and_no_other(tmp_path):
+    names = ["a.mp4", "b c\n.mp4", "mp4", "512 519", "/x", "sub/a.mp4", "ä\udcff.mp4", "a.mp4"]
+    with tarfile.open(tmp_path / "x.tar", "w", errors="surrogateescape") as archive:
+        for number, name in enumerate(names):
+            member = tarfile.TarInfo(name)
+            member.size = 5
+            archive.addfile(member, io.BytesIO(b"file%d" % number))
+
+    def read(name: str) -> bytes | None:
+        member = find_member(tmp_path / "x.tar" / name)
+        return None if member is None else member.archive.read_bytes()[member.start : member.end]
+
+    found = {name: read(name) for name in names if "/" not in name}
+    assert found == {names[place]: b"file%d" % place for place in (1, 2, 3, 6, 7)}, "the last of a name counts"
+    assert [read(name) for name in ("a", "a.mp", ".mp4", "x", "p4", "b c", "a.mp4\0", "mp4\0512 517", "\0")] == [
+        None
+    ] * 9

@@ -13,9 +13,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import mome
+from mome.data.manifests import ManifestRow
 from mome.errors import MomeError
 from mome.training import trainer
 from mome.training.run import train
+from mome.training.sharing import SkippedClips
 from mome.training.trainer import MatryoshkaTrainer
 from tests.training.toy import toy_backbones, toy_corpus, toy_recipe
 
@@ -300,3 +302,85 @@ def test_the_state_is_written_after_all_else_of_a_checkpoint(toy, tmp_path, monk
     needed = {"model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth"}
     assert len(beside) == 2
     assert all(needed <= files and "trainer_state.json" not in files for files in beside)
+
+
+def mean(folders: list[Path]) -> dict[str, torch.Tensor]:
+    several = [load_file(folder / "model.safetensors") for folder in folders]
+    return {
+        name: sum(weights[name].double() for weights in several) / len(several) if value.is_floating_point() else value
+        for name, value in several[-1].items()
+    }
+
+
+def test_the_mean_of_the_last_checkpoints_is_the_model(toy, tmp_path, caplog):
+    output = tmp_path / "run"
+    options = ("optim.steps=8", "optim.average_last=3")
+    start(toy, output, *options)
+    checkpoints = [output / f"checkpoint-{step}" for step in (4, 6, 8)]
+    assert sorted(output.glob("checkpoint-*")) == checkpoints
+    expected, written = mean(checkpoints), load_file(output / "model.safetensors")
+    assert written.keys() == expected.keys()
+    for name, value in written.items():
+        torch.testing.assert_close(value.double(), expected[name], rtol=1e-6, atol=1e-8)
+    assert not torch.allclose(
+        written["connector.audio.0.0.weight"], mean(checkpoints[-1:])["connector.audio.0.0.weight"].float()
+    )
+
+    for name in ("checkpoint-8/trainer_state.json", "config.json", "model.safetensors", "history.json"):
+        (output / name).unlink()  # as if killed while it wrote the last checkpoint
+    start(toy, output, *options, resume=True)
+    resumed = load_file(output / "model.safetensors")
+    assert all(torch.equal(value, written[name]) for name, value in resumed.items())
+    assert "checkpoints only" not in caplog.text
+
+
+def test_the_mean_is_validated_and_of_all_checkpoints_if_there_are_few(toy, tmp_path, caplog):
+    output = tmp_path / "run"
+    start(toy, output, 'validation.rates=["4,-"]', "optim.average_last=5")
+    assert "optim.average_last=5: the run has 2 checkpoints only" in caplog.text
+    expected, written = mean(sorted(output.glob("checkpoint-*"))), load_file(output / "model.safetensors")
+    for name, value in written.items():
+        torch.testing.assert_close(value.double(), expected[name], rtol=1e-6, atol=1e-8)
+    history = json.loads((output / "history.json").read_text())
+    assert [entry["step"] for entry in history if "eval_wer/4,-" in entry] == [2, 4, 4]
+
+
+def test_clips_that_cannot_be_read_are_skipped_up_to_a_limit(toy, tmp_path, caplog):
+    lines = (toy / "data" / "manifest.csv").read_text().splitlines()
+    (tmp_path / "bad.mp4").write_bytes(b"no film")
+    places = [
+        ",".join([name, str(toy / "data" / path), *rest])
+        for name, path, *rest in (line.split(",") for line in lines[1:])
+    ]
+    bad = [f"bad_{split},bad.mp4,{split},set red" for split in ("train", "valid")]
+    (tmp_path / "manifest.csv").write_text("\n".join([lines[0], *places, *bad]))
+    given, output = (f"data.manifests=[{tmp_path}/manifest.csv]", 'validation.rates=["4,-"]'), tmp_path / "run"
+
+    message = refusal(toy, output, *given)
+    assert message.startswith(f"{tmp_path}/bad.mp4 cannot be opened")
+    assert f"(2 of 14 clips cannot be read, more than data.skip_percent=1 allows: see {output}/skipped.csv)" in message
+    start(toy, output, *given, "data.skip_percent=15", resume=True)
+    assert caplog.text.count("clip bad_train is skipped: ") == caplog.text.count("clip bad_valid is skipped: ") == 2
+    written = [line.split(",")[:3] for line in (output / "skipped.csv").read_text().splitlines()]
+    assert written == [
+        ["step", "id", "path"],
+        *(["0", f"bad_{split}", f"{tmp_path}/bad.mp4"] for split in ("train", "valid")),
+    ]
+    expected = load_file(start(toy, tmp_path / "without", given[1]) / "model.safetensors")
+    assert all(torch.equal(value, expected[name]) for name, value in load_file(output / "model.safetensors").items())
+
+
+def test_what_was_skipped_stays_out_until_the_run_is_started_anew(tmp_path):
+    rows = [ManifestRow(name, Path(f"{name}.mp4"), "train", "set red") for name in ("ant", "bee", "cat")]
+    first = SkippedClips(tmp_path, rows, 70, resume=False)
+    first.add({2: "no face, said, with commas"}, 0)
+    first.add({0: "damaged", 2: "again"}, 40)
+    found = {2: (0, "no face, said, with commas"), 0: (40, "damaged")}
+    assert first.found == SkippedClips(tmp_path, rows, 70, resume=True).found == found
+    assert SkippedClips(tmp_path, rows[::-1], 70, resume=True).found == {2 - place: why for place, why in found.items()}
+    with pytest.raises(
+        MomeError, match=r"damaged \(2 of 3 clips cannot be read, more than data.skip_percent=60 allows"
+    ):
+        SkippedClips(tmp_path, rows, 60, resume=True).add({}, 0)
+    assert SkippedClips(tmp_path, rows, 70, resume=False).found == {}
+    assert not list(tmp_path.iterdir())

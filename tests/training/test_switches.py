@@ -8,7 +8,9 @@ import os
 import re
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,11 +20,13 @@ from torch import Tensor
 from transformers import get_scheduler
 
 from mome.data.datasets import SpeechDataset
+from mome.data.manifests import ManifestRow, read_manifest, write_manifest
+from mome.data.tables import read_rows
 from mome.errors import MomeError
 from mome.model import forcing
 from mome.model.packing import pack
 from mome.training import load_recipe
-from mome.training.run import _arguments, _plan, train
+from mome.training.run import _arguments, _keep_batches, _plan, train
 from tests.training.test_run import recipe
 from tests.training.toy import MOME
 
@@ -45,10 +49,14 @@ def run(toy: Path, folder: Path, *options: str, adapter: str = MOME, resume: boo
     return train(path, [*overrides, *options], resume=resume)
 
 
+def history(output: Path) -> list[dict[str, Any]]:
+    entries: list[dict[str, Any]] = json.loads((output / "history.json").read_text())
+    return entries
+
+
 def logged(output: Path) -> list[dict[str, Any]]:
     """What was logged at each update, but for how long it took."""
-    history = json.loads((output / "history.json").read_text())
-    return [entry for entry in history if "loss" in entry]
+    return [entry for entry in history(output) if "loss" in entry]
 
 
 def losses(output: Path) -> Tensor:
@@ -146,20 +154,20 @@ def test_a_run_with_a_switch_resumes_to_the_same_weights(toy: Path, tmp_path: Pa
     # Three batches an epoch, or two updates where two are accumulated: the checkpoint is amid the second epoch.
     options = ["data.limit=null", "optim.steps=6", "validation.every_steps=4", switch]
     output = run(toy, tmp_path, *options)
-    straight, history = weights(output), logged(output)
+    straight, logs = weights(output), logged(output)
     cut_off(output, 6)
     run(toy, tmp_path, *options, resume=True)
-    assert logged(output) == history
+    assert logged(output) == logs
     assert all(torch.equal(value, straight[name]) for name, value in weights(output).items())
 
 
 def distributed(toy: Path, folder: Path, *options: str, adapter: str = MOME, resume: bool = False) -> Path:
     """Train in two processes, as torchrun starts them."""
     path, overrides = written(toy, folder, adapter)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "mome"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     finished = subprocess.run(
-        [*command, "train", str(path), *overrides, *options, *["--resume"] * resume],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+        [*command, "-m", "tests.training.launched", str(path), *overrides, *options, *["--resume"] * resume],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "STORED": str(folder / "stored")},
         capture_output=True,
         text=True,
         timeout=300,
@@ -173,22 +181,76 @@ def files(output: Path) -> set[str]:
     return {re.sub(r"events.out.*", "events", str(file.relative_to(output))) for file in output.rglob("*")}
 
 
+def with_damage(toy: Path, folder: Path) -> Path:
+    """A manifest of seven clips, one that is damaged, and one of which only the training sees that it is damaged."""
+    rows = read_manifest(toy / "data" / "manifest.csv")
+    (folder / "damaged.mp4").write_bytes(b"no film")
+    with tarfile.open(folder / "shard.tar", "w") as archive:
+        archive.add(folder / "damaged.mp4", "late.mp4")
+    late = ManifestRow("late", folder / "shard.tar" / "late.mp4", "train", "set white", frames=25)
+    rows = [*rows[:7], ManifestRow("early", folder / "damaged.mp4", "train", "set red"), late, *rows[9:]]
+    write_manifest(folder / "manifest.csv", rows)
+    return folder / "manifest.csv"
+
+
 @pytest.mark.slow
 def test_two_processes_train_as_one_that_accumulates_their_batches(toy: Path, tmp_path: Path):
     # Four batches of two clips an epoch, two for each process: the third update is amid the second epoch.
     options = ["data.max_frames=56", "optim.steps=4", "validation.every_steps=3", 'validation.rates=["16,5"]']
-    output = distributed(toy, tmp_path / "two", *options)
-    single = run(toy, tmp_path / "single", *options, "optim.accumulate=2")
+    options += [f"data.manifests=[{with_damage(toy, tmp_path)}]", "data.limit=null", "data.skip_percent=20"]
+    options += ["validation.batch=1"]
+    shared = f"data.cache_folder={tmp_path}/cache"
+    output = distributed(toy, tmp_path / "two", *options, shared)
+    parts = [(tmp_path / "two" / f"stored-{rank}.txt").read_text().split() for rank in (0, 1)]
+    assert [len(part) for part in parts] == [5, 6]
+    assert len({name for part in parts for name in part}) == 11, "a clip was stored twice"
+
+    single = run(toy, tmp_path / "single", *options, shared, "optim.accumulate=2")
     assert_as_trained(output, single, 1e-4)
+    rates = [
+        [entry["eval_wer/16,5"] for entry in history(folder) if "eval_wer/16,5" in entry] for folder in (output, single)
+    ]
+    assert len(rates[0]) == 2
+    assert rates[0] == rates[1]
+    for folder in (output, single):
+        skipped = [row for _, row in read_rows(folder / "skipped.csv", ("step", "id", "path", "reason"))]
+        assert [(row["step"], row["id"]) for row in skipped] == [("0", "early"), (skipped[1]["step"], "late")]
+        assert skipped[1]["step"] in "12"
+        assert "damaged.mp4" in skipped[0]["reason"]
+        assert "shard.tar/late.mp4" in skipped[1]["reason"]
     states = {f"checkpoint-{step}/rng_state_{rank}.pth" for step in (3, 4) for rank in (0, 1)}
     assert files(output) - states == files(single) - {f"checkpoint-{step}/rng_state.pth" for step in (3, 4)}
     assert len([*(output / "tensorboard").iterdir()]) == 1, "only the first process writes it"
 
-    straight, history = weights(output), logged(output)
+    straight, logs = weights(output), logged(output)
     cut_off(output, 4)
-    distributed(toy, tmp_path / "two", *options, resume=True)
-    assert logged(output) == history
+    distributed(toy, tmp_path / "two", *options, shared, resume=True)
+    assert logged(output) == logs
     assert all(torch.equal(value, straight[name]) for name, value in weights(output).items())
+
+    # Where one process is left, it takes the batches of both.
+    for _ in range(2):
+        cut_off(output, 4)
+        run(toy, tmp_path / "two", *options, shared, resume=True)
+        assert_as_trained(output, single, 1e-4)
+
+
+def test_processes_that_cannot_share_the_batches_of_an_update(tmp_path: Path):
+    def resumed(processes: int) -> int:
+        arguments = SimpleNamespace(world_size=processes, gradient_accumulation_steps=2)
+        _keep_batches(arguments, tmp_path)
+        return arguments.gradient_accumulation_steps
+
+    for rank in range(4):
+        (tmp_path / f"rng_state_{rank}.pth").touch()
+    assert resumed(4) == 2  # as before it was recorded
+    (tmp_path / "update.json").write_text('{"batches": 6}')
+    assert [resumed(count) for count in (1, 2, 3, 6)] == [6, 3, 2, 1]
+    with pytest.raises(MomeError, match=r"updates of 6 batches, which 4 processes .*: resume with 1 or 2 or 3 or 6 pr"):
+        resumed(4)
+    (tmp_path / "update.json").write_text('{"batches": "6"}')
+    with pytest.raises(MomeError, match=r"update\.json is missing or damaged"):
+        resumed(2)
 
 
 @pytest.mark.slow

@@ -10,7 +10,6 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -28,9 +27,10 @@ NOT_REENTRANT = (
 )
 
 
-@dataclass
 class AdapterContext:
     """Input and output of the adapters in one forward pass; make a new one for every forward pass.
+
+    It is no dataclass: FSDP would look for tensors in one, and hand every layer a copy whose statistics nobody sees.
 
     Attributes:
         token_mask: (B, T) bool, the positions that count for the routing statistics; a floating tensor
@@ -45,11 +45,15 @@ class AdapterContext:
             probabilities (B, T, N_r) and its chosen experts (B, T, k), to look at what the statistics sum up.
     """
 
-    token_mask: Tensor | None = None
-    group: Tensor | int | None = None
-    top_k: int | None = None
-    routing: dict[int, RouterStatistics] = field(default_factory=dict)
-    observe: Callable[[int, Tensor, Tensor], None] | None = None
+    def __init__(
+        self,
+        token_mask: Tensor | None = None,
+        group: Tensor | int | None = None,
+        top_k: int | None = None,
+        observe: Callable[[int, Tensor, Tensor], None] | None = None,
+    ) -> None:
+        self.token_mask, self.group, self.top_k, self.observe = token_mask, group, top_k, observe
+        self.routing: dict[int, RouterStatistics] = {}
 
     @cached_property
     def groups(self) -> tuple[int, ...]:

@@ -45,7 +45,7 @@ class AdapterTraining:
         """The Trainer's loss; in training, with the routers' one.
 
         Raises:
-            MomeError: the routers' statistics are lost, as where experts are sharded by FSDP.
+            MomeError: the routers' statistics are lost, as where something copies the model's arguments.
         """
         inputs = dict(inputs)
         mask = inputs.get("attention_mask")
@@ -60,7 +60,7 @@ class AdapterTraining:
         if model.training and routed and not context.routing:
             raise MomeError(
                 "the experts' routing statistics did not come back from the model, so their loss would be missing: "
-                "train experts by DistributedDataParallel instead of sharding them"
+                "train experts without what wraps the model, or by DistributedDataParallel or FSDP2"
             )
         if model.training and routed:
             balance = load_balancing_loss(context)

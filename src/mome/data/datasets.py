@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Required, TypedDict
+from itertools import islice
+from typing import Any, Required, TypedDict
 
 import numpy as np
 import torch
@@ -16,15 +17,20 @@ from mome.data.augmentation import Augmentation
 from mome.data.manifests import ManifestRow
 from mome.data.sampling import Example
 from mome.data.stores import ClipStore, FeatureStore, augmented_audio, augmented_video, pad_features
+from mome.errors import MomeError, in_one_line
 from mome.model.processor import MomeProcessor
 from mome.text.transcript import normalize
 
 
 class Item(TypedDict, total=False):
-    """One training example: a clip's place among the rows, its text, and either features or encoder inputs."""
+    """One training example: a clip's place among the rows, its text, and either features or encoder inputs.
+
+    ``lost`` says which clips of the batch cannot be read, by place, and why.
+    """
 
     clip: Required[int]
     text: Required[str]
+    lost: dict[int, str]
     features: dict[str, Tensor]
     audio: tuple[np.ndarray, int]
     video: np.ndarray
@@ -44,6 +50,7 @@ class SpeechDataset(Dataset[Item]):
         augmentation: the random changes to the clips.
         seed: seed of the augmentation.
         features: store of encoder features to use instead of the clips, or ``None``.
+        skipped: places of clips that are left out of their batches, because they cannot be read.
     """
 
     rows: Sequence[ManifestRow]
@@ -52,14 +59,43 @@ class SpeechDataset(Dataset[Item]):
     augmentation: Augmentation
     seed: int
     features: FeatureStore | None = None
+    skipped: set[int] = field(default_factory=set)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     @cached_property
     def frames(self) -> list[int]:
-        """Video frames (25 a second) of each clip, which must be stored."""
+        """Video frames (25 a second) of each clip, which must be stored; 0 of a clip that is not to be trained on."""
         return [self.clips.frames(row) for row in self.rows]
+
+    def __getitems__(self, examples: Sequence[Example]) -> list[Item]:
+        """The examples of a batch, without those that cannot be read; if none can, the shortest clip instead.
+
+        Raises:
+            MomeError: no clip can be read.
+        """
+        lost: dict[int, str] = {}
+        items = [item for example in examples if (item := self._readable(example, lost)) is not None]
+        if not items:
+            places = np.argsort(self.frames, kind="stable").tolist()
+            shortest = ((place, examples[0][1]) for place in places if self.frames[place])
+            items = list(islice(filter(None, (self._readable(example, lost) for example in shortest)), 1))
+        if not items:
+            raise MomeError(f"no training clip can be read: {next(iter(lost.values()), 'all were skipped before')}")
+        if lost:
+            items[0]["lost"] = lost
+        return items
+
+    def _readable(self, example: Example, lost: dict[int, str]) -> Item | None:
+        """An example; ``None`` if its clip is skipped, or cannot be read, which ``lost`` gets to know."""
+        if example[0] in self.skipped or example[0] in lost:
+            return None
+        try:
+            return self[example]
+        except (MomeError, OSError) as error:
+            lost[example[0]] = in_one_line(error)
+            return None
 
     def __getitem__(self, example: Example) -> Item:
         index, epoch = example
@@ -78,17 +114,21 @@ class SpeechDataset(Dataset[Item]):
             item["video"] = augmented_video(clip.mouth, self.augmentation, rng, self.processor)
         return item
 
-    def collate(self, items: list[Item]) -> dict[str, Tensor]:
+    def collate(self, items: list[Item]) -> dict[str, Any]:
         """Pad examples to a batch.
 
         Returns:
             ``labels (B, S)`` int64 of the normalised transcripts, ``words (B,)`` and ``clips (B,)`` int64 (number of
             words, place among the rows), and either the processor's tensors or, from stored features,
-            ``audio_frames (B, T, D)`` with ``audio_lengths (B,)``, and the same for video.
+            ``audio_frames (B, T, D)`` with ``audio_lengths (B,)``, and the same for video; and ``lost`` of the items if
+            any.
         """
         texts = [normalize(item["text"]) for item in items]
-        batch = {"labels": self.processor.labels(texts), "words": torch.tensor([len(text.split()) for text in texts])}
+        words = torch.tensor([len(text.split()) for text in texts])
+        batch: dict[str, Any] = {"labels": self.processor.labels(texts), "words": words}
         batch["clips"] = torch.tensor([item["clip"] for item in items])
+        if lost := [item["lost"] for item in items if "lost" in item]:
+            batch["lost"] = lost[0]
         if self.features is not None:
             for name in items[0]["features"]:
                 frames, lengths = pad_features([item["features"][name] for item in items])

@@ -23,7 +23,7 @@ class NoSuchSplit(MomeError):
     """A manifest has no clip of the split that is asked for."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ManifestRow:
     """One clip.
 

@@ -21,7 +21,7 @@ class FrameBudgetSampler(Sampler[list[Example]]):
     an uninterrupted one. All epochs have the same number of batches.
 
     Args:
-        lengths: video frames (25 a second) of each clip.
+        lengths: video frames (25 a second) of each clip; 0 for a clip to leave out.
         max_frames: the most frames in a batch, with padding.
         seed: seed of the order.
 
@@ -34,7 +34,7 @@ class FrameBudgetSampler(Sampler[list[Example]]):
         self.max_frames = max_frames
         self.seed = seed
         self.epoch = 0
-        if not len(self.lengths):
+        if not self.lengths.any():
             raise MomeError("there are no clips to train on")
         if int(self.lengths.max()) > max_frames:
             raise MomeError(
@@ -49,7 +49,8 @@ class FrameBudgetSampler(Sampler[list[Example]]):
 
     def _batches(self, epoch: int) -> list[list[int]]:
         rng = np.random.default_rng((self.seed, epoch))
-        order = np.lexsort((rng.random(len(self.lengths)), -self.lengths))
+        kept = np.flatnonzero(self.lengths)
+        order = kept[np.lexsort((rng.random(len(kept)), -self.lengths[kept]))]
         batches: list[list[int]] = []
         for index in order.tolist():
             # The first clip of a batch is its longest.

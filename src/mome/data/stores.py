@@ -7,6 +7,7 @@ import logging
 import multiprocessing
 import signal
 import threading
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -24,13 +25,13 @@ from torch import Tensor, nn
 
 from mome.adapters.files import save_tensors
 from mome.archive import find_member
-from mome.clip import FRAME_RATE, MOUTH_SIZE, Clip, length
+from mome.clip import FRAME_RATE, MOUTH_SIZE, SAMPLE_RATE, Clip, length
 from mome.data.augmentation import Augmentation
 from mome.data.manifests import ManifestRow
 from mome.errors import MomeError, shortened
 from mome.files import atomic_write, disk_errors
 from mome.media import load_clip
-from mome.media.face import FaceDetector, check_detector
+from mome.media.face import DetectorError, FaceDetector, check_detector
 from mome.model.model import MomeForSpeechRecognition
 from mome.model.processor import MomeProcessor
 
@@ -39,14 +40,19 @@ logger = logging.getLogger(__name__)
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, the number of clips done and of all clips."""
 
+_Stored = tuple[tuple[str, ...], MomeError | None]
+_ARRAYS = (
+    ("audio", SAMPLE_RATE, "audio"),
+    ("mouth", FRAME_RATE, "video"),
+)  # of a stored clip, and which option keeps it
 _CHECKSUM = "crc32"  # key in the metadata of a feature file
 
 
 class _Job(NamedTuple):
-    """A clip to store: its media file, the file to write, and the options of :class:`ClipStore`."""
+    """A clip to store: its media file, the file to write if any, and the options of :class:`ClipStore`."""
 
     row: ManifestRow
-    target: Path
+    target: Path | None
     audio: bool
     video: bool
     longest: float | None
@@ -98,22 +104,42 @@ class ClipStore:
         Raises:
             MomeError: a clip cannot be read or lacks a modality.
         """
+        missing = [row for row in rows if not self.has(row)]
+        for done, (_, error) in enumerate(self.store(missing, workers), start=1):
+            if error is not None:
+                raise error
+            progress("reading clips", done, len(missing))
+
+    def has(self, row: ManifestRow) -> bool:
+        """Whether a clip is stored, or need not be as it is in a tar file."""
+        return find_member(row.path) is not None or self.file(row).exists()
+
+    def store(self, rows: Sequence[ManifestRow], workers: int) -> Iterator[tuple[ManifestRow, MomeError | None]]:
+        """Store clips, or for those in tar files try to read them; ``workers`` processes do so.
+
+        Yields:
+            Every row in order when it is done, with the error if its clip cannot be read or lacks a modality.
+
+        Raises:
+            MomeError: a clip cannot be written, or no face detector can be used.
+        """
         _make_folder(self.folder)
-        jobs = [self._job(row) for row in rows if find_member(row.path) is None]
-        jobs = [job for job in jobs if not job.target.exists()]
-        for done, warnings in enumerate(self._run(jobs, workers), start=1):
+        jobs = [self._job(row) for row in rows]
+        for row, (warnings, error) in zip(rows, self._run(jobs, workers), strict=True):
             _log(warnings)
-            progress("reading clips", done, len(jobs))
+            yield row, error
 
     def _job(self, row: ManifestRow) -> _Job:
-        return _Job(row, self.file(row), self.audio, self.video, *self.limits)
+        target = self.file(row) if find_member(row.path) is None else None
+        return _Job(row, target, self.audio, self.video, *self.limits)
 
     def _store(self, row: ManifestRow) -> None:
-        _make_folder(self.folder)
-        _log(_store_clip(self._job(row)))
+        for _, error in self.store([row], 0):
+            if error is not None:
+                raise error
 
     @staticmethod
-    def _run(jobs: list[_Job], workers: int) -> Iterator[tuple[str, ...]]:
+    def _run(jobs: list[_Job], workers: int) -> Iterator[_Stored]:
         if workers < 2:
             yield from map(_store_clip, jobs)
             return
@@ -131,7 +157,7 @@ class ClipStore:
             MomeError: the media file cannot be read again.
         """
         if find_member(row.path) is not None:
-            clip = _read_clip(_Job(row, self.folder, self.audio, self.video, *self.limits))
+            clip = _read_clip(self._job(row))
             _log(clip.warnings)
             return clip
         file = self.file(row)
@@ -160,13 +186,36 @@ class ClipStore:
         Raises:
             MomeError: the clip cannot be read or lacks a modality.
         """
-        if find_member(row.path) is None and not self.file(row).exists():
+        if not self.has(row):
             self._store(row)
         return self.load(row)
 
     def frames(self, row: ManifestRow) -> int:
-        """Length of a clip in video frames, 25 a second: as the manifest says, else that of the stored clip."""
-        return row.frames or max(1, round(self.load(row).seconds * FRAME_RATE))
+        """Length of a clip in video frames, 25 a second: as the manifest says, else that of the stored clip.
+
+        Raises:
+            MomeError: as :meth:`load`.
+        """
+        seconds = None if row.frames else self._seconds(row)
+        return row.frames or max(1, round((self.load(row).seconds if seconds is None else seconds) * FRAME_RATE))
+
+    def _seconds(self, row: ManifestRow) -> float | None:
+        """Seconds of a stored clip by the headers of its arrays alone; ``None`` if they cannot be read."""
+        if find_member(row.path) is not None:
+            return None
+        arrays = [(name, rate) for name, rate, own in _ARRAYS if getattr(self, own)]
+        try:
+            with zipfile.ZipFile(self.file(row)) as saved:
+                return max(_items(saved, name) / rate for name, rate in arrays)
+        except Exception:  # of any kind: NumPy and zipfile have many for a damaged file
+            return None
+
+
+def _items(saved: zipfile.ZipFile, name: str) -> int:
+    """Length of an array in a file of ``numpy.savez``."""
+    with saved.open(f"{name}.npy") as file:
+        np.lib.format.read_magic(file)
+        return int(np.lib.format.read_array_header_1_0(file)[0][0])
 
 
 @contextmanager
@@ -200,13 +249,19 @@ def _stamp(path: Path) -> tuple[int, int]:
     return stat.st_size, stat.st_mtime_ns
 
 
-def _store_clip(job: _Job) -> tuple[str, ...]:
-    """Store a clip and return its warnings, for the main process to log."""
-    clip = _read_clip(job)
+def _store_clip(job: _Job) -> _Stored:
+    """Store a clip; returns its warnings, for the main process to log, and the error if it cannot be read."""
+    try:
+        clip = _read_clip(job)
+    except DetectorError:
+        raise
+    except MomeError as error:
+        return (), error
     arrays = {"audio": clip.audio, "mouth": clip.mouth}
-    with atomic_write(job.target) as temporary, temporary.open("wb") as file:
-        np.savez(file, allow_pickle=False, **{key: value for key, value in arrays.items() if value is not None})
-    return clip.warnings
+    if job.target is not None:
+        with atomic_write(job.target) as temporary, temporary.open("wb") as file:
+            np.savez(file, allow_pickle=False, **{key: value for key, value in arrays.items() if value is not None})
+    return clip.warnings, None
 
 
 def _read_clip(job: _Job) -> Clip:
@@ -276,11 +331,44 @@ class FeatureStore:
         Raises:
             MomeError: a clip cannot be read, or its features are too large for float16.
         """
+        missing = [row for row in rows if not self.has(row, clips)]
+        encoded = self.encode(missing, clips, augmentation, model, processor)
+        for done, (_, error) in enumerate(encoded, start=1):
+            if error is not None:
+                raise error
+            progress("encoding clips", done, len(missing))
+
+    def has(self, row: ManifestRow, clips: ClipStore) -> bool:
+        """Whether the variants of a clip are stored and not damaged."""
+        return self._is_intact(self.file(clips.file(row)))
+
+    def encode(
+        self,
+        rows: Sequence[ManifestRow],
+        clips: ClipStore,
+        augmentation: Augmentation,
+        model: MomeForSpeechRecognition,
+        processor: MomeProcessor,
+    ) -> Iterator[tuple[ManifestRow, MomeError | None]]:
+        """Encode and store the variants of clips.
+
+        Yields:
+            Every row in order when it is done, with the error if its clip cannot be read.
+
+        Raises:
+            MomeError: a file cannot be written, or features are too large for float16.
+        """
         _make_folder(self.folder)
-        todo = [row for row in rows if not self._is_intact(self.file(clips.file(row)))]
-        for done, row in enumerate(todo, start=1):
+        for row in rows:
+            try:
+                clip = clips.load(row)
+            except DetectorError:
+                raise
+            except MomeError as error:
+                yield row, error
+                continue
             rngs = [np.random.default_rng((self.seed, variant, *row.id.encode())) for variant in range(self.variants)]
-            inputs = _augmented(clips.load(row), rngs, augmentation, processor)
+            inputs = _augmented(clip, rngs, augmentation, processor)
             with torch.autocast(model.device.type, torch.bfloat16, enabled=self.half):
                 encoded = model.encode(**{name: value.to(model.device) for name, value in inputs.items()})
             features = {"audio": encoded.audio, "video": encoded.video}
@@ -291,7 +379,7 @@ class FeatureStore:
                 raise MomeError(f"the encoder features of {row.path} are not finite in float16: use data.cache=clips")
             file = self.file(clips.file(row))
             save_tensors(tensors, file, {_CHECKSUM: _checksum(tensors)})
-            progress("encoding clips", done, len(todo))
+            yield row, None
 
     def load(self, clip_file: Path, variant: int) -> dict[str, Tensor]:
         """Load the ``audio`` and ``video`` frames ``(T, D)`` float32 of a variant.

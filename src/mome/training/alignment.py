@@ -23,6 +23,7 @@ from mome.text.transcript import normalize
 from mome.text.wer import WordErrors, word_errors
 from mome.training.build import outline
 from mome.training.recipe import AlignRecipe, Recipe
+from mome.training.sharing import error_rates, own_batches
 
 
 def alignment_recipe(recipe: Recipe) -> Recipe:
@@ -41,6 +42,7 @@ def alignment_recipe(recipe: Recipe) -> Recipe:
         learning_rate=align.learning_rate,
         connector_learning_rate=None,
         warmup_steps=align.warmup_steps,
+        average_last=None,
     )
     data = replace(recipe.data, max_frames=align.max_frames or recipe.data.max_frames)
     model, output = replace(recipe.model, self_contained=False), f"{recipe.output}/align"
@@ -110,12 +112,11 @@ class AlignmentValidation:
 
     @torch.no_grad()
     def __call__(self, model: MomeForSpeechRecognition) -> dict[str, float]:
-        """Decode the clips; returns for example ``{"wer/4,-": 0.45}``."""
+        """Decode the clips, each in one of the processes; returns for example ``{"wer/4,-": 0.45}``."""
         assert model.alignment is not None
         errors = [WordErrors() for _ in self.rates]
         audio, video = (any(getattr(rate, side) for rate in self.rates) for side in ("audio", "video"))
-        for start in range(0, len(self.rows), self.batch):
-            rows = self.rows[start : start + self.batch]
+        for rows in own_batches(self.rows, self.batch):
             inputs = self.processor([self.clips.load(row) for row in rows], audio=audio, video=video).to(model.device)
             encoded = model.encode(**inputs)
             for number, rate in enumerate(self.rates):
@@ -123,4 +124,4 @@ class AlignmentValidation:
                 ids = model.alignment.decode(connected, model.get_input_embeddings().weight)
                 texts = [self.processor.tokenizer.decode(each) for each in ids]
                 errors[number] += sum(word_errors([row.text for row in rows], texts), WordErrors())
-        return {f"wer/{rate}": total.wer for rate, total in zip(self.rates, errors, strict=True)}
+        return error_rates(self.rates, errors)

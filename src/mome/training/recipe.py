@@ -87,6 +87,7 @@ class DataRecipe:
         limit: number of training clips, drawn once; ``None`` for all.
         max_frames: video frames of a batch, padding included.
         workers: processes that load clips.
+        skip_percent: how many clips of a hundred may be skipped because they cannot be read.
     """
 
     manifests: list[str] = field(default_factory=list)
@@ -99,6 +100,7 @@ class DataRecipe:
     variants: int = 4
     max_frames: int = 1500
     workers: int = 0
+    skip_percent: float = 1.0
 
     def __post_init__(self) -> None:
         """Raise :class:`MomeError` naming the key whose value is not possible."""
@@ -115,6 +117,7 @@ class DataRecipe:
             variants=checks.integer(1, 1000),
             max_frames=checks.integer(1),
             workers=checks.integer(0, 256),
+            skip_percent=checks.share,
         )
 
 
@@ -179,6 +182,8 @@ class OptimRecipe:
             ``learning_rate``.
         scheduler: how the learning rate goes on after the warm-up: down to 0 like a cosine or a line, or constant.
         clip_norm: largest norm of the gradient; 0 for no clipping.
+        average_last: number of checkpoints whose mean is the run's final model, the last ones; ``None`` for the one
+            checkpoint with the least word error rate, or the last if nothing is validated.
         report_to: where losses go besides ``history.json``: ``tensorboard``, ``wandb``, ``trackio``; an empty list for
             nowhere.
         accumulate: batches of one update.
@@ -209,6 +214,7 @@ class OptimRecipe:
     gradient_checkpointing: bool = False
     spare_memory: bool = False
     log_steps: int = 10
+    average_last: int | None = None
     report_to: list[str] = field(default_factory=lambda: ["tensorboard"])
     seed: int = 42
 
@@ -237,6 +243,7 @@ class OptimRecipe:
             accumulate=checks.integer(1),
             precision=checks.one_of(("fp32", "bf16")),
             log_steps=checks.integer(1),
+            average_last=checks.integer(1),
             report_to=checks.each(checks.one_of(("tensorboard", "wandb", "trackio"))),
             seed=checks.integer(0, 2**32 - 1),
         )

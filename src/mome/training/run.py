@@ -34,8 +34,9 @@ from mome.training.build import build, model_config
 from mome.training.loading import load_recipe
 from mome.training.progress import Bars, StderrProgress
 from mome.training.recipe import OptimRecipe, Recipe
-from mome.training.run_folder import RunFolder, save_processor
+from mome.training.run_folder import RunFolder, batches_of, save_processor
 from mome.training.schedule import RateSchedule, TopKSchedule
+from mome.training.sharing import SkippedClips, error_rates, own_batches, store_clips, store_features
 from mome.training.start import take_trained
 from mome.training.trainer import MatryoshkaTrainer, Validate, load_weights, save_alignment
 
@@ -65,6 +66,7 @@ def train(name: str | Path, overrides: Sequence[str] = (), resume: bool = False)
     folder = RunFolder(Path(recipe.output))
     with arguments.main_process_first(local=False):
         checkpoint = folder.claim(recipe, resume)
+    _keep_batches(arguments, checkpoint)
     set_seed(recipe.optim.seed)
     # On H100 and H200 cuDNN's gradients are NaN with a mask and lengths of 64, 192, 320 …: pytorch/pytorch#196678.
     torch.backends.cuda.enable_cudnn_sdp(False)
@@ -74,14 +76,19 @@ def train(name: str | Path, overrides: Sequence[str] = (), resume: bool = False)
         model.language_model.set_attn_implementation("eager")
     if recipe.optim.gradient_checkpointing:
         model.activation_checkpointing_enable()
+    rows = [*plan.train_rows, *plan.valid_rows]
+    skipped = SkippedClips(folder.path, rows, recipe.data.skip_percent, resume=checkpoint is not None)
     with disk_errors(folder.path):
-        dataset = _dataset(recipe, plan, model, processor)
+        dataset = _dataset(recipe, plan, model, processor, skipped)
+        plan = replace(
+            plan, valid_rows=[rows[place] for place in range(len(dataset), len(rows)) if place not in skipped.found]
+        )
         if checkpoint is None and recipe.optim.start is not None:
             take_trained(model, recipe.optim.start)
         elif checkpoint is None and recipe.align.start is not None:
             take_connector(model, recipe.align.start)
         elif checkpoint is None and recipe.align.is_stage:
-            _align(recipe, plan, model, dataset, resume)
+            _align(recipe, plan, model, dataset, skipped, resume)
         if recipe.align.weight:
             model.alignment = model.alignment or alignment(model, dataset)
             model.alignment.weight = recipe.align.weight
@@ -90,7 +97,7 @@ def train(name: str | Path, overrides: Sequence[str] = (), resume: bool = False)
         validate = Validation(
             plan.validated, recipe.validation.batch, dataset.processor, dataset.clips, plan.valid_rows
         )
-        trainer = _trainer(recipe, plan, arguments, model, dataset, validate)
+        trainer = _trainer(recipe, plan, arguments, model, dataset, validate, skipped)
         _run(trainer, checkpoint)
     if trainer.is_world_process_zero():
         _save(recipe, trainer, processor, folder.path)
@@ -98,7 +105,14 @@ def train(name: str | Path, overrides: Sequence[str] = (), resume: bool = False)
     return folder.path
 
 
-def _align(recipe: Recipe, plan: Plan, model: MomeForSpeechRecognition, dataset: SpeechDataset, resume: bool) -> None:
+def _align(
+    recipe: Recipe,
+    plan: Plan,
+    model: MomeForSpeechRecognition,
+    dataset: SpeechDataset,
+    skipped: SkippedClips,
+    resume: bool,
+) -> None:
     """Train the connector by the alignment alone, unless that was done before, and load what came out.
 
     What follows starts from the files, so it is the same whether or not the alignment was trained in this process.
@@ -108,10 +122,11 @@ def _align(recipe: Recipe, plan: Plan, model: MomeForSpeechRecognition, dataset:
     folder = RunFolder(Path(recipe.output))
     with arguments.main_process_first(local=False):
         checkpoint = folder.claim(recipe, resume)
+    _keep_batches(arguments, checkpoint)
     model.alignment = alignment(model, dataset)
     if not (folder.path / "config.json").exists():
         validate = AlignmentValidation(plan.validated, recipe.validation.batch, dataset, plan.valid_rows)
-        trainer = _trainer(recipe, plan, arguments, model, dataset, validate)
+        trainer = _trainer(recipe, plan, arguments, model, dataset, validate, skipped)
         _run(trainer, checkpoint)
         spread(model.connector, trainer.state.log_history)
         if trainer.is_world_process_zero():
@@ -126,6 +141,8 @@ def _run(trainer: MatryoshkaTrainer, checkpoint: Path | None) -> None:
     with closing(StderrProgress()) as progress:
         trainer.add_callback(progress)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if trainer.average_last is not None and trainer.validate is None:
+        trainer.load_average(trainer.average_last)
     trainer.model_wrapped = trainer.model
     trainer.accelerator.free_memory()
 
@@ -221,7 +238,13 @@ def _schedule(recipe: Recipe, plan: Plan) -> RateSchedule:
     return RateSchedule(plan.rates, optim.seed, optim.rates_per_step, optim.one_rate_per_task, optim.rates_up_to)
 
 
-def _dataset(recipe: Recipe, plan: Plan, model: MomeForSpeechRecognition, processor: MomeProcessor) -> SpeechDataset:
+def _dataset(
+    recipe: Recipe,
+    plan: Plan,
+    model: MomeForSpeechRecognition,
+    processor: MomeProcessor,
+    skipped: SkippedClips,
+) -> SpeechDataset:
     """Store clips and features that are not stored yet; raises :class:`MomeError` if a clip cannot be trained on."""
     optim, data = recipe.optim, recipe.data
     cache, augmentation = Path(data.cache_folder), plan.augmentation
@@ -236,12 +259,12 @@ def _dataset(recipe: Recipe, plan: Plan, model: MomeForSpeechRecognition, proces
     dataset = SpeechDataset(plan.train_rows, clips, processor, augmentation, optim.seed)
     transcripts = transcript_tokens([(row.id, row.text) for row in plan.train_rows], model.config, processor)
     with closing(Bars()) as bars:
-        clips.prepare([*plan.train_rows, *plan.valid_rows], data.workers, bars)
+        store_clips(dataset, plan.valid_rows, data.workers, skipped, bars)
         names = [row.id for row in plan.train_rows]
-        model.config.segment_seconds = round(sum(dataset.frames) / len(dataset.frames) / FRAME_RATE, 2)
-        check_clips(
-            list(zip(names, dataset.frames, transcripts, strict=True)), model.config, _schedule(recipe, plan).bounds()
-        )
+        sizes = [size for size in zip(names, dataset.frames, transcripts, strict=True) if size[1]]
+        if sizes:  # else the sampler says that there are none
+            model.config.segment_seconds = round(sum(size[1] for size in sizes) / len(sizes) / FRAME_RATE, 2)
+        check_clips(sizes, model.config, _schedule(recipe, plan).bounds())
         if data.cache == "tokens":
             encoders = fingerprint(model.audio_encoder, model.video_encoder)
             noises = [hashlib.blake2b(noise.tobytes()).hexdigest() for noise in augmentation.noises]
@@ -251,7 +274,7 @@ def _dataset(recipe: Recipe, plan: Plan, model: MomeForSpeechRecognition, proces
             # Features that chance does not touch are the same for every seed of the training.
             seed = optim.seed if augmentation.is_random(clips.audio, clips.video) else OptimRecipe.seed
             dataset.features = FeatureStore(cache / "tokens", data.variants, key, seed, half)
-            dataset.features.prepare(plan.train_rows, clips, augmentation, model, processor, bars)
+            store_features(dataset, model, skipped, bars)
     return dataset
 
 
@@ -262,6 +285,7 @@ def _trainer(
     model: MomeForSpeechRecognition,
     dataset: SpeechDataset,
     validate: Validate,
+    skipped: SkippedClips,
 ) -> MatryoshkaTrainer:
     optim = recipe.optim
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(Path(recipe.output) / "tensorboard")
@@ -278,6 +302,8 @@ def _trainer(
         optim.rate_weights,
         TopKSchedule(optim.top_k, optim.seed),
         optim.spare_memory,
+        skipped,
+        optim.average_last,
     )
     trainer.remove_callback(ProgressCallback)
     return trainer
@@ -293,19 +319,37 @@ class Validation:
         self.processor, self.clips, self.rows = processor, clips, rows
 
     def __call__(self, model: MomeForSpeechRecognition) -> dict[str, float]:
-        """Transcribe the clips; returns for example ``{"wer/4,2": 0.03}``."""
+        """Transcribe the clips, each in one of the processes; returns for example ``{"wer/4,2": 0.03}``."""
         transcriber = Transcriber(model, self.processor)
-        hypotheses: list[list[str]] = [[] for _ in self.rates]
-        for start in range(0, len(self.rows), self.batch):
-            clips = [self.clips.load(row) for row in self.rows[start : start + self.batch]]
+        errors = [WordErrors() for _ in self.rates]
+        for rows in own_batches(self.rows, self.batch):
+            clips = [self.clips.load(row) for row in rows]
+            texts: list[list[str]] = [[] for _ in self.rates]
             for transcripts in transcriber.transcribe_batch(clips, self.rates, num_beams=1):
-                for texts, transcript in zip(hypotheses, transcripts, strict=True):
-                    texts.append(transcript.text)
-        references = [row.text for row in self.rows]
-        return {
-            f"wer/{rates}": sum(word_errors(references, texts), WordErrors()).wer
-            for rates, texts in zip(self.rates, hypotheses, strict=True)
-        }
+                for own, transcript in zip(texts, transcripts, strict=True):
+                    own.append(transcript.text)
+            for number, own in enumerate(texts):
+                errors[number] += sum(word_errors([row.text for row in rows], own), WordErrors())
+        return error_rates(self.rates, errors)
+
+
+def _keep_batches(arguments: TrainingArguments, checkpoint: Path | None) -> None:
+    """Accumulate so that an update has as many batches as before, if another number of processes resumes a run.
+
+    Raises:
+        MomeError: that number does not divide the batches of an update.
+    """
+    if checkpoint is None:
+        return
+    now = arguments.world_size
+    batches = batches_of(checkpoint, arguments.gradient_accumulation_steps)
+    if batches % now:
+        fitting = [str(count) for count in range(1, batches + 1) if batches % count == 0]
+        raise MomeError(
+            f"{checkpoint} has updates of {batches} batches, which {now} processes cannot share: resume with "
+            f"{' or '.join(fitting)} processes"
+        )
+    arguments.gradient_accumulation_steps = batches // now
 
 
 def _arguments(recipe: Recipe, plan: Plan) -> TrainingArguments:

@@ -27,11 +27,12 @@ from mome.training.recipe import Recipe
 
 logger = logging.getLogger(__name__)
 
-RECIPE_FILE, RECORD, STATE = "recipe.yaml", "checkpoints.json", "trainer_state.json"
-LENGTHS = ("optim.steps", "optim.epochs")  # keys that may change when a run is resumed
+RECIPE_FILE, RECORD, STATE, SKIPPED = "recipe.yaml", "checkpoints.json", "trainer_state.json", "skipped.csv"
+UPDATE = "update.json"  # in a checkpoint: the number of batches of an update
+CHANGEABLE = ("optim.steps", "optim.epochs", "data.skip_percent")  # keys that may change when a run is resumed
 
 # Files that a run writes. Other files in the folder, such as logs, are ignored.
-_TEXTS = ("*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt", RECIPE_FILE)
+_TEXTS = ("*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt", RECIPE_FILE, SKIPPED)
 _WRITTEN = (*_TEXTS, "*.safetensors", "tensorboard", "checkpoint-*", *BACKBONES)
 _KEPT = 2  # number of checkpoints
 _CHECKPOINT = re.compile(r"checkpoint-\d+")
@@ -42,10 +43,11 @@ class RunFolder:
 
     Args:
         path: the folder; :meth:`claim` makes it.
+        kept: number of checkpoints that are kept, the last ones.
     """
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, path: Path, kept: int = 1):
+        self.path, self.kept = path, kept
 
     def claim(self, recipe: Recipe, resume: bool) -> Path | None:
         """Make the folder, or check that it is this run's, and record the recipe there.
@@ -95,17 +97,20 @@ class RunFolder:
         self._record([path.name for path in _by_step(self.path, self._recorded() or [])] + [checkpoint])
 
     def keep(self, best: str | None) -> None:
-        """Delete the run's oldest checkpoints until two are left, but neither the last nor the best."""
+        """Delete the run's oldest checkpoints until two are left, but neither the last ones nor the best."""
         checkpoints = _by_step(self.path, self._recorded() or [])
-        kept = {checkpoints[-1].name, Path(best or checkpoints[-1]).name}
+        kept = {*(path.name for path in checkpoints[-self.kept :]), Path(best or checkpoints[-1]).name}
         surplus = [folder for folder in checkpoints if folder.name not in kept and not folder.is_symlink()]
         for checkpoint in surplus[: max(len(checkpoints) - max(_KEPT, len(kept)), 0)]:
             shutil.rmtree(checkpoint)
 
     def last(self) -> Path | None:
         """The last complete checkpoint of the run, if there is one."""
-        newest_first = reversed(_by_step(self.path, self._recorded() or []))
-        return next((path for path in newest_first if _state(path) is not None), None)
+        return next(reversed(self.complete()), None)
+
+    def complete(self) -> list[Path]:
+        """The complete checkpoints of the run, in the order of their steps."""
+        return [path for path in _by_step(self.path, self._recorded() or []) if _state(path) is not None]
 
     def _record(self, checkpoints: list[str]) -> None:
         write_text(self.path / RECORD, json.dumps(checkpoints))
@@ -138,7 +143,7 @@ class RunFolder:
         file = self.path / RECIPE_FILE
         before, now = _flat(asdict(load_recipe(file))), _flat(asdict(recipe))
         changed = [key for key in before.keys() | now.keys() if before.get(key) != now.get(key)]
-        changed = sorted(key for key in changed if key not in (*LENGTHS, "output"))
+        changed = sorted(key for key in changed if key not in (*CHANGEABLE, "output"))
         if changed:
             key, more = changed[0], len(changed) - 1
             raise MomeError(
@@ -213,6 +218,28 @@ def _verify(checkpoint: Path) -> None:
             intact = False
         if not intact:
             raise damaged(file)
+
+
+def batches_of(checkpoint: Path, accumulate: int) -> int:
+    """Batches of an update in the run that wrote a checkpoint, those of all processes together.
+
+    Args:
+        checkpoint: its folder.
+        accumulate: batches of a process, for a checkpoint from before this was recorded.
+
+    Raises:
+        MomeError: the record is damaged.
+    """
+    file = checkpoint / UPDATE
+    if not file.exists():
+        return accumulate * len(list(checkpoint.glob("rng_state*.pth")))  # each process keeps its generator's state
+    try:
+        batches = json.loads(file.read_text(encoding="utf-8"))["batches"]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise damaged(file) from error
+    if type(batches) is not int or batches < 1:
+        raise damaged(file)
+    return batches
 
 
 def damaged(file: Path) -> MomeError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -32,7 +33,10 @@ from mome.model.alignment import Alignment
 from mome.model.model import EncodedClips
 from mome.model.objective import SpeechOutput
 from mome.rates import TASKS, Rates
-from mome.training.run_folder import RunFolder, damaged, save_processor
+from mome.training.run_folder import UPDATE, RunFolder, damaged, save_processor
+from mome.training.sharing import SkippedClips
+
+logger = logging.getLogger(__name__)
 
 ALIGNMENT = "alignment.safetensors"  # in a checkpoint, beside the weights
 Validate = Callable[[MomeForSpeechRecognition], dict[str, float]]
@@ -56,6 +60,8 @@ class MatryoshkaTrainer(Trainer):
         rate_weights: factors on the loss by rates.
         active_experts: gives the number of active routed experts of a step, ``None`` for the adapter's own.
         spare_memory: as for the recogniser's ``forward``.
+        skipped: gets to know the clips that cannot be read, at every log.
+        average_last: number of checkpoints whose mean is the model at the end, the last ones; ``None`` for the best.
     """
 
     model: MomeForSpeechRecognition
@@ -73,6 +79,8 @@ class MatryoshkaTrainer(Trainer):
         rate_weights: Mapping[str, float] | None = None,
         active_experts: Callable[[int], int | None] = lambda step: None,
         spare_memory: bool = False,
+        skipped: SkippedClips | None = None,
+        average_last: int | None = None,
     ):
         # The Trainer only needs to have an eval_dataset: evaluate() below does not use it.
         evaluated = dataset if validate is not None else None
@@ -89,7 +97,9 @@ class MatryoshkaTrainer(Trainer):
         self.validate = validate
         self.connector_learning_rate = connector_learning_rate
         self.listed = {str(rates) for rates in model.rate_set.rates(TASKS)}
-        self.folder = RunFolder(Path(str(args.output_dir)))
+        self.skipped, self.lost = skipped, dict[int, str]()
+        self.average_last = average_last
+        self.folder = RunFolder(Path(str(args.output_dir)), average_last or 1)
         self.step_logs: dict[str, list[Tensor]] = {}
         self.step_clips: list[Tensor] = []  # of the batches since the last update
         self.add_callback(_Callbacks(self))
@@ -127,6 +137,7 @@ class MatryoshkaTrainer(Trainer):
         step = self.state.global_step
         rates, active_experts = self.schedule(step), self.active_experts(step)
         batch = dict(inputs)
+        self.lost |= batch.pop("lost", {})
         if "clips" in batch:
             self.step_clips.append(batch.pop("clips"))
         sides = {
@@ -161,7 +172,15 @@ class MatryoshkaTrainer(Trainer):
         return rates if rates in self.listed else Rates.parse(rates).task
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Add losses by rate and router statistics, averaged since the last log and over all processes."""
+        """Add losses by rate and router statistics, averaged since the last log and over all processes.
+
+        Raises:
+            MomeError: more clips than allowed could not be read.
+        """
+        if self.skipped is not None:
+            self.skipped.add(self.lost, max(self.state.global_step, 1))
+            self.dataset.skipped |= {place for place in self.skipped.found if place < len(self.dataset)}
+        self.lost = {}
         if "loss" in logs:
             if self.step_logs:  # every process has the same names, because all use the same rates
                 own = torch.stack([torch.stack(values).float().mean() for values in self.step_logs.values()])
@@ -212,6 +231,8 @@ class MatryoshkaTrainer(Trainer):
         super()._save(output_dir, state_dict)
         if self.args.should_save:
             save_processor(self.dataset.processor, Path(str(output_dir)))
+            batches = self.args.gradient_accumulation_steps * self.args.world_size
+            write_text(Path(str(output_dir)) / UPDATE, json.dumps({"batches": batches}))
             if self.model.alignment is not None:
                 save_alignment(self.model.alignment, Path(str(output_dir)))
 
@@ -237,7 +258,26 @@ class MatryoshkaTrainer(Trainer):
         load_weights(self.model, Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
-        load_weights(self.model, Path(str(self.state.best_model_checkpoint)))
+        if self.average_last is None:
+            load_weights(self.model, Path(str(self.state.best_model_checkpoint)))
+        else:
+            self.load_average(self.average_last)
+            self.evaluate()
+
+    def load_average(self, count: int) -> None:
+        """Give the model the mean of the weights of its last ``count`` checkpoints, or of all if there are fewer."""
+        self.accelerator.wait_for_everyone()  # until the last one is written
+        checkpoints = self.folder.complete()[-count:]
+        if len(checkpoints) < count and self.args.should_save:
+            logger.warning("optim.average_last=%d: the run has %d checkpoints only", count, len(checkpoints))
+        total: dict[str, Tensor] = {}
+        for folder in checkpoints:
+            for name, value in checkpoint_weights(folder).items():
+                total[name] = total[name] + value if name in total and value.is_floating_point() else value
+        means = {
+            name: value / len(checkpoints) if value.is_floating_point() else value for name, value in total.items()
+        }
+        self.model.load_trained(means, checkpoints[-1])
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None:
@@ -284,13 +324,19 @@ def load_weights(model: MomeForSpeechRecognition, folder: Path) -> None:
         MomeError: a file is missing or damaged.
     """
     with _checkpoint_file(folder / WEIGHTS):
-        weights = read_weights(folder)
-        if not torch.isfinite(_largest(weights.values())):
-            raise ValueError("weights that are not finite")
-        model.load_trained(weights, folder)
+        model.load_trained(checkpoint_weights(folder), folder)
     if model.alignment is not None:
         with _checkpoint_file(folder / ALIGNMENT):
             model.alignment.load_state_dict(load_file(folder / ALIGNMENT))
+
+
+def checkpoint_weights(folder: Path) -> dict[str, Tensor]:
+    """Weights of a checkpoint by name; raises :class:`MomeError` if they are missing, damaged or not finite."""
+    with _checkpoint_file(folder / WEIGHTS):
+        weights: dict[str, Tensor] = read_weights(folder)
+        if not torch.isfinite(_largest(weights.values())):
+            raise ValueError("weights that are not finite")
+        return weights
 
 
 def save_alignment(alignment: Alignment, folder: Path) -> None:
