@@ -10,6 +10,7 @@ import logging
 import os
 import pickle
 import signal
+import socket
 import sys
 import threading
 import traceback
@@ -18,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from re import fullmatch
 from typing import Any
 
 from mome.errors import MomeError, in_one_line
@@ -26,6 +28,7 @@ LOCAL = "local"
 """The cluster that Ray's variable ``RAY_ADDRESS`` names, else one that is started here, for this run alone."""
 TRIES = 3
 """Processes that may die at an item before it is given up."""
+_SECONDS = 10  # to wait for an address
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent to Ray's makers
     "RAY_ENABLE_AUTO_CONNECT": "0",  # no second cluster is started unasked
@@ -80,21 +83,24 @@ def process(
         context.enable_progress_bars = context.print_on_execution_start = False
         there = ray.cluster_resources()
         cpus, gpus = there.get("CPU", 1), int(there.get("GPU", 0))
-        on_cpu = sum(not (stage.gpu and gpus) for stage in stages)
+        on_cpu = [stage for stage in stages if not (stage.gpu and gpus)]
         surroundings = {name: value for name, value in os.environ.items() if name.startswith("MOME_")}
         counter = ray.remote(_Tries).options(num_cpus=0).remote(tries)
         with ray.data.DataContext.current(context):
             rows = [{"number": number, "value": pickle.dumps(item)} for number, item in enumerate(work)]
             data = ray.data.from_items(rows, override_num_blocks=len(rows))  # a block is what is tried again as a whole
             for place, stage in enumerate(stages):
-                gpu = stage.gpu and gpus > 0
-                most = gpus if gpu else max(1, int(cpus) // on_cpu)
+                gpu = stage not in on_cpu
+                # CPUs are divided evenly, those left over among the first stages.
+                size = gpus if gpu else (int(cpus) + len(on_cpu) - 1 - on_cpu.index(stage)) // len(on_cpu)
+                # One item at a time, so that a process that dies takes its own along and no other; with that, Ray Data
+                # would not make more processes by itself.
+                pool = ray.data.ActorPoolStrategy(size=max(1, min(size, len(work))), max_tasks_in_flight_per_actor=1)
                 data = data.map(
                     _Worker,
                     fn_constructor_args=(stage.make, place, counter, Path.cwd(), surroundings),
-                    # One at a time, so that a process that dies takes its own item along and no other.
-                    compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most, max_tasks_in_flight_per_actor=1),
-                    num_cpus=min(1, cpus / len(stages)),
+                    compute=pool,
+                    num_cpus=None if gpu else min(1, cpus / len(stages)),  # Ray Data wants one of both
                     num_gpus=1 if gpu else None,
                 )
             with closing(iter(data.iter_rows())) as results:  # its threads end before Ray does
@@ -131,14 +137,19 @@ def connected(address: str = LOCAL, **options: Any) -> Iterator[Any]:
     if address == LOCAL:
         options = {"include_dashboard": False, **options}
     handler = signal.getsignal(signal.SIGTERM)
+    place = fullmatch(r"(?:ray://)?([^/]+):(\d{1,5})", address)
     try:
+        if place:  # Ray would wait for minutes
+            socket.create_connection((place[1].strip("[]"), int(place[2])), _SECONDS).close()
         with _closed_stderr():
             ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL, **options)
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, handler)  # Ray has put its own there
+    except (OSError, OverflowError, RuntimeError, ValueError) as error:
+        hint = " (RAY_AUTH_MODE=token if it asks for one)" if type(error) is ConnectionError else ""
+        raise MomeError(f"the Ray cluster {address} cannot be used: {in_one_line(error)}{hint}") from error
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)  # Ray has put its own there
+    try:
         yield ray
-    except (ConnectionError, ValueError) as error:
-        raise MomeError(f"the Ray cluster {address} cannot be used: {in_one_line(error)}") from error
     finally:
         ray.shutdown()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import socket
 import sys
 from pathlib import Path
 
@@ -84,3 +85,12 @@ def test_without_the_extra(refused, manifest, tmp_path, monkeypatch):  # noqa: F
     monkeypatch.setitem(sys.modules, "ray", None)
     line = refused("data", "prepare", manifest, "--out", tmp_path / "prepared", "--ray")
     assert line == "mome: work on a cluster needs Ray: pip install 'mome[ray]'"
+
+
+def test_a_cluster_that_is_not_there(refused, manifest, tmp_path):  # noqa: F811
+    pytest.importorskip("ray", reason="pip install 'mome[ray]'")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+    line = refused("data", "prepare", manifest, "--out", tmp_path / "prepared", f"--ray={address}")
+    assert line.startswith(f"mome: the Ray cluster {address} cannot be used: ")
+    assert "refused" in line
