@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import json
 import multiprocessing
 import os
 import signal
@@ -13,10 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mome.clip import Excerpt
+from mome.clip import Clip, Excerpt
+from mome.cluster import Lost
 from mome.data import prepare as module
 from mome.data.manifests import ManifestRow, read_manifest
-from mome.data.prepare import encode_mouth, encode_sound, prepare, shards
+from mome.data.prepare import Shard, encode_mouth, encode_sound, prepare, shards
 from mome.data.stores import ClipStore
 from mome.errors import MomeError
 from mome.media import load_clip
@@ -174,17 +176,81 @@ def test_machines_share_the_work_and_their_outputs_join(rows, tmp_path):
     assert contents(first) == contents(tmp_path / "whole")
 
 
+def test_a_clip_that_kills_its_process_each_time_is_a_failure(rows, tmp_path, monkeypatch):
+    """Processes are forked here, so that they read as the test says."""
+    out, real = tmp_path / "out", multiprocessing.get_context
+
+    def read(row: ManifestRow) -> Clip:
+        if row.id == "clip.1":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return Clip(sound(0), None, FRAMES / 25)
+
+    monkeypatch.setattr(module, "_read", read)
+    monkeypatch.setattr(module.multiprocessing, "get_context", lambda _: real("fork"))
+    done = prepare(shards(rows, 2), out, workers=2)
+    (failure,) = done.failures
+    assert failure == ("clip.1", f"{rows[1].path} killed 3 processes, by a fault in a decoder or its size")
+    assert (done.clips, done.missing) == (5, 0)
+    assert not list(out.glob("*.deaths"))
+
+
+def test_an_interruption_is_no_clips_fault(rows, tmp_path, monkeypatch):
+    out, note = tmp_path / "out", tmp_path / "out" / "train-00000.deaths"
+
+    def interrupted(row: ManifestRow) -> Clip:
+        assert json.loads(note.read_text())["clip.0"] == 2
+        raise KeyboardInterrupt
+
+    out.mkdir()
+    note.write_text('{"clip.0": 1}')  # a process died at it
+    monkeypatch.setattr(module, "_read", interrupted)
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            prepare(shards(rows, 2), out)
+    assert note.read_text() == '{"clip.0": 1}'
+
+
+def test_processes_that_die_before_any_clip_end_the_run(rows, tmp_path, monkeypatch):
+    real = multiprocessing.get_context
+    monkeypatch.setattr(Shard, "key", lambda _: os.kill(os.getpid(), signal.SIGKILL))  # what they do first
+    monkeypatch.setattr(module.multiprocessing, "get_context", lambda _: real("fork"))
+    with pytest.raises(MomeError, match="killed again and again"):
+        prepare(shards(rows, 2), tmp_path / "out", workers=2)
+
+
+def test_a_cluster_does_the_same(rows, tmp_path, monkeypatch):
+    lost: list[int] = []
+
+    def process(work, stages, address, tries):
+        made = stages[0].make()
+        yield from ((number, Lost() if number in lost else made(shard)) for number, shard in enumerate(work))
+
+    monkeypatch.setattr(module, "process", process)
+    prepare(shards(rows, 2), tmp_path / "whole")
+    assert prepare(shards(rows, 2), tmp_path / "out", cluster="head").missing == 0
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    lost.append(0)
+    with pytest.raises(MomeError, match=r"train-00000: processes are killed"):
+        prepare(shards(rows, 2), tmp_path / "other", cluster="head")
+    monkeypatch.setattr(module, "_make", lambda shard, folder: None)  # on another machine's disk
+    lost.clear()
+    with pytest.raises(MomeError, match="other is not the same on all machines"):
+        prepare(shards(rows, 2), tmp_path / "other", cluster="head")
+
+
 @pytest.mark.slow
 def test_a_killed_worker_is_replaced(rows, tmp_path):
     prepare(shards(rows, 1), tmp_path / "whole")
     killed, out = threading.Event(), tmp_path / "out"
+    at_start: list[int] = []
 
     def kill() -> None:
         while not killed.is_set():
-            working = any(out.glob(".mome.*.part"))  # all are started then: the pool can hang if one dies before
-            for child in multiprocessing.active_children() if working else ():
-                os.kill(child.pid, signal.SIGKILL)
-                killed.set()
+            for child in multiprocessing.active_children():
+                if not at_start or any(out.glob(".mome.*.part")):
+                    os.kill(child.pid, signal.SIGKILL)
+                    killed.set() if at_start else at_start.append(child.pid)
+                    break
             time.sleep(0.01)
 
     thread = threading.Thread(target=kill)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mome.cli.options import Command
+from mome.cli.options import Command, Ray
 from mome.cli.output import check_writable, failure_lines, note, progress, result
 from mome.errors import MomeError, listed
 
@@ -203,6 +203,7 @@ def prepare(
     data: Annotated[Path, typer.Argument(metavar="CSV", help="The manifest of the clips to prepare.")],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The folder to write.")],
     workers: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
+    ray: Ray = None,
     shard: Annotated[
         str,
         typer.Option(metavar="K/N", help="Prepare only the K-th of N shares: each of N machines takes another."),
@@ -214,7 +215,7 @@ def prepare(
     are there, manifest.csv, which training and evaluation read as any other. Clips that cannot be prepared are listed
     in failures.csv, and the exit code is 1. After an interruption of any kind, run the same command again.
 
-    Example: mome data prepare lrs3.csv --out prepared --workers 8
+    Examples: mome data prepare lrs3.csv --out prepared --workers 8 or mome data prepare lrs3.csv --out prepared --ray
     """
     from mome.data.manifests import read_manifest
     from mome.data.prepare import FAILURES, MANIFEST, shards
@@ -222,10 +223,12 @@ def prepare(
 
     if out.exists() and not out.is_dir():
         raise MomeError(f"--out {out} is a file: give a folder")
+    if ray is not None and workers > 1:
+        raise MomeError(f"--workers {workers} and --ray exclude each other: give one of them")
     share = _share(shard)
     work = shards(read_manifest(data, silence=True, missing_files=True))
     with progress("preparing") as bar:
-        done = run(work, out, workers, share, bar)
+        done = run(work, out, workers, share, bar, ray)
     if done.missing:
         note(f"{out} has {len(work) - done.missing} of {len(work)} tar files: {MANIFEST} is written when all are there")
     elif done.clips:

@@ -20,6 +20,7 @@ from mome.cli.options import (
     Noise,
     Normalize,
     Out,
+    Ray,
     Split,
     TopK,
     beam_search,
@@ -85,6 +86,15 @@ def evaluate(
         Path | None,
         typer.Option(metavar="FOLDER", help="Keep sound and mouth of the clips there: the next run starts at once."),
     ] = None,
+    ray: Ray = None,
+    journal: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="JSONL",
+            help="Write each clip's transcripts to this file as soon as they are known; the same command goes on from "
+            "there after an interruption.",
+        ),
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Use only this number of clips, from the first on.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Clips transcribed together.")] = 8,
     beams: Beams = None,
@@ -109,15 +119,18 @@ def evaluate(
     tasks = [parse_task(text) for text in task or ()]
     levels = [parse_level(text) for text in snr or ["clean"]]
     check_noise(noise, levels)
-    for path, other in ((out, transcripts), (transcripts, out)):
+    written = (out, transcripts, journal)
+    for path in written:
         if path is not None:
-            check_writable(path, data, noise, other)
+            check_writable(path, data, noise, *(other for other in written if other is not path))
     if cache is not None and cache.is_file():
         raise MomeError(f"--cache {cache} is a file: give a folder")
     quiet()
     from mome.data.manifests import read_manifest
     from mome.data.stores import ClipStore
+    from mome.evaluation.bulk import Cluster, settings, without_weights
     from mome.evaluation.evaluate import Evaluation
+    from mome.evaluation.journal import Journal
     from mome.evaluation.result import make_conditions, results_document, to_csv, write_json
     from mome.media.noise import load_noise
 
@@ -127,26 +140,20 @@ def evaluate(
     check_top_k(top_k, model, config)
     conditions = make_conditions(choose_rates(config.rate_set, given, tasks), levels)
     sound = None if noise is None else load_noise(noise)
-    transcriber = load_model(model, compat, dtype)
+    transcriber = load_model(model, compat, dtype) if ray is None else without_weights(model, compat)
     evaluated = {condition.task for condition in conditions}
     store = None if cache is None else ClipStore(cache, audio=evaluated != {"vsr"}, video=evaluated != {"asr"})
-    search: dict[str, Any] = beam_search(beams)
-    evaluation = Evaluation(
-        transcriber,
-        rows,
-        conditions,
-        noise=sound,
-        seed=seed,
-        batch_size=batch,
-        store=store,
-        normalize=normalize,
-        active_experts=top_k,
-        **search,
-    )
+    search: dict[str, Any] = {"active_experts": top_k, **beam_search(beams)}
+    options = {"noise": sound, "seed": seed, "batch_size": batch, "store": store, "normalize": normalize, **search}
+    evaluation = Evaluation(transcriber, rows, conditions, **options)
+    engine = None if ray is None else Cluster(model, conditions, compat, dtype, options=options, address=ray)
+    kept = None
+    if journal is not None:
+        kept = Journal(journal, settings(model, compat, dtype, noise, seed, search), rows, conditions)
     interruption = None
     try:
         with progress("transcribing") as bar:
-            evaluation.run(bar)
+            evaluation.run(bar, engine, kept)
     except KeyboardInterrupt as stop:
         interruption = stop
     results = evaluation.results()

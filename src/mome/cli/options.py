@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand
 
+from mome.cluster import LOCAL
 from mome.errors import MomeError
 from mome.rates import TASKS, Rates, RateSet, Task
 
@@ -97,6 +98,15 @@ TopK = Annotated[
         show_default=False,
     ),
 ]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        metavar="[=ADDRESS]",
+        help="Work on a Ray cluster: that of ADDRESS or RAY_ADDRESS, such as auto, else one that is started on this "
+        "machine. Needs: pip install 'mome[ray]'",
+        show_default=False,
+    ),
+]
 Seed = Annotated[int, typer.Option(min=0, help="Draws a file's stretch of noise, together with the file's name.")]
 
 
@@ -107,7 +117,8 @@ class Command(TyperCommand):
         """Parse the arguments and check the values; commands check lists of files, in which one may be bad."""
         if "" in args:
             raise typer.BadParameter("an argument is empty", ctx=ctx)
-        rest = super().parse_args(ctx, args)
+        # An option whose value may be missing has it after "=", or a manifest that follows would be taken for it.
+        rest = super().parse_args(ctx, [f"--ray={LOCAL}" if argument == "--ray" else argument for argument in args])
         parameter: Any
         for parameter in self.params:
             value = ctx.params.get(parameter.name)

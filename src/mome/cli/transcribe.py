@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from mome.checkpoints.bundled import BUNDLED_NAME
+from mome.cli.bulk import TRANSCRIPTS, transcribe_manifest
 from mome.cli.inputs import Input, find_inputs, parse_input
 from mome.cli.options import (
     Beams,
@@ -20,6 +21,7 @@ from mome.cli.options import (
     Json,
     Model,
     Noise,
+    Ray,
     Seed,
     TopK,
     beam_search,
@@ -31,7 +33,7 @@ from mome.cli.options import (
     read_config,
 )
 from mome.cli.output import FilesProgress, failure_lines, note, quiet, result, to_json
-from mome.errors import MomeError, in_one_line
+from mome.errors import MomeError, in_one_line, listed
 from mome.files import write_text
 from mome.rates import Rates
 
@@ -87,12 +89,14 @@ def transcribe(
         Path | None,
         typer.Option(
             "--output-dir",
+            "--out",
             "-o",
             metavar="DIR",
             help="Write NAME.txt, NAME.srt, NAME.vtt, NAME.tsv or NAME.json there for each clip instead of printing; "
             "what is below a folder stays so.",
         ),
     ] = None,
+    ray: Ray = None,
     skip_existing: Annotated[
         bool, typer.Option("--skip-existing", help="Leave out clips whose files are all in --output-dir already.")
     ] = False,
@@ -174,6 +178,18 @@ def transcribe(
     for rate in chosen:
         config.rate_set.check(rate)
     chosen = list(config.rate_set.rates()) if every else chosen
+    if ray is not None:
+        given = {"--format, --json and --jsonl": chosen_format != "text", "--skip-existing": skip_existing}
+        given |= {"--audio-track": audio_track is not None, "--max-segment": max_segment is not None}
+        given |= {"--face": face != "largest"}
+        if unused := [name for name, is_given in given.items() if is_given]:
+            raise MomeError(f"--ray transcribes the clips of a manifest to {TRANSCRIPTS}: leave out {listed(unused)}")
+        if len(inputs) != 1 or Path(inputs[0]).suffix.lower() != ".csv" or output_dir is None:
+            raise MomeError("--ray reads a manifest and fills a folder: mome transcribe --ray CLIPS.csv --out DIR")
+        search = {"words": words, "active_experts": top_k, **beam_search(beams)}
+        loading = {"compat": compat, "dtype": dtype, "device": device}
+        files = (Path(inputs[0]), output_dir)
+        raise typer.Exit(transcribe_manifest(*files, ray, model, loading, chosen, noise, snr, seed, batch_size, search))
     several = len(chosen) > 1
     single = [one.source for one in found] == inputs and len(inputs) == 1 and not several and face != "all"
     if chosen_format in _SUBTITLES and output_dir is None and (several or len(found) > 1 or face == "all"):

@@ -17,12 +17,15 @@ import re
 import signal
 import tarfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import av
 import cv2
@@ -30,6 +33,7 @@ import numpy as np
 from av.video.reformatter import ColorRange
 
 from mome.clip import FRAME_RATE, MOUTH_SIZE, SAMPLE_RATE, Clip, Excerpt
+from mome.cluster import Lost, Stage, process
 from mome.data.manifests import ManifestRow, write_failures, write_manifest
 from mome.data.stores import detector, ignored_by_children
 from mome.errors import MomeError, in_one_line
@@ -48,7 +52,8 @@ ROUNDING = 60.0
 MANIFEST, FAILURES = "manifest.csv", "failures.csv"
 _VERSION = 1  # of the shards; shards of another version are made again
 _STALE = 3600.0  # seconds after which a temporary file that nobody wrote to is one that a killed process left
-_BREAKS = 3  # how often in a row worker processes may be killed with no shard done between
+_DEATHS = 3  # processes that a clip may kill before it is a failure
+_BREAKS = 10  # how often in a row worker processes may be killed with no shard done between
 
 Progress = Callable[[int, int], None]
 """Called with the number of clips done and of all clips."""
@@ -98,6 +103,7 @@ def prepare(
     workers: int = 1,
     share: tuple[int, int] = (1, 1),
     progress: Progress | None = None,
+    cluster: str | None = None,
 ) -> Prepared:
     """Prepare shards that are not there yet; when all are, write ``manifest.csv``, and ``failures.csv`` if any.
 
@@ -107,12 +113,14 @@ def prepare(
     Args:
         work: all shards.
         folder: created if missing.
-        workers: number of processes.
+        workers: number of processes on this machine.
         share: ``(k, n)``: prepare only the k-th of n shares, with k from 1 to n.
         progress: called after every shard.
+        cluster: address of a Ray cluster whose processes do the work, instead of ``workers``.
 
     Raises:
-        MomeError: a file cannot be written, the face detector cannot be used, or processes are killed again and again.
+        MomeError: a file cannot be written, the face detector cannot be used, processes are killed again and again, or
+            the cluster cannot be used.
     """
     check_detector()
     with disk_errors(folder):
@@ -125,7 +133,8 @@ def prepare(
     todo = [shard for shard in own if _report(folder, shard) is None]
     done = sum(len(shard.rows) for shard in own) - sum(len(shard.rows) for shard in todo)
     total = sum(len(shard.rows) for shard in own)
-    for shard in _run(todo, folder, workers):
+    run = _run(todo, folder, workers) if cluster is None else _run_on_ray(todo, folder, cluster)
+    for shard in run:
         done += len(shard.rows)
         if progress is not None:
             progress(done, total)
@@ -139,27 +148,64 @@ def _run(todo: list[Shard], folder: Path, workers: int) -> Iterator[Shard]:
             _make(shard, folder)
             yield shard
         return
-    waiting, breaks = {shard.name: shard for shard in todo}, 0
+    waiting, breaks = deque(todo), 0
     context = multiprocessing.get_context("spawn")  # a fork of a process with threads of OpenCV can hang
-    while waiting:
-        with ProcessPoolExecutor(workers, context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
-            with ignored_by_children(signal.SIGINT):
-                running = {pool.submit(_make, shard, folder): shard for shard in waiting.values()}
-            try:
-                for one in as_completed(running):
+
+    def pool() -> ProcessPoolExecutor:
+        """One process: if it is killed, no other stops with it."""
+        return ProcessPoolExecutor(1, context, initializer=cv2.setNumThreads, initargs=(1,))
+
+    idle = [pool() for _ in range(min(workers, len(todo)))]
+    running: dict[Future[None], tuple[ProcessPoolExecutor, Shard]] = {}
+    try:
+        while waiting or running:
+            while waiting and idle:
+                worker, shard = idle.pop(), waiting.popleft()
+                try:
+                    with ignored_by_children(signal.SIGINT):
+                        running[worker.submit(_make, shard, folder)] = (worker, shard)
+                except BrokenProcessPool:  # killed while it waited
+                    waiting.appendleft(shard)
+                    idle.append(pool())
+            for one in wait(running, return_when=FIRST_COMPLETED).done:
+                worker, shard = running.pop(one)
+                try:
                     one.result()
-                    breaks = 0
-                    yield waiting.pop(running[one].name)
-            except BrokenProcessPool:
-                breaks += 1
-                if breaks == _BREAKS:
-                    raise MomeError(
-                        "worker processes are killed again and again, perhaps for want of memory: give fewer --workers "
-                        "(what is done is kept)"
-                    ) from None
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+                except BrokenProcessPool:
+                    worker.shutdown()
+                    idle.append(pool())
+                    waiting.appendleft(shard)
+                    breaks += 1
+                    if breaks == _BREAKS:
+                        raise MomeError(
+                            "worker processes are killed again and again, perhaps for want of memory: give fewer "
+                            "--workers (what is done is kept)"
+                        ) from None
+                    continue
+                breaks = 0
+                idle.append(worker)
+                yield shard
+    finally:
+        for worker in (*idle, *(worker for worker, _ in running.values())):
+            worker.shutdown(cancel_futures=True)
+
+
+def _run_on_ray(todo: list[Shard], folder: Path, address: str) -> Iterator[Shard]:
+    """As :func:`_run`, on a Ray cluster."""
+    for number, result in process(todo, [Stage(partial(_on_ray, folder))], address, tries=_BREAKS):
+        shard = todo[number]
+        if isinstance(result, Lost):
+            raise MomeError(
+                f"{shard.name}: processes are killed again and again, perhaps for want of memory (what is done is kept)"
+            )
+        if _report(folder, shard) is None:
+            raise MomeError(f"{folder} is not the same on all machines of the cluster: give a folder that they share")
+        yield shard
+
+
+def _on_ray(folder: Path) -> Callable[[Shard], None]:
+    cv2.setNumThreads(1)
+    return partial(_make, folder=folder)
 
 
 def _make(shard: Shard, folder: Path) -> None:
@@ -168,8 +214,15 @@ def _make(shard: Shard, folder: Path) -> None:
     failures: list[tuple[str, str]] = []
     key, tar = shard.key(), folder / f"{shard.name}.tar"
     names: set[str] = set()
-    with atomic_write(tar) as temporary, tarfile.open(temporary, "w") as archive:
+    with (
+        _Deaths(folder / f"{shard.name}.deaths") as deaths,
+        atomic_write(tar) as temporary,
+        tarfile.open(temporary, "w") as archive,
+    ):
         for row in shard.rows:
+            if not deaths.survives(row.id):
+                failures.append((row.id, f"{row.path} killed {_DEATHS} processes, by a fault in a decoder or its size"))
+                continue
             name = _key(row.id)
             if name in names:
                 name = f"{name}-{hashlib.blake2b(row.id.encode(), digest_size=4).hexdigest()}"
@@ -191,6 +244,34 @@ def _make(shard: Shard, folder: Path) -> None:
             clips.append({"id": row.id, "name": name, "frames": frames, "sha256": hashes, "notes": clip.warnings})
     report = {"key": key, "bytes": tar.stat().st_size, "clips": clips, "failures": failures}
     write_text(folder / f"{shard.name}.json", json.dumps(report))
+
+
+class _Deaths:
+    """A file of the clips at which processes died, while a shard is made; a context manager.
+
+    A clip is in it before it is read, and no more when the next one is: nothing can be written at the death itself.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.before: dict[str, int] = {}
+        with suppress(OSError, ValueError):
+            self.before = {str(name): int(number) for name, number in json.loads(path.read_text("utf-8")).items()}
+
+    def survives(self, name: str) -> bool:
+        """Begin a clip, unless too many processes died at it."""
+        number = self.before.get(name, 0)
+        write_text(self.path, json.dumps({**self.before, name: min(number + 1, _DEATHS)}))
+        return number < _DEATHS
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and self.before:
+            write_text(self.path, json.dumps(self.before))
+        else:
+            self.path.unlink(missing_ok=True)
 
 
 def _report(folder: Path, shard: Shard) -> dict[str, Any] | None:

@@ -12,6 +12,7 @@ from mome.data.manifests import ManifestRow
 from mome.data.stores import ClipStore
 from mome.decoding.transcriber import Transcriber
 from mome.errors import MomeError, in_one_line
+from mome.evaluation.journal import Journal, Outcome
 from mome.evaluation.normalizers import Normalizer
 from mome.evaluation.result import Condition, Failure, Hypothesis, Result
 from mome.media import Clip
@@ -63,8 +64,10 @@ Spoil = Callable[[Clip, str], Clip]
 """What is done to a clip, given its id, before it is transcribed, such as a fault of :mod:`mome.media.faults`."""
 
 _Loaded = list[tuple[ManifestRow, Clip]]
-_Outcome = tuple[ManifestRow, float, Condition, Transcript | Failure]
-"""A clip, its length in seconds, a condition, and the clip's outcome under it."""
+Read = tuple[_Loaded, list[tuple[ManifestRow, str]]]
+"""The clips of a batch, and those that cannot be read, with the reason."""
+Engine = Callable[[Sequence[Sequence[ManifestRow]]], Iterator[Sequence[Outcome]]]
+"""Gives the outcomes of batches of clips, each batch as a whole, in any order."""
 
 
 class Evaluation:
@@ -100,45 +103,88 @@ class Evaluation:
         self.transcriber, self.rows, self.conditions = transcriber, rows, conditions
         self.noise, self.seed, self.batch_size, self.store = noise, seed, batch_size, store
         self.spoil, self.normalize, self.generation = spoil, normalize, generation
-        self._tallies = {condition: _Tally() for condition in conditions}
+        self._outcomes: dict[ManifestRow, list[Outcome]] = {}
 
-    def run(self, progress: Callable[[int, int], None] | None = None) -> None:
-        """Transcribe all clips; a batch counts under all conditions or, if it is interrupted, under none."""
-        for start in range(0, len(self.rows), self.batch_size):
-            batch = self.rows[start : start + self.batch_size]
-            for row, seconds, condition, outcome in list(self._outcomes(batch)):
-                self._tallies[condition].add(row, seconds, condition, outcome)
+    def run(
+        self,
+        progress: Callable[[int, int], None] | None = None,
+        engine: Engine | None = None,
+        journal: Journal | None = None,
+    ) -> None:
+        """Transcribe all clips; a batch counts under all conditions or, if it is interrupted, under none.
+
+        Args:
+            progress: called after every batch with the number of clips done and of all clips.
+            engine: transcribes elsewhere than in this process.
+            journal: has the outcomes of an interrupted run, and gets the others.
+        """
+        if journal is not None:
+            self._outcomes.update(journal.done)
+        batches = [self.rows[start : start + self.batch_size] for start in range(0, len(self.rows), self.batch_size)]
+        left = [[row for row in batch if row not in self._outcomes] for batch in batches]
+        for outcomes in (engine or self._here)([batch for batch in left if batch]):
+            of_clips: dict[ManifestRow, list[Outcome]] = {}
+            for outcome in outcomes:
+                of_clips.setdefault(outcome[0], []).append(outcome)
+            if journal is not None:
+                journal.add(of_clips)
+            self._outcomes.update(of_clips)
             if progress is not None:
-                progress(start + len(batch), len(self.rows))
+                progress(len(self._outcomes), len(self.rows))
 
     def results(self) -> list[Result]:
         """The result of each condition, in their order, over the batches that are done."""
-        return [tally.result(condition, self.seed, self.normalize) for condition, tally in self._tallies.items()]
+        tallies = {condition: _Tally() for condition in self.conditions}
+        for row in self.rows:
+            for _, seconds, condition, outcome in self._outcomes.get(row, ()):
+                tallies[condition].add(row, seconds, condition, outcome)
+        return [tally.result(condition, self.seed, self.normalize) for condition, tally in tallies.items()]
 
-    def _outcomes(self, batch: Sequence[ManifestRow]) -> Iterator[_Outcome]:
-        """The outcome of each clip under each condition."""
+    def failures(self) -> list[tuple[str, str]]:
+        """The clips that failed under some condition, in their order, with the first reason."""
+        reasons = {
+            row.id: outcome.error
+            for row in self.rows
+            for *_, outcome in reversed(self._outcomes.get(row, ()))
+            if isinstance(outcome, Failure)
+        }
+        return list(reasons.items())
+
+    def _here(self, batches: Sequence[Sequence[ManifestRow]]) -> Iterator[Sequence[Outcome]]:
+        for batch in batches:
+            yield self.transcribe(self.read(batch))
+
+    def read(self, batch: Sequence[ManifestRow]) -> Read:
+        """Load the clips of a batch."""
         clips: _Loaded = []
+        unread: list[tuple[ManifestRow, str]] = []
         for row in batch:
             try:
                 clips.append((row, self._load(row)))
             except DetectorError:  # no clip's fault
                 raise
             except Exception as error:
-                yield from ((row, 0.0, condition, Failure(row.id, in_one_line(error))) for condition in self.conditions)
+                unread.append((row, in_one_line(error)))
+        return clips, unread
+
+    def transcribe(self, read: Read) -> list[Outcome]:
+        """The outcome of each clip of a batch under each condition."""
+        clips, unread = read
+        outcomes = [outcome for row, reason in unread for outcome in failed(row, reason, self.conditions)]
         for level in dict.fromkeys(condition.snr_db for condition in self.conditions):
             at_level = [condition for condition in self.conditions if condition.snr_db == level]
             # Lips can be read even if no noise can be mixed into the sound.
             vsr = [condition for condition in at_level if condition.task == "vsr"]
             noisy, unmixed = _noisy(clips, level, self.noise, self.seed)
             for row, _, reason in unmixed:
-                failure = Failure(row.id, reason)
-                yield from ((row, 0.0, condition, failure) for condition in at_level if condition not in vsr)
+                outcomes += failed(row, reason, [condition for condition in at_level if condition not in vsr])
             for loaded, conditions in ((noisy, at_level), ([(row, clip) for row, clip, _ in unmixed], vsr)):
                 rates = [condition.rates for condition in conditions]
-                outcomes = _transcribe(self.transcriber, loaded, rates, self.generation)
-                for (row, clip), per_rate in zip(loaded, outcomes, strict=True):
+                found = _transcribe(self.transcriber, loaded, rates, self.generation)
+                for (row, clip), per_rate in zip(loaded, found, strict=True):
                     for condition, outcome in zip(conditions, per_rate, strict=True):
-                        yield row, clip.seconds, condition, outcome
+                        outcomes.append((row, clip.seconds, condition, outcome))
+        return outcomes
 
     def _load(self, row: ManifestRow) -> Clip:
         """Load a clip with the modalities that the conditions need, and spoil it."""
@@ -187,6 +233,11 @@ def evaluate(
     evaluation = Evaluation(transcriber, rows, conditions, **options)
     evaluation.run(progress)
     return evaluation.results()
+
+
+def failed(row: ManifestRow, reason: str, conditions: Sequence[Condition]) -> list[Outcome]:
+    """The outcomes of a clip that fails under these conditions."""
+    return [(row, 0.0, condition, Failure(row.id, reason)) for condition in conditions]
 
 
 def _noisy(

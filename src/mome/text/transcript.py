@@ -134,6 +134,19 @@ class Transcript:
 
     to_json = to_dict
 
+    @classmethod
+    def from_dict(cls, saved: dict[str, Any]) -> Transcript:
+        """The transcript that :meth:`to_dict` gave; raises ``KeyError``, ``TypeError`` or ``ValueError`` for others."""
+        tokens = {name: number for name, number in saved["tokens"].items() if name != "total"}
+        segments = (
+            Segment(**{**segment, "words": tuple(Word(**word) for word in segment["words"])})
+            for segment in saved["segments"]
+        )
+        own: dict[str, Any] = {name: saved[name] for name in ("file", "task", "text", "tflops")}
+        own |= {"rates": Rates.parse(saved["rates"]), "segments": tuple(segments), "face": saved.get("face")}
+        own |= {"tokens": Tokens(**tokens), "seconds": Seconds(**saved["seconds"])}
+        return cls(**own, warnings=tuple(saved["warnings"]))
+
 
 def normalize(text: str) -> str:
     """Convert a text to lower case with single spaces and none at the ends, the form that published systems score.
