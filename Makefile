@@ -191,12 +191,17 @@ results-real-avsr: backbones build/grid-real/video_encoder.done  ## Train them o
 	$(BIN)/python scripts/comparison/tables.py
 
 bench: export MOME_BACKBONES := $(MOME_BACKBONES)
-bench: backbones  ## Measure times and what they buy; writes results/benchmarks/
+bench: backbones  ## Measure times and what they buy; writes results/benchmarks/ and prints the ratios beside the committed ones
+	$(BIN)/python -m benchmarks.experts
+	$(BIN)/python -m benchmarks.linear
 	$(BIN)/python -m benchmarks.encoders $(SPEECH)/manifest.csv
 	$(BIN)/python -m benchmarks.beam_search
+	$(BIN)/python -m benchmarks.matryoshka_step
+	$(BIN)/python -m benchmarks.growth
+	$(BIN)/python -m benchmarks.transcription $(GRID)/manifest.csv $(SPEECH)/manifest.csv
 	$(BIN)/python -m benchmarks.serving $(SPEECH)/manifest.csv
 	$(BIN)/python -m scripts.serving.load
-	$(BIN)/python -m benchmarks.matryoshka_step
+	$(BIN)/python -m benchmarks.ratios
 
 # Outputs of the official code, with the weights and inputs that they come from.
 GOLDEN ?= $(error give GOLDEN=DIR: outputs of the official code, see docs/compat.md)
