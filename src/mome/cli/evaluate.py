@@ -12,6 +12,7 @@ import typer
 from mome.checkpoints.bundled import BUNDLED_NAME
 from mome.cli.options import (
     Beams,
+    Bits,
     Compat,
     Data,
     Dtype,
@@ -92,6 +93,7 @@ def evaluate(
     normalize: Normalize = "lower",
     compat: Compat = None,
     dtype: Dtype = "float32",
+    bits: Bits = None,
     seed: Annotated[
         int,
         typer.Option(min=0, help="Draws a clip's stretch of noise, together with its id, and the intervals."),
@@ -127,7 +129,7 @@ def evaluate(
     check_top_k(top_k, model, config)
     conditions = make_conditions(choose_rates(config.rate_set, given, tasks), levels)
     sound = None if noise is None else load_noise(noise)
-    transcriber = load_model(model, compat, dtype)
+    transcriber = load_model(model, compat, dtype, bits=bits)
     evaluated = {condition.task for condition in conditions}
     store = None if cache is None else ClipStore(cache, audio=evaluated != {"vsr"}, video=evaluated != {"asr"})
     search: dict[str, Any] = beam_search(beams)

@@ -14,6 +14,7 @@ from mome.checkpoints.bundled import BUNDLED_NAME
 from mome.cli.inputs import Input, find_inputs, parse_input
 from mome.cli.options import (
     Beams,
+    Bits,
     Compat,
     Device,
     Dtype,
@@ -137,6 +138,7 @@ def transcribe(
     top_k: TopK = None,
     compat: Compat = None,
     dtype: Dtype = "float32",
+    bits: Bits = None,
     device: Device = "auto",
     seed: Seed = 0,
 ) -> None:
@@ -193,7 +195,7 @@ def transcribe(
         "active_experts": top_k,
         **beam_search(beams),
     }
-    batch = _Batch(model, chosen, options, noise, snr, compat, dtype, device, seed)
+    batch = _Batch(model, chosen, options, noise, snr, compat, dtype, bits, device, seed)
 
     def deliver(one: Input, outcome: Sequence[Transcript] | Interrupted | Exception) -> None:
         """Print or write what became of a recording."""
@@ -246,6 +248,7 @@ class _Batch:
     snr: float | None
     compat: Compatibility | None
     dtype: str
+    bits: str | None
     device: str
     seed: int
     done: list[Transcript] = field(default_factory=list)
@@ -258,7 +261,7 @@ class _Batch:
         from mome.decoding import Interrupted
 
         self._noise = self._add_noise()
-        transcriber = load_model(self.model, self.compat, self.dtype, self.device)
+        transcriber = load_model(self.model, self.compat, self.dtype, self.device, self.bits)
         rates = self.rates or [transcriber.default_rates]
         with FilesProgress(_lengths(inputs)) as progress:
             for one in inputs:
