@@ -193,7 +193,9 @@ results-real-avsr: backbones build/grid-real/video_encoder.done  ## Train them o
 bench: export MOME_BACKBONES := $(MOME_BACKBONES)
 bench: backbones  ## Measure times and what they buy; writes results/benchmarks/
 	$(BIN)/python -m benchmarks.encoders $(SPEECH)/manifest.csv
+	$(BIN)/python -m benchmarks.reading $(GRID)/manifest.csv
 	$(BIN)/python -m benchmarks.beam_search
+	$(BIN)/python -m benchmarks.fewer_bits $(SPEECH)/manifest.csv
 	$(BIN)/python -m benchmarks.serving $(SPEECH)/manifest.csv
 	$(BIN)/python -m scripts.serving.load
 	$(BIN)/python -m benchmarks.matryoshka_step

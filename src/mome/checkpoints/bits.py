@@ -93,3 +93,6 @@ def quantize(language_model: nn.Module) -> None:
         module.__class__ = EightBitLinear  # hooks and what is inside stay
         module.register_buffer("weight", (weight.t() / scale).round_().to(torch.int8).t())
         module.register_buffer("scale", scale)
+    # The file of the weights may be mapped to memory, all of it as long as one tensor is a part of it.
+    for parameter in language_model.parameters():
+        parameter.data = parameter.data.clone()
