@@ -75,7 +75,7 @@ Bits = Annotated[
     Literal["int8", "int4"] | None,
     typer.Option(
         "--language-model-dtype",
-        help="Precision of the language model's weights alone. int8: faster and a quarter of the memory on a "
+        help="Precision of the language model's weights alone. int8: faster and in less memory on a "
         "processor, by bitsandbytes on a GPU; int4: by bitsandbytes. Default: that of the other weights.",
         show_default=False,
     ),
