@@ -195,10 +195,12 @@ bench: backbones  ## Measure times and what they buy; writes results/benchmarks/
 	$(BIN)/python -m benchmarks.experts
 	$(BIN)/python -m benchmarks.linear
 	$(BIN)/python -m benchmarks.encoders $(SPEECH)/manifest.csv
+	$(BIN)/python -m benchmarks.reading $(GRID)/manifest.csv
 	$(BIN)/python -m benchmarks.beam_search
 	$(BIN)/python -m benchmarks.matryoshka_step
 	$(BIN)/python -m benchmarks.growth
 	$(BIN)/python -m benchmarks.transcription $(GRID)/manifest.csv $(SPEECH)/manifest.csv
+	$(BIN)/python -m benchmarks.fewer_bits $(SPEECH)/manifest.csv
 	$(BIN)/python -m benchmarks.serving $(SPEECH)/manifest.csv
 	$(BIN)/python -m scripts.serving.load
 	$(BIN)/python -m benchmarks.ratios

@@ -116,3 +116,9 @@ def test_precision_of_the_weights(run, published, talks, monkeypatch):
     assert result.exit_code == 0, result.output
     assert {parameter.dtype for parameter in loaded[0].model.parameters()} == {torch.bfloat16}
     assert run("transcribe", talks[0], "--model", published, "--dtype", "int8").exit_code == 2
+    result = run(
+        *("transcribe", talks[0], "--model", published, "--rates", "4,2", "--device", "cpu"),
+        *("--language-model-dtype", "int8"),
+    )
+    assert result.exit_code == 0, result.output
+    assert loaded[1].model.language_model.get_output_embeddings().weight.dtype == torch.int8

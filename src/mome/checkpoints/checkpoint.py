@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from mome.adapters import adapter_modules, is_adapter_key
 from mome.adapters.files import save_tensors
 from mome.checkpoints.backbones import load_backbone
+from mome.checkpoints.bits import EightBitLinear, quantization, quantize
 from mome.checkpoints.folder import INSIDE, WEIGHTS, model_folder, part_folder, read_config, read_weights
 from mome.checkpoints.names import CHECKPOINT_FILES
 from mome.checkpoints.settings import blaming
@@ -100,11 +101,16 @@ class SavedModel(PreTrainedModel):
             kwargs: ``repo_id`` (the folder's name by default) and the upload options of :meth:`push_to_hub`.
 
         Raises:
-            MomeError: a LoRA was merged into a backbone that is not copied; with ``push_to_hub``, a backbone is in a
-                local folder and not copied, or the upload fails.
+            MomeError: a LoRA was merged into a backbone that is not copied, or the language model was loaded with
+                weights of 8 bits; with ``push_to_hub``, a backbone is in a local folder and not copied, or the upload
+                fails.
         """
         if not is_main_process:
             return
+        if any(isinstance(module, EightBitLinear) for module in self.language_model.modules()):
+            raise MomeError(
+                "the language model has weights of 8 bits, which are not saved: load it without language_model_dtype"
+            )
         self._check_adapters(self_contained)
         if push_to_hub and not self_contained:
             self._refuse_local_backbones()
@@ -224,6 +230,7 @@ class SavedModel(PreTrainedModel):
         device_map: str | int | torch.device | None = None,
         attn_implementation: str | None = None,
         quantization_config: Any = None,
+        language_model_dtype: str | None = None,
         compat: Compatibility | None = None,
         **kwargs: Any,
     ) -> Self:
@@ -240,6 +247,8 @@ class SavedModel(PreTrainedModel):
             device_map: the one device to load to, such as ``"cuda:0"``.
             attn_implementation: of the language model (``"sdpa"``, ``"flash_attention_2"``, …).
             quantization_config: of the language model, passed on to Transformers.
+            language_model_dtype: ``"int8"`` or ``"int4"``, of the language model's linear layers instead, see
+                :func:`mome.checkpoints.bits.quantization`.
             compat: replaces the configuration's. The processor needs the same (``MomeProcessor.from_folder``), as
                 :func:`mome.load` gives it.
             kwargs: the keywords that the Auto classes add; no others are supported.
@@ -259,6 +268,12 @@ class SavedModel(PreTrainedModel):
         weights = read_weights(folder)
         plan = _planned(cls, config, folder)
         _check_fit(plan.trained_state_dict(), weights, folder)
+        in_place = False
+        if language_model_dtype is not None:
+            if quantization_config is not None:
+                raise ValueError("quantization_config and language_model_dtype exclude each other: give one of them")
+            quantization_config = quantization(language_model_dtype, device or torch.device("cpu"), dtype)
+            in_place = quantization_config is None
         chosen = {"attn_implementation": attn_implementation, "quantization_config": quantization_config}
         options = {name: value for name, value in chosen.items() if value is not None}
         parts = _load_backbones(plan, config, folder, dtype, options, hub)
@@ -266,6 +281,8 @@ class SavedModel(PreTrainedModel):
             dtype = next(iter(parts.values())).dtype if parts else torch.get_default_dtype()
         model = cls(config, **parts).to(dtype=dtype)  # type: ignore[call-arg]
         model.load_trained(weights, folder)
+        if in_place:
+            quantize(model.language_model)
         return cast(Self, model.to(device=device).eval())
 
     def load_trained(self, state: dict[str, Tensor], source: object) -> None:

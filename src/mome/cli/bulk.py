@@ -35,7 +35,7 @@ def transcribe_manifest(
         folder: created if missing.
         address: of the cluster.
         model: folder or hub id.
-        loading: ``compat``, ``dtype`` and ``device``.
+        loading: ``compat``, ``dtype``, ``device`` and ``language_model_dtype``.
         rates: the rates of each clip, by default the finest; those of modalities that it lacks are left out.
         noise, snr, seed: noise to mix in.
         batch: clips transcribed together.
@@ -61,7 +61,7 @@ def transcribe_manifest(
     sound = None if noise is None else load_noise(noise)
     own: dict[str, Any] = {"noise": sound, "seed": seed, "batch_size": batch, **options}
     evaluation = Evaluation(transcriber, rows, conditions, **own)
-    kept = settings(model, loading["compat"], loading["dtype"], noise, seed, options)
+    kept = settings(model, loading["compat"], loading["dtype"], loading["language_model_dtype"], noise, seed, options)
     journal = Journal(folder / TRANSCRIPTS, kept, rows, conditions)
     with progress("transcribing") as bar:
         evaluation.run(bar, Cluster(model, conditions, **loading, options=own, address=address), journal)

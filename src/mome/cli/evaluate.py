@@ -12,6 +12,7 @@ import typer
 from mome.checkpoints.bundled import BUNDLED_NAME
 from mome.cli.options import (
     Beams,
+    Bits,
     Compat,
     Data,
     Dtype,
@@ -102,6 +103,7 @@ def evaluate(
     normalize: Normalize = "lower",
     compat: Compat = None,
     dtype: Dtype = "float32",
+    bits: Bits = None,
     seed: Annotated[
         int,
         typer.Option(min=0, help="Draws a clip's stretch of noise, together with its id, and the intervals."),
@@ -140,16 +142,20 @@ def evaluate(
     check_top_k(top_k, model, config)
     conditions = make_conditions(choose_rates(config.rate_set, given, tasks), levels)
     sound = None if noise is None else load_noise(noise)
-    transcriber = load_model(model, compat, dtype) if ray is None else without_weights(model, compat)
+    transcriber = load_model(model, compat, dtype, bits=bits) if ray is None else without_weights(model, compat)
     evaluated = {condition.task for condition in conditions}
     store = None if cache is None else ClipStore(cache, audio=evaluated != {"vsr"}, video=evaluated != {"asr"})
     search: dict[str, Any] = {"active_experts": top_k, **beam_search(beams)}
     options = {"noise": sound, "seed": seed, "batch_size": batch, "store": store, "normalize": normalize, **search}
     evaluation = Evaluation(transcriber, rows, conditions, **options)
-    engine = None if ray is None else Cluster(model, conditions, compat, dtype, options=options, address=ray)
+    engine = (
+        None
+        if ray is None
+        else Cluster(model, conditions, compat, dtype, language_model_dtype=bits, options=options, address=ray)
+    )
     kept = None
     if journal is not None:
-        kept = Journal(journal, settings(model, compat, dtype, noise, seed, search), rows, conditions)
+        kept = Journal(journal, settings(model, compat, dtype, bits, noise, seed, search), rows, conditions)
     interruption = None
     try:
         with progress("transcribing") as bar:

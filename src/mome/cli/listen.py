@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 import typer
 
 from mome.checkpoints.bundled import BUNDLED_NAME
-from mome.cli.options import Beams, Dtype, Model, beam_search, load_model
+from mome.cli.options import Beams, Bits, Dtype, Model, beam_search, load_model
 from mome.cli.output import note, quiet, result
 from mome.errors import MomeError
 
@@ -44,6 +44,7 @@ def listen(
     ] = False,
     beams: Beams = None,
     dtype: Dtype = "float32",
+    bits: Bits = None,
 ) -> None:
     """Transcribe what is being said.
 
@@ -59,7 +60,7 @@ def listen(
     quiet()
     from mome.decoding.live import Listener
 
-    transcriber = load_model(model, None, dtype)
+    transcriber = load_model(model, None, dtype, bits=bits)
     listener = Listener(transcriber, rates, every=every, max_segment=max_segment, **beam_search(beams))
     show = _json if json_lines else _text(sys.stderr.isatty())
     blocks = _pipe(sys.stdin.buffer) if source else _microphone()

@@ -72,6 +72,15 @@ Dtype = Annotated[
     Literal["float32", "bfloat16", "float16"],
     typer.Option(help="Precision of the weights; bfloat16 halves the memory, and is fast where the hardware has it."),
 ]
+Bits = Annotated[
+    Literal["int8", "int4"] | None,
+    typer.Option(
+        "--language-model-dtype",
+        help="Precision of the language model's weights alone. int8: faster and in less memory on a "
+        "processor, by bitsandbytes on a GPU; int4: by bitsandbytes. Default: that of the other weights.",
+        show_default=False,
+    ),
+]
 Device = Annotated[
     str,
     typer.Option(
@@ -285,9 +294,13 @@ def read_config(model: str) -> MomeConfig:
 
 
 def load_model(
-    model: str, compat: Compatibility | None = None, dtype: str = "float32", device: str = "auto"
+    model: str,
+    compat: Compatibility | None = None,
+    dtype: str = "float32",
+    device: str = "auto",
+    bits: str | None = None,
 ) -> Transcriber:
     """Load a model, with the official arithmetic if ``compat`` says so."""
     from mome.decoding import load
 
-    return load(model, device=device, compat=compat, dtype=dtype)
+    return load(model, device=device, compat=compat, dtype=dtype, language_model_dtype=bits)

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from mome.checkpoints.bundled import BUNDLED_NAME
-from mome.cli.options import Device, Dtype, Model, check_device, read_config
+from mome.cli.options import Bits, Device, Dtype, Model, check_device, read_config
 from mome.cli.output import note, quiet
 from mome.errors import MomeError
 from mome.rates import Rates
@@ -64,6 +64,7 @@ def serve(
         bool, typer.Option("--page", help="Serve a page too: transcripts of a film or the camera in the browser.")
     ] = False,
     dtype: Dtype = "float32",
+    bits: Bits = None,
     device: Device = "auto",
 ) -> None:
     """Serve the OpenAI transcription API, for sound and video.
@@ -101,7 +102,7 @@ def serve(
     if rates not in ("", "auto"):
         config.rate_set.check(Rates.parse(rates))
     most = Limits(round(max_mb * 2**20), max_seconds, max_pixels, queue, max_wait, max_time)
-    serving = Serving(model, device, dtype, rates, budget / 1000, batch, limits=most)
+    serving = Serving(model, device, dtype, bits, rates, budget / 1000, batch, limits=most)
     if readers is not None:
         serving = replace(serving, readers=readers)
     name = Path(model).resolve().name if Path(model).is_dir() else model

@@ -15,6 +15,7 @@ from mome.cli.bulk import TRANSCRIPTS, transcribe_manifest
 from mome.cli.inputs import Input, find_inputs, parse_input
 from mome.cli.options import (
     Beams,
+    Bits,
     Compat,
     Device,
     Dtype,
@@ -141,6 +142,7 @@ def transcribe(
     top_k: TopK = None,
     compat: Compat = None,
     dtype: Dtype = "float32",
+    bits: Bits = None,
     device: Device = "auto",
     seed: Seed = 0,
 ) -> None:
@@ -187,7 +189,7 @@ def transcribe(
         if len(inputs) != 1 or Path(inputs[0]).suffix.lower() != ".csv" or output_dir is None:
             raise MomeError("--ray reads a manifest and fills a folder: mome transcribe --ray CLIPS.csv --out DIR")
         search = {"words": words, "active_experts": top_k, **beam_search(beams)}
-        loading = {"compat": compat, "dtype": dtype, "device": device}
+        loading = {"compat": compat, "dtype": dtype, "device": device, "language_model_dtype": bits}
         files = (Path(inputs[0]), output_dir)
         raise typer.Exit(transcribe_manifest(*files, ray, model, loading, chosen, noise, snr, seed, batch_size, search))
     several = len(chosen) > 1
@@ -209,7 +211,7 @@ def transcribe(
         "active_experts": top_k,
         **beam_search(beams),
     }
-    batch = _Batch(model, chosen, options, noise, snr, compat, dtype, device, seed)
+    batch = _Batch(model, chosen, options, noise, snr, compat, dtype, bits, device, seed)
 
     def deliver(one: Input, outcome: Sequence[Transcript] | Interrupted | Exception) -> None:
         """Print or write what became of a recording."""
@@ -262,6 +264,7 @@ class _Batch:
     snr: float | None
     compat: Compatibility | None
     dtype: str
+    bits: str | None
     device: str
     seed: int
     done: list[Transcript] = field(default_factory=list)
@@ -274,7 +277,7 @@ class _Batch:
         from mome.decoding import Interrupted
 
         self._noise = self._add_noise()
-        transcriber = load_model(self.model, self.compat, self.dtype, self.device)
+        transcriber = load_model(self.model, self.compat, self.dtype, self.device, self.bits)
         rates = self.rates or [transcriber.default_rates]
         with FilesProgress(_lengths(inputs)) as progress:
             for one in inputs:

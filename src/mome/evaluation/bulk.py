@@ -34,7 +34,7 @@ class Cluster:
     Attributes:
         model: folder or hub id, which all machines of the cluster have.
         conditions: the conditions.
-        compat, dtype, device: for :func:`~mome.decoding.load`.
+        compat, dtype, device, language_model_dtype: for :func:`~mome.decoding.load`.
         options: of :class:`~mome.evaluation.evaluate.Evaluation`.
         address: of the cluster, or :data:`~mome.cluster.LOCAL`.
     """
@@ -44,6 +44,7 @@ class Cluster:
     compat: Compatibility | None = None
     dtype: str = "float32"
     device: str = "auto"
+    language_model_dtype: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     address: str = LOCAL
 
@@ -73,7 +74,8 @@ def _reader(cluster: Cluster) -> Callable[[Sequence[ManifestRow]], Read]:
 
 
 def _recogniser(cluster: Cluster) -> Callable[[Read], list[Outcome]]:
-    transcriber = load(cluster.model, device=cluster.device, compat=cluster.compat, dtype=cluster.dtype)
+    loading = {name: getattr(cluster, name) for name in ("device", "compat", "dtype", "language_model_dtype")}
+    transcriber = load(cluster.model, **loading)
     return cluster.evaluation(transcriber).transcribe
 
 
@@ -89,7 +91,13 @@ def without_weights(name: str, compat: Compatibility | None = None) -> Transcrib
 
 
 def settings(
-    model: str, compat: Compatibility | None, dtype: str, noise: Path | None, seed: int, options: Mapping[str, Any]
+    model: str,
+    compat: Compatibility | None,
+    dtype: str,
+    bits: str | None,
+    noise: Path | None,
+    seed: int,
+    options: Mapping[str, Any],
 ) -> dict[str, Any]:
     """What transcripts depend on besides clips and conditions, for a :class:`~mome.evaluation.journal.Journal`.
 
@@ -98,5 +106,6 @@ def settings(
     file = model_folder(model) / WEIGHTS
     with disk_errors(file), file.open("rb") as weights:
         digest = hashlib.file_digest(weights, "sha256").hexdigest()[:32]
-    own = {"model": digest, "compat": compat, "dtype": dtype, "noise": None if noise is None else noise.name}
+    dtypes = {"dtype": dtype, "language_model_dtype": bits}
+    own = {"model": digest, "compat": compat, **dtypes, "noise": None if noise is None else noise.name}
     return {**own, "seed": seed, "options": {name: value for name, value in options.items() if value is not None}}

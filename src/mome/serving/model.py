@@ -30,6 +30,7 @@ class Setup:
     model: str
     device: str = "auto"
     dtype: str = "float32"
+    language_model_dtype: str | None = None
     measure: bool = False
 
 
@@ -75,7 +76,9 @@ class Model:
         transformers.logging.disable_progress_bar()
         # The readers need the other half; threads that wait for each other on a busy core need far more time.
         torch.set_num_threads(min(torch.get_num_threads(), max((os.cpu_count() or 1) // 2, 1)))
-        self._transcriber = load(setup.model, device=setup.device, dtype=setup.dtype)
+        self._transcriber = load(
+            setup.model, device=setup.device, dtype=setup.dtype, language_model_dtype=setup.language_model_dtype
+        )
         config = self._transcriber.model.config
         frames = encoder_frames(config, 4.0)
         rates = sorted(config.rate_set.rates(), key=lambda rate: -count_tokens(config, rate, *frames).total)

@@ -36,7 +36,7 @@ class Serving:
 
     Attributes:
         model: folder or hub id.
-        device, dtype: as in :func:`mome.load`.
+        device, dtype, language_model_dtype: as in :func:`mome.load`.
         rates: of requests that name none; ``auto`` or such as ``"4,2"``; empty: the model's finest.
         budget: seconds that the model may need for all that waits, at rates ``auto``.
         batch: parts that are transcribed together.
@@ -47,6 +47,7 @@ class Serving:
     model: str
     device: str = "auto"
     dtype: str = "float32"
+    language_model_dtype: str | None = None
     rates: str = ""
     budget: float = 1.0
     batch: int = 16
@@ -187,7 +188,8 @@ class Service:
     async def _have_model(self, started: asyncio.Future[None]) -> None:
         """Keep a process with the model, and give it work."""
         pause = 1.0
-        setup = Setup(self.serving.model, self.serving.device, self.serving.dtype, self.serving.rates == AUTO)
+        serving = self.serving
+        setup = Setup(serving.model, serving.device, serving.dtype, serving.language_model_dtype, serving.rates == AUTO)
         while True:
             child: Child | None = None
             try:
