@@ -17,7 +17,7 @@ import re
 import signal
 import tarfile
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -53,7 +53,7 @@ MANIFEST, FAILURES = "manifest.csv", "failures.csv"
 _VERSION = 1  # of the shards; shards of another version are made again
 _STALE = 3600.0  # seconds after which a temporary file that nobody wrote to is one that a killed process left
 _DEATHS = 3  # processes that a clip may kill before it is a failure
-_BREAKS = 10  # how often in a row worker processes may be killed with no shard done between
+_BREAKS = 10  # processes that may die at a shard
 
 Progress = Callable[[int, int], None]
 """Called with the number of clips done and of all clips."""
@@ -148,7 +148,7 @@ def _run(todo: list[Shard], folder: Path, workers: int) -> Iterator[Shard]:
             _make(shard, folder)
             yield shard
         return
-    waiting, breaks = deque(todo), 0
+    waiting, breaks = deque(todo), Counter[str]()
     context = multiprocessing.get_context("spawn")  # a fork of a process with threads of OpenCV can hang
 
     def pool() -> ProcessPoolExecutor:
@@ -175,14 +175,13 @@ def _run(todo: list[Shard], folder: Path, workers: int) -> Iterator[Shard]:
                     worker.shutdown()
                     idle.append(pool())
                     waiting.appendleft(shard)
-                    breaks += 1
-                    if breaks == _BREAKS:
+                    breaks[shard.name] += 1
+                    if breaks[shard.name] == _BREAKS:
                         raise MomeError(
                             "worker processes are killed again and again, perhaps for want of memory: give fewer "
                             "--workers (what is done is kept)"
                         ) from None
                     continue
-                breaks = 0
                 idle.append(worker)
                 yield shard
     finally:
@@ -255,7 +254,7 @@ class _Deaths:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.before: dict[str, int] = {}
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, TypeError, AttributeError):  # missing or damaged
             self.before = {str(name): int(number) for name, number in json.loads(path.read_text("utf-8")).items()}
 
     def survives(self, name: str) -> bool:
