@@ -155,6 +155,18 @@ def programs() -> list[Ratio]:
             ">= 6",
         ),
         Ratio(
+            "film to mouth crops and sound, faces looked for in each frame / real time",
+            "reading",
+            lambda d: d["reading"]["every_frame"]["share_of_real_time"],
+            "<= 0.3",
+        ),
+        Ratio(
+            "mome-base (4,-) in float32 / language model in int8",
+            "fewer_bits",
+            lambda d: row(d["searches"], model="int8", beams=1)["float32_over_this"],
+            ">= 1",
+        ),
+        Ratio(
             "mome-tiny on GRID, 15 beams: without this package's search and experts / with",
             "transcription",
             lambda d: row(d["grid"], name="batch 1, beams 15")["times_as_fast"],
