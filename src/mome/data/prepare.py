@@ -44,7 +44,7 @@ from mome.media.face import check_detector
 
 CLIPS_PER_SHARD = 200
 """What a killed process loses at most: minutes of its work."""
-CRF = 21
+CRF = 22
 """Of H.264: the mean difference of a pixel is about 1 of 255."""
 _X264 = "mbtree=0"  # x264's tree of macroblocks gives other bytes now and then for pictures as small as these
 ROUNDING = 60.0
