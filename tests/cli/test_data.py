@@ -272,3 +272,20 @@ def test_prepare(run, refused, tmp_path):
     for wrong in ("0/2", "3/2", "2", "1/0"):
         assert "--shard" in refused("data", "prepare", manifest, "--out", out, "--shard", wrong)
     assert "is a file" in refused("data", "prepare", manifest, "--out", manifest)
+
+
+def test_prepare_overwrites_no_manifest_of_another_kind(run, refused, tmp_path):
+    out = tmp_path / "same"
+    out.mkdir()
+    (tmp_path / "a.mp4").write_bytes(encode_mouth(np.full((10, 96, 96), 90, np.uint8)))
+    own, other = out / "manifest.csv", tmp_path / "clips.csv"
+    own.write_text("id,path,split,text\na,../a.mp4,test,hello\n")
+    other.write_text("id,path,split,text\na,a.mp4,test,hello\n")
+    before = own.read_bytes()
+    assert "would be overwritten" in refused("data", "prepare", own, "--out", tmp_path / "x" / ".." / "same")
+    assert "no manifest of prepared clips" in refused("data", "prepare", other, "--out", out)
+    assert (own.read_bytes(), list(out.iterdir())) == (before, [own])
+    own.unlink()
+    for _ in range(2):  # its own manifest does not stop it
+        assert run("data", "prepare", other, "--out", out).exit_code == 0
+    assert "would be overwritten" in refused("data", "prepare", own, "--out", out)

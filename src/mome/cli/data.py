@@ -223,6 +223,8 @@ def prepare(
 
     if out.exists() and not out.is_dir():
         raise MomeError(f"--out {out} is a file: give a folder")
+    if (out / MANIFEST).resolve() == data.resolve():
+        raise MomeError(f"{data} would be overwritten by the manifest of --out {out}: give another folder")
     if ray is not None and workers > 1:
         raise MomeError(f"--workers {workers} and --ray exclude each other: give one of them")
     share = _share(shard)

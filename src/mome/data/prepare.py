@@ -50,6 +50,7 @@ _X264 = "mbtree=0"  # x264's tree of macroblocks gives other bytes now and then 
 ROUNDING = 60.0
 """Decibels by which the rounding of the sound is at least below the sound: what lies lower takes most of the space."""
 MANIFEST, FAILURES = "manifest.csv", "failures.csv"
+_HASHES = ("sha256", "audio_sha256")  # columns of the manifest
 _VERSION = 1  # of the shards; shards of another version are made again
 _STALE = 3600.0  # seconds after which a temporary file that nobody wrote to is one that a killed process left
 _DEATHS = 3  # processes that a clip may kill before it is a failure
@@ -119,9 +120,10 @@ def prepare(
         cluster: address of a Ray cluster whose processes do the work, instead of ``workers``.
 
     Raises:
-        MomeError: a file cannot be written, the face detector cannot be used, processes are killed again and again, or
-            the cluster cannot be used.
+        MomeError: a file cannot be written, the folder has a manifest of another kind, the face detector cannot be
+            used, processes are killed again and again, or the cluster cannot be used.
     """
+    _check_manifest(folder / MANIFEST)
     check_detector()
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -139,6 +141,15 @@ def prepare(
         if progress is not None:
             progress(done, total)
     return _join(work, folder)
+
+
+def _check_manifest(path: Path) -> None:
+    """Raise :class:`MomeError` if there is a manifest that :func:`prepare` did not write."""
+    if path.exists():
+        with disk_errors(path), path.open(encoding="utf-8", errors="replace") as file:
+            columns = file.readline().strip().split(",")
+        if _HASHES[0] not in columns:
+            raise MomeError(f"{path} is no manifest of prepared clips, and would be overwritten: give another folder")
 
 
 def _run(todo: list[Shard], folder: Path, workers: int) -> Iterator[Shard]:
@@ -287,7 +298,7 @@ def _join(work: Sequence[Shard], folder: Path) -> Prepared:
     """Write the manifest of all shards, if all are there."""
     rows: list[ManifestRow] = []
     failures: list[tuple[str, str]] = []
-    hashes: dict[str, dict[str, str]] = {"sha256": {}, "audio_sha256": {}}
+    hashes: dict[str, dict[str, str]] = {column: {} for column in _HASHES}
     missing = 0
     for shard in work:
         report = _report(folder, shard)
