@@ -257,6 +257,19 @@ def test_importers_list_what_is_bad_and_go_on(run, tmp_path):
     assert not (tmp_path / "failures.csv").exists()
 
 
+def test_a_piece_without_length_stops_no_other(run, tmp_path):
+    folder, out = tmp_path / "lrs3" / "pretrain" / "c", tmp_path / "lrs3.csv"
+    folder.mkdir(parents=True)
+    for name, words in (("00001", "OH 0.1 0.1004"), ("00002", "OH 0.1 0.1\nNO 0.3 0.5"), ("00003", "OH 0 0\nNO 20 21")):
+        (folder / f"{name}.mp4").touch()
+        (folder / f"{name}.txt").write_text(f"Text: OH\n\nWORD START END\n{words}\n")
+    result = run("data", "lrs3", tmp_path / "lrs3", "-o", out)
+    assert result.exit_code == 1
+    assert texts(out) == {"pretrain_c_00002_00": "oh no", "pretrain_c_00003_01": "no"}
+    for clip in ("00001.mp4, clip pretrain_c_00001_00", "00003.mp4, clip pretrain_c_00003_00"):
+        assert f"{clip}: the part ends" in result.stderr
+
+
 def test_prepare(run, refused, tmp_path):
     film, manifest, out = tmp_path / "a.mp4", tmp_path / "clips.csv", tmp_path / "out"
     film.write_bytes(encode_mouth(np.full((10, 96, 96), 90, np.uint8)))
