@@ -126,6 +126,12 @@ def test_lrs3(lrs3):
     assert "backwards" in reasons[str(lrs3 / "pretrain/0Abc/00003.mp4")]
 
 
+def test_lrs3_with_sound_beside_the_video(lrs3):
+    before = lrs3_corpus(lrs3)
+    touch(lrs3, "test/xYz/00001.wav", "trainval/talk3/50001.WAV")
+    assert lrs3_corpus(lrs3) == before
+
+
 def test_lrs3_with_a_list_of_validation_clips(lrs3):
     chosen = lrs3 / "valid.id"
     chosen.write_text("trainval/talk7/50002\ntrainval/gone/50001\n")
@@ -171,6 +177,27 @@ def test_lrs2(tmp_path, lists):
     assert lrs2_corpus(base).rows == corpus.rows
     with pytest.raises(MomeError, match="mvlrs_v1"):
         lrs2_corpus(base / "main" / "5535")
+
+
+def test_clips_that_are_listed_twice(tmp_path):
+    annotate(tmp_path, "main/5535/00001", "FOR EVERYONE")
+    (tmp_path / "train.txt").write_text("5535/00001\n5535/00001\n")
+    (tmp_path / "val.txt").write_text("5535/00001\n")
+    corpus = lrs2_corpus(tmp_path)
+    assert [(row.id, row.split) for row in corpus.rows] == [("main_5535_00001", "train")]
+    ((name, reason),) = corpus.failures  # that of val, as the second line of train says nothing else
+    assert (Path(name).name, "second clip main_5535_00001" in reason) == ("00001.mp4", True)
+
+    touch(tmp_path, "lrs3/a.mp4")
+    labels = tmp_path / "labels.csv"
+    labels.write_text("lrs3,a.mp4,31,1,ONE\nlrs3,a.mp4,31,1,ONE\nlrs3,a.mp4,31,1,TWO\n")
+    corpus = auto_avsr_corpus(tmp_path, labels)
+    assert ([row.text for row in corpus.rows], len(corpus.failures)) == (["one"], 1)
+
+    touch(tmp_path / "grid", "s1/bbaf2n.mpg", "s1/bbaf2n.wav")
+    corpus = grid_corpus(tmp_path / "grid")
+    assert [row.path.name for row in corpus.rows] == ["bbaf2n.mpg"]
+    assert [Path(name).name for name, _ in corpus.failures] == ["bbaf2n.wav"]
 
 
 def test_auto_avsr(tmp_path):

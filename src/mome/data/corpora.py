@@ -103,7 +103,7 @@ def grid_corpus(
         else:
             split = sentence_split(text, valid, 0.0 if test_talkers else test, seed)
         corpus.rows.append(ManifestRow(_clip_id(folder, path), path, split, text))
-    return corpus
+    return _distinct(corpus)
 
 
 def lrs3_corpus(folder: Path, valid_ids: Path | None = None) -> Corpus:
@@ -128,7 +128,7 @@ def lrs3_corpus(folder: Path, valid_ids: Path | None = None) -> Corpus:
     listed = None if valid_ids is None else {words[0] for words in _lines(valid_ids)}
     corpus = Corpus()
     for name in sets:
-        found, failures = find_media(folder / name)
+        found, failures = find_media(folder / name, frozenset((".mp4",)))
         corpus.failures += failures
         for path in found:
             clip = path.relative_to(folder).with_suffix("").as_posix()
@@ -139,7 +139,7 @@ def lrs3_corpus(folder: Path, valid_ids: Path | None = None) -> Corpus:
             _add_lrs(corpus, folder, path, split, name == "pretrain")
     if listed and not any(row.split == "valid" for row in corpus.rows):
         raise MomeError(f"{valid_ids} names no clip of {folder}/trainval: its lines are like trainval/ID/00001")
-    return corpus
+    return _distinct(corpus)
 
 
 def lrs2_corpus(folder: Path) -> Corpus:
@@ -171,7 +171,7 @@ def lrs2_corpus(folder: Path) -> Corpus:
     if not corpus.rows and not corpus.failures:
         names = " and ".join(map(str, places))
         raise MomeError(f"{names} have no list pretrain.txt, train.txt, val.txt or test.txt with a clip: LRS2 has them")
-    return corpus
+    return _distinct(corpus)
 
 
 def _add_lrs(corpus: Corpus, folder: Path, path: Path, split: str, pieces: bool) -> None:
@@ -246,7 +246,7 @@ def auto_avsr_corpus(folder: Path, labels: Path, split: str = "train") -> Corpus
             yield ManifestRow(_clip_id(folder, path), path, split, text, excerpt, int(fields[2]))
 
         _add(corpus, labels.with_name(f"{labels.name}:{number}"), rows)
-    return corpus
+    return _distinct(corpus)
 
 
 def librispeech_corpus(folder: Path) -> Corpus:
@@ -280,7 +280,7 @@ def librispeech_corpus(folder: Path) -> Corpus:
                     corpus.left_out.append(path)
 
         _add(corpus, transcript, rows)
-    return corpus
+    return _distinct(corpus)
 
 
 def _add(corpus: Corpus, source: Path, rows: Callable[[], Iterable[ManifestRow]]) -> None:
@@ -289,6 +289,17 @@ def _add(corpus: Corpus, source: Path, rows: Callable[[], Iterable[ManifestRow]]
         corpus.rows += list(rows())
     except Exception as error:
         corpus.failures.append((str(source), in_one_line(error)))
+
+
+def _distinct(corpus: Corpus) -> Corpus:
+    """The corpus without second rows of a clip: they are failures, unless they say the same."""
+    first: dict[str, ManifestRow] = {}
+    for row in corpus.rows:
+        if (other := first.setdefault(row.id, row)) != row:
+            reason = f"{row.path} would be a second clip {row.id}, after {other.path}: only the first is listed"
+            corpus.failures.append((str(row.path), reason))
+    corpus.rows = list(first.values())
+    return corpus
 
 
 def _check_file(path: Path) -> None:
@@ -318,8 +329,12 @@ def _lines(path: Path) -> list[list[str]]:
     return [line.split() for line in _text_lines(path)]
 
 
-def find_media(folder: Path) -> tuple[list[Path], list[tuple[str, str]]]:
+def find_media(folder: Path, suffixes: Collection[str] = MEDIA) -> tuple[list[Path], list[tuple[str, str]]]:
     """Find the media files below a folder, sorted by path, without hidden files and folders.
+
+    Args:
+        folder: searched with all folders below it.
+        suffixes: in lower case.
 
     Returns:
         The files, and the folders that cannot be read, each with the reason.
@@ -334,11 +349,12 @@ def find_media(folder: Path) -> tuple[list[Path], list[tuple[str, str]]]:
     for parent, folders, files in os.walk(folder, onerror=errors.append):
         folders[:] = [name for name in folders if not name.startswith(".")]
         paths = (Path(parent, name) for name in files if not name.startswith("."))
-        found += [path for path in paths if path.suffix.lower() in MEDIA and path.is_file()]
+        found += [path for path in paths if path.suffix.lower() in suffixes and path.is_file()]
     failures = [(str(error.filename), f"{error.filename}: {error.strerror}") for error in errors]
     if not found:
         reason = f" ({failures[0][1]})" if failures else ""
-        raise MomeError(f"{folder} has no video or audio files in it{reason}")
+        kind = "video or audio" if suffixes is MEDIA else "/".join(suffixes)
+        raise MomeError(f"{folder} has no {kind} files in it{reason}")
     return sorted(found), failures
 
 
