@@ -244,7 +244,7 @@ def test_importers_list_what_is_bad_and_go_on(run, tmp_path):
     (root / "pretrain" / "c" / "00001.txt").write_text("Text: NOW\n\nWORD START END ASDSCORE\nNOW 1.5 2.25 3\n")
     result = run("data", "lrs3", root, "-o", out)
     assert (result.exit_code, "1 of 3 files" in result.stderr) == (1, True)
-    with (tmp_path / "failures.csv").open() as file:
+    with (tmp_path / "lrs3.failures.csv").open() as file:
         assert [row["name"] for row in csv.DictReader(file)] == [str(root / "test" / "b" / "00001.mp4")]
     assert out.read_text().splitlines() == [
         "id,path,split,text,start,end,frames",
@@ -252,9 +252,12 @@ def test_importers_list_what_is_bad_and_go_on(run, tmp_path):
         "test_a_00001,lrs3/test/a/00001.mp4,test,hello there,,,",
     ]
     assert [row.excerpt.end for row in read_manifest(out)] == [2.25, None]
+    (tmp_path / "failures.csv").write_text("of mome data prepare")
+    assert run("data", "folder", root / "test" / "a", "-o", tmp_path / "other.csv").exit_code == 0
+    assert sorted(path.name for path in tmp_path.glob("*failures.csv")) == ["failures.csv", "lrs3.failures.csv"]
     (root / "test" / "b" / "00001.txt").write_text("Text: MENDED\n")
     assert run("data", "lrs3", root, "-o", out).exit_code == 0
-    assert not (tmp_path / "failures.csv").exists()
+    assert not (tmp_path / "lrs3.failures.csv").exists()
 
 
 def test_a_piece_without_length_stops_no_other(run, tmp_path):

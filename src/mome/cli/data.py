@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from mome.data.corpora import Corpus
 
 SOME_FAILED = 1
-FAILURES = "failures.csv"
-"""Beside a manifest: what could not be listed or prepared, and why."""
 _LISTED = 10  # reasons on the terminal
 
 data_app = typer.Typer(
@@ -280,7 +278,7 @@ def _write_manifest(directory: Path, out: Path, found: Corpus, why: str) -> None
     note(f"wrote {out}: {len(rows)} clips ({counts})")
     if skipped:
         note(f"left out {skipped}")
-    report = out.with_name(FAILURES)
+    report = out.with_name(f"{out.stem}.failures.csv")
     if failures:
         write_failures(report, failures)
         files = {row.path for row in rows}
