@@ -260,6 +260,13 @@ def test_importers_list_what_is_bad_and_go_on(run, tmp_path):
     assert not (tmp_path / "lrs3.failures.csv").exists()
 
 
+def test_lrs3_overwrites_no_list(refused, tmp_path):
+    (tmp_path / "test" / "a").mkdir(parents=True)
+    (tmp_path / "val.id").write_text("trainval/a/00001\n")
+    line = refused("data", "lrs3", tmp_path, "-o", tmp_path / "val.id", "--valid-ids", tmp_path / "val.id")
+    assert "would be overwritten" in line
+
+
 def test_a_piece_without_length_stops_no_other(run, tmp_path):
     folder, out = tmp_path / "lrs3" / "pretrain" / "c", tmp_path / "lrs3.csv"
     folder.mkdir(parents=True)

@@ -145,7 +145,7 @@ def lrs3(
     """
     from mome.data.corpora import lrs3_corpus
 
-    check_writable(out)
+    check_writable(out, valid_ids)
     _write_manifest(directory, out, lrs3_corpus(directory, valid_ids), "")
 
 

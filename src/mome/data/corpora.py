@@ -125,20 +125,27 @@ def lrs3_corpus(folder: Path, valid_ids: Path | None = None) -> Corpus:
         raise MomeError(
             f"{folder} has none of the folders pretrain, trainval and test: give the folder that LRS3 is in"
         )
-    listed = None if valid_ids is None else {words[0] for words in _lines(valid_ids)}
-    corpus = Corpus()
+    listed = None if valid_ids is None else dict.fromkeys(words[0] for words in _lines(valid_ids))
+    corpus, clips = Corpus(), set[str]()
     for name in sets:
         found, failures = find_media(folder / name, frozenset((".mp4",)))
         corpus.failures += failures
+        videos = {path.with_suffix("") for path in found}
+        for annotation in sorted((folder / name).glob("*/*.txt")):
+            if annotation.with_suffix("") not in videos:
+                corpus.failures.append((str(annotation), f"{annotation} has no .mp4 beside it"))
         for path in found:
             clip = path.relative_to(folder).with_suffix("").as_posix()
             split = "test" if name == "test" else "train"
             if name == "trainval":
+                clips.add(clip)
                 drawn = sentence_split(path.parent.name, LRS3_VALID, 0, 0) == "valid"
                 split = "valid" if (drawn if listed is None else clip in listed) else "train"
             _add_lrs(corpus, folder, path, split, name == "pretrain")
     if listed and not any(row.split == "valid" for row in corpus.rows):
         raise MomeError(f"{valid_ids} names no clip of {folder}/trainval: its lines are like trainval/ID/00001")
+    reason = f"{valid_ids} names it, but {folder}/trainval has no such clip"
+    corpus.failures += [(clip, reason) for clip in listed or () if clip not in clips]
     return _distinct(corpus)
 
 
@@ -178,8 +185,9 @@ def _add_lrs(corpus: Corpus, folder: Path, path: Path, split: str, pieces: bool)
     """Add a recording of LRS2 or LRS3, or the pieces of it, or the reason why it cannot be listed."""
 
     def rows() -> Iterable[ManifestRow]:
-        _check_file(path)
         clip, annotation = _clip_id(folder, path), path.with_suffix(".txt")
+        _check_file(path)
+        _check_file(annotation)
         if not pieces:
             yield ManifestRow(clip, path, split, _text(read_sentence(annotation), annotation))
             return
@@ -240,6 +248,7 @@ def auto_avsr_corpus(folder: Path, labels: Path, split: str = "train") -> Corpus
                 place = PurePosixPath(fields[1].replace("_video_", "_text_", 1)).with_suffix(".txt")
                 texts = [folder / fields[0] / place, path.with_suffix(".txt")]
                 beside = next((one for one in texts if one.is_file()), texts[0])
+                _check_file(beside)
                 text = _text(read_sentence(beside).lower(), beside)
             sound = path.with_suffix(".wav")
             excerpt = Excerpt(sound=sound) if sound.is_file() else WHOLE
