@@ -9,6 +9,7 @@ import signal
 import tarfile
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -236,6 +237,33 @@ def test_a_cluster_does_the_same(rows, tmp_path, monkeypatch):
     lost.clear()
     with pytest.raises(MomeError, match="other is not the same on all machines"):
         prepare(shards(rows, 2), tmp_path / "other", cluster="head")
+
+
+def test_workers_end_with_a_command_that_is_killed(rows, tmp_path, monkeypatch):
+    fork = multiprocessing.get_context("fork")
+    reader, writer = fork.Pipe(duplex=False)
+
+    def read(row: ManifestRow) -> Clip:
+        writer.send(os.getpid())
+        time.sleep(60)
+        raise AssertionError
+
+    monkeypatch.setattr(module, "_read", read)
+    monkeypatch.setattr(module.multiprocessing, "get_context", lambda _: fork)
+    command = fork.Process(target=prepare, args=(shards(rows, 2), tmp_path / "out", 2))
+    command.start()
+    writer.close()  # here; the last process to end closes it everywhere
+    workers = [reader.recv(), reader.recv()]
+    command.kill()
+    try:
+        assert reader.poll(5), "the workers live on"
+        with pytest.raises(EOFError):
+            reader.recv()
+    finally:
+        for worker in workers:
+            with suppress(ProcessLookupError):
+                os.kill(worker, signal.SIGKILL)
+        command.join()
 
 
 @pytest.mark.slow

@@ -35,7 +35,7 @@ from av.video.reformatter import ColorRange
 from mome.clip import FRAME_RATE, MOUTH_SIZE, SAMPLE_RATE, Clip, Excerpt
 from mome.cluster import Lost, Stage, process
 from mome.data.manifests import ManifestRow, write_failures, write_manifest
-from mome.data.stores import detector, ignored_by_children
+from mome.data.stores import begin_child, detector, ignored_by_children
 from mome.errors import MomeError, in_one_line
 from mome.files import atomic_write, disk_errors, write_text
 from mome.media import load_clip
@@ -164,7 +164,7 @@ def _run(todo: list[Shard], folder: Path, workers: int) -> Iterator[Shard]:
 
     def pool() -> ProcessPoolExecutor:
         """One process: if it is killed, no other stops with it."""
-        return ProcessPoolExecutor(1, context, initializer=cv2.setNumThreads, initargs=(1,))
+        return ProcessPoolExecutor(1, context, initializer=begin_child)
 
     idle = [pool() for _ in range(min(workers, len(todo)))]
     running: dict[Future[None], tuple[ProcessPoolExecutor, Shard]] = {}
