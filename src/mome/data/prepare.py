@@ -133,6 +133,9 @@ def prepare(
     first, every = share
     own = work[first - 1 :: every]
     todo = [shard for shard in own if _report(folder, shard) is None]
+    with disk_errors(folder):
+        for shard in todo:  # the deaths of an earlier run may be those of the whole command
+            _deaths(folder, shard).unlink(missing_ok=True)
     done = sum(len(shard.rows) for shard in own) - sum(len(shard.rows) for shard in todo)
     total = sum(len(shard.rows) for shard in own)
     run = _run(todo, folder, workers) if cluster is None else _run_on_ray(todo, folder, cluster)
@@ -225,7 +228,7 @@ def _make(shard: Shard, folder: Path) -> None:
     key, tar = shard.key(), folder / f"{shard.name}.tar"
     names: set[str] = set()
     with (
-        _Deaths(folder / f"{shard.name}.deaths") as deaths,
+        _Deaths(_deaths(folder, shard)) as deaths,
         atomic_write(tar) as temporary,
         tarfile.open(temporary, "w") as archive,
     ):
@@ -260,6 +263,7 @@ class _Deaths:
     """A file of the clips at which processes died, while a shard is made; a context manager.
 
     A clip is in it before it is read, and no more when the next one is: nothing can be written at the death itself.
+    Each run begins anew.
     """
 
     def __init__(self, path: Path) -> None:
@@ -277,11 +281,12 @@ class _Deaths:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None and self.before:
-            write_text(self.path, json.dumps(self.before))
-        else:
-            self.path.unlink(missing_ok=True)
+    def __exit__(self, *_: object) -> None:
+        self.path.unlink(missing_ok=True)
+
+
+def _deaths(folder: Path, shard: Shard) -> Path:
+    return folder / f"{shard.name}.deaths"
 
 
 def _report(folder: Path, shard: Shard) -> dict[str, Any] | None:
