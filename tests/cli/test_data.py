@@ -244,7 +244,7 @@ def test_importers_list_what_is_bad_and_go_on(run, tmp_path):
     (root / "pretrain" / "c" / "00001.txt").write_text("Text: NOW\n\nWORD START END ASDSCORE\nNOW 1.5 2.25 3\n")
     result = run("data", "lrs3", root, "-o", out)
     assert (result.exit_code, "1 of 3 files" in result.stderr) == (1, True)
-    with (tmp_path / "failures.csv").open() as file:
+    with (tmp_path / "lrs3.failures.csv").open() as file:
         assert [row["name"] for row in csv.DictReader(file)] == [str(root / "test" / "b" / "00001.mp4")]
     assert out.read_text().splitlines() == [
         "id,path,split,text,start,end,frames",
@@ -252,9 +252,32 @@ def test_importers_list_what_is_bad_and_go_on(run, tmp_path):
         "test_a_00001,lrs3/test/a/00001.mp4,test,hello there,,,",
     ]
     assert [row.excerpt.end for row in read_manifest(out)] == [2.25, None]
+    (tmp_path / "failures.csv").write_text("of mome data prepare")
+    assert run("data", "folder", root / "test" / "a", "-o", tmp_path / "other.csv").exit_code == 0
+    assert sorted(path.name for path in tmp_path.glob("*failures.csv")) == ["failures.csv", "lrs3.failures.csv"]
     (root / "test" / "b" / "00001.txt").write_text("Text: MENDED\n")
     assert run("data", "lrs3", root, "-o", out).exit_code == 0
-    assert not (tmp_path / "failures.csv").exists()
+    assert not (tmp_path / "lrs3.failures.csv").exists()
+
+
+def test_lrs3_overwrites_no_list(refused, tmp_path):
+    (tmp_path / "test" / "a").mkdir(parents=True)
+    (tmp_path / "val.id").write_text("trainval/a/00001\n")
+    line = refused("data", "lrs3", tmp_path, "-o", tmp_path / "val.id", "--valid-ids", tmp_path / "val.id")
+    assert "would be overwritten" in line
+
+
+def test_a_piece_without_length_stops_no_other(run, tmp_path):
+    folder, out = tmp_path / "lrs3" / "pretrain" / "c", tmp_path / "lrs3.csv"
+    folder.mkdir(parents=True)
+    for name, words in (("00001", "OH 0.1 0.1004"), ("00002", "OH 0.1 0.1\nNO 0.3 0.5"), ("00003", "OH 0 0\nNO 20 21")):
+        (folder / f"{name}.mp4").touch()
+        (folder / f"{name}.txt").write_text(f"Text: OH\n\nWORD START END\n{words}\n")
+    result = run("data", "lrs3", tmp_path / "lrs3", "-o", out)
+    assert result.exit_code == 1
+    assert texts(out) == {"pretrain_c_00002_00": "oh no", "pretrain_c_00003_01": "no"}
+    for clip in ("00001.mp4, clip pretrain_c_00001_00", "00003.mp4, clip pretrain_c_00003_00"):
+        assert f"{clip}: the part ends" in result.stderr
 
 
 def test_prepare(run, refused, tmp_path):
@@ -272,3 +295,20 @@ def test_prepare(run, refused, tmp_path):
     for wrong in ("0/2", "3/2", "2", "1/0"):
         assert "--shard" in refused("data", "prepare", manifest, "--out", out, "--shard", wrong)
     assert "is a file" in refused("data", "prepare", manifest, "--out", manifest)
+
+
+def test_prepare_overwrites_no_manifest_of_another_kind(run, refused, tmp_path):
+    out = tmp_path / "same"
+    out.mkdir()
+    (tmp_path / "a.mp4").write_bytes(encode_mouth(np.full((10, 96, 96), 90, np.uint8)))
+    own, other = out / "manifest.csv", tmp_path / "clips.csv"
+    own.write_text("id,path,split,text\na,../a.mp4,test,hello\n")
+    other.write_text("id,path,split,text\na,a.mp4,test,hello\n")
+    before = own.read_bytes()
+    assert "would be overwritten" in refused("data", "prepare", own, "--out", tmp_path / "x" / ".." / "same")
+    assert "no manifest of prepared clips" in refused("data", "prepare", other, "--out", out)
+    assert (own.read_bytes(), list(out.iterdir())) == (before, [own])
+    own.unlink()
+    for _ in range(2):  # its own manifest does not stop it
+        assert run("data", "prepare", other, "--out", out).exit_code == 0
+    assert "would be overwritten" in refused("data", "prepare", own, "--out", out)

@@ -126,11 +126,30 @@ def test_lrs3(lrs3):
     assert "backwards" in reasons[str(lrs3 / "pretrain/0Abc/00003.mp4")]
 
 
+def test_what_lacks_its_partner_is_told_in_words(lrs3, tmp_path):
+    touch(lrs3, "test/xYz/00002.txt", "test/readme.txt", "lrs3/a.mp4")
+    reasons = dict(lrs3_corpus(lrs3).failures)
+    assert reasons.pop(str(lrs3 / "test/xYz/00002.txt")) == f"{lrs3}/test/xYz/00002.txt has no .mp4 beside it"
+    assert reasons[str(lrs3 / "trainval/talk0/50003.mp4")] == f"{lrs3}/trainval/talk0/50003.txt is not there"
+    assert not any("readme" in name for name in reasons)
+    (labels := tmp_path / "labels.csv").write_text("lrs3,a.mp4,31,1 2\n")
+    assert auto_avsr_corpus(tmp_path, labels).failures == [(f"{labels}:1", f"{tmp_path}/lrs3/a.txt is not there")]
+
+
+def test_lrs3_with_sound_beside_the_video(lrs3):
+    before = lrs3_corpus(lrs3)
+    touch(lrs3, "test/xYz/00001.wav", "trainval/talk3/50001.WAV")
+    assert lrs3_corpus(lrs3) == before
+
+
 def test_lrs3_with_a_list_of_validation_clips(lrs3):
     chosen = lrs3 / "valid.id"
-    chosen.write_text("trainval/talk7/50002\ntrainval/gone/50001\n")
-    rows = lrs3_corpus(lrs3, chosen).rows
-    assert [row.id for row in rows if row.split == "valid"] == ["trainval_talk7_50002"]
+    chosen.write_text("trainval/talk7/50002\ntrainval/gone/50001\ntrainval/talk0/50003\n")
+    corpus = lrs3_corpus(lrs3, chosen)
+    assert [row.id for row in corpus.rows if row.split == "valid"] == ["trainval_talk7_50002"]
+    reasons = dict(corpus.failures)
+    assert "no such clip" in reasons.pop("trainval/gone/50001")
+    assert {Path(name).name for name in reasons} == {"00002.mp4", "00003.mp4", "50003.mp4"}
     chosen.write_text("talk7_50002\n")
     with pytest.raises(MomeError, match="names no clip"):
         lrs3_corpus(lrs3, chosen)
@@ -171,6 +190,27 @@ def test_lrs2(tmp_path, lists):
     assert lrs2_corpus(base).rows == corpus.rows
     with pytest.raises(MomeError, match="mvlrs_v1"):
         lrs2_corpus(base / "main" / "5535")
+
+
+def test_clips_that_are_listed_twice(tmp_path):
+    annotate(tmp_path, "main/5535/00001", "FOR EVERYONE")
+    (tmp_path / "train.txt").write_text("5535/00001\n5535/00001\n")
+    (tmp_path / "val.txt").write_text("5535/00001\n")
+    corpus = lrs2_corpus(tmp_path)
+    assert [(row.id, row.split) for row in corpus.rows] == [("main_5535_00001", "train")]
+    ((name, reason),) = corpus.failures  # that of val, as the second line of train says nothing else
+    assert (Path(name).name, "second clip main_5535_00001" in reason) == ("00001.mp4", True)
+
+    touch(tmp_path, "lrs3/a.mp4")
+    labels = tmp_path / "labels.csv"
+    labels.write_text("lrs3,a.mp4,31,1,ONE\nlrs3,a.mp4,31,1,ONE\nlrs3,a.mp4,31,1,TWO\n")
+    corpus = auto_avsr_corpus(tmp_path, labels)
+    assert ([row.text for row in corpus.rows], len(corpus.failures)) == (["one"], 1)
+
+    touch(tmp_path / "grid", "s1/bbaf2n.mpg", "s1/bbaf2n.wav")
+    corpus = grid_corpus(tmp_path / "grid")
+    assert [row.path.name for row in corpus.rows] == ["bbaf2n.mpg"]
+    assert [Path(name).name for name, _ in corpus.failures] == ["bbaf2n.wav"]
 
 
 def test_auto_avsr(tmp_path):

@@ -9,6 +9,7 @@ import signal
 import tarfile
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -195,19 +196,41 @@ def test_a_clip_that_kills_its_process_each_time_is_a_failure(rows, tmp_path, mo
 
 
 def test_an_interruption_is_no_clips_fault(rows, tmp_path, monkeypatch):
-    out, note = tmp_path / "out", tmp_path / "out" / "train-00000.deaths"
+    out, note, real = tmp_path / "out", tmp_path / "out" / "train-00000.deaths", module._read
 
     def interrupted(row: ManifestRow) -> Clip:
-        assert json.loads(note.read_text())["clip.0"] == 2
+        assert json.loads(note.read_text())["clip.0"] == 1
         raise KeyboardInterrupt
 
-    out.mkdir()
-    note.write_text('{"clip.0": 1}')  # a process died at it
     monkeypatch.setattr(module, "_read", interrupted)
     for _ in range(3):
         with pytest.raises(KeyboardInterrupt):
             prepare(shards(rows, 2), out)
-    assert note.read_text() == '{"clip.0": 1}'
+        assert not note.exists()
+    monkeypatch.setattr(module, "_read", real)
+    assert prepare(shards(rows, 2), out).clips == 5
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_command_that_is_killed_is_no_clips_fault(rows, tmp_path, monkeypatch, workers):
+    out, note, fork = tmp_path / "out", tmp_path / "out" / "train-00000.deaths", multiprocessing.get_context("fork")
+    real, work = module._read, shards(rows[:2], 2)
+    monkeypatch.setattr(module.multiprocessing, "get_context", lambda _: fork)
+    for _ in range(4):
+        reader, writer = fork.Pipe(duplex=False)
+        monkeypatch.setattr(module, "_read", lambda row, at=writer: at.send(row.id) or time.sleep(60))
+        command = fork.Process(target=prepare, args=(work, out, workers))
+        command.start()
+        writer.close()
+        assert reader.recv() == "clip.0"
+        command.kill()
+        command.join()
+        with pytest.raises(EOFError):  # all its processes have ended
+            reader.recv()
+        assert json.loads(note.read_text()) == {"clip.0": 1}
+    monkeypatch.setattr(module, "_read", real)
+    done = prepare(work, out)
+    assert (done.clips, done.failures, note.exists()) == (2, [], False)
 
 
 def test_processes_that_die_before_any_clip_end_the_run(rows, tmp_path, monkeypatch):
@@ -236,6 +259,33 @@ def test_a_cluster_does_the_same(rows, tmp_path, monkeypatch):
     lost.clear()
     with pytest.raises(MomeError, match="other is not the same on all machines"):
         prepare(shards(rows, 2), tmp_path / "other", cluster="head")
+
+
+def test_workers_end_with_a_command_that_is_killed(rows, tmp_path, monkeypatch):
+    fork = multiprocessing.get_context("fork")
+    reader, writer = fork.Pipe(duplex=False)
+
+    def read(row: ManifestRow) -> Clip:
+        writer.send(os.getpid())
+        time.sleep(60)
+        raise AssertionError
+
+    monkeypatch.setattr(module, "_read", read)
+    monkeypatch.setattr(module.multiprocessing, "get_context", lambda _: fork)
+    command = fork.Process(target=prepare, args=(shards(rows, 2), tmp_path / "out", 2))
+    command.start()
+    writer.close()  # here; the last process to end closes it everywhere
+    workers = [reader.recv(), reader.recv()]
+    command.kill()
+    try:
+        assert reader.poll(5), "the workers live on"
+        with pytest.raises(EOFError):
+            reader.recv()
+    finally:
+        for worker in workers:
+            with suppress(ProcessLookupError):
+                os.kill(worker, signal.SIGKILL)
+        command.join()
 
 
 @pytest.mark.slow

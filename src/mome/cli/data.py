@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from mome.data.corpora import Corpus
 
 SOME_FAILED = 1
-FAILURES = "failures.csv"
-"""Beside a manifest: what could not be listed or prepared, and why."""
 _LISTED = 10  # reasons on the terminal
 
 data_app = typer.Typer(
@@ -147,7 +145,7 @@ def lrs3(
     """
     from mome.data.corpora import lrs3_corpus
 
-    check_writable(out)
+    check_writable(out, valid_ids)
     _write_manifest(directory, out, lrs3_corpus(directory, valid_ids), "")
 
 
@@ -223,6 +221,8 @@ def prepare(
 
     if out.exists() and not out.is_dir():
         raise MomeError(f"--out {out} is a file: give a folder")
+    if (out / MANIFEST).resolve() == data.resolve():
+        raise MomeError(f"{data} would be overwritten by the manifest of --out {out}: give another folder")
     if ray is not None and workers > 1:
         raise MomeError(f"--workers {workers} and --ray exclude each other: give one of them")
     share = _share(shard)
@@ -278,7 +278,7 @@ def _write_manifest(directory: Path, out: Path, found: Corpus, why: str) -> None
     note(f"wrote {out}: {len(rows)} clips ({counts})")
     if skipped:
         note(f"left out {skipped}")
-    report = out.with_name(FAILURES)
+    report = out.with_name(f"{out.stem}.failures.csv")
     if failures:
         write_failures(report, failures)
         files = {row.path for row in rows}

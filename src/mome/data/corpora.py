@@ -103,7 +103,7 @@ def grid_corpus(
         else:
             split = sentence_split(text, valid, 0.0 if test_talkers else test, seed)
         corpus.rows.append(ManifestRow(_clip_id(folder, path), path, split, text))
-    return corpus
+    return _distinct(corpus)
 
 
 def lrs3_corpus(folder: Path, valid_ids: Path | None = None) -> Corpus:
@@ -125,21 +125,28 @@ def lrs3_corpus(folder: Path, valid_ids: Path | None = None) -> Corpus:
         raise MomeError(
             f"{folder} has none of the folders pretrain, trainval and test: give the folder that LRS3 is in"
         )
-    listed = None if valid_ids is None else {words[0] for words in _lines(valid_ids)}
-    corpus = Corpus()
+    listed = None if valid_ids is None else dict.fromkeys(words[0] for words in _lines(valid_ids))
+    corpus, clips = Corpus(), set[str]()
     for name in sets:
-        found, failures = find_media(folder / name)
+        found, failures = find_media(folder / name, frozenset((".mp4",)))
         corpus.failures += failures
+        videos = {path.with_suffix("") for path in found}
+        for annotation in sorted((folder / name).glob("*/*.txt")):
+            if annotation.with_suffix("") not in videos:
+                corpus.failures.append((str(annotation), f"{annotation} has no .mp4 beside it"))
         for path in found:
             clip = path.relative_to(folder).with_suffix("").as_posix()
             split = "test" if name == "test" else "train"
             if name == "trainval":
+                clips.add(clip)
                 drawn = sentence_split(path.parent.name, LRS3_VALID, 0, 0) == "valid"
                 split = "valid" if (drawn if listed is None else clip in listed) else "train"
             _add_lrs(corpus, folder, path, split, name == "pretrain")
     if listed and not any(row.split == "valid" for row in corpus.rows):
         raise MomeError(f"{valid_ids} names no clip of {folder}/trainval: its lines are like trainval/ID/00001")
-    return corpus
+    reason = f"{valid_ids} names it, but {folder}/trainval has no such clip"
+    corpus.failures += [(clip, reason) for clip in listed or () if clip not in clips]
+    return _distinct(corpus)
 
 
 def lrs2_corpus(folder: Path) -> Corpus:
@@ -171,15 +178,16 @@ def lrs2_corpus(folder: Path) -> Corpus:
     if not corpus.rows and not corpus.failures:
         names = " and ".join(map(str, places))
         raise MomeError(f"{names} have no list pretrain.txt, train.txt, val.txt or test.txt with a clip: LRS2 has them")
-    return corpus
+    return _distinct(corpus)
 
 
 def _add_lrs(corpus: Corpus, folder: Path, path: Path, split: str, pieces: bool) -> None:
     """Add a recording of LRS2 or LRS3, or the pieces of it, or the reason why it cannot be listed."""
 
     def rows() -> Iterable[ManifestRow]:
-        _check_file(path)
         clip, annotation = _clip_id(folder, path), path.with_suffix(".txt")
+        _check_file(path)
+        _check_file(annotation)
         if not pieces:
             yield ManifestRow(clip, path, split, _text(read_sentence(annotation), annotation))
             return
@@ -240,13 +248,14 @@ def auto_avsr_corpus(folder: Path, labels: Path, split: str = "train") -> Corpus
                 place = PurePosixPath(fields[1].replace("_video_", "_text_", 1)).with_suffix(".txt")
                 texts = [folder / fields[0] / place, path.with_suffix(".txt")]
                 beside = next((one for one in texts if one.is_file()), texts[0])
+                _check_file(beside)
                 text = _text(read_sentence(beside).lower(), beside)
             sound = path.with_suffix(".wav")
             excerpt = Excerpt(sound=sound) if sound.is_file() else WHOLE
             yield ManifestRow(_clip_id(folder, path), path, split, text, excerpt, int(fields[2]))
 
         _add(corpus, labels.with_name(f"{labels.name}:{number}"), rows)
-    return corpus
+    return _distinct(corpus)
 
 
 def librispeech_corpus(folder: Path) -> Corpus:
@@ -280,7 +289,7 @@ def librispeech_corpus(folder: Path) -> Corpus:
                     corpus.left_out.append(path)
 
         _add(corpus, transcript, rows)
-    return corpus
+    return _distinct(corpus)
 
 
 def _add(corpus: Corpus, source: Path, rows: Callable[[], Iterable[ManifestRow]]) -> None:
@@ -289,6 +298,17 @@ def _add(corpus: Corpus, source: Path, rows: Callable[[], Iterable[ManifestRow]]
         corpus.rows += list(rows())
     except Exception as error:
         corpus.failures.append((str(source), in_one_line(error)))
+
+
+def _distinct(corpus: Corpus) -> Corpus:
+    """The corpus without second rows of a clip: they are failures, unless they say the same."""
+    first: dict[str, ManifestRow] = {}
+    for row in corpus.rows:
+        if (other := first.setdefault(row.id, row)) != row:
+            reason = f"{row.path} would be a second clip {row.id}, after {other.path}: only the first is listed"
+            corpus.failures.append((str(row.path), reason))
+    corpus.rows = list(first.values())
+    return corpus
 
 
 def _check_file(path: Path) -> None:
@@ -318,8 +338,12 @@ def _lines(path: Path) -> list[list[str]]:
     return [line.split() for line in _text_lines(path)]
 
 
-def find_media(folder: Path) -> tuple[list[Path], list[tuple[str, str]]]:
+def find_media(folder: Path, suffixes: Collection[str] = MEDIA) -> tuple[list[Path], list[tuple[str, str]]]:
     """Find the media files below a folder, sorted by path, without hidden files and folders.
+
+    Args:
+        folder: searched with all folders below it.
+        suffixes: in lower case.
 
     Returns:
         The files, and the folders that cannot be read, each with the reason.
@@ -334,11 +358,12 @@ def find_media(folder: Path) -> tuple[list[Path], list[tuple[str, str]]]:
     for parent, folders, files in os.walk(folder, onerror=errors.append):
         folders[:] = [name for name in folders if not name.startswith(".")]
         paths = (Path(parent, name) for name in files if not name.startswith("."))
-        found += [path for path in paths if path.suffix.lower() in MEDIA and path.is_file()]
+        found += [path for path in paths if path.suffix.lower() in suffixes and path.is_file()]
     failures = [(str(error.filename), f"{error.filename}: {error.strerror}") for error in errors]
     if not found:
         reason = f" ({failures[0][1]})" if failures else ""
-        raise MomeError(f"{folder} has no video or audio files in it{reason}")
+        kind = "video or audio" if suffixes is MEDIA else "/".join(suffixes)
+        raise MomeError(f"{folder} has no {kind} files in it{reason}")
     return sorted(found), failures
 
 

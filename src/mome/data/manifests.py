@@ -91,7 +91,7 @@ def _parse(path: Path, split: str | None, silence: bool) -> list[ManifestRow]:
     rows: list[ManifestRow] = []
     lines: dict[str, int] = {}
     for line, values in read_rows(path, COLUMNS, "manifest, a CSV file"):
-        row = _row(path, line, values, silence or split not in (None, values["split"]))
+        row = _row(f"{path}, line {line}", path.parent, values, silence or split not in (None, values["split"]))
         if row.id in lines:
             raise MomeError(
                 f"{path}: id '{row.id}' is in line {lines[row.id]} and in line {line}: give each clip its own"
@@ -101,23 +101,24 @@ def _parse(path: Path, split: str | None, silence: bool) -> list[ManifestRow]:
     return rows
 
 
-def _row(path: Path, line: int, values: dict[str, str], silence: bool) -> ManifestRow:
+def _row(where: str, folder: Path, values: dict[str, str], silence: bool) -> ManifestRow:
+    """The row of these fields, with paths relative to ``folder``; ``where`` begins the message if they are wrong."""
     for name in COLUMNS:
         if not values[name] and not (silence and name == "text"):
-            raise MomeError(f"{path}, line {line}: the {name} is empty: fill it in or delete the line")
-    start, end = (_number(path, line, values, name) for name in ("start", "end"))
+            raise MomeError(f"{where}: the {name} is empty: fill it in or delete the line")
+    start, end = (_number(where, values, name) for name in ("start", "end"))
     if end is not None and end <= (start or 0):
-        raise MomeError(f"{path}, line {line}: the part ends at {end:g} s, before it starts: correct start and end")
+        raise MomeError(f"{where}: the part ends at {end:g} s, before it starts: correct start and end")
     sound = values.get("audio")
-    excerpt = Excerpt(start, end, path.parent / sound if sound else None)
-    frames = _number(path, line, values, "frames")
+    excerpt = Excerpt(start, end, folder / sound if sound else None)
+    frames = _number(where, values, "frames")
     if frames is not None and (frames < 1 or frames != int(frames)):
-        raise MomeError(f"{path}, line {line}: frames is {values['frames']}: give a whole number, or nothing")
-    own = (values["id"], path.parent / values["path"], values["split"], values["text"])
+        raise MomeError(f"{where}: frames is {values['frames']}: give a whole number, or nothing")
+    own = (values["id"], folder / values["path"], values["split"], values["text"])
     return ManifestRow(*own, excerpt, None if frames is None else int(frames))
 
 
-def _number(path: Path, line: int, values: dict[str, str], name: str) -> float | None:
+def _number(where: str, values: dict[str, str], name: str) -> float | None:
     """A field with a number from 0 on; ``None`` if it is empty or there is no such column."""
     text = values.get(name)
     if not text:
@@ -127,7 +128,7 @@ def _number(path: Path, line: int, values: dict[str, str], name: str) -> float |
     except ValueError:
         number = -1.0
     if not 0 <= number < math.inf:
-        raise MomeError(f"{path}, line {line}: {name} is '{text}': give a number, from 0 on, or nothing")
+        raise MomeError(f"{where}: {name} is '{text}': give a number, from 0 on, or nothing")
     return number
 
 
@@ -187,18 +188,25 @@ def write_manifest(
             continue
         if row.id in written:
             raise MomeError(f"{written[row.id].path} and {row.path} would both be clip {row.id}: rename one of them")
-        written[row.id] = row
         times = ("" if time is None else f"{round(time, 3):.10g}" for time in (row.excerpt.start, row.excerpt.end))
+        basic = (row.id, files[0], row.split, row.text)
         extra = ("".join(files[1:]), *times, "" if row.frames is None else str(row.frames))
-        lines.append(((row.id, files[0], row.split, row.text), extra))
+        fields = dict(zip((*COLUMNS, *MORE_COLUMNS), (*basic, *extra), strict=True))
+        try:  # as readers will
+            _row(f"{row.path}, clip {row.id}", path.parent, fields, silence=True)
+        except MomeError as error:
+            failures.append((str(row.path), str(error)))
+            continue
+        written[row.id] = row
+        lines.append((basic, extra))
     if written:
         own = [place for place in range(len(MORE_COLUMNS)) if any(extra[place] for _, extra in lines)]
         columns = (*COLUMNS, *(MORE_COLUMNS[place] for place in own), *(more or {}))
-        fields = (
+        table = (
             (*basic, *(extra[place] for place in own), *(each.get(basic[0], "") for each in (more or {}).values()))
             for basic, extra in lines
         )
-        write_text(path, table_text(columns, fields))
+        write_text(path, table_text(columns, table))
     return list(written.values()), failures
 
 

@@ -35,7 +35,7 @@ from av.video.reformatter import ColorRange
 from mome.clip import FRAME_RATE, MOUTH_SIZE, SAMPLE_RATE, Clip, Excerpt
 from mome.cluster import Lost, Stage, process
 from mome.data.manifests import ManifestRow, write_failures, write_manifest
-from mome.data.stores import detector, ignored_by_children
+from mome.data.stores import begin_child, detector, ignored_by_children
 from mome.errors import MomeError, in_one_line
 from mome.files import atomic_write, disk_errors, write_text
 from mome.media import load_clip
@@ -50,6 +50,7 @@ _X264 = "mbtree=0"  # x264's tree of macroblocks gives other bytes now and then 
 ROUNDING = 60.0
 """Decibels by which the rounding of the sound is at least below the sound: what lies lower takes most of the space."""
 MANIFEST, FAILURES = "manifest.csv", "failures.csv"
+_HASHES = ("sha256", "audio_sha256")  # columns of the manifest
 _VERSION = 1  # of the shards; shards of another version are made again
 _STALE = 3600.0  # seconds after which a temporary file that nobody wrote to is one that a killed process left
 _DEATHS = 3  # processes that a clip may kill before it is a failure
@@ -119,9 +120,10 @@ def prepare(
         cluster: address of a Ray cluster whose processes do the work, instead of ``workers``.
 
     Raises:
-        MomeError: a file cannot be written, the face detector cannot be used, processes are killed again and again, or
-            the cluster cannot be used.
+        MomeError: a file cannot be written, the folder has a manifest of another kind, the face detector cannot be
+            used, processes are killed again and again, or the cluster cannot be used.
     """
+    _check_manifest(folder / MANIFEST)
     check_detector()
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -131,6 +133,9 @@ def prepare(
     first, every = share
     own = work[first - 1 :: every]
     todo = [shard for shard in own if _report(folder, shard) is None]
+    with disk_errors(folder):
+        for shard in todo:  # the deaths of an earlier run may be those of the whole command
+            _deaths(folder, shard).unlink(missing_ok=True)
     done = sum(len(shard.rows) for shard in own) - sum(len(shard.rows) for shard in todo)
     total = sum(len(shard.rows) for shard in own)
     run = _run(todo, folder, workers) if cluster is None else _run_on_ray(todo, folder, cluster)
@@ -139,6 +144,15 @@ def prepare(
         if progress is not None:
             progress(done, total)
     return _join(work, folder)
+
+
+def _check_manifest(path: Path) -> None:
+    """Raise :class:`MomeError` if there is a manifest that :func:`prepare` did not write."""
+    if path.exists():
+        with disk_errors(path), path.open(encoding="utf-8", errors="replace") as file:
+            columns = file.readline().strip().split(",")
+        if _HASHES[0] not in columns:
+            raise MomeError(f"{path} is no manifest of prepared clips, and would be overwritten: give another folder")
 
 
 def _run(todo: list[Shard], folder: Path, workers: int) -> Iterator[Shard]:
@@ -153,7 +167,7 @@ def _run(todo: list[Shard], folder: Path, workers: int) -> Iterator[Shard]:
 
     def pool() -> ProcessPoolExecutor:
         """One process: if it is killed, no other stops with it."""
-        return ProcessPoolExecutor(1, context, initializer=cv2.setNumThreads, initargs=(1,))
+        return ProcessPoolExecutor(1, context, initializer=begin_child)
 
     idle = [pool() for _ in range(min(workers, len(todo)))]
     running: dict[Future[None], tuple[ProcessPoolExecutor, Shard]] = {}
@@ -214,7 +228,7 @@ def _make(shard: Shard, folder: Path) -> None:
     key, tar = shard.key(), folder / f"{shard.name}.tar"
     names: set[str] = set()
     with (
-        _Deaths(folder / f"{shard.name}.deaths") as deaths,
+        _Deaths(_deaths(folder, shard)) as deaths,
         atomic_write(tar) as temporary,
         tarfile.open(temporary, "w") as archive,
     ):
@@ -249,6 +263,7 @@ class _Deaths:
     """A file of the clips at which processes died, while a shard is made; a context manager.
 
     A clip is in it before it is read, and no more when the next one is: nothing can be written at the death itself.
+    Each run begins anew.
     """
 
     def __init__(self, path: Path) -> None:
@@ -266,11 +281,12 @@ class _Deaths:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None and self.before:
-            write_text(self.path, json.dumps(self.before))
-        else:
-            self.path.unlink(missing_ok=True)
+    def __exit__(self, *_: object) -> None:
+        self.path.unlink(missing_ok=True)
+
+
+def _deaths(folder: Path, shard: Shard) -> Path:
+    return folder / f"{shard.name}.deaths"
 
 
 def _report(folder: Path, shard: Shard) -> dict[str, Any] | None:
@@ -287,7 +303,7 @@ def _join(work: Sequence[Shard], folder: Path) -> Prepared:
     """Write the manifest of all shards, if all are there."""
     rows: list[ManifestRow] = []
     failures: list[tuple[str, str]] = []
-    hashes: dict[str, dict[str, str]] = {"sha256": {}, "audio_sha256": {}}
+    hashes: dict[str, dict[str, str]] = {column: {} for column in _HASHES}
     missing = 0
     for shard in work:
         report = _report(folder, shard)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import multiprocessing
+import os
 import signal
 import threading
 import zipfile
@@ -145,7 +146,7 @@ class ClipStore:
             return
         # Spawned: a fork of a process with threads of PyTorch or OpenCV can hang.
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+        with ProcessPoolExecutor(workers, context, initializer=begin_child) as pool:
             with ignored_by_children(signal.SIGINT):
                 stored = pool.map(_store_clip, jobs)
             yield from stored
@@ -229,6 +230,18 @@ def ignored_by_children(number: signal.Signals) -> Iterator[None]:
         yield
     finally:
         signal.signal(number, before)
+
+
+def begin_child() -> None:
+    """Begin a process of a pool: OpenCV has one thread, and the process ends if its parent is killed."""
+    cv2.setNumThreads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os._exit(1)
 
 
 @cache
