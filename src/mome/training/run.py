@@ -217,7 +217,7 @@ def _rows(recipe: Recipe, split: str) -> list[ManifestRow]:
     lacking: list[NoSuchSplit] = []
     for manifest in recipe.data.manifests:
         try:
-            rows += read_manifest(Path(manifest), split)
+            rows += read_manifest(Path(manifest), split, missing_files=True)  # they are skipped, see SkippedClips
         except NoSuchSplit as error:
             lacking.append(error)
     if not rows:
