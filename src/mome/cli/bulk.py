@@ -62,8 +62,7 @@ def transcribe_manifest(
     own: dict[str, Any] = {"noise": sound, "seed": seed, "batch_size": batch, **options}
     evaluation = Evaluation(transcriber, rows, conditions, **own)
     kept = settings(model, loading["compat"], loading["dtype"], loading["language_model_dtype"], noise, seed, options)
-    journal = Journal(folder / TRANSCRIPTS, kept, rows, conditions)
-    with progress("transcribing") as bar:
+    with Journal(folder / TRANSCRIPTS, kept, rows, conditions) as journal, progress("transcribing") as bar:
         evaluation.run(bar, Cluster(model, conditions, **loading, options=own, address=address), journal)
     if transcriber.model.config.description:
         note(transcriber.model.config.description)
