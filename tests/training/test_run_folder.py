@@ -135,6 +135,15 @@ def test_only_the_length_may_change_on_resumption(toy, run):
     assert content(run)["model.safetensors"] == before["model.safetensors"]
 
 
+def test_a_run_goes_on_elsewhere_to_the_same_weights(toy, run, tmp_path):
+    there = Path(shutil.copytree(run, tmp_path / "there"))
+    start(toy, run, "optim.steps=6", resume=True)
+    elsewhere = ("data.workers=2", f"data.cache_folder={tmp_path}/cache", "optim.report_to=[]")
+    start(toy, there, "optim.steps=6", *elsewhere, resume=True)
+    assert (tmp_path / "cache" / "clips").is_dir()
+    assert content(there)["model.safetensors"] == content(run)["model.safetensors"]
+
+
 @pytest.mark.parametrize("damage", [None, b"", b"{", b"\xff", b"mine: 1"])
 def test_a_checkpoint_is_not_gone_on_from_without_the_recipe_it_was_trained_by(toy, run, damage):
     file = run / "recipe.yaml"
