@@ -289,7 +289,8 @@ def _trainer(
 ) -> MatryoshkaTrainer:
     optim = recipe.optim
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(Path(recipe.output) / "tensorboard")
-    sampler = FrameBudgetSampler(dataset.frames, recipe.data.max_frames, optim.seed)
+    names = [row.id for row in dataset.rows]
+    sampler = FrameBudgetSampler(dataset.frames, recipe.data.max_frames, optim.seed, names)
     trainer = MatryoshkaTrainer(
         model,
         arguments,
