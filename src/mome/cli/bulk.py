@@ -28,7 +28,7 @@ def transcribe_manifest(
     batch: int,
     options: Mapping[str, Any],
 ) -> int:
-    """Write transcripts.jsonl, from which an interrupted run goes on, and failures.csv, if any.
+    """Write transcripts.jsonl, from which an interrupted run goes on, and failures.csv, if any of its clips failed.
 
     Args:
         data: the manifest.
@@ -68,10 +68,12 @@ def transcribe_manifest(
         note(transcriber.model.config.description)
     failures = evaluation.failures()
     note(f"wrote {folder / TRANSCRIPTS}: {len(rows) - len(failures)} of {len(rows)} clips")
-    if not failures:
+    if listed := [*journal.failed_elsewhere.items(), *failures]:
+        write_failures(folder / FAILURES, listed)
+    else:
         (folder / FAILURES).unlink(missing_ok=True)  # of an earlier run
+    if not failures:
         return 0
-    write_failures(folder / FAILURES, failures)
     lines = failure_lines(failures)
     for line in lines[:_LISTED]:
         note(line)

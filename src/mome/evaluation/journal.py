@@ -34,6 +34,7 @@ class Journal:
 
     Attributes:
         done: the outcomes of the clips that are in the file, under all conditions.
+        failed_elsewhere: clips of other runs that failed, with the reason.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Journal:
         """
         self.path = path
         self.done: dict[ManifestRow, list[Outcome]] = {}
+        self.failed_elsewhere: dict[str, str] = {}
         with ExitStack() as locks:
             locks.enter_context(_locked(path))
             if self._read(settings, rows, conditions):
@@ -88,6 +90,8 @@ class Journal:
                     continue
                 if row is not None:
                     self.done[row] = _outcomes(row, line, conditions)
+                elif errors := [result["error"] for result in line["results"] if "error" in result]:
+                    self.failed_elsewhere[str(name)] = str(errors[0])
             except (KeyError, TypeError, ValueError, MomeError):
                 continue
             seen.add(name)
