@@ -7,6 +7,7 @@ import os
 
 import pytest
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
@@ -182,6 +183,14 @@ def test_another_model_is_named(tmp_path) -> None:
         load_adapter(AutoModelForCausalLM.from_config(config), tmp_path)
     with pytest.raises(MomeError, match=r"no adapter at .*nowhere"):
         load_adapter(tiny.model(), tmp_path / "nowhere")
+
+
+def test_the_first_process_uploads(hub, monkeypatch) -> None:
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_rank", lambda: 1)
+    assert push_adapter(tiny.model("llama", "layer"), "me/adapter", token="hf_x") == ""
+    with pytest.raises(MomeError, match="there is no such"):
+        load_adapter(tiny.model(), "me/adapter")
 
 
 def test_the_hub_has_it(hub) -> None:

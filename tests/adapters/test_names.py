@@ -117,6 +117,7 @@ def test_what_cannot_be_changed_to_is_refused_and_nothing_changes() -> None:
     for names, message in (
         (("nobody",), "no adapter named nobody: its adapters are attention, layer"),
         (("attention", "layer"), "two are of one kind"),
+        ((["layer"],), r"\['layer'\] is no adapter's name: give names one by one"),
     ):
         with pytest.raises(MomeError, match=message):
             set_adapters(model, *names)

@@ -35,6 +35,17 @@ def test_arguments_reach_the_trainer(run, monkeypatch, recipe, tmp_path):
     ]
 
 
+def test_one_of_several_processes_tells_the_folder(run, monkeypatch, recipe, tmp_path):
+    monkeypatch.setattr(mome.training.run, "train", lambda *arguments: tmp_path / "run")
+    written = []
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        result = run("train", recipe)
+        assert result.exit_code == 0
+        written.append((result.stdout, result.stderr))
+    assert written == [(f"{tmp_path / 'run'}\n", "trained; the model is in\n"), ("", "")]
+
+
 def test_a_misspelt_key_is_answered_with_the_nearest(refused, recipe, tmp_path):
     assert "optim.epochs" in refused("train", recipe, "optim.epoch=3")
     recipe.write_text(recipe.read_text() + "optim: {lerning_rate: 1}\n")

@@ -58,5 +58,7 @@ def test_clips_without_a_length_are_left_out():
 def test_what_does_not_fit():
     with pytest.raises(MomeError, match=r"longest training clip has 75 frames, more than data\.max_frames=74"):
         FrameBudgetSampler(LENGTHS, 74)
+    with pytest.raises(MomeError, match=r"has 75 frames, more than .*: raise it, or take out of the manifest a, c, b$"):
+        FrameBudgetSampler([60, 75, 10, 61], 59, names=["b", "a", "d", "c"])
     with pytest.raises(MomeError, match="no clips"):
         FrameBudgetSampler([], 100)

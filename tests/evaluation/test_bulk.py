@@ -67,10 +67,21 @@ def test_the_clips_of_a_manifest_are_transcribed_to_one_file(run, refused, seen,
     assert seen == [["deadly"], ["bad"], ["gone"]]
     assert "is of a run with other options" in refused(*command, "--beams", "2")
 
+    few = manifest.with_name("few.csv")
+    few.write_text("".join(manifest.read_text().splitlines(keepends=True)[:2]))  # without what failed
+    assert run(*command[:2], few, *command[3:]).exit_code == 0
+    with (out / "failures.csv").open() as file:
+        assert {row["name"]: row["reason"] for row in csv.DictReader(file)} == reasons
+    kept = (out / "transcripts.jsonl").read_text().splitlines(keepends=True)
+    (out / "transcripts.jsonl").write_text("".join(line for line in kept if '"error"' not in line))
+    assert run(*command[:2], few, *command[3:]).exit_code == 0
+    assert not (out / "failures.csv").exists()
+
 
 def test_what_makes_no_sense_with_a_cluster_is_refused(refused, manifest, tmp_path):  # noqa: F811
     command = ("transcribe", "--ray", manifest, "--out", tmp_path / "out")
     assert "leave out --face" in refused(*command, "--face", "all")
+    assert "leave out --no-vad" in refused(*command, "--no-vad")
     assert "leave out --format, --json and --jsonl, --skip-existing" in refused(
         *command, "-f", "srt", "--skip-existing"
     )

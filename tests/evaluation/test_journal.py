@@ -31,7 +31,8 @@ def files(monkeypatch) -> FakeMedia:
 def run(path: Path, texts: dict = TEXTS, rows: list[ManifestRow] = ROWS, settings: dict = SETTINGS) -> list[dict]:
     """The results of an evaluation with a journal, one clip at a time."""
     evaluation = Evaluation(FakeTranscriber(texts), rows, CONDITIONS, batch_size=1)
-    evaluation.run(journal=Journal(path, settings, rows, CONDITIONS))
+    with Journal(path, settings, rows, CONDITIONS) as journal:
+        evaluation.run(journal=journal)
     return [result.to_json() for result in evaluation.results()]
 
 
@@ -84,3 +85,29 @@ def test_other_settings_and_other_files_are_refused(files, tmp_path):
     with pytest.raises(MomeError, match=r"other\.csv is no journal"):
         run(tmp_path / "other.csv")
     assert (tmp_path / "other.csv").read_text() == "id,path\n"
+
+
+def test_one_process_at_a_time(files, tmp_path):
+    path = tmp_path / "clips.jsonl"
+    with Journal(path, SETTINGS, ROWS, CONDITIONS), pytest.raises(MomeError, match=r"clips\.jsonl is being written by"):
+        run(path)  # a lock is one process's, or one opened file's
+    run(path, {**TEXTS, ("b", "4,2"): RuntimeError("for want of memory")})
+    with Journal(path, SETTINGS, ROWS, CONDITIONS):  # it was written anew, without b
+        before = path.read_text()
+        with pytest.raises(MomeError, match="another process"):
+            run(path)
+    assert path.read_text() == before
+    run(path)
+    assert sorted(ids(path)) == ["a", "b", "c", "d"]
+
+
+def test_a_second_line_of_a_clip_is_dropped(files, tmp_path):
+    path = tmp_path / "clips.jsonl"
+    whole = run(path)
+    text = path.read_text()
+    path.write_text(text + "".join(f"{line}\n" for line in text.splitlines()[2:]))
+    loaded(files)
+    assert run(path, rows=ROWS[:3]) == run(tmp_path / "three.jsonl", rows=ROWS[:3])
+    assert path.read_text() == text
+    assert run(path) == whole
+    assert loaded(files) == ["a", "b", "c"]  # of three.jsonl

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 import mome
 from mome.data.manifests import ManifestRow
+from mome.data.tables import read_rows
 from mome.errors import MomeError
 from mome.training import trainer
 from mome.training.run import train
@@ -130,6 +133,15 @@ def test_only_the_length_may_change_on_resumption(toy, run):
     before = content(run)
     assert start(toy, run, resume=True) == run
     assert content(run)["model.safetensors"] == before["model.safetensors"]
+
+
+def test_a_run_goes_on_elsewhere_to_the_same_weights(toy, run, tmp_path):
+    there = Path(shutil.copytree(run, tmp_path / "there"))
+    start(toy, run, "optim.steps=6", resume=True)
+    elsewhere = ("data.workers=2", f"data.cache_folder={tmp_path}/cache", "optim.report_to=[]")
+    start(toy, there, "optim.steps=6", *elsewhere, resume=True)
+    assert (tmp_path / "cache" / "clips").is_dir()
+    assert content(there)["model.safetensors"] == content(run)["model.safetensors"]
 
 
 @pytest.mark.parametrize("damage", [None, b"", b"{", b"\xff", b"mine: 1"])
@@ -368,6 +380,27 @@ def test_clips_that_cannot_be_read_are_skipped_up_to_a_limit(toy, tmp_path, capl
     ]
     expected = load_file(start(toy, tmp_path / "without", given[1]) / "model.safetensors")
     assert all(torch.equal(value, expected[name]) for name, value in load_file(output / "model.safetensors").items())
+
+
+def test_missing_files_and_cut_off_tar_files_are_skipped_like_damaged_clips(toy, tmp_path):
+    lines = (toy / "data" / "manifest.csv").read_text().splitlines()
+    places = [f"{name},{toy / 'data'}/{rest}" for name, rest in (line.split(",", 1) for line in lines[1:])]
+    with tarfile.open(tmp_path / "cut.tar", "w") as archive:
+        archive.add(next((toy / "data").rglob("*.mp4")), "a.mp4")
+    os.truncate(tmp_path / "cut.tar", 1024)
+    lost = ["gone.mp4", "gone.tar/a.mp4", "cut.tar/a.mp4", "toy/gone.mp4"]
+    rows = [f"lost{number},{path},train,set red,25" for number, path in enumerate(lost)]
+    head = [f"{lines[0]},frames", *(f"{place}," for place in places), *rows, "silent,gone.mp4,valid,set red,25"]
+    (tmp_path / "manifest.csv").write_text("\n".join(head))
+    given, output = (f"data.manifests=[{tmp_path}/manifest.csv]", 'validation.rates=["4,-"]'), tmp_path / "run"
+
+    message = refusal(toy, output, *given)
+    assert f"of 17 clips cannot be read, more than data.skip_percent=1 allows: see {output}/skipped.csv)" in message
+    start(toy, output, *given, "data.skip_percent=40", resume=True)
+    skipped = {row["id"]: row["reason"] for _, row in read_rows(output / "skipped.csv", ("id", "reason"))}
+    assert list(skipped) == ["lost0", "lost1", "lost2", "lost3", "silent"]
+    assert f"{tmp_path}/gone.mp4 cannot be read: check the path" in skipped["lost0"]
+    assert f"{tmp_path}/cut.tar is not a complete tar file" in skipped["lost2"]
 
 
 def test_what_was_skipped_stays_out_until_the_run_is_started_anew(tmp_path):

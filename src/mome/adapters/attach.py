@@ -184,6 +184,8 @@ def attached(model: nn.Module, name: str | None = None) -> Attached:
     Raises:
         MomeError: there is no such adapter, or several are at work and none is named.
     """
+    if name is not None and not isinstance(name, str):
+        raise MomeError(f"{shortened(name)} is no adapter's name: give names one by one, as texts")
     roster = _roster(model)
     known = {} if roster is None else roster.adapters
     if name is not None and name not in known:

@@ -101,7 +101,7 @@ def save_adapter(
         settings["options"] = adapter_config_to_dict(config)
         for key, module in modules.items():
             state |= {f"{_PREFIX}{key}.{part}": whole(value) for part, value in module.named_parameters()}
-    if dist.is_available() and dist.is_initialized() and dist.get_rank():
+    if not _is_first():
         return
     folder = Path(folder)
     with disk_errors(folder):
@@ -164,6 +164,8 @@ def push_adapter(
 ) -> str:
     """Upload what :func:`save_adapter` writes to the hub, and return the URL of the commit.
 
+    If there are several processes, the first one uploads, and the others return ``""``; with FSDP2 all must call this.
+
     Args:
         model, name, group: as for :func:`save_adapter`.
         repo: ``owner/name``, or ``name`` for the user's own account; created if it does not exist.
@@ -177,7 +179,14 @@ def push_adapter(
 
     with tempfile.TemporaryDirectory() as folder:
         save_adapter(model, folder, name, group=group)
+        if not _is_first():
+            return ""
         return upload(Path(folder), repo, (CONFIG, WEIGHTS), what="an adapter", **options)
+
+
+def _is_first() -> bool:
+    """Whether this is the first process, or the only one."""
+    return not (dist.is_available() and dist.is_initialized() and dist.get_rank())
 
 
 def _prefix(model: nn.Module, layers: nn.ModuleList) -> str:

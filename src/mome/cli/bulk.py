@@ -28,7 +28,7 @@ def transcribe_manifest(
     batch: int,
     options: Mapping[str, Any],
 ) -> int:
-    """Write transcripts.jsonl, from which an interrupted run goes on, and failures.csv, if any.
+    """Write transcripts.jsonl, from which an interrupted run goes on, and failures.csv, if any of its clips failed.
 
     Args:
         data: the manifest.
@@ -62,17 +62,18 @@ def transcribe_manifest(
     own: dict[str, Any] = {"noise": sound, "seed": seed, "batch_size": batch, **options}
     evaluation = Evaluation(transcriber, rows, conditions, **own)
     kept = settings(model, loading["compat"], loading["dtype"], loading["language_model_dtype"], noise, seed, options)
-    journal = Journal(folder / TRANSCRIPTS, kept, rows, conditions)
-    with progress("transcribing") as bar:
+    with Journal(folder / TRANSCRIPTS, kept, rows, conditions) as journal, progress("transcribing") as bar:
         evaluation.run(bar, Cluster(model, conditions, **loading, options=own, address=address), journal)
     if transcriber.model.config.description:
         note(transcriber.model.config.description)
     failures = evaluation.failures()
     note(f"wrote {folder / TRANSCRIPTS}: {len(rows) - len(failures)} of {len(rows)} clips")
-    if not failures:
+    if listed := [*journal.failed_elsewhere.items(), *failures]:
+        write_failures(folder / FAILURES, listed)
+    else:
         (folder / FAILURES).unlink(missing_ok=True)  # of an earlier run
+    if not failures:
         return 0
-    write_failures(folder / FAILURES, failures)
     lines = failure_lines(failures)
     for line in lines[:_LISTED]:
         note(line)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -153,13 +154,15 @@ def evaluate(
         if ray is None
         else Cluster(model, conditions, compat, dtype, language_model_dtype=bits, options=options, address=ray)
     )
-    kept = None
-    if journal is not None:
-        kept = Journal(journal, settings(model, compat, dtype, bits, noise, seed, search), rows, conditions)
+    kept = (
+        nullcontext()
+        if journal is None
+        else Journal(journal, settings(model, compat, dtype, bits, noise, seed, search), rows, conditions)
+    )
     interruption = None
     try:
-        with progress("transcribing") as bar:
-            evaluation.run(bar, engine, kept)
+        with kept as done, progress("transcribing") as bar:
+            evaluation.run(bar, engine, done)
     except KeyboardInterrupt as stop:
         interruption = stop
     results = evaluation.results()

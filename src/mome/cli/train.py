@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
@@ -41,5 +42,6 @@ def train(
     from mome.training.run import train as run
 
     folder = run(recipe, overrides or [], resume)
-    note("trained; the model is in")
-    result(str(folder))
+    if os.environ.get("RANK", "0") == "0":  # as torchrun and accelerate number processes
+        note("trained; the model is in")
+        result(str(folder))

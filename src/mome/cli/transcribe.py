@@ -183,7 +183,7 @@ def transcribe(
     if ray is not None:
         given = {"--format, --json and --jsonl": chosen_format != "text", "--skip-existing": skip_existing}
         given |= {"--audio-track": audio_track is not None, "--max-segment": max_segment is not None}
-        given |= {"--face": face != "largest"}
+        given |= {"--no-vad": not vad, "--face": face != "largest"}
         if unused := [name for name, is_given in given.items() if is_given]:
             raise MomeError(f"--ray transcribes the clips of a manifest to {TRANSCRIPTS}: leave out {listed(unused)}")
         if len(inputs) != 1 or Path(inputs[0]).suffix.lower() != ".csv" or output_dir is None:

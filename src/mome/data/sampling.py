@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from torch.utils.data import Sampler
 
-from mome.errors import MomeError
+from mome.errors import MomeError, listed
 
 Example = tuple[int, int]
 """Index of a clip, and the epoch, which DataLoader workers would not know otherwise."""
@@ -24,12 +24,13 @@ class FrameBudgetSampler(Sampler[list[Example]]):
         lengths: video frames (25 a second) of each clip; 0 for a clip to leave out.
         max_frames: the most frames in a batch, with padding.
         seed: seed of the order.
+        names: of the clips, for messages; by default their numbers, from 0.
 
     Raises:
         MomeError: there are no clips, or a clip exceeds the budget.
     """
 
-    def __init__(self, lengths: Sequence[int], max_frames: int, seed: int = 0):
+    def __init__(self, lengths: Sequence[int], max_frames: int, seed: int = 0, names: Sequence[str] = ()):
         self.lengths = np.asarray(lengths)
         self.max_frames = max_frames
         self.seed = seed
@@ -37,9 +38,10 @@ class FrameBudgetSampler(Sampler[list[Example]]):
         if not self.lengths.any():
             raise MomeError("there are no clips to train on")
         if int(self.lengths.max()) > max_frames:
+            order = np.argsort(-self.lengths, kind="stable")[: (self.lengths > max_frames).sum()].tolist()
             raise MomeError(
                 f"the longest training clip has {self.lengths.max()} frames, more than data.max_frames={max_frames}: "
-                "raise it or leave the clip out"
+                f"raise it, or take out of the manifest {listed([names[place] if names else place for place in order])}"
             )
         self._size = len(self._batches(0))
 

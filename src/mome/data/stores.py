@@ -112,8 +112,11 @@ class ClipStore:
             progress("reading clips", done, len(missing))
 
     def has(self, row: ManifestRow) -> bool:
-        """Whether a clip is stored, or need not be as it is in a tar file."""
-        return find_member(row.path) is not None or self.file(row).exists()
+        """Whether a clip is stored, or need not be as it is in a tar file; not so if its media file is missing."""
+        try:
+            return find_member(row.path) is not None or self.file(row).exists()
+        except (MomeError, OSError):  # a damaged tar file, or nothing there
+            return False
 
     def store(self, rows: Sequence[ManifestRow], workers: int) -> Iterator[tuple[ManifestRow, MomeError | None]]:
         """Store clips, or for those in tar files try to read them; ``workers`` processes do so.
@@ -131,7 +134,10 @@ class ClipStore:
             yield row, error
 
     def _job(self, row: ManifestRow) -> _Job:
-        target = self.file(row) if find_member(row.path) is None else None
+        try:
+            target = self.file(row) if find_member(row.path) is None else None
+        except (MomeError, OSError):  # reading the clip tells why
+            target = None
         return _Job(row, target, self.audio, self.video, *self.limits)
 
     def _store(self, row: ManifestRow) -> None:

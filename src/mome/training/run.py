@@ -217,7 +217,7 @@ def _rows(recipe: Recipe, split: str) -> list[ManifestRow]:
     lacking: list[NoSuchSplit] = []
     for manifest in recipe.data.manifests:
         try:
-            rows += read_manifest(Path(manifest), split)
+            rows += read_manifest(Path(manifest), split, missing_files=True)  # they are skipped, see SkippedClips
         except NoSuchSplit as error:
             lacking.append(error)
     if not rows:
@@ -289,7 +289,8 @@ def _trainer(
 ) -> MatryoshkaTrainer:
     optim = recipe.optim
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(Path(recipe.output) / "tensorboard")
-    sampler = FrameBudgetSampler(dataset.frames, recipe.data.max_frames, optim.seed)
+    names = [row.id for row in dataset.rows]
+    sampler = FrameBudgetSampler(dataset.frames, recipe.data.max_frames, optim.seed, names)
     trainer = MatryoshkaTrainer(
         model,
         arguments,

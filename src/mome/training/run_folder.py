@@ -29,7 +29,10 @@ logger = logging.getLogger(__name__)
 
 RECIPE_FILE, RECORD, STATE, SKIPPED = "recipe.yaml", "checkpoints.json", "trainer_state.json", "skipped.csv"
 UPDATE = "update.json"  # in a checkpoint: the number of batches of an update
-CHANGEABLE = ("optim.steps", "optim.epochs", "data.skip_percent")  # keys that may change when a run is resumed
+CHANGEABLE = (
+    *("optim.steps", "optim.epochs", "optim.report_to"),
+    *("data.skip_percent", "data.workers", "data.cache_folder"),
+)  # keys that may change when a run is resumed: its length, and what the weights do not depend on
 
 # Files that a run writes. Other files in the folder, such as logs, are ignored.
 _TEXTS = ("*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt", RECIPE_FILE, SKIPPED)
