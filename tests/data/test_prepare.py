@@ -6,10 +6,11 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import tarfile
 import threading
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from mome.clip import Clip, Excerpt
 from mome.cluster import Lost
 from mome.data import prepare as module
 from mome.data.manifests import ManifestRow, read_manifest
-from mome.data.prepare import Shard, encode_mouth, encode_sound, prepare, shards
+from mome.data.prepare import encode_mouth, encode_sound, prepare, shards
 from mome.data.stores import ClipStore
 from mome.errors import MomeError
 from mome.media import load_clip
@@ -41,14 +42,19 @@ def sound(seed: int, seconds: float = FRAMES / 25) -> np.ndarray:
 @pytest.fixture
 def rows(tmp_path: Path) -> list[ManifestRow]:
     """Five clips of crops with sound in files of their own, one of which is damaged, and one of sound alone."""
+    return made_rows(tmp_path)
+
+
+def made_rows(folder: Path) -> list[ManifestRow]:
+    """The same files each time."""
     made = []
     for number in range(6):
-        film, wave = tmp_path / f"{number}.mp4", tmp_path / f"{number}.flac"
+        film, wave = folder / f"{number}.mp4", folder / f"{number}.flac"
         film.write_bytes(encode_mouth(mouth(number), 0) if number != 3 else b"no film")
         wave.write_bytes(encode_sound(sound(number)))
         excerpt = Excerpt(sound=wave)
         made.append(ManifestRow(f"clip.{number}", film, "test" if number == 4 else "train", f"text {number}", excerpt))
-    made[5] = ManifestRow("clip.5", tmp_path / "5.flac", "train", "text 5")
+    made[5] = ManifestRow("clip.5", folder / "5.flac", "train", "text 5")
     return made
 
 
@@ -177,17 +183,25 @@ def test_machines_share_the_work_and_their_outputs_join(rows, tmp_path):
     assert contents(first) == contents(tmp_path / "whole")
 
 
-def test_a_clip_that_kills_its_process_each_time_is_a_failure(rows, tmp_path, monkeypatch):
-    """Processes are forked here, so that they read as the test says."""
-    out, real = tmp_path / "out", multiprocessing.get_context
+_MAKE = module._make
+
+
+def make_where_a_clip_kills(shard: module.Shard, folder: Path) -> None:
+    """As the module's, in a process that clip.1 kills."""
 
     def read(row: ManifestRow) -> Clip:
         if row.id == "clip.1":
             os.kill(os.getpid(), signal.SIGKILL)
         return Clip(sound(0), None, FRAMES / 25)
 
-    monkeypatch.setattr(module, "_read", read)
-    monkeypatch.setattr(module.multiprocessing, "get_context", lambda _: real("fork"))
+    module._read = read
+    _MAKE(shard, folder)
+
+
+@pytest.mark.slow
+def test_a_clip_that_kills_its_process_each_time_is_a_failure(rows, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    monkeypatch.setattr(module, "_make", make_where_a_clip_kills)
     done = prepare(shards(rows, 2), out, workers=2)
     (failure,) = done.failures
     assert failure == ("clip.1", f"{rows[1].path} killed 3 processes, by a fault in a decoder or its size")
@@ -211,34 +225,76 @@ def test_an_interruption_is_no_clips_fault(rows, tmp_path, monkeypatch):
     assert prepare(shards(rows, 2), out).clips == 5
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_command_that_is_killed_is_no_clips_fault(rows, tmp_path, monkeypatch, workers):
-    out, note, fork = tmp_path / "out", tmp_path / "out" / "train-00000.deaths", multiprocessing.get_context("fork")
-    real, work = module._read, shards(rows[:2], 2)
-    monkeypatch.setattr(module.multiprocessing, "get_context", lambda _: fork)
-    for _ in range(4):
-        reader, writer = fork.Pipe(duplex=False)
-        monkeypatch.setattr(module, "_read", lambda row, at=writer: at.send(row.id) or time.sleep(60))
-        command = fork.Process(target=prepare, args=(work, out, workers))
-        command.start()
-        writer.close()
-        assert reader.recv() == "clip.0"
-        command.kill()
-        command.join()
-        with pytest.raises(EOFError):  # all its processes have ended
-            reader.recv()
-        assert json.loads(note.read_text()) == {"clip.0": 1}
-    monkeypatch.setattr(module, "_read", real)
+def make_and_wait(shard: module.Shard, folder: Path) -> None:
+    """As the module's, in a process that writes who it is, and waits, at its first clip."""
+
+    def read(row: ManifestRow) -> Clip:
+        (folder / f"{shard.name}.pid").write_text(str(os.getpid()))
+        time.sleep(60)
+        raise AssertionError
+
+    module._read = read
+    _MAKE(shard, folder)
+
+
+def command(folder: Path, workers: int) -> None:
+    """What a process that is killed runs."""
+    module._make = make_and_wait
+    prepare(shards(made_rows(folder), 2), folder / "out", workers)
+
+
+def started(folder: Path, workers: int, count: int) -> tuple[subprocess.Popen[bytes], list[int]]:
+    """Such a process, and the ids of those that read, when there are so many."""
+    code = "from pathlib import Path; from tests.data.test_prepare import command"
+    code += f"; command(Path({str(folder)!r}), {workers})"
+    paths = os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])
+    process = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": paths})
+    while process.poll() is None:
+        files = list((folder / "out").glob("*.pid"))
+        if len(files) == count and all(found := [file.read_text() for file in files]):
+            return process, [int(each) for each in found]
+        time.sleep(0.05)
+    raise AssertionError("it ended")
+
+
+def is_running(process: int) -> bool:
+    """Whether a process is there and has not ended."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are looked up in /proc")
+def test_a_command_that_is_killed_is_no_clips_fault_and_its_workers_end(rows, tmp_path):
+    out, work = tmp_path / "out", shards(rows, 2)
+    for workers, count in ((1, 1), (2, 2), (1, 1)):
+        process, readers = started(tmp_path, workers, count)
+        process.kill()
+        process.wait()
+        deadline = time.monotonic() + 10
+        while any(map(is_running, readers)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not any(map(is_running, readers))
+        assert json.loads((out / "train-00000.deaths").read_text()) == {"clip.0": 1}
+        for file in out.glob("*.pid"):
+            file.unlink()
     done = prepare(work, out)
-    assert (done.clips, done.failures, note.exists()) == (2, [], False)
+    assert (done.clips, [name for name, _ in done.failures]) == (5, ["clip.3"])
+    assert not list(out.glob("*.deaths"))
 
 
+def make_nothing(shard: module.Shard, folder: Path) -> None:
+    """Die."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.slow
 def test_processes_that_die_before_any_clip_end_the_run(rows, tmp_path, monkeypatch):
-    real = multiprocessing.get_context
-    monkeypatch.setattr(Shard, "key", lambda _: os.kill(os.getpid(), signal.SIGKILL))  # what they do first
-    monkeypatch.setattr(module.multiprocessing, "get_context", lambda _: real("fork"))
+    monkeypatch.setattr(module, "_make", make_nothing)
     with pytest.raises(MomeError, match="killed again and again"):
-        prepare(shards(rows, 2), tmp_path / "out", workers=2)
+        prepare(shards(rows[:1], 1), tmp_path / "out", workers=2)
 
 
 def test_a_cluster_does_the_same(rows, tmp_path, monkeypatch):
@@ -259,33 +315,6 @@ def test_a_cluster_does_the_same(rows, tmp_path, monkeypatch):
     lost.clear()
     with pytest.raises(MomeError, match="other is not the same on all machines"):
         prepare(shards(rows, 2), tmp_path / "other", cluster="head")
-
-
-def test_workers_end_with_a_command_that_is_killed(rows, tmp_path, monkeypatch):
-    fork = multiprocessing.get_context("fork")
-    reader, writer = fork.Pipe(duplex=False)
-
-    def read(row: ManifestRow) -> Clip:
-        writer.send(os.getpid())
-        time.sleep(60)
-        raise AssertionError
-
-    monkeypatch.setattr(module, "_read", read)
-    monkeypatch.setattr(module.multiprocessing, "get_context", lambda _: fork)
-    command = fork.Process(target=prepare, args=(shards(rows, 2), tmp_path / "out", 2))
-    command.start()
-    writer.close()  # here; the last process to end closes it everywhere
-    workers = [reader.recv(), reader.recv()]
-    command.kill()
-    try:
-        assert reader.poll(5), "the workers live on"
-        with pytest.raises(EOFError):
-            reader.recv()
-    finally:
-        for worker in workers:
-            with suppress(ProcessLookupError):
-                os.kill(worker, signal.SIGKILL)
-        command.join()
 
 
 @pytest.mark.slow
