@@ -231,8 +231,8 @@ def main() -> None:
                 )
         table = "\n".join(lines)
         text = DOCS.read_text(encoding="utf-8")
-        whole = re.compile(r"(<!-- table: ratios -->\n).*?(\n<!-- end -->)", re.DOTALL)
-        DOCS.write_text(whole.sub(lambda found: f"{found[1]}{table}{found[2]}", text), encoding="utf-8")
+        whole = re.compile(r"(<!-- table: ratios -->\n).*?(<!-- end -->)", re.DOTALL)
+        DOCS.write_text(whole.sub(lambda found: f"{found[1]}{table}\n{found[2]}", text), encoding="utf-8")
         return
     print(f"{'ratio':<90} {'goal':>8} {'git':>8} {'here':>8}")
     for each in ratios:
