@@ -53,6 +53,9 @@ def test_transformers_first(tmp_path):
         "from mome.decoding import load",
         "import mome; mome.MomeConfig",
         "import transformers.pipelines",
+        "import mome; from transformers import AutoTokenizer",
+        "import mome; from transformers import WhisperForConditionalGeneration",
+        "import mome; from transformers import Trainer",
     ],
 )
 def test_whatever_is_imported_first(tmp_path, first):

@@ -10,7 +10,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-_OWN = "mome."
+_IMPORTING = ("transformers.", "mome.")
 _AUTO = tuple(f"transformers.models.auto.{name}_auto" for name in ("configuration", "modeling", "processing"))
 
 
@@ -26,16 +26,17 @@ def register() -> None:
 
 
 class _AfterAuto(MetaPathFinder):
-    """Finds modules of the Auto classes and of this package as other finders do, and has ``mome.model`` imported after.
+    """Finds modules of Transformers and of this package as other finders do, and has ``mome.model`` imported after.
 
-    They import each other, so it waits until no import of one is under way.
+    Any of them may be what imports the Auto classes, in the middle of its own code and in that of others, so it waits
+    until no import of one is under way.
     """
 
     def __init__(self) -> None:
         self._under_way = 0
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        if name not in _AUTO and not name.startswith(_OWN):
+        if not name.startswith(_IMPORTING):
             return None
         others = (finder for finder in sys.meta_path if finder is not self)
         found = (finder.find_spec(name, path, target) for finder in others)
