@@ -97,6 +97,8 @@ class _Stream:
     """State of one stream during the survey."""
 
     clock: Clock = field(default_factory=Clock)
+    base: tuple[int, int] | None = None
+    """Numerator and denominator of the seconds of a tick, the same for all packets of a stream."""
     packets: int = 0
     sent: float = 0.0
     step: float = 0.0
@@ -126,15 +128,21 @@ class _Survey:
         for packet in packets:
             stream = self.streams.setdefault(packet.stream_index, _Stream())
             number, stream.packets = stream.packets, stream.packets + 1
-            sent = packet.pts if packet.dts is None else packet.dts
-            if sent is None or packet.time_base is None:
+            pts, dts = packet.pts, packet.dts
+            sent = pts if dts is None else dts
+            if sent is None:
                 continue
-            shown = sent if packet.pts is None else packet.pts
-            if (shown - sent) * packet.time_base > BROKEN_CLOCK:  # before a jump, a packet may have the next one's time
+            if stream.base is None:
+                if packet.time_base is None:
+                    continue
+                stream.base = packet.time_base.as_integer_ratio()
+            tick, unit = stream.base  # a quotient of integers is rounded as a fraction is, and ten times as fast
+            shown = sent if pts is None else pts
+            if (shown - sent) * tick > BROKEN_CLOCK * unit:  # before a jump, a packet may have the next one's time
                 shown = sent
                 stream.clock.wrong(number)
-            times = (float(ticks * packet.time_base) for ticks in (sent, shown, shown + (packet.duration or 0)))
-            self._follow(packet.stream_index, _Packet(number, *times), _REORDERED if packet.dts is None else _BACK)
+            times = (ticks * tick / unit for ticks in (sent, shown, shown + (packet.duration or 0)))
+            self._follow(packet.stream_index, _Packet(number, *times), _REORDERED if dts is None else _BACK)
         for stream in self.streams.values():
             stream.clock.packets = stream.packets
             if stream.doubtful is not None:
