@@ -4,7 +4,7 @@
         [--curve results/mome-base-training.json] [--results results/mome-base-*.json]
 
 Without --run only the card is written again. The curve is what the training's validations found. The frozen parts stay
-where they are: config.json refers to them by their hub ids.
+where they are, and the tokenizer with the language model: config.json refers to them by their hub ids.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any
 
 import mome
 from mome.checkpoints.folder import WEIGHTS
+from mome.checkpoints.names import TOKENIZER_FILES
 from mome.evaluation.result import write_json
-from mome.files import write_text
 from scripts.mome_tiny.bundle import halve
 
 CARD = Path(__file__).parent / "card.md"
@@ -61,6 +61,11 @@ def curve(run: Path) -> dict[str, Any]:
     }
 
 
+def rules(tokenizer: Any) -> tuple[str, dict[str, str]]:
+    """All that a tokenizer makes of texts and ids."""
+    return tokenizer.backend_tokenizer.to_str(), tokenizer.special_tokens_map
+
+
 def main() -> None:
     """Write the bundle."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -77,10 +82,12 @@ def main() -> None:
         trained.model.save_pretrained(args.out)
         trained.processor.save_pretrained(args.out)
         halve(args.out / WEIGHTS)
-        tokenizer = args.out / "tokenizer.json"
-        content = json.loads(tokenizer.read_text(encoding="utf-8"))
-        write_text(tokenizer, json.dumps(content, ensure_ascii=False, separators=(",", ":")) + "\n")
-    learned = sum(value.numel() for value in mome.load(args.out).model.trained_state_dict().values())
+        for name in (*TOKENIZER_FILES, "chat_template.jinja"):
+            (args.out / name).unlink(missing_ok=True)
+    bundled = mome.load(args.out)
+    if args.run and rules(bundled.processor.tokenizer) != rules(trained.processor.tokenizer):
+        raise SystemExit(f"the run's tokenizer is not that of {bundled.model.config.language_model}")
+    learned = sum(value.numel() for value in bundled.model.trained_state_dict().values())
     card = CARD.read_text().replace("{trained}", f"{learned / 1e6:.2f}").replace("{table}", table(args.results))
     (args.out / "README.md").write_text(card)
     size = sum(file.stat().st_size for file in args.out.rglob("*") if file.is_file())

@@ -8,6 +8,7 @@ from safetensors import safe_open
 
 from mome.checkpoints.bundled import BUNDLED, BUNDLED_NAME
 from mome.checkpoints.folder import WEIGHTS, read_config
+from mome.checkpoints.names import has_tokenizer
 from mome.model import MomeForSpeechRecognition
 
 
@@ -31,4 +32,5 @@ def test_mome_base_refers_to_its_frozen_parts_by_hub_id():
     assert config.language_model == "HuggingFaceTB/SmolLM2-135M-Instruct"
     assert sorted(config.audio_rates) == [4, 8, 12, 16, 20]
     assert not any((folder / part).exists() for part in ("audio_encoder", "language_model"))
+    assert not has_tokenizer(folder)
     assert BUNDLED_NAME != "mome-base"  # what needs no network stays the default

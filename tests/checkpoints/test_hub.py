@@ -18,7 +18,8 @@ from safetensors.torch import load_file
 import mome
 from mome import MomeError, MomeForSpeechRecognition, MomeProcessor
 from mome.checkpoints.backbones import load_backbone
-from mome.checkpoints.folder import model_folder
+from mome.checkpoints.folder import model_folder, read_config
+from mome.checkpoints.names import TOKENIZER_FILES
 from mome.config.fields import BACKBONES
 from mome.hub import SITE
 from tests.checkpoints.fake_hub import running, use
@@ -213,6 +214,27 @@ def test_without_the_hub_its_cache_serves(hub, tiny_model, parts, tmp_path, monk
     for message in (refused("me/other", **options), backbone_refused("language_model", LLAMA, **options)):
         assert why in message
         assert "neither a folder here nor complete in the hub's cache" in message
+
+
+def test_the_tokenizer_of_a_language_model_on_the_hub_is_kept(hub, tiny_model, tmp_path, monkeypatch):
+    """For a model whose folder has none."""
+    shutil.copytree(tiny_model, tmp_path / "model")
+    language_model = tmp_path / "model" / "language_model"
+    for name in TOKENIZER_FILES:
+        if (tmp_path / "model" / name).exists():
+            (tmp_path / "model" / name).rename(language_model / name)
+    hub.add("them/llama", language_model)
+    shutil.rmtree(language_model)
+    config = read_config(tmp_path / "model")
+    config.language_model = "them/llama"
+    config.save_pretrained(tmp_path / "model")
+    hub.add("me/model", tmp_path / "model")
+    online = mome.load("me/model").processor
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    hub.asked = []
+    for processor in (online, mome.load("me/model").processor):
+        assert processor.labels(["bin blue"]).tolist() == mome.load(tiny_model).processor.labels(["bin blue"]).tolist()
+    assert hub.asked == []
 
 
 def test_a_cache_that_other_programs_filled_in_part(hub, parts, monkeypatch, tmp_path):

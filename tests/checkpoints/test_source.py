@@ -47,6 +47,15 @@ def test_files_of_one_kind_are_enough(hub):
         source.preprocessing(("merges.txt",))
 
 
+def test_a_folder_with_files_of_no_kind_is_named(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    source = Source(str(tmp_path), "the tokenizer")
+    with pytest.raises(MomeError, match=f"^the tokenizer is not in {tmp_path}: copy or download it again$"):
+        source.preprocessing(("vocab.txt", "merges.txt"))
+    (tmp_path / "vocab.txt").touch()
+    assert source.preprocessing(("vocab.txt", "merges.txt")) == tmp_path
+
+
 def test_a_hub_id_is_looked_for_in_the_chosen_folder_before_the_hub(hub, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     kept, other = tmp_path / "kept" / "owner" / "name", tmp_path / "elsewhere"

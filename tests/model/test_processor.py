@@ -3,13 +3,18 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from transformers import AutoProcessor
 
+import mome
 from mome import MomeError, MomeProcessor
+from mome.checkpoints import source
+from mome.checkpoints.names import TOKENIZER_FILES, has_tokenizer
 from mome.config import MomeConfig
 from mome.media import Clip
 from mome.model.objective import IGNORED_LABEL
@@ -131,3 +136,107 @@ def test_files_of_the_official_arithmetic_name_the_class_that_loads_them(tmp_pat
     assert {same.precision for same in read} == {torch.float32}
     plain = MomeProcessor.from_folder(tmp_path, MomeConfig.from_pretrained(tmp_path, compat=None))
     assert (type(plain), plain.compat) == (MomeProcessor, None)
+
+
+def without_tokenizer(tiny_model: Path, folder: Path, language_model: str, **changes) -> Path:
+    """The tiny model without its tokenizer, and with this language model in its configuration."""
+    shutil.copytree(tiny_model, folder)
+    for name in TOKENIZER_FILES:
+        (folder / name).unlink(missing_ok=True)
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**values, "language_model": language_model, **changes}))
+    return folder
+
+
+@pytest.fixture
+def elsewhere(tiny_model, tmp_path, monkeypatch) -> Path:
+    """The folder of a language model with its tokenizer, which ``MOME_BACKBONES`` makes that of ``them/llama``."""
+    place = tmp_path / "kept" / "them" / "llama"
+    shutil.copytree(tiny_model / "language_model", place)
+    tiny_tokenizer().save_pretrained(place)
+    monkeypatch.setenv(source.FOLDER_VARIABLE, str(tmp_path / "kept"))
+    return place
+
+
+@pytest.mark.parametrize("reference", ["them/llama", "./language_model"])
+def test_without_a_tokenizer_the_language_models_is_taken(tiny_model, tmp_path, elsewhere, processor, reference):
+    folder = without_tokenizer(tiny_model, tmp_path / "model", reference)
+    if reference.startswith("./"):
+        tiny_tokenizer().save_pretrained(folder / "language_model")
+    loaded = mome.load(folder).processor
+    text = ["bin blue at f two now", "set white", ""]
+    assert torch.equal(loaded.labels(text), processor.labels(text))
+    assert loaded.decode_text(loaded.labels(text[:1])) == text[:1]
+    assert loaded.to_dict() == processor.to_dict()
+    loaded.save_pretrained(tmp_path / "saved")
+    assert has_tokenizer(tmp_path / "saved"), "what is saved has its tokenizer"
+    assert torch.equal(MomeProcessor.from_pretrained(tmp_path / "saved").labels(text), processor.labels(text))
+
+
+def test_a_language_models_tokenizer_can_pad(tiny_model, tmp_path, elsewhere):
+    tokenizer = tiny_tokenizer()
+    tokenizer.pad_token, tokenizer.padding_side = None, "left"
+    tokenizer.save_pretrained(elsewhere)
+    found = mome.load(without_tokenizer(tiny_model, tmp_path / "model", "them/llama")).processor.tokenizer
+    assert (found.pad_token, found.padding_side) == ("</s>", "right")
+
+
+def test_a_folder_with_a_tokenizer_keeps_to_it(tiny_model, tmp_path, elsewhere, processor):
+    folder = without_tokenizer(tiny_model, tmp_path / "model", "them/llama")
+    own = tiny_tokenizer()
+    own.add_tokens(["mine"])
+    own.save_pretrained(folder)
+    assert MomeProcessor.from_folder(folder, MomeConfig.from_pretrained(folder)).labels(["mine"])[0, 0] == len(own) - 1
+    shutil.rmtree(elsewhere)
+    assert MomeProcessor.from_folder(folder, MomeConfig.from_pretrained(folder)).labels(["mine"])[0, 0] == len(own) - 1
+
+
+@pytest.mark.parametrize("model_type", ["llama", "qwen2"])  # Transformers makes an empty tokenizer for the second
+def test_a_language_model_without_a_tokenizer_is_named(tiny_model, tmp_path, elsewhere, model_type):
+    folder = without_tokenizer(tiny_model, tmp_path / "model", "them/llama")
+    for name in TOKENIZER_FILES:
+        (elsewhere / name).unlink(missing_ok=True)
+    values = json.loads((elsewhere / "config.json").read_text())
+    (elsewhere / "config.json").write_text(json.dumps({**values, "model_type": model_type}))
+    with pytest.raises(MomeError) as caught:
+        MomeProcessor.from_folder(folder, MomeConfig.from_pretrained(folder))
+    assert str(caught.value) == f"the tokenizer of them/llama is not in {elsewhere}: copy or download it again"
+
+
+def test_a_tokenizer_that_is_nowhere_is_named(tiny_model, tmp_path, elsewhere, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    folder = without_tokenizer(tiny_model, tmp_path / "model", "them/other")
+    with pytest.raises(MomeError) as caught:
+        MomeProcessor.from_folder(folder, MomeConfig.from_pretrained(folder))
+    assert str(caught.value).startswith(
+        f"the tokenizer of them/other is neither a folder here or in {tmp_path / 'kept'} nor complete in the hub's "
+        "cache, and HF_HUB_OFFLINE is set: "
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"language_model": None}, "has no tokenizer, and names no language model with one: "),
+        ({"audio_markers": [8, 9]}, "has no tokenizer, and that of them/llama lacks the tokens that the model adds: "),
+        ({"added_tokens": 4}, "has no tokenizer, and that of them/llama lacks the tokens that the model adds: "),
+    ],
+)
+def test_a_tokenizer_that_only_the_folder_can_have_is_missed(tiny_model, tmp_path, elsewhere, changes, message):
+    folder = without_tokenizer(tiny_model, tmp_path / "model", **{"language_model": "them/llama", **changes})
+    with pytest.raises(MomeError, match=f"^{folder} {message}copy or download it again$"):
+        MomeProcessor.from_folder(folder, MomeConfig.from_pretrained(folder))
+
+
+def test_the_hub_is_asked_for_the_language_models_tokenizer(tiny_model, tmp_path, elsewhere, monkeypatch):
+    asked = []
+    told = {"token": "secret", "cache_dir": tmp_path, "local_files_only": True}
+
+    def download(name: str, *, allow_patterns, tqdm_class, **options) -> str:
+        asked.append((name, options))
+        return str(elsewhere)
+
+    monkeypatch.setattr(source, "snapshot_download", download)
+    folder = without_tokenizer(tiny_model, tmp_path / "model", "hub/llama", language_model_revision="v2")
+    MomeProcessor.from_folder(folder, MomeConfig.from_pretrained(folder), **told)
+    assert asked == [("hub/llama", {"revision": "v2", **told})]

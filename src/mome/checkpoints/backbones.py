@@ -66,13 +66,17 @@ def _read_config(kind: str, folder: Path, what: str) -> PreTrainedConfig:
     return config
 
 
-def load_tokenizer(reference: str, revision: str | None = None) -> PreTrainedTokenizerBase:
+def load_tokenizer(reference: str, revision: str | None = None, **hub: Any) -> PreTrainedTokenizerBase:
     """The tokenizer of a language model at a hub id or in a folder.
+
+    Args:
+        reference, revision: as for :func:`backbone_config`.
+        hub: as for :func:`mome.checkpoints.folder.model_folder`.
 
     Raises:
         MomeError: it cannot be found, or is damaged.
     """
-    source = Source(reference, f"the tokenizer of {reference}", revision)
+    source = Source(reference, f"the tokenizer of {reference}", revision, hub=hub)
     tokenizer: PreTrainedTokenizerBase = _load_preprocessing(AutoTokenizer, source, TOKENIZER_FILES)
     return tokenizer
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from mome.config.fields import BACKBONES
 
 TOKENIZER_FILES: tuple[str, ...] = (  # of any tokenizer
@@ -18,3 +20,8 @@ CHECKPOINT_FILES: tuple[str, ...] = (
     *TOKENIZER_FILES,
     *(f"{part}/*.{kind}" for part in BACKBONES for kind in ("json", "safetensors", "md", "txt", "jinja", "model")),
 )
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a folder has files of a tokenizer."""
+    return any((folder / name).is_file() for name in TOKENIZER_FILES)

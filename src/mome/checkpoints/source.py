@@ -120,10 +120,12 @@ class Source:
         """Download the configuration and those of ``files`` that the model has, and return its folder.
 
         Raises:
-            MomeError: as :meth:`settings`, or the repository has none of ``files``.
+            MomeError: as :meth:`settings`, or the model has none of ``files``.
         """
         folder = self.settings(("config.json", *files))
-        if self.folder is None and not any((folder / file).is_file() for file in files):
+        if not any((folder / file).is_file() for file in files):
+            if self.folder is not None:
+                raise MomeError(f"{self.what} is not in {folder}: copy or download it again")
             raise self._lacking(folder, "is not in its repository")
         return folder
 

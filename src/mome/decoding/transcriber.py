@@ -481,7 +481,7 @@ def load(
     hub: dict[str, Any] = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
     folder = model_folder(name, revision, **hub)
     model = MomeForSpeechRecognition.from_pretrained(folder, **hub, **options)
-    processor = MomeProcessor.from_folder(folder, model.config, model.dtype)
+    processor = MomeProcessor.from_folder(folder, model.config, model.dtype, **hub)
     return Transcriber(model, processor, str(name or BUNDLED_NAME))
 
 

@@ -5,7 +5,7 @@ Shape notation: B clips, C channels and M frames of the audio encoder's input, T
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import (
+    AutoFeatureExtractor,
     BatchFeature,
     PreTrainedTokenizerBase,
     ProcessorMixin,
@@ -20,7 +21,11 @@ from transformers import (
     Wav2Vec2FeatureExtractor,
 )
 
+from mome.checkpoints.backbones import load_tokenizer
+from mome.checkpoints.folder import INSIDE, part_folder
+from mome.checkpoints.names import has_tokenizer
 from mome.checkpoints.settings import blaming
+from mome.checkpoints.vocabulary import prepare_padding
 from mome.clip import MOUTH_SIZE, SAMPLE_RATE, Clip
 from mome.config import MomeConfig
 from mome.config.fields import Compatibility
@@ -98,19 +103,27 @@ class MomeProcessor(ProcessorMixin):
         return cls(feature_extractor, tokenizer, **settings)
 
     @classmethod
-    def from_folder(cls, folder: Path, config: MomeConfig, precision: torch.dtype = torch.float32) -> MomeProcessor:
+    def from_folder(
+        cls, folder: Path, config: MomeConfig, precision: torch.dtype = torch.float32, **hub: Any
+    ) -> MomeProcessor:
         """Load the processor of a model folder and try it on a short clip, because its files may hold anything.
 
         Args:
-            folder: a folder with the processor's files.
+            folder: a folder with the processor's files; without a tokenizer's, that of the language model is taken.
             config: the model's configuration; its ``compat`` overrides that of the files.
             precision: the model's dtype.
+            hub: for the language model's tokenizer, as for :func:`mome.checkpoints.folder.model_folder`.
 
         Raises:
             MomeError: the files are missing or damaged, or do not fit the model.
         """
         with blaming(f"the processor files of {folder}", "are missing or damaged"):
-            read = cls.from_pretrained(folder, trust_remote_code=False)
+            if has_tokenizer(folder):
+                read = cls.from_pretrained(folder, trust_remote_code=False)
+            else:
+                tokenizer = _language_models_tokenizer(folder, config, hub)
+                extractor = AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=False)
+                read = cls.from_args_and_dict([extractor, tokenizer], cls.get_processor_dict(folder)[0])
             settings = {name: getattr(read, name) for name in ("audio_context", "audio_input", "bos_taught", *IMAGE)}
             settings |= {**_official(config), "precision": precision}
             processor = cls(read.feature_extractor, read.tokenizer, **settings)
@@ -301,6 +314,22 @@ class OfficialProcessor(MomeProcessor):
 
 
 OfficialProcessor.__name__ = MomeProcessor.__name__  # saved files name the class that loads them
+
+
+def _language_models_tokenizer(folder: Path, config: MomeConfig, hub: Mapping[str, Any]) -> PreTrainedTokenizerBase:
+    """The tokenizer of the language model that a model folder without one refers to, as training prepares it."""
+    reference = config.language_model
+    if reference is None:
+        raise MomeError(f"{folder} has no tokenizer, and names no language model with one: copy or download it again")
+    if config.added_tokens or config.audio_markers or config.video_markers:
+        raise MomeError(
+            f"{folder} has no tokenizer, and that of {reference} lacks the tokens that the model adds: "
+            "copy or download it again"
+        )
+    where = part_folder(folder, reference, "language_model") if reference.startswith(INSIDE) else reference
+    tokenizer = load_tokenizer(where, config.language_model_revision, **hub)
+    prepare_padding(tokenizer)
+    return tokenizer
 
 
 def _official(config: MomeConfig) -> dict[str, Any]:

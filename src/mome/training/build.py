@@ -14,7 +14,7 @@ from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from mome.adapters import ADAPTERS, AdapterConfig, adapter_config_from_dict
 from mome.checkpoints.backbones import backbone_config, load_backbone, load_extractor, load_tokenizer
-from mome.checkpoints.names import TOKENIZER_FILES
+from mome.checkpoints.names import has_tokenizer
 from mome.checkpoints.settings import blaming, check_settings
 from mome.checkpoints.source import local_folder
 from mome.checkpoints.vocabulary import MARKERS, add_markers, prepare_padding
@@ -206,7 +206,7 @@ def local_tokenizer(language_model: str) -> PreTrainedTokenizerBase | None:
         MomeError: it is damaged.
     """
     folder = local_folder(language_model)
-    own = folder is not None and any((folder / name).is_file() for name in TOKENIZER_FILES)
+    own = folder is not None and has_tokenizer(folder)
     return find_tokenizer(language_model) if own or processor_around(language_model) is not None else None
 
 
