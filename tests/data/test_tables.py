@@ -26,6 +26,11 @@ def test_fields_are_stripped_and_have_their_lines(rows):
     assert rows("id,text,,\na,one,1,2\n")[0][1]["id"] == "a"  # spreadsheets leave columns without a name
 
 
+def test_the_transcript_of_a_day(rows):
+    text = "word " * 200_000
+    assert rows(f"id,text\na,{text}\n") == [(2, {"id": "a", "text": text.strip()})]
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
@@ -38,8 +43,8 @@ def test_fields_are_stripped_and_have_their_lines(rows):
         ("id;text\na;one\n", "lacks the columns id, text"),
         ("ID,TEXT\na,one\n", "lacks the columns"),
         ('id,text\na,"one\n', "unexpected end"),
-        (f"id,text\na,{'x' * 200_000}\n", "field limit"),
-        ("x" * 200_000, "field limit"),
+        (f"id,text\na,{'x' * 11_000_000}\n", "field limit"),
+        ("x" * 11_000_000, "field limit"),
         ("id,text\na,one\n".encode("utf-16"), "UTF-8"),
         (b"id,text\na,\xed\xa0\x80\n", "UTF-8"),
         ("id,text\na,one,two\n", "line 2 has 3 fields"),

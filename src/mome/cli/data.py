@@ -88,7 +88,7 @@ def folder(
     """
     from mome.data.corpora import folder_corpus
 
-    check_writable(out)
+    _check_manifest(out)
     _check_split(split)
     _write_manifest(directory, out, folder_corpus(directory, split), "without a transcript beside them (NAME.txt)")
 
@@ -120,7 +120,7 @@ def grid(
 
     if valid + test > 1:
         raise MomeError(f"--valid {valid:g} and --test {test:g} are more than all sentences: lower one of them")
-    check_writable(out)
+    _check_manifest(out)
     found = grid_corpus(directory, valid=valid, test=test, test_talkers=test_talker or (), seed=seed)
     _write_manifest(directory, out, found, "whose names are no GRID sentence")
 
@@ -160,7 +160,7 @@ def lrs2(
     """
     from mome.data.corpora import lrs2_corpus
 
-    check_writable(out)
+    _check_manifest(out)
     _write_manifest(directory, out, lrs2_corpus(directory), "")
 
 
@@ -192,7 +192,7 @@ def librispeech(
     """List the sound files of LibriSpeech: all train folders are the split train, others have their own names."""
     from mome.data.corpora import librispeech_corpus
 
-    check_writable(out)
+    _check_manifest(out)
     _write_manifest(directory, out, librispeech_corpus(directory), "that have no words")
 
 
@@ -260,6 +260,16 @@ def _check_split(split: str) -> None:
 
     if unlistable(split) or not split:
         raise MomeError(f"--split {split!r} is not possible: give a name, without spaces at its ends")
+
+
+def _check_manifest(out: Path) -> None:
+    """Check that a manifest can be written, and replaces nothing but one; raises :class:`MomeError` if not."""
+    from mome.data.manifests import COLUMNS
+    from mome.data.tables import has_columns
+
+    check_writable(out)
+    if out.exists() and out.stat().st_size and not has_columns(out, COLUMNS):
+        raise MomeError(f"{out} is no manifest, and would be overwritten: give another file to write")
 
 
 def _write_manifest(directory: Path, out: Path, found: Corpus, why: str) -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from mome.errors import MomeError, reason, shortened
 
+csv.field_size_limit(10_000_000)  # by default 131,072 characters, which the transcript of some hours has
+
 
 def read_rows(path: Path, needed: Sequence[str], what: str = "CSV file") -> Iterator[tuple[int, dict[str, str]]]:
     """Read a CSV file with a header: the line number and the fields of each row, by column and stripped.
@@ -55,6 +57,16 @@ def read_rows(path: Path, needed: Sequence[str], what: str = "CSV file") -> Iter
         raise MomeError(f"{path} is not a CSV file in UTF-8: {error}") from None
     if empty:
         raise MomeError(f"{path} has a header only: add a line for each clip")
+
+
+def has_columns(path: Path, columns: Sequence[str]) -> bool:
+    """Whether a file begins with a header that has these columns."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            header = next(csv.reader([file.readline(10_000)]), [])
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return False
+    return {*columns} <= {name.strip() for name in header}
 
 
 def _check_header(path: Path, found: list[str], needed: Sequence[str]) -> None:
