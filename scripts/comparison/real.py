@@ -9,7 +9,9 @@ each is chosen by the loss that short trainings reach on the validation split; t
 most important first. Each gives a JSON file in results/real or results/grid-real, from which tables.py makes the tables
 of docs/results.md. What is done is skipped, and what was interrupted goes on, at the same command.
 
-With a GPU: --jobs 12 --batch 60 --set data.max_frames=2400 --set data.workers=1, and NVIDIA's MPS started before.
+With a GPU, where five times the speech in a step costs as much time, as results/real-gpu has it: --jobs 11 --batch 60
+--steps 350 --set data.max_frames=6000 --set data.workers=1 --set align.max_frames=6000 --set align.epochs=6 and folders
+of its own by --runs and --results, with NVIDIA's MPS started before.
 """
 
 from __future__ import annotations
@@ -175,6 +177,8 @@ def work(run: Run, args: argparse.Namespace) -> str:
         overrides.append("validation.every_steps=1000000")
     if run.stage in ("", "effect"):
         overrides += learning_rate(run, args.results)
+    if args.steps is not None and run.stage == "":
+        overrides.append(f"optim.steps={args.steps}")
     overrides += [*run.overrides, *args.set]
     overrides += [each for each in UNALIGNED if each in run.overrides]  # whatever the alignment is set to
     if run.stage == "align":
@@ -221,6 +225,7 @@ def main() -> None:
     parser.add_argument("--corpus", choices=SETTINGS, default=SPEECH.recipes, help="how the recipes' names end")
     parser.add_argument("--test", type=Path, help="manifest whose split test is transcribed, if not the first")
     parser.add_argument("--noise", type=Path, help="babble, in training and for the noisy conditions")
+    parser.add_argument("--steps", type=int, help="of the trainings that are compared, if not the recipe's")
     add_options(parser)
     args = parser.parse_args()
     setting = SETTINGS[args.corpus]

@@ -1,4 +1,4 @@
-"""Write the tables of docs/results.md from results/comparison, real and grid-real, and those that it quotes.
+"""Write the tables of docs/results.md from results/comparison, real, real-gpu and grid-real, and those that it quotes.
 
     python scripts/comparison/tables.py
 
@@ -351,6 +351,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=Path("results/comparison"))
     parser.add_argument("--real", type=Path, default=Path("results/real"))
+    parser.add_argument("--real-gpu", type=Path, default=Path("results/real-gpu"))
     parser.add_argument("--grid-real", type=Path, default=Path("results/grid-real"))
     parser.add_argument("--outside", type=Path, default=Path("results/outside"))
     parser.add_argument("--published", type=Path, default=Path("results/published.yaml"))
@@ -363,6 +364,9 @@ def main() -> None:
     tables = {name: make(measured, seconds) for name, make in TABLES.items()}
     real = Measured(args.real, args.real / "outside")
     tables |= {name: make(real) for name, make in REAL_TABLES.items()}
+    gpu = Measured(args.real_gpu, args.real_gpu / "outside")
+    tables |= {name.replace("real-asr", "real-gpu"): make(gpu) for name, make in REAL_TABLES.items()}
+    tables["real-gpu-learning-rates"] = learning_rates(SPEECH, args.real_gpu)
     grid = Measured(args.grid_real, args.grid_real / "outside")
     tables |= {name: make(grid) for name, make in GRID_TABLES.items()}
     tables["real-learning-rates"] = learning_rates(SPEECH, args.real)
