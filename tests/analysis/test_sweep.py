@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from mome.analysis import sweep as module
@@ -97,3 +101,37 @@ def test_what_is_done_is_not_done_again_and_other_settings_are_refused(tmp_path)
     changed = read_sweep(written(tmp_path, FILE.replace("epochs: 3", "epochs: 4")))
     with pytest.raises(MomeError, match="is of other settings"):
         run_sweep(changed)
+
+
+KILLED = """
+import os, sys, time
+from pathlib import Path
+from mome.analysis import sweep
+
+def training(*_):
+    Path(sys.argv[1]).write_text(str(os.getpid()))
+    time.sleep(120)
+
+sweep.do_run, sweep._rows = training, lambda _: None
+if __name__ == "__main__":
+    run = sweep.Run("control", 1, ())
+    sweep.run_sweep(sweep.Sweep("mome-tiny", (run,), {}, Path(sys.argv[1]).parent))
+"""
+
+
+def test_a_training_ends_with_a_sweep_that_is_killed(tmp_path):
+    script, begun = tmp_path / "killed.py", tmp_path / "begun"
+    script.write_text(KILLED)
+    sweeping = subprocess.Popen([sys.executable, script, begun])
+    try:
+        while not begun.exists() or not begun.read_text():
+            assert sweeping.poll() is None
+            time.sleep(0.05)
+    finally:
+        sweeping.kill()
+        sweeping.wait()
+    training = psutil.Process(int(begun.read_text())) if psutil.pid_exists(int(begun.read_text())) else None
+    deadline = time.monotonic() + 20
+    while training is not None and training.is_running() and training.status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

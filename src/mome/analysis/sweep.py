@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 
 from mome.analysis.findings import Findings, Table
 from mome.data.manifests import ManifestRow, read_manifest
-from mome.data.stores import ClipStore, ignored_by_children
+from mome.data.stores import ClipStore, begin_child, ignored_by_children
 from mome.decoding import load
 from mome.errors import MomeError, shortened
 from mome.evaluation.evaluate import Evaluation
@@ -204,6 +204,7 @@ def _outcomes(sweep: Sweep, runs: Sequence[Run], jobs: int) -> Iterator[tuple[bo
 def _work(sweep: Sweep, run: Run, sender: Connection) -> None:
     """What a process does: a run, whose outcome it sends."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    begin_child()
     try:
         outcome = True, do_run(sweep, run)
     except KeyboardInterrupt:  # the sweep ends
