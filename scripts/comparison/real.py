@@ -9,9 +9,9 @@ each is chosen by the loss that short trainings reach on the validation split; t
 most important first. Each gives a JSON file in results/real or results/grid-real, from which tables.py makes the tables
 of docs/results.md. What is done is skipped, and what was interrupted goes on, at the same command.
 
-With a GPU, where five times the speech in a step costs as much time, as results/real-gpu has it: --jobs 11 --batch 60
---steps 350 --set data.max_frames=6000 --set data.workers=1 --set align.max_frames=6000 --set align.epochs=6 and folders
-of its own by --runs and --results, with NVIDIA's MPS started before.
+With a GPU, as for results/real-gpu: --jobs 11 --batch 60 --steps 350 --set data.max_frames=6000 --set data.workers=1
+--set align.max_frames=6000 --set align.epochs=6 and folders of its own by --runs and --results, with NVIDIA's MPS
+started before.
 """
 
 from __future__ import annotations

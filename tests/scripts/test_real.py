@@ -83,8 +83,8 @@ def test_one_system_from_alignment_to_error_rates(real: Any, tmp_path: Path):
     changes += ["align.epochs=null", "align.steps=2", "optim.log_steps=1", "optim.warmup_steps=0"]
     changes += ["model.generation={max_new_tokens: 3}", "optim.precision=fp32"]
     runs, results = tmp_path / "runs", tmp_path / "results"
-    where = {"corpus": "asr-speech", "noise": None, "runs": runs, "results": results, "batch": 30, "steps": None}
-    args = Namespace(manifest=manifest, test=manifest, set=[*changes, "optim.steps=1"], **where)
+    where = {"corpus": "asr-speech", "noise": None, "runs": runs, "results": results, "batch": 30}
+    args = Namespace(manifest=manifest, test=manifest, set=[*changes, "optim.steps=1"], steps=None, **where)
     run = real.SPEECH.all_runs()[2]
     assert run.system == "mome-layer"
     assert not any(real.is_done(each, args) for each in (*run.needs, run))
@@ -133,16 +133,8 @@ def test_with_lips_and_in_noise(real: Any, tmp_path: Path):
     changes += ["model.audio_rates=[2,3]", "model.video_rates=[1]", "align.steps=1", "optim.steps=1"]
     changes += ["optim.log_steps=1", "model.generation={max_new_tokens: 3}", "optim.precision=fp32"]
     runs, results, noise = tmp_path / "runs", tmp_path / "results", manifest.parent / "train_0_0.mp4"
-    where = {
-        "corpus": "grid-real",
-        "noise": noise,
-        "test": None,
-        "runs": runs,
-        "results": results,
-        "batch": 30,
-        "steps": None,
-    }
-    args = Namespace(manifest=manifest, set=changes, **where)
+    where = {"corpus": "grid-real", "noise": noise, "test": None, "runs": runs, "results": results, "batch": 30}
+    args = Namespace(manifest=manifest, set=changes, steps=None, **where)
     run = real.GRID.all_runs()[2]
     assert run.system == "mome-layer"
     align, tried, *others = run.needs
@@ -174,16 +166,8 @@ def test_with_the_alignment_and_without(real: Any, tmp_path: Path, monkeypatch: 
     changes += ["align.epochs=null", "align.steps=2", "optim.log_steps=1", "optim.warmup_steps=0"]
     changes += ["model.generation={max_new_tokens: 3}", "optim.precision=fp32"]
     runs, results = tmp_path / "runs", tmp_path / "results"
-    where = {
-        "corpus": "asr-speech",
-        "noise": None,
-        "test": None,
-        "runs": runs,
-        "results": results,
-        "batch": 30,
-        "steps": None,
-    }
-    args = Namespace(manifest=manifest, set=[*changes, "optim.steps=1"], **where)
+    where = {"corpus": "asr-speech", "noise": None, "test": None, "runs": runs, "results": results, "batch": 30}
+    args = Namespace(manifest=manifest, set=[*changes, "optim.steps=1"], steps=None, **where)
     first, second = real.SPEECH.effect_runs()[:2]
     best = {first: "2e-3", second: "5e-4"}
     for run in (first, second):
