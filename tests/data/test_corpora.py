@@ -9,6 +9,7 @@ import pytest
 from mome.clip import Excerpt
 from mome.data.corpora import (
     LONGEST_PIECE,
+    LRS3_VALID,
     auto_avsr_corpus,
     cut_words,
     find_media,
@@ -155,6 +156,19 @@ def test_lrs3_with_a_list_of_validation_clips(lrs3):
         lrs3_corpus(lrs3, chosen)
     with pytest.raises(MomeError, match="pretrain, trainval and test"):
         lrs3_corpus(lrs3 / "test")
+
+
+def test_lrs3_keeps_the_usual_clips_for_validation(lrs3):
+    usual = LRS3_VALID.read_text().split()
+    assert len(set(usual)) == len(usual) == 1200
+    assert {len(clip) for clip in usual} == {len("trainval/0123456789a/50001")}
+    for clip in usual[:2]:
+        annotate(lrs3, clip, "HELLO")
+    corpus = lrs3_corpus(lrs3)
+    assert [row.id for row in corpus.rows if row.split == "valid"] == [clip.replace("/", "_") for clip in usual[:2]]
+    assert len(corpus.failures) == 3  # the 1198 that are not there are no failures
+    (mine := lrs3 / "valid.id").write_text("trainval/talk7/50002\n")
+    assert [row.id for row in lrs3_corpus(lrs3, mine).rows if row.split == "valid"] == ["trainval_talk7_50002"]
 
 
 def test_pieces_are_as_long_as_they_may_be_and_lose_no_word():

@@ -133,8 +133,8 @@ def lrs3(
         Path | None,
         typer.Option(
             metavar="TXT",
-            help="Names the clips for validation, lines like trainval/ID/00001: the list lrs3-valid.id that AV-HuBERT "
-            "comes with is the usual one. Default: about 1200 clips, drawn by talk.",
+            help="Names the clips for validation, lines like trainval/ID/00001. Default: the 1200 clips that AV-HuBERT "
+            "and most systems since use; where none of them is there, about as many are drawn by talk.",
             show_default=False,
         ),
     ] = None,

@@ -23,8 +23,10 @@ MEDIA = frozenset(
 """Suffixes of media files, in lower case."""
 LONGEST_PIECE = 16.0
 """Seconds of the longest piece of a recording of LRS2's or LRS3's set pretrain, as published systems cut them."""
-LRS3_VALID = 1200 / 31_982
-"""Share of LRS3's set trainval that is for validation if no list says which clips: as many as the usual list has."""
+LRS3_VALID = Path(__file__).with_name("lrs3_valid.txt")
+"""The 1200 clips of LRS3's set trainval that AV-HuBERT's experiments, and most systems since, keep for validation."""
+LRS3_VALID_SHARE = 1200 / 31_982
+"""Share of trainval that is for validation where it has none of those clips."""
 
 
 @dataclass
@@ -114,8 +116,9 @@ def lrs3_corpus(folder: Path, valid_ids: Path | None = None) -> Corpus:
 
     Args:
         folder: has the three sets, or some of them.
-        valid_ids: a text file that names the clips for validation, one ``trainval/ID/00001`` in each line; without it
-            all clips of some of trainval's talks, about :data:`LRS3_VALID` of them, drawn by their names.
+        valid_ids: a text file that names the clips for validation, one ``trainval/ID/00001`` in each line. By default
+            those of :data:`LRS3_VALID` that are there; if none is, all clips of some of trainval's talks, about
+            :data:`LRS3_VALID_SHARE` of them, drawn by their names.
 
     Raises:
         MomeError: there is no such folder, it has none of the sets, or the list cannot be read or names no clip.
@@ -125,7 +128,8 @@ def lrs3_corpus(folder: Path, valid_ids: Path | None = None) -> Corpus:
         raise MomeError(
             f"{folder} has none of the folders pretrain, trainval and test: give the folder that LRS3 is in"
         )
-    listed = None if valid_ids is None else dict.fromkeys(words[0] for words in _lines(valid_ids))
+    listed = dict.fromkeys(words[0] for words in _lines(valid_ids or LRS3_VALID))
+    drawing = valid_ids is None and not any((folder / f"{clip}.mp4").is_file() for clip in listed)
     corpus, clips = Corpus(), set[str]()
     for name in sets:
         found, failures = find_media(folder / name, frozenset((".mp4",)))
@@ -139,13 +143,14 @@ def lrs3_corpus(folder: Path, valid_ids: Path | None = None) -> Corpus:
             split = "test" if name == "test" else "train"
             if name == "trainval":
                 clips.add(clip)
-                drawn = sentence_split(path.parent.name, LRS3_VALID, 0, 0) == "valid"
-                split = "valid" if (drawn if listed is None else clip in listed) else "train"
+                drawn = drawing and sentence_split(path.parent.name, LRS3_VALID_SHARE, 0, 0) == "valid"
+                split = "valid" if drawn or clip in listed else "train"
             _add_lrs(corpus, folder, path, split, name == "pretrain")
-    if listed and not any(row.split == "valid" for row in corpus.rows):
-        raise MomeError(f"{valid_ids} names no clip of {folder}/trainval: its lines are like trainval/ID/00001")
-    reason = f"{valid_ids} names it, but {folder}/trainval has no such clip"
-    corpus.failures += [(clip, reason) for clip in listed or () if clip not in clips]
+    if valid_ids is not None:
+        if listed and not any(row.split == "valid" for row in corpus.rows):
+            raise MomeError(f"{valid_ids} names no clip of {folder}/trainval: its lines are like trainval/ID/00001")
+        reason = f"{valid_ids} names it, but {folder}/trainval has no such clip"
+        corpus.failures += [(clip, reason) for clip in listed if clip not in clips]
     return _distinct(corpus)
 
 
