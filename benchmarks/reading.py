@@ -2,8 +2,8 @@
 
     python -m benchmarks.reading GRID/manifest.csv
 
-Films are read by ``load_clip``, which looks for the face in every frame, and as parts of long recordings are, which
-looks in every fourth, in turn. Times are CPU seconds of one thread; a share is that of a film's own length.
+Films are read by ``load_clip``, which looks for the face in every fourth frame, and in every one for comparison, in
+turn; their sound is read too. Times are CPU seconds of one thread; a share is that of a film's own length.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -28,14 +27,8 @@ from mome.analysis.cost import machine
 from mome.clip import FRAME_RATE
 from mome.data.manifests import read_manifest
 from mome.evaluation.result import run_document, write_json
-from mome.media import load_clip
-from mome.media.decode import Damage, probe
+from mome.media import detection, load_clip
 from mome.media.face import FaceDetector
-from mome.media.following import Mouths
-from mome.media.frames import read_frames
-from mome.media.limits import LONGEST_VIDEO
-from mome.media.reading import picture_size
-from mome.media.sound import read_audio
 
 FILMS, STARTS = 12, 5
 PROGRAMS = {
@@ -60,24 +53,9 @@ class CountingDetector(FaceDetector):
         return faces
 
 
-def every_frame(path: Path, detector: FaceDetector) -> np.ndarray | None:
-    """The mouth by ``load_clip``; the sound is read too."""
-    return load_clip(path, detector=detector).mouth
-
-
-def some_frames(path: Path, detector: FaceDetector) -> np.ndarray | None:
-    """The mouth as in long recordings; the sound is read too."""
-    media = probe(path)
-    read_audio(media, Damage())
-    size = picture_size(media, LONGEST_VIDEO)
-    assert size is not None
-    return Mouths(read_frames(media, Damage()), size, detector, "largest").mouth(0, round(LONGEST_VIDEO * FRAME_RATE))
-
-
 def read(paths: list[Path]) -> dict[str, Any]:
     """Times of both ways, and how their crops differ."""
-    ways: dict[str, Callable[[Path, FaceDetector], np.ndarray | None]]
-    ways = {"every_frame": every_frame, "some_frames": some_frames}
+    ways = {"every_frame": 1, "some_frames": detection.STEP}
     detectors = {name: CountingDetector() for name in ways}
     shares: dict[str, list[float]] = {name: [] for name in ways}
     searching: dict[str, list[float]] = {name: [] for name in ways}
@@ -85,10 +63,10 @@ def read(paths: list[Path]) -> dict[str, Any]:
     differences = []
     for number, path in enumerate([paths[0], *paths]):
         mouths = []
-        for name, way in ways.items():
-            detector = detectors[name]
+        for name, step in ways.items():
+            detection.STEP, detector = step, detectors[name]
             before, looked, began = detector.seconds, detector.frames, time.thread_time()
-            mouth = way(path, detector)
+            mouth = load_clip(path, detector=detector).mouth
             took = time.thread_time() - began
             assert mouth is not None
             mouths.append(mouth.astype(float))

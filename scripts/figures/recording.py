@@ -27,9 +27,9 @@ import numpy as np
 from scripts.figures.conversion import alone
 
 import mome
-from mome.clip import FRAME_RATE, Clip
+from mome.clip import FRAME_RATE
 from mome.evaluation.result import run_document, write_json
-from mome.media import following, load_clip, reading
+from mome.media import detection, load_clip, reading
 from mome.media.face import Face, FaceDetector
 from mome.media.motion import cut_by_motion, mouth_motion, moves
 from mome.media.recording import Recording
@@ -49,14 +49,8 @@ class Counting(FaceDetector):
         return super().__call__(picture, scale)
 
 
-def streamed(path: Path, detector: FaceDetector) -> Clip:
-    with Recording(path, detector=detector) as recording:
-        mouth, sound = recording.mouth(0, recording.seconds), np.concatenate(list(recording.sound()))
-    return Clip(sound, mouth, recording.seconds, path)
-
-
-def detection(rows: list[dict[str, str]], grid: Path) -> Iterator[dict[str, Any]]:
-    """Detection in every frame, by ``load_clip``, and in every n-th: cost, distance of the points, word errors."""
+def detections(rows: list[dict[str, str]], grid: Path) -> Iterator[dict[str, Any]]:
+    """Detection in every frame and in every n-th: cost, distance of the points, word errors."""
     transcriber, rates = mome.load(), [Rates.parse("-,2"), Rates.parse("4,2")]
     points: list[np.ndarray] = []
     crop = reading.crop
@@ -65,17 +59,12 @@ def detection(rows: list[dict[str, str]], grid: Path) -> Iterator[dict[str, Any]
         points.append(five)
         return crop(grey, five)
 
-    reading.crop = following.crop = noting
+    reading.crop = noting
     expected: np.ndarray | None = None
-    for step in (None, *STEPS):
-        detector, clips, begun = Counting(), [], time.thread_time()
+    for step in STEPS:
+        detection.STEP, detector, begun = step, Counting(), time.thread_time()
         points.clear()
-        for row in rows:
-            if step is None:
-                clips.append(load_clip(grid / row["path"], detector=detector))
-            else:
-                following._STEP = step
-                clips.append(streamed(grid / row["path"], detector))
+        clips = [load_clip(grid / row["path"], detector=detector) for row in rows]
         seconds, found = time.thread_time() - begun, np.stack(points)
         expected = found if expected is None else expected
         off = np.linalg.norm(found - expected, axis=2).mean(axis=1)
@@ -219,7 +208,7 @@ def main() -> None:
         document["six_minutes"] = {
             name: alone(cost, path, name == "load_clip") for name in ("load_clip", "in spans of 3 s")
         }
-    document["detection"] = list(detection([*test[:30], *unseen], args.grid))
+    document["detection"] = list(detections([*test[:30], *unseen], args.grid))
     write_json(args.out, document)
 
 

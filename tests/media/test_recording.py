@@ -70,7 +70,7 @@ def moving(tmp_path) -> Path:
 
 
 def test_one_span_with_every_frame_searched_is_the_clip_to_the_bit(moving, monkeypatch):
-    monkeypatch.setattr("mome.media.following._STEP", 1)
+    monkeypatch.setattr("mome.media.detection.STEP", 1)
     clip = load_clip(moving, detector=Squares())
     with Recording(moving, detector=Squares()) as recording:
         assert recording.seconds == pytest.approx(3, abs=0.05)

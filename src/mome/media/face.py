@@ -1,4 +1,4 @@
-"""Faces of a video: detected in each frame, followed through the frames, and the speaker chosen."""
+"""Faces: detected in a picture, followed through the frames of a video, and the speaker chosen."""
 
 from __future__ import annotations
 
@@ -183,12 +183,20 @@ class FaceDetector:
 
 def _face(row: np.ndarray, picture: np.ndarray, scale: float) -> Face:
     points = row[4:14].reshape(5, 2).astype(float)
+    mouth = cv2.cvtColor(mouth_region(picture, points), cv2.COLOR_BGR2GRAY)
+    return Face(row[:4].astype(float) * scale, points * scale, mouth)
+
+
+def mouth_region(picture: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """The region around the mouth, two mouths wide, of a uint8 picture: (30, 30), and colours where it has some.
+
+    ``points``: (5, 2) of the face, in pixels of the picture.
+    """
     x, y = points[3:].mean(axis=0)
     half = max(float(np.linalg.norm(points[4] - points[3])), 2.0)
     zoom = _PATCH / (2 * half)
     matrix = np.array([[zoom, 0, zoom * (half - x)], [0, zoom, zoom * (half - y)]])
-    patch = cv2.warpAffine(picture, matrix, (_PATCH, _PATCH), borderMode=cv2.BORDER_REPLICATE)
-    return Face(row[:4].astype(float) * scale, points * scale, cv2.cvtColor(patch, cv2.COLOR_BGR2GRAY))
+    return cv2.warpAffine(picture, matrix, (_PATCH, _PATCH), borderMode=cv2.BORDER_REPLICATE)
 
 
 def _core(mouth: np.ndarray) -> np.ndarray:

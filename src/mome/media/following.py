@@ -1,21 +1,21 @@
 """Faces followed through a video of any length while it is decoded, and the crops of their mouths.
 
-Faces are detected in every fourth frame and interpolated in between, unless they come, go or move quickly there. Of a
-frame nothing is kept but the crops.
+Of a frame nothing is kept but the crops.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 
 import av
 import numpy as np
 
 from mome.clip import FRAME_RATE
-from mome.media.face import Face, FaceDetector, Track, by_weight, choose, continue_tracks, detection_size
+from mome.media.detection import STEP, find_faces
+from mome.media.face import Face, FaceDetector, Track, by_weight, choose, continue_tracks
 from mome.media.frames import upright
 from mome.media.motion import mouth_motion
 from mome.media.mouth import SHAPE_RADIUS, crop, fill_gaps, smooth
@@ -23,10 +23,8 @@ from mome.media.mouth import SHAPE_RADIUS, crop, fill_gaps, smooth
 OVERLAP = FRAME_RATE
 """Frames that a span may reach back into the spans before it."""
 
-# Faces are detected in every _STEP-th frame, and in between if a point moves by more than _QUICK times the face's size.
-_STEP, _QUICK = 4, 0.1
 # Mouths are followed this many frames before a span, so that its first points can be smoothed.
-_LEAD = SHAPE_RADIUS + _STEP
+_LEAD = SHAPE_RADIUS + STEP
 # A new face is a person seen before if it is within this many of its sizes of where that person was last.
 _SAME_PLACE = 1.0
 # People whose places are known.
@@ -76,12 +74,10 @@ class Mouths:
 
     def __init__(self, frames: Iterator[av.VideoFrame], size: tuple[int, int], detector: FaceDetector, face: str):
         self._frames, self._size, self._detector, self._face = frames, size, detector, face
-        self._small, self._scale = detection_size(size)
+        self._groups = find_faces(frames, size, detector)
         self._read = self._cropped = 0  # frames read, and those whose crops are made
         self._ended = False
         self._waiting: deque[av.VideoFrame] = deque()  # frames from _cropped to _read
-        self._base: list[Face] | None = None  # faces of the last frame read
-        self._detected: tuple[av.VideoFrame, list[Face]] | None = None
         self._tracks: list[Followed] = []
         self._places: dict[int, Face] = {}  # where each person was last, by recency
         self._people = 0  # numbers given
@@ -136,8 +132,9 @@ class Mouths:
         """The faces seen in a span, heaviest first, and the number of its frames that the video has."""
         if first - _LEAD > self._read:
             self._read += sum(1 for _ in islice(self._frames, first - _LEAD - self._read))
-            self._cropped, self._base = self._read, None
+            self._cropped = self._read
             self._waiting.clear()
+            self._groups = find_faces(self._frames, self._size, self._detector)
         while self._cropped < last and not self._ended:
             self._follow()
         frames = max(min(last, self._read) - first, 0)
@@ -152,9 +149,10 @@ class Mouths:
 
     def _follow(self) -> None:
         """Read a few frames, follow the faces, and make the crops for which enough is known."""
-        group = list(islice(self._frames, _STEP))
-        self._ended = len(group) < _STEP
-        for faces in self._find(group):
+        group = next(self._groups, [])
+        self._ended = not group
+        for frame, faces in group:
+            self._waiting.append(frame)
             for face in continue_tracks(self._tracks, self._read, faces):
                 self._tracks.append(Followed([self._read], [face], self._person(face)))
             for track in self._tracks:
@@ -162,43 +160,7 @@ class Mouths:
                     self._places.pop(track.person, None)
                     self._places[track.person] = track.faces[-1]
             self._read += 1
-        self._waiting.extend(group)
         self._crop(self._read if self._ended else max(self._read - SHAPE_RADIUS, self._cropped))
-
-    def _find(self, group: list[av.VideoFrame]) -> list[list[Face]]:
-        """The faces of each of these frames."""
-        if not group:
-            return []
-        last = len(group) - 1
-        found = {last: self._detect(group[last])}
-        if self._base is None:
-            found[0] = self._detect(group[0])
-        else:
-            found[-1] = self._base
-        self._fill(found, group, min(found), last)
-        self._base = found[last]
-        return [found[number] for number in range(len(group))]
-
-    def _fill(self, found: dict[int, list[Face]], group: list[av.VideoFrame], low: int, high: int) -> None:
-        """Find the faces of the frames between two whose faces are known."""
-        if high - low < 2:
-            return
-        pairs = _steady(found[low], found[high])
-        if pairs is None:
-            middle = (low + high) // 2
-            found[middle] = self._detect(group[middle])
-            self._fill(found, group, low, middle)
-            self._fill(found, group, middle, high)
-        else:
-            for number in range(low + 1, high):
-                share = (number - low) / (high - low)
-                found[number] = [_between(before, after, share) for before, after in pairs]
-
-    def _detect(self, frame: av.VideoFrame) -> list[Face]:
-        """The faces of a frame; one that is repeated is searched once."""
-        if self._detected is None or self._detected[0] is not frame:
-            self._detected = (frame, self._detector(upright(frame, self._small, "bgr24"), self._scale))
-        return self._detected[1]
 
     def _person(self, face: Face) -> int:
         """The number of the person whose face is new: who was last seen there, or another one."""
@@ -238,25 +200,6 @@ class Mouths:
             if first <= frame < last:
                 points[frame - first] = face.points
         return points if np.isnan(points).all() else smooth(fill_gaps(points))
-
-
-def _steady(before: list[Face], after: list[Face]) -> list[tuple[Face, Face]] | None:
-    """The same faces in two frames, if they are the same and have not moved quickly."""
-    if len(before) != len(after):
-        return None
-    pairs = []
-    for face in before:
-        nearest = min(after, key=lambda other: float(np.linalg.norm(other.centre - face.centre)))
-        if np.linalg.norm(nearest.points - face.points, axis=1).max() > _QUICK * face.size:
-            return None
-        pairs.append((face, nearest))
-    return pairs if len({id(other) for _, other in pairs}) == len(pairs) else None
-
-
-def _between(before: Face, after: Face, share: float) -> Face:
-    """The face at ``share`` of the way from one frame to another; its small picture is that of the first."""
-    box = (1 - share) * before.box + share * after.box
-    return replace(before, box=box, points=(1 - share) * before.points + share * after.points)
 
 
 def _filled(crops: dict[int, np.ndarray], first: int, last: int) -> np.ndarray:

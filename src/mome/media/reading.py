@@ -14,7 +14,8 @@ import numpy as np
 from mome.clip import FRAME_RATE, MOUTH_SIZE, SAMPLE_RATE, WHOLE, Clip, Excerpt, length
 from mome.errors import MomeError
 from mome.media.decode import Damage, Media, naming, probe
-from mome.media.face import DetectorError, Face, FaceDetector, Speaker, choose, detection_size, follow
+from mome.media.detection import find_faces
+from mome.media.face import DetectorError, FaceDetector, Speaker, choose, follow
 from mome.media.frames import check_video, read_frames, upright, upright_size
 from mome.media.limits import LONGEST_VIDEO, picture_excess
 from mome.media.mouth import crop, fill_gaps, smooth
@@ -176,11 +177,12 @@ def _read_mouth(
         return None, ["no video"]
     if size[0] == size[1] <= LARGEST_CROP:
         crops = bytearray()  # grows in place
-        for picture in _pictures(_frames(media, damage, longest, excerpt), size, "gray"):
+        for picture in _pictures(_frames(media, damage, longest, excerpt), size):
             crops += as_crop(picture).tobytes()
         ready = np.frombuffer(crops, np.uint8).reshape(-1, MOUTH_SIZE, MOUTH_SIZE)
         return (ready, []) if len(ready) else (None, ["no video in this part"])
-    found = list(_find_faces(_frames(media, damage, longest, excerpt), size, detector))
+    groups = find_faces(_frames(media, damage, longest, excerpt), size, detector)
+    found = [faces for group in groups for _, faces in group]
     if not found:
         return None, ["no video in this part"]
     speaker = choose(follow(found), len(found))
@@ -188,7 +190,7 @@ def _read_mouth(
         return None, ["no face found"]
     points = np.concatenate([smooth(fill_gaps(shot)) for shot in speaker.points(len(found))])
     mouth = np.empty((len(found), MOUTH_SIZE, MOUTH_SIZE), np.uint8)
-    for number, picture in enumerate(_pictures(_frames(media, Damage(), longest, excerpt), size, "gray")):
+    for number, picture in enumerate(_pictures(_frames(media, Damage(), longest, excerpt), size)):
         mouth[number] = crop(picture, points[number])
     return mouth, _speaker_notes(speaker, len(found), size[0])
 
@@ -205,12 +207,12 @@ def picture_size(media: Media, longest: float) -> tuple[int, int] | None:
     return size
 
 
-def _pictures(frames: Iterator[av.VideoFrame], size: tuple[int, int], colours: str) -> Iterator[np.ndarray]:
-    """Convert frames to upright pictures; a repeated frame is converted once and yields the same array again."""
+def _pictures(frames: Iterator[av.VideoFrame], size: tuple[int, int]) -> Iterator[np.ndarray]:
+    """Convert frames to upright grey pictures; a repeated frame is converted once and yields the same array again."""
     last, picture = None, None
     for frame in frames:
         if frame is not last or picture is None:
-            picture, last = upright(frame, size, colours), frame
+            picture, last = upright(frame, size, "gray"), frame
         yield picture
 
 
@@ -226,17 +228,6 @@ def _speaker_notes(speaker: Speaker[Any], frames: int, width: int) -> list[str]:
         share = round(100 * speaker.frames / frames)
         notes.append(f"the face is seen in only {share} % of the video, the lips may be read wrongly")
     return notes
-
-
-def _find_faces(frames: Iterator[av.VideoFrame], size: tuple[int, int], detector: FaceDetector) -> Iterator[list[Face]]:
-    """Detect the faces of every frame, in pixels of ``size``; a repeated frame is searched once."""
-    small, scale = detection_size(size)
-    last: np.ndarray | None = None
-    faces: list[Face] = []
-    for picture in _pictures(frames, small, "bgr24"):
-        if picture is not last:
-            faces, last = detector(picture, scale), picture
-        yield faces
 
 
 def as_crop(grey: np.ndarray) -> np.ndarray:
