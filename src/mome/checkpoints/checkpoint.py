@@ -35,6 +35,7 @@ Model = TypeVar("Model", bound="SavedModel")
 STATISTICS = (".running_mean", ".running_var")
 """Ends of the names of a batch norm's running statistics."""
 
+_HEAD_TOKENS = "ctc.alignment.tokens"
 _WHAT = "a MoME speech recogniser"  # of an upload
 _FROM_AUTO = ("_from_auto", "_commit_hash", "adapter_kwargs")  # keywords that Transformers' Auto classes add
 
@@ -52,8 +53,8 @@ class SavedModel(PreTrainedModel):
     def trained_state_dict(self, state: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
         """The tensors of a checkpoint: those that training changes, and those that are not in the backbones' files.
 
-        These are the connector, the adapters and the unfrozen backbones; the rows added to the language model's
-        vocabulary (``added_embeddings`` and, if the head is not tied, ``added_head``); and, with
+        These are the connector, the adapters, the CTC head and the unfrozen backbones; the rows added to the language
+        model's vocabulary (``added_embeddings`` and, if the head is not tied, ``added_head``); and, with
         ``config.video_statistics``, the running statistics of the video encoder's batch norms.
 
         Args:
@@ -293,9 +294,11 @@ class SavedModel(PreTrainedModel):
             source: what messages call the file or folder that they come from.
 
         Raises:
-            MomeError: a tensor is missing, unknown, of another shape or not finite; nothing is loaded then.
+            MomeError: a tensor is missing, unknown, of another shape or not finite, or the CTC head's tokens are not in
+                the vocabulary; nothing is loaded then.
         """
         _check_fit(self.trained_state_dict(), state, source)
+        _check_head(state, self.config.text_config.vocab_size + self.config.added_tokens, source)
         rows = added_rows(self.language_model, self.config.added_tokens)
         self.load_state_dict(state, strict=False)
         for name in rows.keys() & state.keys():
@@ -366,6 +369,15 @@ def _check_fit(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], sour
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise MomeError(f"the weights in {source} do not fit config.json: {'; '.join(problems[:3])}{more}")
+
+
+def _check_head(state: Mapping[str, Tensor], vocabulary: int, source: object) -> None:
+    tokens = state.get(_HEAD_TOKENS)
+    if tokens is None:
+        return
+    ascending = tokens.dtype == torch.int64 and bool((tokens[1:] > tokens[:-1]).all())
+    if not ascending or tokens[0] < 0 or tokens[-1] >= vocabulary:
+        raise MomeError(f"the weights in {source} are damaged: {_HEAD_TOKENS} are not ascending ids of tokens")
 
 
 def _refuse_unknown(keywords: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ from mome.cli.options import (
     Beams,
     Bits,
     Compat,
+    CtcWeight,
     Data,
     Dtype,
     Json,
@@ -25,11 +26,12 @@ from mome.cli.options import (
     Ray,
     Split,
     TopK,
-    beam_search,
     check_compat,
+    check_ctc_weight,
     check_noise,
     check_top_k,
     choose_rates,
+    decoding,
     load_model,
     parse_level,
     parse_task,
@@ -101,6 +103,7 @@ def evaluate(
     batch: Annotated[int, typer.Option(min=1, help="Clips transcribed together.")] = 8,
     beams: Beams = None,
     top_k: TopK = None,
+    ctc_weight: CtcWeight = None,
     normalize: Normalize = "lower",
     compat: Compat = None,
     dtype: Dtype = "float32",
@@ -141,12 +144,13 @@ def evaluate(
     config = read_config(model)
     check_compat(compat, model, config)
     check_top_k(top_k, model, config)
+    check_ctc_weight(ctc_weight, model, config)
     conditions = make_conditions(choose_rates(config.rate_set, given, tasks), levels)
     sound = None if noise is None else load_noise(noise)
     transcriber = load_model(model, compat, dtype, bits=bits) if ray is None else without_weights(model, compat)
     evaluated = {condition.task for condition in conditions}
     store = None if cache is None else ClipStore(cache, audio=evaluated != {"vsr"}, video=evaluated != {"asr"})
-    search: dict[str, Any] = {"active_experts": top_k, **beam_search(beams)}
+    search: dict[str, Any] = {"active_experts": top_k, **decoding(beams, ctc_weight)}
     options = {"noise": sound, "seed": seed, "batch_size": batch, "store": store, "normalize": normalize, **search}
     evaluation = Evaluation(transcriber, rows, conditions, **options)
     engine = (

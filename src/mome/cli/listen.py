@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 import typer
 
 from mome.checkpoints.bundled import BUNDLED_NAME
-from mome.cli.options import Beams, Bits, Dtype, Model, beam_search, load_model
+from mome.cli.options import Beams, Bits, Dtype, Model, decoding, load_model
 from mome.cli.output import note, quiet, result
 from mome.errors import MomeError
 
@@ -61,7 +61,7 @@ def listen(
     from mome.decoding.live import Listener
 
     transcriber = load_model(model, None, dtype, bits=bits)
-    listener = Listener(transcriber, rates, every=every, max_segment=max_segment, **beam_search(beams))
+    listener = Listener(transcriber, rates, every=every, max_segment=max_segment, **decoding(beams))
     show = _json if json_lines else _text(sys.stderr.isatty())
     blocks = _pipe(sys.stdin.buffer) if source else _microphone()
     note("listening; Ctrl-C ends")

@@ -107,6 +107,18 @@ TopK = Annotated[
         show_default=False,
     ),
 ]
+CtcWeight = Annotated[
+    float | None,
+    typer.Option(
+        "--ctc-weight",
+        min=0,
+        max=1,
+        metavar="W",
+        help="Share of the model's CTC head in the score of each token, from 0 for the language model alone. Default: "
+        "the model's own.",
+        show_default=False,
+    ),
+]
 Ray = Annotated[
     str | None,
     typer.Option(
@@ -185,9 +197,10 @@ def check_number(value: float) -> None:
         raise MomeError(f"{value} is not possible: give a number of reasonable size")
 
 
-def beam_search(beams: int | None) -> dict[str, int]:
-    """Options of ``generate`` for the width of the beam search; empty if the user gave none."""
-    return {} if beams is None else {"num_beams": beams}
+def decoding(beams: int | None, ctc_weight: float | None = None) -> dict[str, Any]:
+    """Options of ``generate`` for the width of the beam search and the CTC head's share, those that the user gave."""
+    given = {"num_beams": beams, "ctc_weight": ctc_weight}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def parse_task(text: str) -> Task:
@@ -279,6 +292,12 @@ def check_top_k(top_k: int | None, model: str, config: MomeConfig) -> None:
         config.check_top_k(top_k, "--top-k")
     except MomeError as error:
         raise MomeError(f"{error} ({model})") from None
+
+
+def check_ctc_weight(weight: float | None, model: str, config: MomeConfig) -> None:
+    """Raise :class:`MomeError` if a share is given, and the model has no CTC head."""
+    if weight and config.ctc is None:
+        raise MomeError(f"--ctc-weight {weight:g} is not possible: {model} has no CTC head, leave it out")
 
 
 def read_config(model: str) -> MomeConfig:

@@ -17,6 +17,7 @@ from mome.cli.options import (
     Beams,
     Bits,
     Compat,
+    CtcWeight,
     Device,
     Dtype,
     Json,
@@ -25,11 +26,12 @@ from mome.cli.options import (
     Ray,
     Seed,
     TopK,
-    beam_search,
     check_compat,
+    check_ctc_weight,
     check_device,
     check_noise,
     check_top_k,
+    decoding,
     load_model,
     read_config,
 )
@@ -140,6 +142,7 @@ def transcribe(
     ] = None,
     beams: Beams = None,
     top_k: TopK = None,
+    ctc_weight: CtcWeight = None,
     compat: Compat = None,
     dtype: Dtype = "float32",
     bits: Bits = None,
@@ -177,6 +180,7 @@ def transcribe(
     config = read_config(model)
     check_compat(compat, model, config)
     check_top_k(top_k, model, config)
+    check_ctc_weight(ctc_weight, model, config)
     for rate in chosen:
         config.rate_set.check(rate)
     chosen = list(config.rate_set.rates()) if every else chosen
@@ -188,7 +192,7 @@ def transcribe(
             raise MomeError(f"--ray transcribes the clips of a manifest to {TRANSCRIPTS}: leave out {listed(unused)}")
         if len(inputs) != 1 or Path(inputs[0]).suffix.lower() != ".csv" or output_dir is None:
             raise MomeError("--ray reads a manifest and fills a folder: mome transcribe --ray CLIPS.csv --out DIR")
-        search = {"words": words, "active_experts": top_k, **beam_search(beams)}
+        search = {"words": words, "active_experts": top_k, **decoding(beams, ctc_weight)}
         loading = {"compat": compat, "dtype": dtype, "device": device, "language_model_dtype": bits}
         files = (Path(inputs[0]), output_dir)
         raise typer.Exit(transcribe_manifest(*files, ray, model, loading, chosen, noise, snr, seed, batch_size, search))
@@ -209,7 +213,7 @@ def transcribe(
         "face": face,
         "words": words,
         "active_experts": top_k,
-        **beam_search(beams),
+        **decoding(beams, ctc_weight),
     }
     batch = _Batch(model, chosen, options, noise, snr, compat, dtype, bits, device, seed)
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, get_args
 
 from transformers import AutoConfig, PreTrainedConfig
 
 from mome.adapters import ADAPTERS, AdapterConfig, LoraAdapterConfig, adapter_config_from_dict
-from mome.config.fields import BACKBONES, Compatibility, Rounding, check_fields
-from mome.config.generation import check_decoding
+from mome.config.fields import BACKBONES, Compatibility, Rounding, check_fields, check_option
+from mome.config.generation import CTC_WEIGHT, check_decoding
 from mome.connectors import ConnectorConfig, Surroundings, connector_config
-from mome.connectors.pooling import CompressionMethod
+from mome.connectors.pooling import CompressionMethod, check_rate
 from mome.encoders import AudioContext, AudioEncoder, audio_encoder
 from mome.errors import MomeError
-from mome.options import options_from_dict
+from mome.options import check_whole, options_from_dict
 from mome.rates import TASKS, Rates, RateSet, Task
 
 DEFAULT_PROMPTS: dict[str, str] = {
@@ -38,6 +38,60 @@ class VideoAdapterConfig:
 
     bottleneck: int
     scale: float = 2.0
+
+
+@dataclass(frozen=True)
+class CtcConfig:
+    """A CTC head for joint decoding: an aligned connector beside the model's own, see :mod:`mome.model.ctc`.
+
+    Attributes:
+        tokens: how many tokens it knows.
+        audio_rate, video_rate: its rates; ``None`` for a modality that it does not hear.
+        compression, projector_hidden, projector_norm, connector: as in :class:`MomeConfig`.
+    """
+
+    tokens: int
+    audio_rate: int | None = None
+    video_rate: int | None = None
+    compression: CompressionMethod = "average"
+    projector_hidden: int = 2048
+    projector_norm: bool = False
+    connector: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        """Raise :class:`MomeError` if an option is not possible."""
+        check_whole("ctc option tokens", self.tokens)
+        for name in ("compression", "projector_hidden", "projector_norm", "connector"):
+            check_option(name, getattr(self, name), "ctc option ")
+        rates = [rate for rate in (self.audio_rate, self.video_rate) if rate is not None]
+        for rate in rates:
+            check_rate(rate)
+        if not rates:
+            raise MomeError("ctc has neither audio_rate nor video_rate: give one")
+
+    def heard(self, rates: Rates) -> Rates | None:
+        """The head's rates for a clip that is read at ``rates``; ``None`` if it hears nothing of it."""
+        audio = None if rates.audio is None else self.audio_rate
+        video = None if rates.video is None else self.video_rate
+        return None if audio is None and video is None else Rates(audio, video)
+
+    @property
+    def connector_config(self) -> ConnectorConfig:
+        """The connector's options as a dataclass."""
+        return connector_config(self.connector)
+
+    def surroundings(self, around: Surroundings) -> Surroundings:
+        """The rates and widths that the head's connector is built for, in a model with these."""
+        return replace(
+            around,
+            audio_rates=(self.audio_rate,) if self.audio_rate else (),
+            video_rates=(self.video_rate,) if self.video_rate else (),
+            audio_width=around.audio_width if self.audio_rate else None,
+            video_width=around.video_width if self.video_rate else None,
+            hidden=self.projector_hidden,
+            compression=self.compression,
+            norm=self.projector_norm,
+        )
 
 
 class MomeConfig(PreTrainedConfig):
@@ -67,6 +121,8 @@ class MomeConfig(PreTrainedConfig):
             and -MSS) or ``"tasks"`` (one update for each task: Omni-AVSR-T and -ST), and so may MoME's ``routers`` (one
             router for each).
         video_adapter: options of a LoRA on the video encoder, see :class:`VideoAdapterConfig`; ``None``: no LoRA.
+        ctc: options of a CTC head for joint decoding, see :class:`CtcConfig`; ``None``: the language model decodes
+            alone.
         unfrozen: backbones that are trained entirely, by the names above; their weights are stored with the
             trained parts.
         added_tokens: number of rows appended to the language model's embedding and output head; their ids follow
@@ -114,6 +170,7 @@ class MomeConfig(PreTrainedConfig):
     connector: dict[str, Any] | None = None
     adapter: dict[str, Any] | None = None
     video_adapter: dict[str, Any] | None = None
+    ctc: dict[str, Any] | None = None
     unfrozen: list[str] = field(default_factory=list)
     added_tokens: int = 0
     video_statistics: bool = False
@@ -185,11 +242,21 @@ class MomeConfig(PreTrainedConfig):
                 raise MomeError(f"{name}_rounding={rounding} is unknown: choose {' or '.join(get_args(Rounding))}")
         if self.generation is not None:
             check_decoding(self.generation)
+            if self.generation.get(CTC_WEIGHT) and self.ctc is None:
+                raise MomeError(f"generation has {CTC_WEIGHT}, and the model has no ctc: leave it out")
+        if self.ctc_config is not None:
+            self._check_ctc(self.ctc_config)
         self._check_tokens()
         if self.compat not in (None, "official"):
             raise MomeError(f"compat={self.compat} is unknown: choose official, or leave it out")
         if self.compat is not None and self.audio_rates and self.audio_context != "window":
             raise MomeError("compat=official needs audio_context=window, which the published systems have")
+
+    def _check_ctc(self, head: CtcConfig) -> None:
+        """Raise :class:`MomeError` if a CTC head hears what the model does not."""
+        for side in ("audio", "video"):
+            if getattr(head, f"{side}_rate") is not None and getattr(self, f"{side}_config") is None:
+                raise MomeError(f"ctc option {side}_rate is given, but the model has no {side} encoder: leave it out")
 
     def _check_tokens(self) -> None:
         """Raise :class:`MomeError` if a token id is not in the language model's vocabulary."""
@@ -274,6 +341,11 @@ class MomeConfig(PreTrainedConfig):
             return None
         kinds, values = {"lora": VideoAdapterConfig}, {"type": "lora", **self.video_adapter}
         return LoraAdapterConfig(**asdict(options_from_dict("video_adapter", kinds, values)))
+
+    @property
+    def ctc_config(self) -> CtcConfig | None:
+        """The CTC head's options as a dataclass."""
+        return None if self.ctc is None else options_from_dict("ctc", {"head": CtcConfig}, {"type": "head", **self.ctc})
 
     @property
     def connector_config(self) -> ConnectorConfig:

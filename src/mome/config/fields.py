@@ -78,7 +78,7 @@ _CHECKS: list[tuple[tuple[str, ...], Callable[[Any], bool], str]] = [
     (("added_tokens",), _is_whole(0, 2**16), "a whole number from 0 to 65536"),
     (("projector_norm", "video_statistics"), _is_flag, "true or false"),
     (("balance_weight", "decorrelation_weight"), _is_factor, "a number from 0 up"),
-    (("connector", "adapter", "video_adapter", "generation"), _is_mapping(), "options by name, or null"),
+    (("connector", "adapter", "video_adapter", "ctc", "generation"), _is_mapping(), "options by name, or null"),
     (("segment_seconds",), lambda value: value is None or (_is_factor(value) and value > 0), "seconds, or null"),
     (("prompts",), _is_mapping(_is_text), "a text for each task"),
     (("prompt_ids",), _is_mapping(_TOKENS), f"a list of at most {MOST_TOKENS} token ids for each task"),

@@ -24,6 +24,8 @@ PER_SECOND = "max_tokens_per_second"
 Speech has limits, and a model that repeats itself without end has none.
 """
 LEAST_TOKENS = 8
+CTC_WEIGHT = "ctc_weight"
+"""Our own option: the share of a model's CTC head in the score of each token, 0 for the language model alone."""
 
 _TOKEN = (0, 2**31 - 1)
 _WHOLE: dict[str, tuple[int, int]] = {
@@ -45,6 +47,7 @@ _REAL: dict[str, tuple[float, float]] = {
     "length_penalty": (-1000.0, 1000.0),
     "max_time": (0.001, 86_400.0),
     PER_SECOND: (0.001, 10_000.0),
+    CTC_WEIGHT: (0.0, 1.0),
 }
 _FLAGS = ("do_sample", "use_cache", "renormalize_logits", "early_stopping")
 NAMES: tuple[str, ...] = (*_WHOLE, *_REAL, *_FLAGS)

@@ -16,7 +16,7 @@ from torch import Tensor
 from mome.checkpoints.bundled import BUNDLED_NAME
 from mome.checkpoints.folder import model_folder
 from mome.clip import FRAME_RATE, MOUTH_SIZE, SAMPLE_RATE, WHOLE, Clip, Excerpt
-from mome.config.generation import PER_SECOND, check_call, end_tokens
+from mome.config.generation import CTC_WEIGHT, PER_SECOND, check_call, end_tokens
 from mome.decoding.capacity import check_room, longest_seconds, most_tokens
 from mome.decoding.recordings import Progress, Recordings
 from mome.decoding.words import Spoken, spoken_words
@@ -290,7 +290,7 @@ class Transcriber:
             with torch.no_grad():
                 prepared = self.model.prepare(encoded, column)
             own: dict[str, Any] = {"most_tokens": limits, "active_experts": active_experts}
-            ids = self.model.generate(prepared=prepared, **own, **generation)
+            ids = self.model.generate(encoded=encoded, prepared=prepared, **own, **generation)
             spoken = None
             if words:
                 written = (ids, end_tokens(generation), active_experts)
@@ -397,7 +397,8 @@ class Transcriber:
             if limits is not None and new_tokens >= limits[index]:
                 ended, cut = None, cut.replace(limit, PER_SECOND)
             tokens = prepared.counts[index]
-            cost = inference_cost(self.model.config, rates, *lengths[index], new_tokens, beams, tokens, active_experts)
+            counted = (*lengths[index], new_tokens, beams, tokens, active_experts, bool(generation.get(CTC_WEIGHT)))
+            cost = inference_cost(self.model.config, rates, *counted)
             transcripts.append(
                 Transcript(
                     file=str(clip.path or ""),

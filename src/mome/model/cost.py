@@ -27,6 +27,7 @@ from mome.adapters import (
     attach_lora,
 )
 from mome.config import MomeConfig
+from mome.config.generation import CTC_WEIGHT
 from mome.connectors import Connector, ConnectorConfig, Surroundings, TokenCounts, build_connector
 from mome.connectors.base import parameters
 from mome.encoders import AudioContext, audio_encoder
@@ -49,7 +50,7 @@ class Cost:
     Attributes:
         audio_encoder: those of the audio encoder.
         video_encoder: those of the video encoder, its adapter included, and the sound if it reads that too.
-        projectors: those of the connector.
+        projectors: those of the connector, and of the CTC head where it decodes too.
         adapters: those of the language model's adapters, in prefill and decode.
         prefill: the language model's pass over the fed tokens, without adapters; one for each beam where beams do not
             share it.
@@ -88,6 +89,7 @@ def inference_cost(
     beams: int = 1,
     fed: Tokens | None = None,
     top_k: int | None = None,
+    ctc: bool = False,
 ) -> Cost:
     """Operations of transcribing one clip by itself.
 
@@ -101,6 +103,7 @@ def inference_cost(
         fed: tokens fed to the language model, if known; computed from the clip's length otherwise.
         top_k: count this number of routed experts for a token, as the papers do. By default all are counted, because
             all are computed (:class:`~mome.adapters.experts.ExpertBank`).
+        ctc: whether the CTC head decodes too.
 
     Raises:
         MomeError: the adapter cannot have ``top_k`` active experts.
@@ -117,6 +120,8 @@ def inference_cost(
     projectors = _connector_operations(
         config.connector_config, config.surroundings, rates, audio_frames, video_frames, tokens
     )
+    if ctc:
+        projectors += _head_operations(config, rates, audio_frames, video_frames, beams * new_tokens)
     settings = _settings(config.text_config)
     language_model = _language_model(settings)
     head = language_model.head + 2 * config.added_tokens * config.text_config.hidden_size  # at the last position only
@@ -214,6 +219,19 @@ def _connector_operations(
     if rates.video is not None and around.video_width is not None:
         video = Features(meta(1, video_frames, around.video_width), torch.tensor([video_frames]))
     return _connector(options, around).operations(audio, video, rates, tokens)
+
+
+def _head_operations(config: MomeConfig, rates: Rates, audio_frames: int, video_frames: int, written: int) -> int:
+    """Those of the CTC head: its frames, their scores, and the scores of what follows, for each token ``written``."""
+    options = config.ctc_config
+    own = None if options is None else options.heard(rates)
+    if options is None or own is None:
+        return 0
+    counts = options.connector_config.tokens(own, audio_frames, video_frames)
+    frames = counts.fused or counts.audio or counts.video
+    around = options.surroundings(config.surroundings)
+    made = _connector_operations(options.connector_config, around, own, audio_frames, video_frames, counts)
+    return made + 2 * frames * options.tokens * int(config.text_config.hidden_size + written)
 
 
 @dataclass(frozen=True)
@@ -348,7 +366,8 @@ def cost_report(config: MomeConfig, seconds: float, new_tokens: int = 1, beams: 
     frames = encoder_frames(config, seconds)
 
     def row(config: MomeConfig, rates: Rates) -> dict[str, Any]:
-        cost = inference_cost(config, rates, *frames, new_tokens=new_tokens, beams=beams)
+        joint = bool((config.generation or {}).get(CTC_WEIGHT))
+        cost = inference_cost(config, rates, *frames, new_tokens=new_tokens, beams=beams, ctc=joint)
         return {
             "rates": str(rates),
             "task": rates.task,

@@ -33,13 +33,14 @@ from mome.checkpoints.language_models import check_language_model
 from mome.checkpoints.vocabulary import extend_vocabulary
 from mome.config import MomeConfig
 from mome.config.fields import BACKBONES
-from mome.config.generation import PER_SECOND, check_decoding, decoding_options, refuse_code
+from mome.config.generation import CTC_WEIGHT, PER_SECOND, check_decoding, decoding_options, refuse_code
 from mome.connectors import Connected, build_connector
 from mome.encoders.avhubert import AVHubertModel
 from mome.errors import MomeError
 from mome.features import Features
 from mome.model.alignment import Alignment
 from mome.model.beam_search import generate
+from mome.model.ctc import CtcHead, JointScores
 from mome.model.forcing import force
 from mome.model.limit import TokenLimit
 from mome.model.objective import IGNORED_LABEL, Objective, SpeechOutput
@@ -109,6 +110,7 @@ class MomeForSpeechRecognition(SavedModel):
         if config.video_config is not None:
             self.video_encoder = video_encoder or AutoModel.from_config(config.video_config, trust_remote_code=False)
         self.connector = build_connector(config.connector_config, config.surroundings)
+        self.ctc = None if config.ctc is None else CtcHead(config)
         for backbone in self.backbones():
             backbone.requires_grad_(False)
         if config.adapter_config is not None:
@@ -345,7 +347,8 @@ class MomeForSpeechRecognition(SavedModel):
             input_features, input_features_mask, pixel_values_videos, pixel_values_videos_mask, encoded,
             active_experts: as in :meth:`forward`.
             rates: rates of all clips, or B rates, one for each clip.
-            prepared: the result of :meth:`prepare`, instead of inputs and rates.
+            prepared: the result of :meth:`prepare`, instead of inputs and rates; joint decoding by a CTC head needs
+                ``encoded`` beside it.
             most_tokens: B numbers of tokens, the end token included, after which a clip's transcript ends even if the
                 others go on. ``max_tokens_per_second`` is for those who know a clip's seconds, and ignored here.
             generation: options of ``GenerationMixin.generate`` (``max_new_tokens``, ``num_beams``, …), combined with
@@ -368,14 +371,30 @@ class MomeForSpeechRecognition(SavedModel):
             size = 0 if features is None else len(features.frames)
             prepared = self.prepare(encoded, [rates] * size if isinstance(rates, Rates) else rates)
         options.pop(PER_SECOND, None)
+        ends = options.get("eos_token_id", self.language_model.generation_config.eos_token_id)
+        end = ends[0] if isinstance(ends, list) else ends
+        processors = list(options.get("logits_processor", []))
+        if weight := options.pop(CTC_WEIGHT, 0):
+            processors.append(self._joint_scores(encoded, prepared.rates, end, weight))
         if most_tokens is not None:
-            ends = options.get("eos_token_id", self.language_model.generation_config.eos_token_id)
-            limit = TokenLimit(most_tokens, ends[0] if isinstance(ends, list) else ends)
-            options["logits_processor"] = [*options.get("logits_processor", []), limit]
+            processors.append(TokenLimit(most_tokens, end))
+        if processors:
+            options["logits_processor"] = processors
         if not self.config.adapter_groups and active_experts is None:
             return generate(self.language_model, prepared, options)
         with use_context(self.language_model, self.adapter_context(prepared.rates, active_experts=active_experts)):
             return generate(self.language_model, prepared, options)
+
+    def _joint_scores(
+        self, encoded: EncodedClips | None, rates: Sequence[Rates], end: int, weight: float
+    ) -> JointScores:
+        """What mixes the CTC head's scores with the language model's; raises :class:`MomeError` without a head."""
+        if self.ctc is None:
+            raise MomeError(f"{CTC_WEIGHT} = {weight:g} is not possible: the model has no CTC head, leave it out")
+        if encoded is None:
+            raise ValueError("joint decoding needs the encoder features: give encoded")
+        frames = self.ctc(encoded.audio, encoded.video, rates, self.get_input_embeddings().weight)
+        return JointScores(frames, self.ctc.alignment.tokens, end, weight)
 
     def merge(self, which: str | Rates | None = None, parts: Collection[str] | None = None) -> Self:
         """Merge the LoRA into the weights of its backbone, which gives the same output without extra cost.

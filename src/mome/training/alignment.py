@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from mome.checkpoints.folder import model_folder, read_config, read_weights
@@ -18,12 +20,14 @@ from mome.data.manifests import ManifestRow
 from mome.errors import MomeError
 from mome.model import MomeForSpeechRecognition
 from mome.model.alignment import Alignment
+from mome.model.ctc import CtcHead
 from mome.rates import Rates
 from mome.text.transcript import normalize
 from mome.text.wer import WordErrors, word_errors
 from mome.training.build import outline
 from mome.training.recipe import AlignRecipe, Recipe
 from mome.training.sharing import error_rates, own_batches
+from mome.training.trainer import ALIGNMENT
 
 
 def alignment_recipe(recipe: Recipe) -> Recipe:
@@ -87,20 +91,54 @@ def take_connector(model: MomeForSpeechRecognition, name: str) -> None:
     Raises:
         MomeError: there is no such model, or its connector is damaged, of another kind or size, or lacks a rate.
     """
-    folder, prefix = model_folder(name), "connector."
+    _load_connector(model.connector, model_folder(name), f"align.start={name}")
+
+
+def keep_head(model: MomeForSpeechRecognition, folder: Path) -> None:
+    """Give a model an alignment's connector as its CTC head, at the finest rates that it was aligned at.
+
+    Args:
+        model: its configuration gets the head's options.
+        folder: what the alignment wrote, the folder ``align`` of a run; the model has the same encoders and vocabulary.
+
+    Raises:
+        MomeError: the folder is not an alignment's, is damaged, or does not fit the model.
+    """
+    config, what = read_config(folder), f"the alignment in {folder}"
+    if not (folder / ALIGNMENT).is_file():
+        raise MomeError(f"{folder} has no {ALIGNMENT}: name the folder align of a run")
+    with blaming(what):
+        state = load_file(folder / ALIGNMENT)
+        model.config.ctc = {
+            "tokens": len(state["tokens"]),
+            "audio_rate": min(config.audio_rates, default=None),
+            "video_rate": min(config.video_rates, default=None),
+            "compression": config.compression,
+            "projector_hidden": config.projector_hidden,
+            "projector_norm": config.projector_norm,
+            "connector": config.connector,
+        }
+        model.ctc = CtcHead(model.config).to(model.device, model.dtype)
+        model.ctc.alignment.load_state_dict(state)
+    _load_connector(model.ctc.connector, folder, what)
+
+
+def _load_connector(own: Connector, folder: Path, what: str) -> None:
+    """Load the weights of another model's connector; ``what`` names it in messages."""
+    prefix = "connector."
     weights = {key: value for key, value in read_weights(folder).items() if key.startswith(prefix)}
     taken = outline(read_config(folder)).connector
-    with blaming(f"the connector of align.start={name}", "does not fit", "name a model with the same connector"):
+    with blaming(f"the connector of {what}", "does not fit", "name a model with the same connector"):
         taken.load_state_dict({key.removeprefix(prefix): value for key, value in weights.items()}, assign=True)
         for modality in ("audio", "video"):
-            own, other = (getattr(connector, modality, None) for connector in (model.connector, taken))
-            if isinstance(own, RateProjectors) and isinstance(other, RateProjectors):
-                if lacking := set(own.rates) - set(other.rates):
+            wanted, other = (getattr(connector, modality, None) for connector in (own, taken))
+            if isinstance(wanted, RateProjectors) and isinstance(other, RateProjectors):
+                if lacking := set(wanted.rates) - set(other.rates):
                     raise MomeError(
-                        f"align.start={name} has no projector for {modality} rate {min(lacking)}: name a model with one"
+                        f"{what} has no projector for {modality} rate {min(lacking)}: name a model with one"
                     )
-                setattr(taken, modality, nn.ModuleList(other.projector(rate) for rate in own.rates))
-        model.connector.load_state_dict(taken.state_dict())
+                setattr(taken, modality, nn.ModuleList(other.projector(rate) for rate in wanted.rates))
+        own.load_state_dict(taken.state_dict())
 
 
 class AlignmentValidation:

@@ -29,7 +29,14 @@ from mome.media.noise import load_noise
 from mome.model import MomeForSpeechRecognition, MomeProcessor
 from mome.rates import Rates
 from mome.text.wer import WordErrors, word_errors
-from mome.training.alignment import AlignmentValidation, alignment, alignment_recipe, spread, take_connector
+from mome.training.alignment import (
+    AlignmentValidation,
+    alignment,
+    alignment_recipe,
+    keep_head,
+    spread,
+    take_connector,
+)
 from mome.training.build import build, model_config
 from mome.training.loading import load_recipe
 from mome.training.progress import Bars, StderrProgress
@@ -100,6 +107,8 @@ def train(name: str | Path, overrides: Sequence[str] = (), resume: bool = False)
         trainer = _trainer(recipe, plan, arguments, model, dataset, validate, skipped)
         _run(trainer, checkpoint)
     if trainer.is_world_process_zero():
+        if recipe.align.keep:
+            keep_head(model, Path(alignment_recipe(recipe).output))
         _save(recipe, trainer, processor, folder.path)
     trainer.accelerator.end_training()
     return folder.path
