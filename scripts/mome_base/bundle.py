@@ -1,10 +1,11 @@
 """Turn a run into the bundled model of English: trained parts in half precision, and a model card.
 
     python -m scripts.mome_base.bundle src/mome/mome-base [--run runs/mome-base-first --run runs/mome-base]
-        [--curve results/mome-base-training.json] [--results results/mome-base-*.json]
+        [--ctc runs/mome-base-head/align] [--curve results/mome-base-training.json] [--results results/mome-base-*.json]
 
-Without --run only the card is written again. The curve is what the training's validations found. The frozen parts stay
-where they are, and the tokenizer with the language model: config.json refers to them by their hub ids.
+Without --run and --ctc only the card is written again; --ctc gives the bundled model another CTC head. The curve is
+what the training's validations found. The frozen parts stay where they are, and the tokenizer with the language model:
+config.json refers to them by their hub ids.
 """
 
 from __future__ import annotations
@@ -19,11 +20,14 @@ from typing import Any
 import mome
 from mome.checkpoints.folder import WEIGHTS
 from mome.checkpoints.names import TOKENIZER_FILES
+from mome.config.generation import CTC_WEIGHT
 from mome.evaluation.result import write_json
+from mome.training.alignment import keep_head
 from scripts.mome_tiny.bundle import halve
 
 CARD = Path(__file__).parent / "card.md"
 LARGEST = 15e6  # bytes
+SHARE = 0.3  # of the CTC head in the score of a token
 
 
 def table(files: list[Path]) -> str:
@@ -71,21 +75,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--run", type=Path, action="append", default=[], help="a stage's; the last is bundled")
+    parser.add_argument("--ctc", type=Path, help="folder of an alignment, whose connector becomes the CTC head")
     parser.add_argument("--results", type=Path, nargs="*", default=[], help="JSON of mome evaluate and mome score")
     parser.add_argument("--curve", type=Path, help="JSON file to write, with --run")
     args = parser.parse_args()
     if args.run and args.curve:
         versions = {name: version(name) for name in ("mome", "torch", "transformers")}
         write_json(args.curve, {"versions": versions, "stages": [curve(run) for run in args.run]})
-    if args.run:
-        trained = mome.load(args.run[-1])
+    if args.run or args.ctc:
+        trained = mome.load(args.run[-1] if args.run else args.out)
+        if args.ctc:
+            keep_head(trained.model, args.ctc)
+            trained.model.config.generation[CTC_WEIGHT] = SHARE
         trained.model.save_pretrained(args.out)
         trained.processor.save_pretrained(args.out)
         halve(args.out / WEIGHTS)
         for name in (*TOKENIZER_FILES, "chat_template.jinja"):
             (args.out / name).unlink(missing_ok=True)
     bundled = mome.load(args.out)
-    if args.run and rules(bundled.processor.tokenizer) != rules(trained.processor.tokenizer):
+    if (args.run or args.ctc) and rules(bundled.processor.tokenizer) != rules(trained.processor.tokenizer):
         raise SystemExit(f"the run's tokenizer is not that of {bundled.model.config.language_model}")
     learned = sum(value.numel() for value in bundled.model.trained_state_dict().values())
     card = CARD.read_text().replace("{trained}", f"{learned / 1e6:.2f}").replace("{table}", table(args.results))

@@ -17,8 +17,9 @@ from transformers import AutoModelForCausalLM
 from mome.connectors import SeparateConnector
 from mome.connectors.projectors import RateProjectors
 from mome.errors import MomeError
+from mome.model import MomeForSpeechRecognition
 from mome.text.grid import SLOTS
-from mome.training.alignment import spread
+from mome.training.alignment import keep_head, spread
 from mome.training.loading import load_recipe
 from mome.training.run import train
 from tests.tiny import END, START, tiny_tokenizer
@@ -236,3 +237,26 @@ def test_a_run_starts_from_the_connector_of_another(toy: Path, tmp_path: Path):
         ) as caught:
             trained(name, f"model.audio_rates={rates}", start, more)
         assert "\n" not in str(caught.value)
+
+
+def test_the_aligned_connector_may_be_kept_for_decoding(toy: Path, tmp_path: Path):
+    given = ["optim.tasks=[asr]", "model.video_encoder=null", "model.video_rates=[]", "validation.rates=[]"]
+    given += ["model.audio_rates=[3,2]", "optim.rates_per_step=null", "optim.steps=2", "align.steps=3"]
+    given += ["align.learning_rate=0.01", "optim.connector_learning_rate=0.1"]
+    (tmp_path / "kept").mkdir()
+    output = train(recipe(toy, tmp_path / "kept" / "run"), [*given, "align.keep=true"])
+    kept, aligned = load_file(output / "model.safetensors"), load_file(output / "align" / "model.safetensors")
+    for name in ("0.weight", "0.bias", "2.weight", "2.bias"):  # the finest rate's, which is the second
+        head = kept[f"ctc.connector.audio.0.{name}"]
+        assert torch.equal(head, aligned[f"connector.audio.1.{name}"])
+        assert not torch.equal(head, kept[f"connector.audio.1.{name}"])  # the training went on with that
+    scale = load_file(output / "align" / "alignment.safetensors")["log_scale"]
+    assert torch.equal(kept["ctc.alignment.log_scale"], scale)
+    loaded = MomeForSpeechRecognition.from_pretrained(output)
+    assert (loaded.config.ctc["audio_rate"], loaded.config.ctc["video_rate"]) == (2, None)
+    assert {"ctc"} == {key.partition(".")[0] for key in kept.keys() - aligned.keys() if "language" not in key}
+
+    with pytest.raises(MomeError, match=r"align\.keep needs a stage of its own: give align\.epochs"):
+        train(recipe(toy, tmp_path / "kept" / "none"), [*given, "align.steps=null", "align.keep=true"])
+    with pytest.raises(MomeError, match=r"has no alignment\.safetensors: name the folder align of a run"):
+        keep_head(loaded, output)
