@@ -16,13 +16,15 @@ class OneDnnLinear(nn.Linear):
     """A linear layer that leaves products in float32 on a processor to oneDNN, if nothing needs gradients.
 
     PyTorch leaves them to MKL, which on AMD's processors takes twice as long for eight vectors and more
-    (``results/benchmarks/linear.json``). Everything else is as in ``nn.Linear``, whose weights these are.
+    (``results/benchmarks/linear.json``). Vectors that lie apart in memory are one product too, where PyTorch makes
+    several (``results/benchmarks/last_positions.json``). Everything else is as in ``nn.Linear``, whose weights these
+    are.
     """
 
     def forward(self, input: Tensor) -> Tensor:
         """``(..., in_features)`` to ``(..., out_features)``."""
         weight = self.weight
-        # For vectors apart in memory, such as the last of each clip, PyTorch would copy frozen weights for each clip.
+        # PyTorch would copy frozen weights for each clip where the last vectors of clips come as a view of all.
         rows = input.reshape(-1, weight.shape[1])
         if (
             (len(rows) >= _ROWS or weight.numel() >= _LARGE)
