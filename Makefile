@@ -200,6 +200,7 @@ bench: export MOME_BACKBONES := $(MOME_BACKBONES)
 bench: backbones  ## Measure times and what they buy; writes results/benchmarks/ and prints the ratios beside the committed ones
 	$(BIN)/python -m benchmarks.experts
 	$(BIN)/python -m benchmarks.linear
+	$(BIN)/python -m benchmarks.last_positions
 	$(BIN)/python -m benchmarks.encoders $(SPEECH)/manifest.csv
 	$(BIN)/python -m benchmarks.reading $(GRID)/manifest.csv
 	$(BIN)/python -m benchmarks.beam_search

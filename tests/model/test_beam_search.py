@@ -179,13 +179,17 @@ def test_a_large_vocabulary():
 
 @pytest.mark.parametrize("size", [(2, 3, 512), (1, 15, 640), (3, 2, 50)])
 def test_the_largest_scores_are_found(size):
-    scores = torch.randn(size, generator=torch.Generator().manual_seed(0))
-    scores[:, 1:] = -1e9
+    generator = torch.Generator().manual_seed(0)
+    scores, before = torch.randn(size, generator=generator), torch.randn(size[:2], generator=generator)
+    first = before.clone()
+    first[:, 1:] = -1e9  # as in the first step, where all beams are alike
     scores[0, 0, 5:] = -torch.inf
-    best, places = beam_search._top(scores, 6)
-    assert torch.equal(best, scores.flatten(1).topk(6).values)
-    assert torch.equal(scores.flatten(1).gather(1, places), best)
-    assert all(len(set(row)) == 6 for row in places.tolist())
+    for own in (before, first):
+        sums = (scores + own[..., None]).flatten(1)
+        best, places = beam_search._top(scores, own, 6)
+        assert torch.equal(best, sums.topk(6).values)
+        assert torch.equal(sums.gather(1, places), best)
+        assert all(len(set(row)) == 6 for row in places.tolist())
 
 
 BANK: dict[str, Any] = {"routed_experts": 5, "top_k": 2, "bottleneck": 3}

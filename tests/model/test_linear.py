@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mome.adapters import LoraAdapterConfig, attach
 from mome.model.linear import OneDnnLinear, leave_to_onednn
@@ -26,6 +27,30 @@ def test_the_product_is_the_same(bias, shape, dtype) -> None:
         least = {"rtol": 0.05, "atol": 0.01} if dtype == torch.bfloat16 else {"rtol": 1e-5, "atol": 1e-6}
         torch.testing.assert_close(other(x), plain(x), **least)
         torch.testing.assert_close(other(x.mT.contiguous().mT if x.dim() > 1 else x), plain(x), **least)
+
+
+class Operations(TorchDispatchMode):
+    """Names of what PyTorch computes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_last_vectors_of_clips_are_one_product(dtype) -> None:
+    plain = nn.Linear(24, 7, dtype=dtype).requires_grad_(False)
+    other = copy.deepcopy(plain)
+    leave_to_onednn(other)
+    last = torch.randn(4, 9, 24, dtype=dtype)[:, -1:]
+    with Operations() as computed:
+        found = other(last)
+    torch.testing.assert_close(found, plain(last.contiguous()), rtol=0.05, atol=0.01)
+    assert [name for name in computed.names if "mm" in name] == ["aten::addmm"]  # no product for each clip
 
 
 @pytest.mark.parametrize("shape", [(2048,), (1, 2048), (1, 1, 2048)])

@@ -123,12 +123,12 @@ def _search(
     all_logits: Any = () if record and options.output_logits else None
     passes = Beams(language_model, inputs, count)
     while True:
-        logits = passes.logits.flatten(0, 1).to(torch.float32, copy=True)
+        logits = passes.logits.flatten(0, 1).float()
         scores = logits_processor(beams.tokens.flatten(0, 1), logits.log_softmax(-1))
         all_scores = None if all_scores is None else (*all_scores, scores)
         all_logits = None if all_logits is None else (*all_logits, logits)
 
-        best, places = _top(scores.view(clips, count, -1) + beams.scores[..., None], candidates)
+        best, places = _top(scores.view(clips, count, -1), beams.scores, candidates)
         parents, written = places // scores.shape[-1], places % scores.shape[-1]
         tokens = torch.cat([take(beams.tokens, parents), written[..., None]], -1)
         origins = torch.cat([take(beams.origins, parents), (parents + first)[..., None]], -1)
@@ -171,14 +171,19 @@ def _search(
     return GenerateBeamDecoderOnlyOutput(**output)
 
 
-def _top(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The largest of ``(B, n, V)`` scores with their places in ``(B, n * V)``: both ``(B, count)``, in order."""
-    scores = scores.flatten(1)
-    blocks = scores.shape[1] // _BLOCK
-    if scores.shape[1] % _BLOCK or blocks < 2 * count:
-        return scores.topk(count)
+def _top(scores: Tensor, before: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The largest sums of ``(B, n, V)`` and ``(B, n)`` scores, and their places in ``(B, n * V)``.
+
+    Both are ``(B, count)``, in order.
+    """
+    clips, beams, vocabulary = scores.shape
+    blocks = vocabulary // _BLOCK
+    if vocabulary % _BLOCK or beams * blocks < 2 * count:
+        return (scores + before[..., None]).flatten(1).topk(count)
     # The largest scores are in the blocks with the largest maxima: two small searches in place of a large one.
-    largest = scores.view(len(scores), blocks, _BLOCK).amax(-1).topk(count, sorted=False).indices.sort().values
+    maxima = scores.view(clips, beams, blocks, _BLOCK).amax(-1) + before[..., None]
+    largest = maxima.flatten(1).topk(count, sorted=False).indices.sort().values
     places = (largest[..., None] * _BLOCK + torch.arange(_BLOCK, device=scores.device)).flatten(1)
-    best, order = scores.gather(1, places).topk(count)
+    sums = scores.flatten(1).gather(1, places) + before.gather(1, places // vocabulary)
+    best, order = sums.topk(count)
     return best, places.gather(1, order)

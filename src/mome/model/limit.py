@@ -18,8 +18,10 @@ class TokenLimit(LogitsProcessor):
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Allow the end token alone as a row's last: ids ``(B * beams, S)``, scores ``(B * beams, V)``."""
-        beams = len(input_ids) // len(self.most)
-        last = (self.most <= input_ids.shape[1] + 1).repeat_interleave(beams).to(scores.device)
-        ended = torch.full_like(scores, -math.inf)
+        last = self.most <= input_ids.shape[1] + 1
+        if not last.any():
+            return scores
+        ended = torch.full_like(scores[:1], -math.inf)
         ended[:, self.end] = 0
-        return torch.where(last[:, None], ended, scores)
+        rows = last.repeat_interleave(len(input_ids) // len(self.most)).to(scores.device)
+        return torch.where(rows[:, None], ended, scores)

@@ -16,17 +16,19 @@ class OneDnnLinear(nn.Linear):
     """A linear layer that leaves products in float32 on a processor to oneDNN, if nothing needs gradients.
 
     PyTorch leaves them to MKL, which on AMD's processors takes twice as long for eight vectors and more
-    (``results/benchmarks/linear.json``). Everything else is as in ``nn.Linear``, whose weights these are.
+    (``results/benchmarks/linear.json``). Vectors that lie apart in memory are one product too, where PyTorch makes
+    several (``results/benchmarks/last_positions.json``). Everything else is as in ``nn.Linear``, whose weights these
+    are.
     """
 
     def forward(self, input: Tensor) -> Tensor:
         """``(..., in_features)`` to ``(..., out_features)``."""
         weight = self.weight
-        rows = input.numel() // max(input.shape[-1], 1)
+        # PyTorch would copy frozen weights for each clip where the last vectors of clips come as a view of all.
+        rows = input.reshape(-1, weight.shape[1])
         if (
-            (rows >= _ROWS or weight.numel() >= _LARGE)
-            and rows > 0
-            and input.dim() > 1
+            (len(rows) >= _ROWS or weight.numel() >= _LARGE)
+            and len(rows) > 0
             and input.dtype == weight.dtype == torch.float32
             and input.device.type == weight.device.type == "cpu"
             and weight.is_contiguous()
@@ -34,9 +36,10 @@ class OneDnnLinear(nn.Linear):
             and not torch.is_autocast_enabled("cpu")
             and not (torch.is_grad_enabled() and (input.requires_grad or weight.requires_grad))
         ):
-            output: Tensor = torch.ops.mkldnn._linear_pointwise(input, weight, self.bias, "none", [], "")
-            return output
-        return F.linear(input, weight, self.bias)
+            output: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, self.bias, "none", [], "")
+        else:
+            output = F.linear(rows, weight, self.bias)
+        return output.view(*input.shape[:-1], weight.shape[0])
 
 
 def leave_to_onednn(module: Any) -> None:
