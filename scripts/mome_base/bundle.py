@@ -20,7 +20,6 @@ from typing import Any
 import mome
 from mome.checkpoints.folder import WEIGHTS
 from mome.checkpoints.names import TOKENIZER_FILES
-from mome.config.generation import CTC_WEIGHT
 from mome.evaluation.result import write_json
 from mome.training.alignment import keep_head
 from scripts.mome_tiny.bundle import halve
@@ -85,8 +84,7 @@ def main() -> None:
     if args.run or args.ctc:
         trained = mome.load(args.run[-1] if args.run else args.out)
         if args.ctc:
-            keep_head(trained.model, args.ctc)
-            trained.model.config.generation[CTC_WEIGHT] = SHARE
+            keep_head(trained.model, args.ctc, SHARE)
         trained.model.save_pretrained(args.out)
         trained.processor.save_pretrained(args.out)
         halve(args.out / WEIGHTS)

@@ -199,3 +199,11 @@ def test_a_chosen_number_of_experts(evaluate, manifest, tiny_model, refused):
     assert few < all_of_them
     again = refused("evaluate", "--data", manifest, "--model", tiny_model, "--top-k", 5)
     assert again.startswith("mome: --top-k = 5 is not possible: choose 1 to 4, the routed experts")
+
+
+def test_a_share_of_a_ctc_head_that_is_not_there(tmp_path):
+    for command in (["evaluate", "--data", "nothing.csv"], ["transcribe", "nothing.mp4"]):
+        result = run(*command, "--ctc-weight", 0.5)
+        assert result.exit_code == 2
+        assert "--ctc-weight 0.5 is not possible: mome-tiny has no CTC head, leave it out" in result.stderr
+    assert run("transcribe", "nothing.mp4", "--ctc-weight", 1.5).exit_code == 2

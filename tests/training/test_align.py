@@ -244,7 +244,7 @@ def test_the_aligned_connector_may_be_kept_for_decoding(toy: Path, tmp_path: Pat
     given += ["model.audio_rates=[3,2]", "optim.rates_per_step=null", "optim.steps=2", "align.steps=3"]
     given += ["align.learning_rate=0.01", "optim.connector_learning_rate=0.1"]
     (tmp_path / "kept").mkdir()
-    output = train(recipe(toy, tmp_path / "kept" / "run"), [*given, "align.keep=true"])
+    output = train(recipe(toy, tmp_path / "kept" / "run"), [*given, "align.ctc_weight=0.3"])
     kept, aligned = load_file(output / "model.safetensors"), load_file(output / "align" / "model.safetensors")
     for name in ("0.weight", "0.bias", "2.weight", "2.bias"):  # the finest rate's, which is the second
         head = kept[f"ctc.connector.audio.0.{name}"]
@@ -254,9 +254,10 @@ def test_the_aligned_connector_may_be_kept_for_decoding(toy: Path, tmp_path: Pat
     assert torch.equal(kept["ctc.alignment.log_scale"], scale)
     loaded = MomeForSpeechRecognition.from_pretrained(output)
     assert (loaded.config.ctc["audio_rate"], loaded.config.ctc["video_rate"]) == (2, None)
+    assert loaded.config.generation["ctc_weight"] == 0.3
     assert {"ctc"} == {key.partition(".")[0] for key in kept.keys() - aligned.keys() if "language" not in key}
 
-    with pytest.raises(MomeError, match=r"align\.keep needs a stage of its own: give align\.epochs"):
-        train(recipe(toy, tmp_path / "kept" / "none"), [*given, "align.steps=null", "align.keep=true"])
+    with pytest.raises(MomeError, match=r"align\.ctc_weight needs a stage of its own: give align\.epochs"):
+        train(recipe(toy, tmp_path / "kept" / "none"), [*given, "align.steps=null", "align.ctc_weight=0.3"])
     with pytest.raises(MomeError, match=r"has no alignment\.safetensors: name the folder align of a run"):
-        keep_head(loaded, output)
+        keep_head(loaded, output, 0.3)

@@ -13,6 +13,7 @@ from torch import nn
 
 from mome.checkpoints.folder import model_folder, read_config, read_weights
 from mome.checkpoints.settings import blaming
+from mome.config.generation import CTC_WEIGHT
 from mome.connectors import Connector
 from mome.connectors.projectors import RateProjectors
 from mome.data.datasets import SpeechDataset
@@ -94,12 +95,13 @@ def take_connector(model: MomeForSpeechRecognition, name: str) -> None:
     _load_connector(model.connector, model_folder(name), f"align.start={name}")
 
 
-def keep_head(model: MomeForSpeechRecognition, folder: Path) -> None:
+def keep_head(model: MomeForSpeechRecognition, folder: Path, weight: float) -> None:
     """Give a model an alignment's connector as its CTC head, at the finest rates that it was aligned at.
 
     Args:
-        model: its configuration gets the head's options.
+        model: its configuration gets the head's options and its share in decoding.
         folder: what the alignment wrote, the folder ``align`` of a run; the model has the same encoders and vocabulary.
+        weight: the share, from 0 to 1.
 
     Raises:
         MomeError: the folder is not an alignment's, is damaged, or does not fit the model.
@@ -118,6 +120,7 @@ def keep_head(model: MomeForSpeechRecognition, folder: Path) -> None:
             "projector_norm": config.projector_norm,
             "connector": config.connector,
         }
+        model.config.generation = {**(model.config.generation or {}), CTC_WEIGHT: weight}
         model.ctc = CtcHead(model.config).to(model.device, model.dtype)
         model.ctc.alignment.load_state_dict(state)
     _load_connector(model.ctc.connector, folder, what)

@@ -51,6 +51,12 @@ def share(key: str, value: float) -> None:
         raise _refuse(key, value, "give a number from 0 to 100")
 
 
+def fraction(key: str, value: float) -> None:
+    """A number from 0 to 1."""
+    if not 0 <= value <= 1:
+        raise _refuse(key, value, "give a number from 0 to 1")
+
+
 def epochs(key: str, value: float) -> None:
     """A number of epochs, above 0."""
     positive(key, value)

@@ -297,8 +297,8 @@ class AlignRecipe:
         weight: factor of the alignment's loss beside the others in the training through the language model.
         start: a model folder, such as the folder ``align`` of another run, whose connector the training starts from
             instead of a stage of its own; it may have further rates.
-        keep: keep the aligned connector in the finished model, beside the one that the training goes on with, as a
-            CTC head for joint decoding (:mod:`mome.model.ctc`); needs a stage of its own.
+        ctc_weight: keep the aligned connector in the finished model, beside the one that the training goes on with, as
+            a CTC head for joint decoding (:mod:`mome.model.ctc`) with this share; needs a stage of its own.
     """
 
     epochs: float | None = None
@@ -308,7 +308,7 @@ class AlignRecipe:
     max_frames: int | None = None
     weight: float = 0.0
     start: str | None = None
-    keep: bool = False
+    ctc_weight: float | None = None
 
     def __post_init__(self) -> None:
         """Raise :class:`MomeError` naming the key whose value is not possible, or if nothing would be kept."""
@@ -322,9 +322,10 @@ class AlignRecipe:
             max_frames=checks.integer(1),
             weight=checks.number,
             start=checks.path,
+            ctc_weight=checks.fraction,
         )
-        if self.keep and not self.is_stage:
-            raise MomeError("align.keep needs a stage of its own: give align.epochs, without align.start")
+        if self.ctc_weight is not None and not self.is_stage:
+            raise MomeError("align.ctc_weight needs a stage of its own: give align.epochs, without align.start")
 
     @property
     def is_stage(self) -> bool:

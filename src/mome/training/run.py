@@ -107,8 +107,8 @@ def train(name: str | Path, overrides: Sequence[str] = (), resume: bool = False)
         trainer = _trainer(recipe, plan, arguments, model, dataset, validate, skipped)
         _run(trainer, checkpoint)
     if trainer.is_world_process_zero():
-        if recipe.align.keep:
-            keep_head(model, Path(alignment_recipe(recipe).output))
+        if recipe.align.ctc_weight is not None:
+            keep_head(model, Path(alignment_recipe(recipe).output), recipe.align.ctc_weight)
         _save(recipe, trainer, processor, folder.path)
     trainer.accelerator.end_training()
     return folder.path
