@@ -17,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import get_scheduler
+from transformers import AutoModelForCausalLM, get_scheduler
 
 from mome.data.datasets import SpeechDataset
 from mome.data.manifests import ManifestRow, read_manifest, write_manifest
@@ -57,6 +57,10 @@ def history(output: Path) -> list[dict[str, Any]]:
 def logged(output: Path) -> list[dict[str, Any]]:
     """What was logged at each update, but for how long it took."""
     return [entry for entry in history(output) if "loss" in entry]
+
+
+def error_rates(output: Path) -> list[float]:
+    return [entry["eval_wer/16,5"] for entry in history(output) if "eval_wer/16,5" in entry]
 
 
 def losses(output: Path) -> Tensor:
@@ -210,11 +214,8 @@ def test_two_processes_train_as_one_that_accumulates_their_batches(toy: Path, tm
 
     single = run(toy, tmp_path / "single", *options, shared, "optim.accumulate=2")
     assert_as_trained(output, single, 1e-4)
-    rates = [
-        [entry["eval_wer/16,5"] for entry in history(folder) if "eval_wer/16,5" in entry] for folder in (output, single)
-    ]
-    assert len(rates[0]) == 2
-    assert rates[0] == rates[1]
+    assert len(error_rates(output)) == 2
+    assert error_rates(output) == error_rates(single)
     for folder in (output, single):
         skipped = [row for _, row in read_rows(folder / "skipped.csv", ("step", "id", "path", "reason"))]
         assert [(row["step"], row["id"]) for row in skipped] == [("0", "early"), (skipped[1]["step"], "late")]
@@ -265,6 +266,55 @@ def test_two_processes_train_as_one_whose_rates_share_nothing(
     monkeypatch.setattr(forcing, "_LEAST_SHARED", math.inf)
     single = run(toy, tmp_path / "single", "optim.steps=2", *PACKED, "optim.accumulate=2")
     assert_as_trained(output, single, 1e-4)
+
+
+@pytest.mark.slow
+def test_two_processes_that_share_out_frozen_weights_train_as_one(toy: Path, tmp_path: Path):
+    # Two updates an epoch, one checkpoint amid the second.
+    options = ["data.max_frames=56", "optim.steps=4", "validation.every_steps=3", 'validation.rates=["16,5"]']
+    output = distributed(toy, tmp_path / "two", *options, "optim.shard=true")
+    single = run(toy, tmp_path / "single", *options, "optim.accumulate=2")
+    assert_as_trained(output, single, 1e-4)
+    assert len(error_rates(output)) == 2
+    assert error_rates(output) == error_rates(single)
+    language_model = AutoModelForCausalLM.from_pretrained(toy / "backbones" / "language_model")
+    frozen = sum(value.numel() for value in language_model.model.layers.parameters())
+    held = [int((tmp_path / "two" / f"stored-{rank}-held.txt").read_text()) for rank in (0, 1)]
+    assert sum(held) == frozen
+    assert max(held) < 0.6 * frozen
+    assert weights(output).keys() == weights(single).keys()
+    states = {f"checkpoint-{step}/rng_state_{rank}.pth" for step in (3, 4) for rank in (0, 1)}
+    assert files(output) - states == files(single) - {f"checkpoint-{step}/rng_state.pth" for step in (3, 4)}
+
+    straight, logs = weights(output), logged(output)
+    cut_off(output, 4)
+    distributed(toy, tmp_path / "two", *options, "optim.shard=true", resume=True)
+    assert logged(output) == logs
+    assert all(torch.equal(value, straight[name]) for name, value in weights(output).items())
+    cut_off(output, 4)  # one process has nothing to share out, and goes on all the same
+    run(toy, tmp_path / "two", *options, "optim.shard=true", resume=True)
+    assert_as_trained(output, single, 1e-4)
+
+
+@pytest.mark.slow
+def test_shared_out_weights_go_with_the_other_switches(toy: Path, tmp_path: Path):
+    options = ["optim.steps=2", *SPARE, "optim.gradient_checkpointing=true", "optim.precision=bf16"]
+    output = distributed(toy, tmp_path / "two", *options, "optim.shard=true", adapter=GROUPED)
+    assert_as_trained(output, distributed(toy, tmp_path / "whole", *options, adapter=GROUPED), 2e-3)
+
+
+def test_what_cannot_be_shared_out_is_said_before_anything_is_loaded(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for option, message in (
+        ("model.unfrozen=[language_model]", r"optim.shard shares out frozen .* model.unfrozen trains them: leave one"),
+        ("model.self_contained=true", r"model.self_contained copies weights that optim.shard shares out: leave one"),
+    ):
+        with pytest.raises(MomeError, match=message):
+            run(toy, tmp_path, "optim.shard=true", option)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(MomeError, match=r"not run under accelerate's FSDP: .* --multi_gpu, and give optim.shard=true"):
+        run(toy, tmp_path)
 
 
 @pytest.mark.slow

@@ -187,6 +187,8 @@ class OptimRecipe:
         report_to: where losses go besides ``history.json``: ``tensorboard``, ``wandb``, ``trackio``; an empty list for
             nowhere.
         accumulate: batches of one update.
+        shard: whether several processes share out the frozen weights of the language model's layers (FSDP2) instead
+            of keeping all of them each.
         spare_memory: whether to keep the activations of one rate at a time instead of those of all rates of a step;
             what rates have in common is computed for each of them then.
     """
@@ -212,6 +214,7 @@ class OptimRecipe:
     accumulate: int = 1
     precision: str = "fp32"
     gradient_checkpointing: bool = False
+    shard: bool = False
     spare_memory: bool = False
     log_steps: int = 10
     average_last: int | None = None
@@ -393,6 +396,10 @@ class Recipe:
             for key in ("feature_time_masks", "feature_channel_masks"):
                 if getattr(self.augment, key):
                     raise MomeError(f"augment.{key} masks cached features: give data.cache=tokens, or leave it out")
+        if self.optim.shard and "language_model" in self.model.unfrozen:
+            raise MomeError("optim.shard shares out frozen weights, and model.unfrozen trains them: leave one out")
+        if self.optim.shard and self.model.self_contained:
+            raise MomeError("model.self_contained copies weights that optim.shard shares out: leave one out")
         every, log = self.validation.every_steps, self.optim.log_steps
         if every % log:
             raise MomeError(
