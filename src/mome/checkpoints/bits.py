@@ -95,7 +95,7 @@ def keep_gradients(language_model: nn.Module) -> None:
     """
     for module in language_model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
 
 
 class RoundedLinear(nn.Linear):

@@ -86,7 +86,7 @@ def train(name: str | Path, overrides: Sequence[str] = (), resume: bool = False)
         model.activation_checkpointing_enable()
     if recipe.optim.shard and arguments.world_size > 1:
         shard_frozen(model, arguments.device)
-    model.to(arguments.device)
+    model.to(device=arguments.device)  # type: ignore[call-arg]
     rows = [*plan.train_rows, *plan.valid_rows]
     skipped = SkippedClips(folder.path, rows, recipe.data.skip_percent, resume=checkpoint is not None)
     with disk_errors(folder.path):

@@ -24,9 +24,10 @@ def shard_frozen(model: MomeForSpeechRecognition, device: torch.device) -> None:
         model: the recogniser, the same in all processes.
         device: of this process; the shares are moved there.
     """
+    from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    mesh = distributed.init_device_mesh(device.type, (distributed.get_world_size(),))
+    mesh = init_device_mesh(device.type, (distributed.get_world_size(),))
     layers = decoder_layers(model.language_model)
     trained = {value for value in layers.parameters() if value.requires_grad}
     for layer in layers:
