@@ -33,19 +33,28 @@ class Clip:
     """One line each, to be shown to the user."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class Excerpt:
     """What of a file is meant.
 
-    Attributes:
+    Args:
         start, end: seconds on the clip's clock, rounded to frames of 1/25 s; ``None``: from the file's start, to its
             end.
         sound: another file to take the sound from, at the same seconds of its own; ``None``: the file itself.
     """
 
-    start: float | None = None
-    end: float | None = None
-    sound: Path | None = None
+    start: float | None
+    end: float | None
+    _sound: str | None  # a path takes three times the memory of its text
+
+    def __init__(self, start: float | None = None, end: float | None = None, sound: Path | None = None) -> None:
+        for name, value in (("start", start), ("end", end), ("_sound", None if sound is None else str(sound))):
+            object.__setattr__(self, name, value)
+
+    @property
+    def sound(self) -> Path | None:
+        """The other file with the sound."""
+        return None if self._sound is None else Path(self._sound)
 
     @property
     def frames(self) -> slice:

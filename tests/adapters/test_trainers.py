@@ -148,6 +148,43 @@ def test_trl(tmp_path) -> None:
     assert torch.equal(loaded(ids).logits, trainer.model.eval()(ids).logits)
 
 
+@pytest.mark.parametrize(("accumulate", "size"), [(1, 4), (2, 2)])
+def test_the_routers_loss_is_in_the_gradient_of_trl(accumulate, size, tmp_path) -> None:
+    trl, datasets = pytest.importorskip("trl"), pytest.importorskip("datasets")
+    ids = torch.stack([tiny.ids(6, seed=seed) for seed in range(4)])
+    found = []
+    for weight in (0.0, 0.5):
+
+        class MineSft(AdapterTraining, trl.SFTTrainer):
+            balance_weight = weight
+
+            def create_optimizer(self, *args, **kwargs):
+                optimizer = super().create_optimizer(*args, **kwargs)
+                optimizer.register_step_pre_hook(
+                    lambda *_: found.append({key: value.grad.clone() for key, value in adapter_parameters(self.model)})
+                )
+                return optimizer
+
+        options = trl.SFTConfig(
+            **{"output_dir": str(tmp_path), "use_cpu": True, "bf16": False, "report_to": [], "disable_tqdm": True},
+            **{"max_steps": 1, "max_grad_norm": 0.0, "dataset_kwargs": {"skip_prepare_dataset": True}},
+            **{"per_device_train_batch_size": size, "gradient_accumulation_steps": accumulate},
+            train_sampling_strategy="sequential",
+        )
+        rows = datasets.Dataset.from_list([{"input_ids": row} for row in ids.tolist()])
+        model = tiny.model("llama", "layer")
+        MineSft(model, options, train_dataset=rows, processing_class=tokenizer()).train()
+    model = tiny.model("llama", "layer").train()
+    for part in ids.split(size):
+        context = AdapterContext()
+        model(part, adapter_context=context)
+        (0.5 / accumulate * load_balancing_loss(context)).backward()
+    without, ours = found
+    for key, value in adapter_parameters(model):
+        expected = torch.zeros_like(value) if value.grad is None else value.grad
+        torch.testing.assert_close(ours[key] - without[key], expected, rtol=1e-3, atol=1e-6)
+
+
 def tokenizer():
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast

@@ -11,8 +11,8 @@ from torch import nn
 
 import mome.checkpoints.bits as bits
 from mome import MomeForSpeechRecognition
-from mome.adapters import adapter_modules
-from mome.checkpoints.bits import EightBitLinear, quantization, quantize
+from mome.adapters import adapter_modules, is_adapter_key
+from mome.checkpoints.bits import EightBitLinear, RoundedLinear, quantization, quantize, round_weights
 from mome.errors import MomeError
 from mome.rates import Rates
 from tests.model.build import KINDS, make_model, raw_inputs
@@ -89,6 +89,52 @@ def test_what_cannot_be_done_with_8_bits_says_so(tmp_path):
         MomeForSpeechRecognition.from_pretrained(tmp_path, language_model_dtype="int8", quantization_config={})
     with pytest.raises(ValueError, match="int2' is not supported: give one of int8, int4"):
         MomeForSpeechRecognition.from_pretrained(tmp_path, language_model_dtype="int2")
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_rounded_weights_give_what_autocast_gives_and_gradients_to_what_is_before(bias):
+    torch.manual_seed(0)
+    plain, x = nn.Linear(33, 21, bias=bias), torch.randn(2, 5, 33, requires_grad=True)
+    rounded = nn.Sequential(copy.deepcopy(plain))
+    rounded.get_input_embeddings = lambda: nn.Embedding(3, 4)
+    round_weights(rounded)
+    assert isinstance(rounded[0], RoundedLinear)
+    assert {value.dtype for value in rounded.parameters()} == {torch.bfloat16}
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(rounded(x), plain(x))
+    output = rounded(x)
+    assert output.dtype == torch.float32
+    torch.testing.assert_close(output, plain(x), rtol=2e-2, atol=2e-2)
+    (gradient,) = torch.autograd.grad(output.sum(), x)
+    exact = plain.weight.bfloat16().double().sum(0).expand(2, 5, -1)
+    torch.testing.assert_close(gradient.double(), exact, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize(("family", "adapter"), KINDS)
+def test_rounded_weights_are_those_of_the_linear_layers_alone(family, adapter):
+    model = make_model(family, adapter)
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    linear = {
+        f"{name}.{part}"
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and name.startswith("language_model.") and not is_adapter_key(f"{name}.weight")
+        for part in ("weight", "bias")
+    }
+    round_weights(model.language_model)
+    for name, value in model.named_parameters():  # a head that is tied has the name of the embedding
+        assert torch.equal(value, before[name].bfloat16() if name in linear else before[name])
+
+
+def test_a_language_model_in_4_bits_is_not_copied(tmp_path):
+    model = make_model("llama", "lora")
+    model.save_pretrained(tmp_path / "first", self_contained=True)
+    model.config.language_model = str(tmp_path / "first" / "language_model")
+    model.language_model.is_quantized = True  # as Transformers says of one that bitsandbytes holds
+    with pytest.raises(MomeError, match="fewer bits, which are not copied: save with self_contained=False"):
+        model.save_pretrained(tmp_path / "copied", self_contained=True)
+    assert not (tmp_path / "copied").exists()
+    model.save_pretrained(tmp_path / "referring")
+    assert not (tmp_path / "referring" / "language_model").exists()
 
 
 def test_a_processor_that_cuts_sums_is_refused(monkeypatch):

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import os
+import pickle
 import re
+import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -198,3 +201,33 @@ def test_numbers_that_are_not_possible(folder, column, value, hint):
     path = write(folder, f"id,path,split,text,{column}\na,media/a.mp4,x,hello,{value}\n")
     with pytest.raises(MomeError, match=f"line 2.*{hint}"):
         read_manifest(path)
+
+
+def test_a_row_takes_little_more_memory_than_its_texts(tmp_path):
+    count, said = 2000, "and this is about as much as somebody says in four seconds of a talk"
+    lines = [
+        f"clip_{n:06d},a.tar/clip_{n:06d}.mp4,train,{said} {n},a.tar/clip_{n:06d}.flac,{n % 300 + 1}"
+        for n in range(count)
+    ]
+    file = write(tmp_path, "\n".join(["id,path,split,text,audio,frames", *lines]))
+    read_manifest(file, missing_files=True)  # imports and caches
+    tracemalloc.start()
+    rows = read_manifest(file, missing_files=True)
+    assert all(row.path.suffix == ".mp4" and row.excerpt.sound.suffix == ".flac" for row in rows)
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    texts = sum(
+        sys.getsizeof(text) for row in rows for text in (row.id, str(row.path), row.text, str(row.excerpt.sound))
+    )
+    assert texts < held < texts + 300 * count
+
+
+def test_rows_are_values(tmp_path):
+    own = ("a", tmp_path / "a.mp4", "train", "bin blue", Excerpt(1, 2, tmp_path / "a.wav"), 25)
+    row = ManifestRow(*own)
+    assert (row.id, row.path, row.split, row.text, row.excerpt, row.frames) == own
+    assert (row.excerpt.start, row.excerpt.end, row.excerpt.sound) == (1, 2, tmp_path / "a.wav")
+    assert pickle.loads(pickle.dumps(row)) == row == ManifestRow(*own)
+    assert len({row, ManifestRow(*own), ManifestRow("b", *own[1:])}) == 2
+    with pytest.raises(AttributeError):
+        row.id = "b"

@@ -7,6 +7,7 @@ import json
 import socket
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -90,6 +91,29 @@ def test_what_makes_no_sense_with_a_cluster_is_refused(refused, manifest, tmp_pa
     assert "--workers 2 and --ray" in refused(
         "data", "prepare", manifest, "-o", tmp_path / "p", "--workers", 2, "--ray"
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "address"),
+    [
+        (["--ray"], "local"),
+        (["--ray", "auto"], "auto"),
+        (["--ray=auto"], "auto"),
+        (["--ray", "ray://head:10001"], "ray://head:10001"),
+        (["--ray", "10.0.0.1:6379"], "10.0.0.1:6379"),
+    ],
+)
+def test_an_address_may_follow_after_a_space(run, manifest, tmp_path, monkeypatch, given, address):  # noqa: F811
+    asked = []
+
+    def prepare(work, out, workers, share, bar, ray):
+        asked.append(ray)
+        return SimpleNamespace(missing=1, clips=0, failures=[])
+
+    monkeypatch.setattr("mome.data.prepare.prepare", prepare)
+    assert run("data", "prepare", *given, manifest, "--out", tmp_path / "prepared").exit_code == 0
+    assert run("data", "prepare", manifest, "--out", tmp_path / "prepared", *given).exit_code == 0
+    assert asked == [address] * 2
 
 
 def test_without_the_extra(refused, manifest, tmp_path, monkeypatch):  # noqa: F811

@@ -1,13 +1,15 @@
-"""``mome train`` as each of several processes runs it, with a list of the clips that the process stores."""
+"""``mome train`` as each of several processes runs it; it notes the clips that the process stores, and its shares."""
 
 from __future__ import annotations
 
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from mome.cli.application import main
 from mome.data import stores
+from mome.training import trainer
 
 
 def store(job: stores._Job) -> stores._Stored:
@@ -16,7 +18,13 @@ def store(job: stores._Job) -> stores._Stored:
     return original(job)
 
 
-original = stores._store_clip
-stores._store_clip = store
+def wrap(model: Any, *args: Any) -> Any:
+    held = sum(value.to_local().numel() for value in model.parameters() if hasattr(value, "to_local"))
+    Path(f"{os.environ['STORED']}-{os.environ['RANK']}-held.txt").write_text(str(held))
+    return original_wrap(model, *args)
+
+
+original, original_wrap = stores._store_clip, trainer.wrap
+stores._store_clip, trainer.wrap = store, wrap
 sys.argv[1:1] = ["train"]
 main()

@@ -17,21 +17,26 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import get_scheduler
+from transformers import AutoModelForCausalLM, get_scheduler
 
+import mome
 from mome.data.datasets import SpeechDataset
 from mome.data.manifests import ManifestRow, read_manifest, write_manifest
 from mome.data.tables import read_rows
 from mome.errors import MomeError
+from mome.media import load_clip
 from mome.model import forcing
 from mome.model.packing import pack
+from mome.rates import Rates
 from mome.training import load_recipe
+from mome.training.build import build
 from mome.training.run import _arguments, _keep_batches, _plan, train
 from tests.training.test_run import recipe
 from tests.training.toy import MOME
 
 # Two batches of four clips an epoch, each clip with three rates an update.
 OPTIONS = ["data.limit=8", "data.max_frames=108", "validation.rates=[]", "optim.log_steps=1", "optim.epochs=2"]
+HALF = ("optim.precision=bf16", "optim.language_model_dtype=bfloat16")
 LORA = "{type: lora, bottleneck: 16}"
 PACKED = ('optim.rates=["4,2","4,5","16,2","16,5"]', "optim.rates_per_step=null", "optim.tasks=[avsr]")
 SPARE = (*PACKED, "optim.spare_memory=true")
@@ -57,6 +62,10 @@ def history(output: Path) -> list[dict[str, Any]]:
 def logged(output: Path) -> list[dict[str, Any]]:
     """What was logged at each update, but for how long it took."""
     return [entry for entry in history(output) if "loss" in entry]
+
+
+def error_rates(output: Path) -> list[float]:
+    return [entry["eval_wer/16,5"] for entry in history(output) if "eval_wer/16,5" in entry]
 
 
 def losses(output: Path) -> Tensor:
@@ -92,6 +101,84 @@ def test_bf16_trains_near_fp32_and_keeps_the_weights_in_fp32(toy: Path, tmp_path
     saved = [*weights(output).values()]
     saved += [*load_file(output / "checkpoint-4" / "model.safetensors").values()]
     assert {value.dtype for value in saved} == {torch.float32}
+
+
+def test_a_frozen_language_model_in_bf16_trains_as_one_in_fp32_under_bf16(toy: Path, tmp_path: Path):
+    output = run(toy, tmp_path / "half", *HALF)
+    assert_as_trained(output, run(toy, tmp_path / "rounded", HALF[0]), 1e-9)
+    assert mome.load(output).model.language_model.dtype == torch.float32
+
+
+@pytest.fixture
+def four_bits() -> Any:
+    return pytest.importorskip("bitsandbytes", reason="language models in 4 bits need bitsandbytes")
+
+
+def test_gradients_through_4_bits_are_those_of_the_weights_that_they_stand_for(
+    toy: Path, tmp_path: Path, four_bits: Any
+):
+    path, _ = written(toy, tmp_path, MOME)
+    torch.manual_seed(0)
+    model, processor = build(load_recipe(path, ["optim.language_model_dtype=int4"]))
+    torch.manual_seed(0)
+    plain, _ = build(load_recipe(path))
+    coarse = 0
+    for name, value in model.language_model.named_parameters():
+        if isinstance(value, four_bits.nn.Params4bit):
+            exact = four_bits.functional.dequantize_4bit(value.data, value.quant_state)
+            coarse += 1
+            plain.language_model.get_parameter(name).data.copy_(exact)
+    assert coarse == 7 * len(model.language_model.model.layers)
+    clips = processor([load_clip(toy / "data" / f"train_{number}_0.mp4") for number in (0, 1)])
+    found = []
+    for each in (model, plain):
+        with torch.no_grad():
+            for value in each.parameters():
+                if value.requires_grad:
+                    value.copy_(torch.linspace(-0.1, 0.1, value.numel()).view_as(value))
+            each(**clips, labels=torch.tensor([[5, 1], [6, 1]]), rates=Rates(4, 2))  # as a validation does
+        loss = each(**clips, labels=torch.tensor([[5, 1], [6, 1]]), rates=Rates(4, 2)).loss
+        loss.backward()
+        found.append({name: value.grad for name, value in each.named_parameters() if value.grad is not None})
+    assert found[0].keys() == found[1].keys()
+    assert {"connector", "language_model"} == {name.partition(".")[0] for name in found[0]}
+    for name, value in found[0].items():
+        torch.testing.assert_close(value, found[1][name], rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_language_model_in_4_bits_is_trained_through_and_not_saved(
+    toy: Path, tmp_path: Path, plain: Path, four_bits: Any, precision: str
+):
+    options = ["optim.language_model_dtype=int4", f"optim.precision={precision}", "validation.every_steps=3"]
+    options += ['validation.rates=["16,5"]']
+    output = run(toy, tmp_path, *options)
+    straight, logs = weights(output), logged(output)
+    assert straight.keys() == weights(plain).keys()
+    assert {value.dtype for value in straight.values()} == {torch.float32}
+    torch.testing.assert_close(losses(output), losses(plain), rtol=0.15, atol=0)
+    for folder in (output, output / "checkpoint-3"):
+        assert "quantization_config" not in (folder / "config.json").read_text()
+        assert mome.load(folder).model.language_model.dtype == torch.float32
+    cut_off(output, 4)
+    run(toy, tmp_path, *options, resume=True)
+    assert logged(output) == logs
+    assert all(torch.equal(value, straight[name]) for name, value in weights(output).items())
+
+
+def test_fewer_bits_that_cannot_be_trained_are_refused(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for options, message in (
+        (("model.unfrozen=[language_model]",), "language_model_dtype rounds frozen .*unfrozen trains them: leave one"),
+        (("model.self_contained=true",), "self_contained copies weights that optim.language_model_dtype rounds: leave"),
+        (("optim.shard=true",), "shard cannot share out weights of optim.language_model_dtype=int4: give bfloat16 wi"),
+    ):
+        with pytest.raises(MomeError, match=message):
+            run(toy, tmp_path, "optim.language_model_dtype=int4", *options)
+    with pytest.raises(MomeError, match=r"optim.language_model_dtype=int8 is unknown: choose bfloat16 or int4"):
+        run(toy, tmp_path, "optim.language_model_dtype=int8")
+    monkeypatch.setattr("mome.checkpoints.bits.find_spec", lambda name: None if name == "bitsandbytes" else name)
+    with pytest.raises(MomeError, match=r"optim.language_model_dtype=int4 needs further packages: pip install bitsa"):
+        run(toy, tmp_path, "optim.language_model_dtype=int4")
 
 
 def test_gradient_checkpointing_changes_nothing(
@@ -210,11 +297,8 @@ def test_two_processes_train_as_one_that_accumulates_their_batches(toy: Path, tm
 
     single = run(toy, tmp_path / "single", *options, shared, "optim.accumulate=2")
     assert_as_trained(output, single, 1e-4)
-    rates = [
-        [entry["eval_wer/16,5"] for entry in history(folder) if "eval_wer/16,5" in entry] for folder in (output, single)
-    ]
-    assert len(rates[0]) == 2
-    assert rates[0] == rates[1]
+    assert len(error_rates(output)) == 2
+    assert error_rates(output) == error_rates(single)
     for folder in (output, single):
         skipped = [row for _, row in read_rows(folder / "skipped.csv", ("step", "id", "path", "reason"))]
         assert [(row["step"], row["id"]) for row in skipped] == [("0", "early"), (skipped[1]["step"], "late")]
@@ -265,6 +349,55 @@ def test_two_processes_train_as_one_whose_rates_share_nothing(
     monkeypatch.setattr(forcing, "_LEAST_SHARED", math.inf)
     single = run(toy, tmp_path / "single", "optim.steps=2", *PACKED, "optim.accumulate=2")
     assert_as_trained(output, single, 1e-4)
+
+
+@pytest.mark.slow
+def test_two_processes_that_share_out_frozen_weights_train_as_one(toy: Path, tmp_path: Path):
+    # Two updates an epoch, one checkpoint amid the second.
+    options = ["data.max_frames=56", "optim.steps=4", "validation.every_steps=3", 'validation.rates=["16,5"]']
+    output = distributed(toy, tmp_path / "two", *options, "optim.shard=true")
+    single = run(toy, tmp_path / "single", *options, "optim.accumulate=2")
+    assert_as_trained(output, single, 1e-4)
+    assert len(error_rates(output)) == 2
+    assert error_rates(output) == error_rates(single)
+    language_model = AutoModelForCausalLM.from_pretrained(toy / "backbones" / "language_model")
+    frozen = sum(value.numel() for value in language_model.model.layers.parameters())
+    held = [int((tmp_path / "two" / f"stored-{rank}-held.txt").read_text()) for rank in (0, 1)]
+    assert sum(held) == frozen
+    assert max(held) < 0.6 * frozen
+    assert weights(output).keys() == weights(single).keys()
+    states = {f"checkpoint-{step}/rng_state_{rank}.pth" for step in (3, 4) for rank in (0, 1)}
+    assert files(output) - states == files(single) - {f"checkpoint-{step}/rng_state.pth" for step in (3, 4)}
+
+    straight, logs = weights(output), logged(output)
+    cut_off(output, 4)
+    distributed(toy, tmp_path / "two", *options, "optim.shard=true", resume=True)
+    assert logged(output) == logs
+    assert all(torch.equal(value, straight[name]) for name, value in weights(output).items())
+    cut_off(output, 4)  # one process has nothing to share out, and goes on all the same
+    run(toy, tmp_path / "two", *options, "optim.shard=true", resume=True)
+    assert_as_trained(output, single, 1e-4)
+
+
+@pytest.mark.slow
+def test_shared_out_weights_go_with_the_other_switches(toy: Path, tmp_path: Path):
+    options = ["optim.steps=2", *SPARE, "optim.gradient_checkpointing=true", *HALF]
+    output = distributed(toy, tmp_path / "two", *options, "optim.shard=true", adapter=GROUPED)
+    assert_as_trained(output, distributed(toy, tmp_path / "whole", *options, adapter=GROUPED), 2e-3)
+
+
+def test_what_cannot_be_shared_out_is_said_before_anything_is_loaded(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for option, message in (
+        ("model.unfrozen=[language_model]", r"optim.shard shares out frozen .* model.unfrozen trains them: leave one"),
+        ("model.self_contained=true", r"model.self_contained copies weights that optim.shard shares out: leave one"),
+    ):
+        with pytest.raises(MomeError, match=message):
+            run(toy, tmp_path, "optim.shard=true", option)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(MomeError, match=r"not run under accelerate's FSDP: .* --multi_gpu, and give optim.shard=true"):
+        run(toy, tmp_path)
 
 
 @pytest.mark.slow

@@ -38,6 +38,11 @@ def whole(parameter: Tensor) -> Tensor:
     return values.detach()
 
 
+def sharded(model: nn.Module) -> bool:
+    """Whether several processes share out parameters of the model (FSDP2): each pass of it needs all of them."""
+    return any(hasattr(parameter, "full_tensor") for parameter in model.parameters())
+
+
 def load_adapter_state_dict(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Load the result of :func:`adapter_state_dict` into a model with the same adapters.
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any, Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import BitsAndBytesConfig
 
@@ -77,16 +79,58 @@ class EightBitLinear(nn.Linear):
         return output.to(input.dtype).view(*input.shape[:-1], -1)
 
 
+def _linear_layers(language_model: nn.Module) -> Iterator[nn.Linear]:
+    """The linear layers, those of adapters excepted."""
+    adapters: set[Any] = {part for _, adapter in adapter_modules(language_model) for part in adapter.modules()}
+    for module in language_model.modules():
+        if type(module) is nn.Linear and module not in adapters:
+            yield module
+
+
+def keep_gradients(language_model: nn.Module) -> None:
+    """Let a language model in 4 bits be trained through.
+
+    On some processors bitsandbytes packs a layer's weights anew in a pass without gradients, and then later passes have
+    none either, without a word.
+    """
+    for module in language_model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
+
+
+class RoundedLinear(nn.Linear):
+    """A linear layer with weights in bfloat16, among others in float32.
+
+    Attributes:
+        weight: ``(out_features, in_features)`` bfloat16.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``(..., in_features)`` to ``(..., out_features)``, under autocast what any linear layer gives there."""
+        output = F.linear(input.to(self.weight.dtype), self.weight, self.bias)
+        return output if torch.is_autocast_enabled(input.device.type) else output.to(input.dtype)
+
+
+def round_weights(language_model: nn.Module) -> None:
+    """Make every linear layer a :class:`RoundedLinear`, in place.
+
+    Those of adapters are excepted, and so is a head that shares its weights with the embedding.
+    """
+    embedding = language_model.get_input_embeddings().weight  # type: ignore[operator]
+    for module in [*_linear_layers(language_model)]:
+        if module.weight is not embedding:
+            module.__class__ = RoundedLinear  # hooks and what is inside stay
+            for value in module.parameters(recurse=False):
+                value.data = value.data.bfloat16()
+
+
 @torch.no_grad()
 def quantize(language_model: nn.Module) -> None:
     """Make every linear layer an :class:`EightBitLinear`, in place, those of adapters excepted.
 
     A head that shares its weights with the embedding gets weights of its own.
     """
-    adapters: set[Any] = {part for _, adapter in adapter_modules(language_model) for part in adapter.modules()}
-    for module in language_model.modules():
-        if type(module) is not nn.Linear or module in adapters:
-            continue
+    for module in [*_linear_layers(language_model)]:
         weight = module.weight.float()
         scale = weight.abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny * _MOST) / _MOST
         del module.weight

@@ -102,9 +102,9 @@ class SavedModel(PreTrainedModel):
             kwargs: ``repo_id`` (the folder's name by default) and the upload options of :meth:`push_to_hub`.
 
         Raises:
-            MomeError: a LoRA was merged into a backbone that is not copied, or the language model was loaded with
-                weights of 8 bits; with ``push_to_hub``, a backbone is in a local folder and not copied, or the upload
-                fails.
+            MomeError: a LoRA was merged into a backbone that is not copied; the language model was loaded with weights
+                of 8 bits, or is to be copied and has weights of bitsandbytes; with ``push_to_hub``, a backbone is in a
+                local folder and not copied, or the upload fails.
         """
         if not is_main_process:
             return
@@ -112,6 +112,9 @@ class SavedModel(PreTrainedModel):
             raise MomeError(
                 "the language model has weights of 8 bits, which are not saved: load it without language_model_dtype"
             )
+        copied = self_contained or _is_nowhere_else(self.config.language_model)
+        if copied and getattr(self.language_model, "is_quantized", False):
+            raise MomeError("the language model has fewer bits, which are not copied: save with self_contained=False")
         self._check_adapters(self_contained)
         if push_to_hub and not self_contained:
             self._refuse_local_backbones()

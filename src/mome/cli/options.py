@@ -122,13 +122,16 @@ CtcWeight = Annotated[
 Ray = Annotated[
     str | None,
     typer.Option(
-        metavar="[=ADDRESS]",
+        metavar="[ADDRESS]",
         help="Work on a Ray cluster: that of ADDRESS or RAY_ADDRESS, such as auto, else one that is started on this "
         "machine. Needs: pip install 'mome[ray]'",
         show_default=False,
     ),
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Draws a file's stretch of noise, together with the file's name.")]
+
+
+_ADDRESS = r"auto|local|ray://.+|[^/\s]+:\d{1,5}"  # of a Ray cluster
 
 
 class Command(TyperCommand):
@@ -138,8 +141,7 @@ class Command(TyperCommand):
         """Parse the arguments and check the values; commands check lists of files, in which one may be bad."""
         if "" in args:
             raise typer.BadParameter("an argument is empty", ctx=ctx)
-        # An option whose value may be missing has it after "=", or a manifest that follows would be taken for it.
-        rest = super().parse_args(ctx, [f"--ray={LOCAL}" if argument == "--ray" else argument for argument in args])
+        rest = super().parse_args(ctx, _with_address(args))
         parameter: Any
         for parameter in self.params:
             value = ctx.params.get(parameter.name)
@@ -153,6 +155,17 @@ class Command(TyperCommand):
             except MomeError as error:
                 raise typer.BadParameter(str(error), ctx=ctx, param=parameter) from None
         return rest
+
+
+def _with_address(args: Sequence[str]) -> list[str]:
+    """Give ``--ray``, whose value may be missing, its value after "=": what follows it may be a manifest instead."""
+    found: list[str] = []
+    for argument in args:
+        if found[-1:] == ["--ray"] and fullmatch(_ADDRESS, argument):
+            found[-1] = f"--ray={argument}"
+        else:
+            found.append(argument)
+    return [f"--ray={LOCAL}" if argument == "--ray" else argument for argument in found]
 
 
 def check_path(path: Path) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from sys import intern
 
 from mome.archive import find_member
 from mome.clip import WHOLE, Excerpt
@@ -23,11 +24,11 @@ class NoSuchSplit(MomeError):
     """A manifest has no clip of the split that is asked for."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class ManifestRow:
     """One clip.
 
-    Attributes:
+    Args:
         id: the clip's own name.
         path: its media file, or ``archive.tar/name`` for one in a tar file.
         split: the split that it is in.
@@ -37,11 +38,23 @@ class ManifestRow:
     """
 
     id: str
-    path: Path
+    _path: str  # a path takes three times the memory of its text
     split: str
     text: str
-    excerpt: Excerpt = WHOLE
-    frames: int | None = None
+    excerpt: Excerpt
+    frames: int | None
+
+    def __init__(
+        self, id: str, path: Path, split: str, text: str, excerpt: Excerpt = WHOLE, frames: int | None = None
+    ) -> None:
+        values = (id, str(path), split, text, excerpt, frames)
+        for field, value in zip(fields(self), values, strict=True):
+            object.__setattr__(self, field.name, value)
+
+    @property
+    def path(self) -> Path:
+        """The media file."""
+        return Path(self._path)
 
 
 def read_manifest(
@@ -110,11 +123,12 @@ def _row(where: str, folder: Path, values: dict[str, str], silence: bool) -> Man
     if end is not None and end <= (start or 0):
         raise MomeError(f"{where}: the part ends at {end:g} s, before it starts: correct start and end")
     sound = values.get("audio")
-    excerpt = Excerpt(start, end, folder / sound if sound else None)
+    part = (start, end, folder / sound if sound else None)
+    excerpt = WHOLE if part == (None, None, None) else Excerpt(*part)
     frames = _number(where, values, "frames")
     if frames is not None and (frames < 1 or frames != int(frames)):
         raise MomeError(f"{where}: frames is {values['frames']}: give a whole number, or nothing")
-    own = (values["id"], folder / values["path"], values["split"], values["text"])
+    own = (values["id"], folder / values["path"], intern(values["split"]), values["text"])
     return ManifestRow(*own, excerpt, None if frames is None else int(frames))
 
 

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mome.adapters import AdapterContext, load_balancing_loss
+from mome.adapters.inventory import sharded
 from mome.model.decorrelation import decorrelation_loss
 from mome.model.objective import IGNORED_LABEL
 from mome.model.packing import pack, run_packed
@@ -85,7 +86,8 @@ def _alike(model: MomeForSpeechRecognition, batches: Sequence[LanguageInputs]) -
     """The batches that go through the language model together, by their indices."""
     config, language_model = model.config, model.language_model
     packable = (
-        config.connector_config.separate
+        not sharded(language_model)  # whose processes must make the same passes, whatever their clips save
+        and config.connector_config.separate
         and shares_prefix(language_model.config)
         and language_model.config._attn_implementation == "sdpa"
         and viewable(language_model)

@@ -14,6 +14,7 @@ from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from mome.adapters import ADAPTERS, AdapterConfig, adapter_config_from_dict
 from mome.checkpoints.backbones import backbone_config, load_backbone, load_extractor, load_tokenizer
+from mome.checkpoints.bits import keep_gradients, quantization, round_weights
 from mome.checkpoints.names import has_tokenizer
 from mome.checkpoints.settings import blaming, check_settings
 from mome.checkpoints.source import local_folder
@@ -25,7 +26,7 @@ from mome.encoders import audio_encoder
 from mome.errors import MomeError, shortened
 from mome.model import MomeForSpeechRecognition, MomeProcessor
 from mome.training.loading import SHIPPED, load_recipe
-from mome.training.recipe import MODEL_OPTIONS, ModelRecipe, Recipe
+from mome.training.recipe import MODEL_OPTIONS, ModelRecipe, OptimRecipe, Recipe
 
 
 def load_config(name: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> MomeConfig:
@@ -224,7 +225,8 @@ def build(recipe: Recipe, dtype: torch.dtype = torch.float32) -> tuple[MomeForSp
     """Load the frozen backbones and put new projectors and adapters on them.
 
     Raises:
-        MomeError: a backbone is missing or unfit, or the model is larger than the machine's memory.
+        MomeError: a backbone is missing or unfit, the model is larger than the machine's memory, or
+            ``optim.language_model_dtype`` needs a package that is missing.
     """
     config, names = model_config(recipe), recipe.model
     _check_memory(config, dtype)
@@ -238,10 +240,13 @@ def build(recipe: Recipe, dtype: torch.dtype = torch.float32) -> tuple[MomeForSp
         # None where the language model's embedding has rows to spare.
         config.added_tokens = max(len(tokenizer) - config.text_config.vocab_size, 0)
     prepare_padding(tokenizer)
+    options = {"language_model": _fewer_bits(recipe.optim)}
     write_texts(config, names, tokenizer)
     config.check_options()  # again, now with tokens: the tokenizer may be another language model's
     parts: dict[str, Any] = {
-        kind: load_backbone(kind, getattr(config, kind), getattr(config, f"{kind}_revision"), dtype, {})
+        kind: load_backbone(
+            kind, getattr(config, kind), getattr(config, f"{kind}_revision"), dtype, options.get(kind, {})
+        )
         for kind in BACKBONES
         if getattr(config, kind) is not None
     }
@@ -250,9 +255,24 @@ def build(recipe: Recipe, dtype: torch.dtype = torch.float32) -> tuple[MomeForSp
         if reference is not None and Path(reference).is_dir():
             setattr(config, kind, str(Path(reference).resolve()))
     model = MomeForSpeechRecognition(config, **parts).to(dtype=dtype)  # type: ignore[call-arg]
+    if recipe.optim.language_model_dtype == "bfloat16":
+        round_weights(model.language_model)
+    elif recipe.optim.language_model_dtype == "int4":
+        keep_gradients(model.language_model)
     processor = MomeProcessor.for_config(config, tokenizer, extractor)
     processor.bos_taught = names.bos_taught
     return model, processor
+
+
+def _fewer_bits(optim: OptimRecipe) -> dict[str, Any]:
+    """How Transformers is to load the language model."""
+    if optim.language_model_dtype != "int4":
+        return {}
+    computed = torch.bfloat16 if optim.precision == "bf16" else torch.float32
+    try:
+        return {"quantization_config": quantization("int4", torch.device("cpu"), computed)}
+    except MomeError as error:
+        raise MomeError(f"optim.language_model_dtype={error}") from error
 
 
 def _check_memory(config: MomeConfig, dtype: torch.dtype) -> None:

@@ -187,6 +187,10 @@ class OptimRecipe:
         report_to: where losses go besides ``history.json``: ``tensorboard``, ``wandb``, ``trackio``; an empty list for
             nowhere.
         accumulate: batches of one update.
+        language_model_dtype: of the frozen language model's linear layers: ``bfloat16``, with which ``precision: bf16``
+            computes the same from half the memory, or ``int4`` by bitsandbytes; ``None`` for float32.
+        shard: whether several processes share out the frozen weights of the language model's layers (FSDP2) instead
+            of keeping all of them each.
         spare_memory: whether to keep the activations of one rate at a time instead of those of all rates of a step;
             what rates have in common is computed for each of them then.
     """
@@ -212,6 +216,8 @@ class OptimRecipe:
     accumulate: int = 1
     precision: str = "fp32"
     gradient_checkpointing: bool = False
+    language_model_dtype: str | None = None
+    shard: bool = False
     spare_memory: bool = False
     log_steps: int = 10
     average_last: int | None = None
@@ -242,11 +248,17 @@ class OptimRecipe:
             clip_norm=checks.number,
             accumulate=checks.integer(1),
             precision=checks.one_of(("fp32", "bf16")),
+            language_model_dtype=checks.one_of(("bfloat16", "int4")),
             log_steps=checks.integer(1),
             average_last=checks.integer(1),
             report_to=checks.each(checks.one_of(("tensorboard", "wandb", "trackio"))),
             seed=checks.integer(0, 2**32 - 1),
         )
+        if self.language_model_dtype == "int4" and self.shard:
+            raise MomeError(
+                "optim.shard cannot share out weights of optim.language_model_dtype=int4: give bfloat16 with it, or "
+                "leave one out"
+            )
         drawn = [name for name in ("rates_per_step", "one_rate_per_task", "rates_up_to") if getattr(self, name)]
         if len(drawn) > 1:
             raise MomeError(f"optim.{drawn[0]} and optim.{drawn[1]} exclude each other: give one")
@@ -399,6 +411,11 @@ class Recipe:
             for key in ("feature_time_masks", "feature_channel_masks"):
                 if getattr(self.augment, key):
                     raise MomeError(f"augment.{key} masks cached features: give data.cache=tokens, or leave it out")
+        for key, what in (("shard", "shares out"), ("language_model_dtype", "rounds")):
+            if getattr(self.optim, key) and "language_model" in self.model.unfrozen:
+                raise MomeError(f"optim.{key} {what} frozen weights, and model.unfrozen trains them: leave one out")
+            if getattr(self.optim, key) and self.model.self_contained:
+                raise MomeError(f"model.self_contained copies weights that optim.{key} {what}: leave one out")
         every, log = self.validation.every_steps, self.optim.log_steps
         if every % log:
             raise MomeError(

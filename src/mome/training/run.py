@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from transformers import ProgressCallback, TrainingArguments, set_seed
 
+from mome.adapters.inventory import sharded
 from mome.clip import FRAME_RATE
 from mome.data.augmentation import Augmentation, FeatureMasks
 from mome.data.datasets import SpeechDataset
@@ -43,6 +44,7 @@ from mome.training.progress import Bars, StderrProgress
 from mome.training.recipe import OptimRecipe, Recipe
 from mome.training.run_folder import RunFolder, batches_of, save_processor
 from mome.training.schedule import RateSchedule, TopKSchedule
+from mome.training.sharding import shard_frozen
 from mome.training.sharing import SkippedClips, error_rates, own_batches, store_clips, store_features
 from mome.training.start import take_trained
 from mome.training.trainer import MatryoshkaTrainer, Validate, load_weights, save_alignment
@@ -64,6 +66,12 @@ def train(name: str | Path, overrides: Sequence[str] = (), resume: bool = False)
     """
     if find_spec("accelerate") is None:
         raise MomeError("training needs accelerate: pip install 'mome[train]'")
+    for engine in ("FSDP", "DEEPSPEED"):
+        if os.environ.get(f"ACCELERATE_USE_{engine}", "false").lower() == "true":
+            raise MomeError(
+                f"mome train does not run under accelerate's {engine}: launch it by torchrun or accelerate launch "
+                "--multi_gpu, and give optim.shard=true to share out the frozen weights"
+            )
     recipe = load_recipe(name, list(overrides))
     for package in recipe.optim.report_to:
         if find_spec(package) is None:
@@ -83,6 +91,9 @@ def train(name: str | Path, overrides: Sequence[str] = (), resume: bool = False)
         model.language_model.set_attn_implementation("eager")
     if recipe.optim.gradient_checkpointing:
         model.activation_checkpointing_enable()
+    if recipe.optim.shard and arguments.world_size > 1:
+        shard_frozen(model, arguments.device)
+    model.to(device=arguments.device)  # type: ignore[call-arg]
     rows = [*plan.train_rows, *plan.valid_rows]
     skipped = SkippedClips(folder.path, rows, recipe.data.skip_percent, resume=checkpoint is not None)
     with disk_errors(folder.path):
@@ -329,10 +340,11 @@ class Validation:
         self.processor, self.clips, self.rows = processor, clips, rows
 
     def __call__(self, model: MomeForSpeechRecognition) -> dict[str, float]:
-        """Transcribe the clips, each in one of the processes; returns for example ``{"wer/4,2": 0.03}``."""
+        """Transcribe the clips, each in one process unless the model is sharded; for example ``{"wer/4,2": 0.03}``."""
         transcriber = Transcriber(model, self.processor)
         errors = [WordErrors() for _ in self.rates]
-        for rows in own_batches(self.rows, self.batch):
+        # As each pass of a sharded model needs all processes, they transcribe the same clips.
+        for rows in own_batches(self.rows, self.batch, together=sharded(model)):
             clips = [self.clips.load(row) for row in rows]
             texts: list[list[str]] = [[] for _ in self.rates]
             for transcripts in transcriber.transcribe_batch(clips, self.rates, num_beams=1):

@@ -31,6 +31,7 @@ RECIPE_FILE, RECORD, STATE, SKIPPED = "recipe.yaml", "checkpoints.json", "traine
 UPDATE = "update.json"  # in a checkpoint: the number of batches of an update
 CHANGEABLE = (
     *("optim.steps", "optim.epochs", "optim.report_to"),
+    "optim.shard",
     *("data.skip_percent", "data.workers", "data.cache_folder"),
 )  # keys that may change when a run is resumed: its length, and what the weights do not depend on
 

@@ -47,9 +47,9 @@ def exchanged(value: _Value) -> list[_Value]:
     return values
 
 
-def own_batches(rows: Sequence[ManifestRow], size: int) -> Iterator[Sequence[ManifestRow]]:
-    """Every batch of ``size`` rows that is this process's part of the work."""
-    number, every = processes()
+def own_batches(rows: Sequence[ManifestRow], size: int, together: bool = False) -> Iterator[Sequence[ManifestRow]]:
+    """Every batch of ``size`` rows that is this process's part of the work; every batch if all do it ``together``."""
+    number, every = (0, 1) if together else processes()
     for start in range(number * size, len(rows), every * size):
         yield rows[start : start + size]
 

@@ -22,6 +22,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from mome.adapters import RouterStatistics
 from mome.adapters.files import save_tensors
+from mome.adapters.inventory import sharded
 from mome.checkpoints.folder import WEIGHTS, read_weights
 from mome.data.datasets import SpeechDataset
 from mome.data.sampling import FrameBudgetSampler
@@ -34,6 +35,7 @@ from mome.model.model import EncodedClips
 from mome.model.objective import SpeechOutput
 from mome.rates import TASKS, Rates
 from mome.training.run_folder import UPDATE, RunFolder, damaged, save_processor
+from mome.training.sharding import wrap
 from mome.training.sharing import SkippedClips
 
 logger = logging.getLogger(__name__)
@@ -125,6 +127,11 @@ class MatryoshkaTrainer(Trainer):
                 group["params"] = [value for value in group["params"] if id(value) not in connector]
                 optimizer.add_param_group({**group, "params": own, "lr": self.connector_learning_rate})
         return optimizer
+
+    def _wrap_model(self, model: Any, training: bool = True, dataloader: Any = None) -> Any:
+        if training and model is self.model and sharded(model):  # which Accelerate refuses to wrap
+            return wrap(self.accelerator.prepare_model(model, evaluation_mode=True), self.args.device)
+        return cast(Any, super())._wrap_model(model, training, dataloader)  # the base class has no annotations
 
     def compute_loss(
         self,
