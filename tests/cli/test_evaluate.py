@@ -201,8 +201,8 @@ def test_a_chosen_number_of_experts(evaluate, manifest, tiny_model, refused):
     assert again.startswith("mome: --top-k = 5 is not possible: choose 1 to 4, the routed experts")
 
 
-def test_a_share_of_a_ctc_head_that_is_not_there(tmp_path):
-    for command in (["evaluate", "--data", "nothing.csv"], ["transcribe", "nothing.mp4"]):
+def test_a_share_of_a_ctc_head_that_is_not_there(run, manifest):
+    for command in (["evaluate", "--data", manifest], ["transcribe", "nothing.mp4"]):
         result = run(*command, "--ctc-weight", 0.5)
         assert result.exit_code == 2
         assert "--ctc-weight 0.5 is not possible: mome-tiny has no CTC head, leave it out" in result.stderr
