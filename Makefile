@@ -111,8 +111,11 @@ mome-base: backbones $(BASE)/speech.done $(BASE)/synthetic.done $(BASE)/more.don
 	$(TRAIN_BASE) 'data.manifests=[$(subst $(space),$(comma),$(MORE:%=$(BASE)/%manifest.csv))]' output=runs/mome-base \
 		model.audio_context=clip+silence optim.start=runs/mome-base-first optim.learning_rate=1e-3 \
 		optim.connector_learning_rate=3e-4 optim.steps=1200 validation.every_steps=400 validation.limit=39 $(ARGS)
+	$(TRAIN_BASE) 'data.manifests=[$(subst $(space),$(comma),$(MORE:%=$(BASE)/%manifest.csv))]' output=runs/mome-base-head \
+		model.audio_context=clip+silence model.audio_rates=[4] model.compression=average model.projector_hidden=1536 \
+		align.epochs=5 optim.steps=1 'validation.rates=["4,-"]' validation.every_steps=300 $(ARGS)
 	$(BIN)/python -m scripts.mome_base.bundle src/mome/mome-base --run runs/mome-base-first --run runs/mome-base \
-		--curve results/mome-base-training.json
+		--ctc runs/mome-base-head/align --curve results/mome-base-training.json
 
 $(BASE)/speech.done: export MOME_BACKBONES := $(MOME_BACKBONES)
 $(BASE)/speech.done: | $(INSTALLED) backbones
@@ -159,6 +162,10 @@ results-base: export MOME_BACKBONES := $(MOME_BACKBONES)
 results-base: backbones $(BASE)/speech.done  ## Measure the model of English; writes results/mome-base-*.json and the table of its card
 	@set -e; for split in other clean; do \
 		$(EVALUATE) --model mome-base --task asr --data $(BASE)/test.csv --split $$split --out results/mome-base-$$split.json; \
+		$(EVALUATE) --model mome-base --task asr --data $(BASE)/test.csv --split $$split --ctc-weight 0 \
+			--out results/mome-base-lm-$$split.json; \
+		$(EVALUATE) --model mome-base --task asr --rates 4,- --data $(BASE)/test.csv --split $$split --ctc-weight 1 \
+			--out results/mome-base-ctc-$$split.json; \
 		$(BIN)/python -m scripts.mome_base.own_decoder $(BASE)/test.csv $$split build/whisper-base-$$split.csv; \
 		$(BIN)/mome score build/whisper-base-$$split.csv --data $(BASE)/test.csv --split $$split --normalize whisper \
 			--out results/whisper-base-$$split.json; \
@@ -172,7 +179,8 @@ results-base: backbones $(BASE)/speech.done  ## Measure the model of English; wr
 			--out results/whisper-base-clip-$$silence.json; \
 	done
 	$(BIN)/python -m scripts.mome_base.bundle src/mome/mome-base \
-		--results $(foreach split,other clean,results/mome-base-$(split).json results/pooled-$(split).json results/whisper-base-$(split).json)
+		--results $(foreach system,mome-base mome-base-lm mome-base-ctc pooled whisper-base, \
+		$(foreach split,other clean,results/$(system)-$(split).json))
 
 results-comparison: $(INSTALLED)  ## Train all systems on GRID; writes results/comparison/ and the tables of docs/results.md
 	$(BIN)/python scripts/comparison/run.py $(GRID)/manifest.csv --noise $(firstword $(NOISE))

@@ -75,6 +75,7 @@ def measure(transcriber: Transcriber, case: tuple[int, int, int], turns: int, mo
 
     def write(tokens: int) -> None:
         options: dict[str, Any] = {"num_beams": beams, "min_new_tokens": tokens, "max_new_tokens": tokens}
+        options["ctc_weight"] = 0.0  # the language model alone
         transcriber.model.generate(prepared=prepared, **options)
 
     calls: dict[str, Callable[[], Any]] = {

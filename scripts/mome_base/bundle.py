@@ -27,6 +27,12 @@ from scripts.mome_tiny.bundle import halve
 CARD = Path(__file__).parent / "card.md"
 LARGEST = 15e6  # bytes
 SHARE = 0.5  # of the CTC head in the score of a token
+SYSTEMS = {
+    "mome-base": "mome-base",
+    "mome-base-lm": "its language model alone",
+    "mome-base-ctc": "its CTC head alone",
+}
+"""Systems by the beginning of the name of a results file."""
 
 
 def table(files: list[Path]) -> str:
@@ -34,7 +40,7 @@ def table(files: list[Path]) -> str:
     splits: dict[str, dict[str, str]] = {}
     for file in files:
         for row in json.loads(file.read_text())["results"]:
-            system = row.get("system") or "mome-base"
+            system = row.get("system") or SYSTEMS[file.stem.rpartition("-")[0]]
             name = f"{system} | {row['rates'].partition(',')[0] if row['rates'] else '–'}"
             low, high = (f"{100 * end:.1f}" for end in row["ci95"])
             splits.setdefault(name, {})[file.stem.rpartition("-")[2]] = f"{100 * row['wer']:.1f} ({low}–{high})"

@@ -3,7 +3,7 @@
     python -m scripts.mome_base.pooled MANIFEST SPLIT OUT.csv [--model mome-base]
 
 At a rate of 16, each token of the language model is then the average of four tokens at the rate 4. `mome score OUT.csv`
-gives the word error rates.
+gives the word error rates. The language model decodes alone, without the CTC head.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def main() -> None:
     lines = []
     for row in read_manifest(args.manifest, args.split):
         clip = transcriber.load_clip(row.path, rates)
-        for rate, transcript in zip(rates, transcriber.transcribe_batch([clip], rates)[0], strict=True):
+        for rate, transcript in zip(rates, transcriber.transcribe_batch([clip], rates, ctc_weight=0.0)[0], strict=True):
             lines.append((row.id, transcript.text, "pooled at inference", "asr", str(rate)))
     write_text(args.out, table_text(("id", "text", "system", "task", "rates"), lines))
 

@@ -66,6 +66,16 @@ def test_the_share_of_each():
     torch.testing.assert_close(mixed, 0.3 * alone + 0.7 * without)
 
 
+@pytest.mark.parametrize("weight", [0.5, 1.0])
+def test_what_is_forbidden_stays_forbidden(weight):
+    given = torch.randn(1, VOCABULARY)
+    given[0, [5, LAST]] = -torch.inf
+    frames = [torch.randn(5, 4).log_softmax(-1)]
+    found = JointScores(frames, torch.tensor(TOKENS), LAST, weight)(torch.empty(1, 0, dtype=torch.int64), given)
+    assert torch.equal(found == -torch.inf, given == -torch.inf)
+    assert not found.isnan().any()
+
+
 def test_long_clips_stay_exact():
     """A thousand frames that say the tokens in turn: what follows is certain, however small the chances have become."""
     frames = torch.full((1000, 4), -60.0)

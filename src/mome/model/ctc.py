@@ -191,6 +191,7 @@ class JointScores(LogitsProcessor):
         own[:, self.end] = ending - prefixes.score
         own = own.clamp(min=_LEAST).to(scores)
         joint = (1 - self.weight) * scores.log_softmax(-1) + self.weight * own
+        joint = joint.masked_fill(scores == -torch.inf, -torch.inf)  # also for the head alone: nothing times infinity
         return torch.where(self.heard[clips].to(scores.device)[:, None], joint, scores)
 
     def _follow(self, written: list[list[int]], clips: Tensor) -> _Prefixes:
