@@ -36,7 +36,7 @@ def chance(frames: Tensor, prefix: tuple[int, ...], whole: bool) -> float:
 def test_scores_are_the_sums_over_all_paths():
     torch.manual_seed(0)
     frames = [torch.randn(6, 4).log_softmax(-1), None, torch.randn(4, 4).log_softmax(-1)]
-    scores = JointScores(frames, torch.tensor(TOKENS), LAST, 1.0)
+    scores = JointScores(frames, torch.tensor(TOKENS), [LAST], 1.0)
     # Beams of the first and the last clip; they change places on the way, and 3 is a token that CTC does not know.
     written = [[[2, 2, 7], [5, 3, 5]], [[5, 5, 5], [7, 2, 2]], [[7, 2, 2], [7, 7, 2]]]
     for step in range(4):
@@ -60,7 +60,7 @@ def test_the_share_of_each():
     frames = torch.randn(5, 4).log_softmax(-1)
     nothing, given = torch.empty(1, 0, dtype=torch.int64), torch.randn(1, VOCABULARY)
     alone, mixed, without = (
-        JointScores([frames], torch.tensor(TOKENS), LAST, weight)(nothing, given) for weight in (1.0, 0.3, 0.0)
+        JointScores([frames], torch.tensor(TOKENS), [LAST], weight)(nothing, given) for weight in (1.0, 0.3, 0.0)
     )
     torch.testing.assert_close(without, given.log_softmax(-1))
     torch.testing.assert_close(mixed, 0.3 * alone + 0.7 * without)
@@ -71,7 +71,7 @@ def test_what_is_forbidden_stays_forbidden(weight):
     given = torch.randn(1, VOCABULARY)
     given[0, [5, LAST]] = -torch.inf
     frames = [torch.randn(5, 4).log_softmax(-1)]
-    found = JointScores(frames, torch.tensor(TOKENS), LAST, weight)(torch.empty(1, 0, dtype=torch.int64), given)
+    found = JointScores(frames, torch.tensor(TOKENS), [LAST], weight)(torch.empty(1, 0, dtype=torch.int64), given)
     assert torch.equal(found == -torch.inf, given == -torch.inf)
     assert not found.isnan().any()
 
@@ -81,7 +81,7 @@ def test_long_clips_stay_exact():
     frames = torch.full((1000, 4), -60.0)
     for time in range(1000):
         frames[time, (time // 50) % 3 if time % 50 < 3 else 3] = 0
-    scores = JointScores([frames.log_softmax(-1)], torch.tensor(TOKENS), LAST, 1.0)
+    scores = JointScores([frames.log_softmax(-1)], torch.tensor(TOKENS), [LAST], 1.0)
     said = [TOKENS[place % 3] for place in range(20)]
     for step in range(21):
         found = scores(torch.tensor([said[:step]]).view(1, step), torch.zeros(1, VOCABULARY))
@@ -142,6 +142,42 @@ def test_clips_of_a_batch_are_decoded_as_alone(model):
         torch.testing.assert_close(heard[clip].exp().sum(-1), torch.ones(int(frames)))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_model_in_half_precision(dtype):
+    half = make_model(ctc=HEAD).to(dtype)
+    encoded = half.encode(**raw_inputs([(80, 20)]))
+    rows = half.generate(encoded=encoded, rates=Rates(4, 2), max_new_tokens=4, ctc_weight=0.5)
+    assert rows.shape[0] == 1
+    heard = half.ctc(encoded.audio, None, [Rates(4, None)], half.get_input_embeddings().weight)[0]
+    assert heard.dtype == torch.float32  # and the scores are rounded no further
+
+
+def test_every_end_token_may_end_a_transcript(model, monkeypatch):
+    certain(model, [[9, 10]], monkeypatch)
+    encoded = model.encode(**raw_inputs([(80, 20)]))
+    options = {"encoded": encoded, "rates": Rates(4, 2), "max_new_tokens": 6, "ctc_weight": 0.9, "pad_token_id": 0}
+    first, second = (model.generate(**options, eos_token_id=ends).tolist() for ends in ([2, 3], [3, 2]))
+    assert first == second  # the language model says which
+    assert first[0][:2] == [9, 10]
+    assert first[0][2] in (2, 3)
+    without = JointScores([torch.randn(5, 4).log_softmax(-1)], torch.tensor(TOKENS), [], 1.0)
+    found = without(torch.empty(1, 0, dtype=torch.int64), torch.randn(1, VOCABULARY))
+    assert int((found > -25).sum()) == len(TOKENS)
+
+
+def test_after_more_tokens_than_frames_nothing_is_left_but_the_end():
+    frames = [torch.randn(3, 4).log_softmax(-1), torch.randn(12, 4).log_softmax(-1)]
+    alone, together = (JointScores(frames[:count], torch.tensor(TOKENS), [LAST], 1.0) for count in (1, 2))
+    written = [2, 5, 7, 2, 5]
+    for step in range(6):
+        one = alone(torch.tensor([written[:step]]).view(1, step), torch.zeros(1, VOCABULARY))
+        two = together(torch.tensor([written[:step]] * 2).view(2, step), torch.zeros(2, VOCABULARY))
+    expected = torch.tensor([0.0 if token == LAST else -25.0 for token in range(VOCABULARY)])
+    torch.testing.assert_close(one[0], expected)
+    torch.testing.assert_close(two[0], expected)
+    assert two[1, LAST] > -25
+
+
 def test_the_head_does_not_hear_what_it_has_no_rate_for():
     deaf = make_model(ctc={**HEAD, "audio_rate": None})
     encoded = deaf.encode(**raw_inputs([(80, 20)] * 2))
@@ -171,6 +207,7 @@ def test_without_a_head_there_is_no_weight():
         ({"projector_hidden": -1}, "projector_hidden=-1"),
         ({"connector": {"type": "none"}}, "connector type 'none'"),
         ({"width": 3}, "ctc option 'width' is unknown"),
+        ({"connector": {"type": "joint"}}, "ctc has the connector joint"),
     ],
 )
 def test_options_that_are_not_possible(options, message):
@@ -190,6 +227,9 @@ def test_a_head_is_saved_and_loaded(model, tmp_path: Path):
         save_file({**saved, "ctc.alignment.tokens": tokens}, tmp_path / "model.safetensors")
         with pytest.raises(MomeError, match=r"ctc\.alignment\.tokens are not ascending ids"):
             MomeForSpeechRecognition.from_pretrained(tmp_path)
+    save_file({**saved, "ctc.alignment.log_scale": torch.tensor(200.0)}, tmp_path / "model.safetensors")
+    with pytest.raises(MomeError, match=r"ctc\.alignment\.log_scale is too large"):
+        MomeForSpeechRecognition.from_pretrained(tmp_path)
 
 
 def test_its_operations_are_counted(model):

@@ -259,5 +259,12 @@ def test_the_aligned_connector_may_be_kept_for_decoding(toy: Path, tmp_path: Pat
 
     with pytest.raises(MomeError, match=r"align\.ctc_weight needs a stage of its own: give align\.epochs"):
         train(recipe(toy, tmp_path / "kept" / "none"), [*given, "align.steps=null", "align.ctc_weight=0.3"])
+    for option, said in (
+        (f"optim.start={output}", "the alignment, which optim.start leaves out"),
+        ("model.unfrozen=[audio_encoder]", "model.unfrozen=audio_encoder would train away"),
+        ("model.unfrozen=[language_model]", "model.unfrozen=language_model would train away"),
+    ):
+        with pytest.raises(MomeError, match=said):
+            train(recipe(toy, tmp_path / "kept" / "none"), [*given, "data.cache=clips", "align.ctc_weight=0.3", option])
     with pytest.raises(MomeError, match=r"has no alignment\.safetensors: name the folder align of a run"):
         keep_head(loaded, output, 0.3)

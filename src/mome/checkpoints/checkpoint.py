@@ -35,7 +35,8 @@ Model = TypeVar("Model", bound="SavedModel")
 STATISTICS = (".running_mean", ".running_var")
 """Ends of the names of a batch norm's running statistics."""
 
-_HEAD_TOKENS = "ctc.alignment.tokens"
+_HEAD_TOKENS, _HEAD_SCALE = "ctc.alignment.tokens", "ctc.alignment.log_scale"
+_LARGEST_SCALE = 20  # a logarithm; scales of cosines are about 4
 _WHAT = "a MoME speech recogniser"  # of an upload
 _FROM_AUTO = ("_from_auto", "_commit_hash", "adapter_kwargs")  # keywords that Transformers' Auto classes add
 
@@ -381,6 +382,8 @@ def _check_head(state: Mapping[str, Tensor], vocabulary: int, source: object) ->
     ascending = tokens.dtype == torch.int64 and bool((tokens[1:] > tokens[:-1]).all())
     if not ascending or tokens[0] < 0 or tokens[-1] >= vocabulary:
         raise MomeError(f"the weights in {source} are damaged: {_HEAD_TOKENS} are not ascending ids of tokens")
+    if state[_HEAD_SCALE] > _LARGEST_SCALE:
+        raise MomeError(f"the weights in {source} are damaged: {_HEAD_SCALE} is too large")
 
 
 def _refuse_unknown(keywords: dict[str, Any]) -> None:

@@ -254,6 +254,8 @@ class MomeConfig(PreTrainedConfig):
 
     def _check_ctc(self, head: CtcConfig) -> None:
         """Raise :class:`MomeError` if a CTC head hears what the model does not."""
+        if head.connector_config.joint != self.connector_config.joint:
+            raise MomeError("ctc has the connector joint, or the model has, and the other has not: give both or none")
         for side in ("audio", "video"):
             if getattr(head, f"{side}_rate") is not None and getattr(self, f"{side}_config") is None:
                 raise MomeError(f"ctc option {side}_rate is given, but the model has no {side} encoder: leave it out")

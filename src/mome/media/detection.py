@@ -105,6 +105,6 @@ def _steady(before: list[Face], after: list[Face]) -> list[tuple[Face, Face]] | 
 
 
 def _between(before: Face, after: Face, share: float) -> Face:
-    """The face at ``share`` of the way from one frame to another; its mouth region is that of the first."""
+    """The face at ``share`` of the way from one frame to another, without the mouth, which nobody has looked at."""
     box = (1 - share) * before.box + share * after.box
-    return replace(before, box=box, points=(1 - share) * before.points + share * after.points)
+    return replace(before, box=box, points=(1 - share) * before.points + share * after.points, mouth=None)

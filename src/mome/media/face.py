@@ -46,8 +46,8 @@ class Face:
     """(4,) float: left, top, width, height."""
     points: np.ndarray
     """(5, 2) float: right eye, left eye, nose tip, right and left mouth corner."""
-    mouth: np.ndarray
-    """(30, 30) uint8: the grey region around the mouth, two mouths wide."""
+    mouth: np.ndarray | None
+    """(30, 30) uint8: the grey region around the mouth, two mouths wide; None if it was not looked at."""
 
     @property
     def centre(self) -> np.ndarray:
@@ -79,13 +79,13 @@ class Track:
 
     @property
     def motion(self) -> float:
-        """Mean change of the mouth region between successive frames, 1 - correlation."""
+        """Mean change of the mouth region between successive frames that have it, 1 - correlation."""
         changes = [
             1 - float(cv2.matchTemplate(after.mouth, _core(before.mouth), cv2.TM_CCOEFF_NORMED).max())
             for first, second, before, after in zip(
                 self.frames, self.frames[1:], self.faces, self.faces[1:], strict=False
             )
-            if second == first + 1
+            if second == first + 1 and before.mouth is not None and after.mouth is not None
         ]
         return float(np.mean(changes)) if changes else 0.0
 

@@ -23,7 +23,9 @@ _FIRST_SCALE = 20.0  # of the cosines, which are from -1 to 1
 
 
 class Alignment(nn.Module):
-    """Scores tokens against the embeddings of the transcript tokens in use and a learned blank; for training only.
+    """Scores tokens against the embeddings of the transcript tokens in use and a learned blank.
+
+    For training, and for decoding as part of a CTC head (:mod:`mome.model.ctc`).
 
     A token's logits are its cosines with the K embeddings, times a learned scale, and a linear function of it for the
     blank, which is not bounded: most tokens at fine rates are blanks. As cosines leave the length of a
@@ -92,7 +94,8 @@ class Alignment(nn.Module):
         with torch.autocast(tokens.device.type, enabled=False):
             tokens, rows = tokens.float(), embedding.detach()[self.tokens].float()
             cosines = F.linear(F.normalize(tokens, dim=-1), F.normalize(rows, dim=-1))
-            return torch.cat([cosines * self.log_scale.exp(), self.blank(tokens)], dim=-1)
+            blank = F.linear(tokens, self.blank.weight.float(), self.blank.bias.float())
+            return torch.cat([cosines * self.log_scale.float().exp(), blank], dim=-1)
 
     @torch.no_grad()
     def decode(self, connected: Connected, embedding: Tensor) -> list[Tensor]:

@@ -148,16 +148,16 @@ class JointScores(LogitsProcessor):
     with the token, or that it ends. The head's part is computed on the CPU.
     """
 
-    def __init__(self, frames: Sequence[Tensor | None], tokens: Tensor, end: int, weight: float) -> None:
+    def __init__(self, frames: Sequence[Tensor | None], tokens: Tensor, ends: Sequence[int], weight: float) -> None:
         """Decode B clips.
 
         Args:
             frames: what :class:`CtcHead` gives.
             tokens: ``(K,)`` int64 ids that the head knows.
-            end: id of the end token.
+            ends: ids of the end tokens.
             weight: of the head, from 0 to 1.
         """
-        self.tokens, self.end, self.weight = tokens.cpu(), end, weight
+        self.tokens, self.ends, self.weight = tokens.cpu(), list(ends), weight
         self.heard = torch.tensor([each is not None for each in frames])
         longest = max((len(each) for each in frames if each is not None), default=0)
         # Blanks, which change nothing, follow a clip's frames; so does one a clip without any.
@@ -188,7 +188,11 @@ class JointScores(LogitsProcessor):
 
         own = torch.full(scores.shape, _LEAST, dtype=torch.float64)
         own[:, self.tokens] = going_on - prefixes.score[:, None]
-        own[:, self.end] = ending - prefixes.score
+        own[:, self.ends] = (ending - prefixes.score)[:, None]
+        lost = prefixes.score < _NEVER / 2  # more tokens than there are frames: all that is left is to end
+        ending_only = torch.full_like(own, _LEAST)
+        ending_only[:, self.ends] = 0
+        own = torch.where(lost[:, None], ending_only, own)
         own = own.clamp(min=_LEAST).to(scores)
         joint = (1 - self.weight) * scores.log_softmax(-1) + self.weight * own
         joint = joint.masked_fill(scores == -torch.inf, -torch.inf)  # also for the head alone: nothing times infinity

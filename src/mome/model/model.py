@@ -371,13 +371,13 @@ class MomeForSpeechRecognition(SavedModel):
             size = 0 if features is None else len(features.frames)
             prepared = self.prepare(encoded, [rates] * size if isinstance(rates, Rates) else rates)
         options.pop(PER_SECOND, None)
-        ends = options.get("eos_token_id", self.language_model.generation_config.eos_token_id)
-        end = ends[0] if isinstance(ends, list) else ends
+        given = options.get("eos_token_id", self.language_model.generation_config.eos_token_id)
+        ends = given if isinstance(given, list) else [] if given is None else [given]
         processors = list(options.get("logits_processor", []))
         if weight := options.pop(CTC_WEIGHT, 0):
-            processors.append(self._joint_scores(encoded, prepared.rates, end, weight))
+            processors.append(self._joint_scores(encoded, prepared.rates, ends, weight))
         if most_tokens is not None:
-            processors.append(TokenLimit(most_tokens, end))
+            processors.append(TokenLimit(most_tokens, ends[0]))
         if processors:
             options["logits_processor"] = processors
         if not self.config.adapter_groups and active_experts is None:
@@ -386,15 +386,15 @@ class MomeForSpeechRecognition(SavedModel):
             return generate(self.language_model, prepared, options)
 
     def _joint_scores(
-        self, encoded: EncodedClips | None, rates: Sequence[Rates], end: int, weight: float
+        self, encoded: EncodedClips | None, rates: Sequence[Rates], ends: Sequence[int], weight: float
     ) -> JointScores:
         """What mixes the CTC head's scores with the language model's; raises :class:`MomeError` without a head."""
         if self.ctc is None:
             raise MomeError(f"{CTC_WEIGHT} = {weight:g} is not possible: the model has no CTC head, leave it out")
         if encoded is None:
-            raise ValueError("joint decoding needs the encoder features: give encoded")
+            raise ValueError("joint decoding needs the encoder features: give encoded beside prepared, or ctc_weight=0")
         frames = self.ctc(encoded.audio, encoded.video, rates, self.get_input_embeddings().weight)
-        return JointScores(frames, self.ctc.alignment.tokens, end, weight)
+        return JointScores(frames, self.ctc.alignment.tokens, ends, weight)
 
     def merge(self, which: str | Rates | None = None, parts: Collection[str] | None = None) -> Self:
         """Merge the LoRA into the weights of its backbone, which gives the same output without extra cost.

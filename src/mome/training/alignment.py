@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import nn
 
 from mome.checkpoints.folder import model_folder, read_config, read_weights
 from mome.checkpoints.settings import blaming
+from mome.config import MomeConfig
 from mome.config.generation import CTC_WEIGHT
 from mome.connectors import Connector
 from mome.connectors.projectors import RateProjectors
@@ -68,22 +70,30 @@ def alignment(model: MomeForSpeechRecognition, dataset: SpeechDataset) -> Alignm
 def spread(connector: Connector, logs: Sequence[Mapping[str, Any]]) -> None:
     """Let the projectors of rates too coarse for CTC start from those of the coarsest rate that was aligned.
 
-    A rate is too coarse if more than half of the clips were left out. That concerns projectors of averaged frames, one
-    for each rate: other connectors share their weights among the rates, or have weights of another shape for each.
+    That concerns projectors of averaged frames, one for each rate: other connectors share their weights among the
+    rates, or have weights of another shape for each.
     """
     for modality in ("audio", "video"):
         projectors = getattr(connector, modality, None)
         if not isinstance(projectors, RateProjectors) or projectors.method != "average":
             continue
-        shares: dict[int, list[float]] = {rate: [] for rate in projectors.rates}
-        for name, share in (pair for entry in logs for pair in entry.items() if pair[0].startswith("left_out/")):
-            rate = getattr(Rates.parse(name.removeprefix("left_out/")), modality)
-            if rate in shares:
-                shares[rate].append(share)
-        aligned = [rate for rate, each in shares.items() if each and sum(each) / len(each) <= 0.5]
-        for rate in shares.keys() - aligned:
+        aligned = set(_aligned(logs, modality)) & set(projectors.rates)
+        for rate in set(projectors.rates) - aligned:
             if aligned:
                 projectors.projector(rate).load_state_dict(projectors.projector(max(aligned)).state_dict())
+
+
+def _aligned(logs: Sequence[Mapping[str, Any]], modality: str) -> list[int]:
+    """The rates of a modality that an alignment was trained at, without those too coarse for CTC.
+
+    A rate is too coarse if more than half of the clips were left out.
+    """
+    shares: dict[int, list[float]] = {}
+    for name, share in (pair for entry in logs for pair in entry.items() if pair[0].startswith("left_out/")):
+        rate = getattr(Rates.parse(name.removeprefix("left_out/")), modality)
+        if rate is not None:
+            shares.setdefault(rate, []).append(share)
+    return [rate for rate, each in shares.items() if sum(each) / len(each) <= 0.5]
 
 
 def take_connector(model: MomeForSpeechRecognition, name: str) -> None:
@@ -109,21 +119,24 @@ def keep_head(model: MomeForSpeechRecognition, folder: Path, weight: float) -> N
     config, what = read_config(folder), f"the alignment in {folder}"
     if not (folder / ALIGNMENT).is_file():
         raise MomeError(f"{folder} has no {ALIGNMENT}: name the folder align of a run")
+    kept = MomeConfig.from_dict(model.config.to_dict())
     with blaming(what):
         state = load_file(folder / ALIGNMENT)
-        model.config.ctc = {
+        logs = json.loads((folder / "history.json").read_text())
+        kept.ctc = {
             "tokens": len(state["tokens"]),
-            "audio_rate": min(config.audio_rates, default=None),
-            "video_rate": min(config.video_rates, default=None),
+            "audio_rate": min(_aligned(logs, "audio"), default=None),
+            "video_rate": min(_aligned(logs, "video"), default=None),
             "compression": config.compression,
             "projector_hidden": config.projector_hidden,
             "projector_norm": config.projector_norm,
             "connector": config.connector,
         }
-        model.config.generation = {**(model.config.generation or {}), CTC_WEIGHT: weight}
-        model.ctc = CtcHead(model.config).to(model.device, model.dtype)
-        model.ctc.alignment.load_state_dict(state)
-    _load_connector(model.ctc.connector, folder, what)
+        head = CtcHead(kept)
+        head.alignment.load_state_dict(state)
+    _load_connector(head.connector, folder, what)
+    model.ctc, model.config.ctc = head.to(model.device, model.dtype), kept.ctc
+    model.config.generation = {**(model.config.generation or {}), CTC_WEIGHT: weight}
 
 
 def _load_connector(own: Connector, folder: Path, what: str) -> None:

@@ -407,6 +407,11 @@ class Recipe:
             raise MomeError(
                 f"data.cache=tokens keeps the features of an encoder that model.{trained[0]} trains: choose clips"
             )
+        if self.align.ctc_weight is not None:
+            if self.optim.start is not None:
+                raise MomeError("align.ctc_weight needs the alignment, which optim.start leaves out: give one of them")
+            if moved := [*trained, *(f"unfrozen={name}" for name in self.model.unfrozen if name == "language_model")]:
+                raise MomeError(f"align.ctc_weight keeps what model.{moved[0]} would train away from: leave one out")
         if self.data.cache != "tokens":
             for key in ("feature_time_masks", "feature_channel_masks"):
                 if getattr(self.augment, key):

@@ -47,7 +47,7 @@ from mome.training.schedule import RateSchedule, TopKSchedule
 from mome.training.sharding import shard_frozen
 from mome.training.sharing import SkippedClips, error_rates, own_batches, store_clips, store_features
 from mome.training.start import take_trained
-from mome.training.trainer import MatryoshkaTrainer, Validate, load_weights, save_alignment
+from mome.training.trainer import ALIGNMENT, MatryoshkaTrainer, Validate, load_weights, save_alignment
 
 
 def train(name: str | Path, overrides: Sequence[str] = (), resume: bool = False) -> Path:
@@ -101,6 +101,9 @@ def train(name: str | Path, overrides: Sequence[str] = (), resume: bool = False)
         plan = replace(
             plan, valid_rows=[rows[place] for place in range(len(dataset), len(rows)) if place not in skipped.found]
         )
+        kept = Path(alignment_recipe(recipe).output) / ALIGNMENT
+        if checkpoint is not None and recipe.align.ctc_weight is not None and not kept.exists():
+            raise MomeError(f"{kept} is gone, which align.ctc_weight keeps: start in another folder, or leave it out")
         if checkpoint is None and recipe.optim.start is not None:
             take_trained(model, recipe.optim.start)
         elif checkpoint is None and recipe.align.start is not None:

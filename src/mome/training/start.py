@@ -11,7 +11,7 @@ from mome.model import MomeForSpeechRecognition
 
 @torch.no_grad()
 def take_trained(model: MomeForSpeechRecognition, name: str) -> None:
-    """Copy the trained parts of another model, its connector and adapters, into this one's.
+    """Copy the trained parts of another model, its connector and adapters, into this one's; not a CTC head.
 
     Args:
         model: a model with the same rates, and trained parts of the same kind and size.
