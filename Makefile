@@ -164,8 +164,8 @@ results-base: backbones $(BASE)/speech.done  ## Measure the model of English; wr
 		$(EVALUATE) --model mome-base --task asr --data $(BASE)/test.csv --split $$split --out results/mome-base-$$split.json; \
 		$(EVALUATE) --model mome-base --task asr --data $(BASE)/test.csv --split $$split --ctc-weight 0 \
 			--out results/mome-base-lm-$$split.json; \
-		$(EVALUATE) --model mome-base --task asr --rates 4,- --data $(BASE)/test.csv --split $$split --ctc-weight 1 \
-			--out results/mome-base-ctc-$$split.json; \
+		$(BIN)/python -m scripts.mome_base.best_path $(BASE)/test.csv $$split build/best-path-$$split.csv; \
+		$(BIN)/mome score build/best-path-$$split.csv --data $(BASE)/test.csv --split $$split --out results/best-path-$$split.json; \
 		$(BIN)/python -m scripts.mome_base.own_decoder $(BASE)/test.csv $$split build/whisper-base-$$split.csv; \
 		$(BIN)/mome score build/whisper-base-$$split.csv --data $(BASE)/test.csv --split $$split --normalize whisper \
 			--out results/whisper-base-$$split.json; \
@@ -179,7 +179,7 @@ results-base: backbones $(BASE)/speech.done  ## Measure the model of English; wr
 			--out results/whisper-base-clip-$$silence.json; \
 	done
 	$(BIN)/python -m scripts.mome_base.bundle src/mome/mome-base \
-		--results $(foreach system,mome-base mome-base-lm mome-base-ctc pooled whisper-base, \
+		--results $(foreach system,mome-base mome-base-lm best-path pooled whisper-base, \
 		$(foreach split,other clean,results/$(system)-$(split).json))
 
 results-comparison: $(INSTALLED)  ## Train all systems on GRID; writes results/comparison/ and the tables of docs/results.md

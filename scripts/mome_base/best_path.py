@@ -1,0 +1,46 @@
+"""Transcribe with the CTC head of mome-base alone, by its best path: the control of joint decoding.
+
+    python -m scripts.mome_base.best_path MANIFEST SPLIT OUT.csv [--model mome-base]
+
+`mome score OUT.csv` gives the word error rate. The language model is not run.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import mome
+from mome.data.manifests import read_manifest
+from mome.data.tables import table_text
+from mome.files import write_text
+from mome.rates import Rates
+
+
+def main() -> None:
+    """Write the transcripts."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("manifest", type=Path)
+    parser.add_argument("split")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--model", default="mome-base")
+    args = parser.parse_args()
+    transcriber = mome.load(args.model)
+    model, head = transcriber.model, transcriber.model.ctc
+    if head is None:
+        raise SystemExit(f"{args.model} has no CTC head")
+    rates = Rates(head.options.audio_rate, None)
+    lines = []
+    for row in read_manifest(args.manifest, args.split):
+        clip = transcriber.load_clip(row.path, [transcriber.default_rates])
+        encoded = transcriber.encode([clip], [[transcriber.default_rates]], 1)
+        (frames,) = head(encoded.audio, None, [rates], model.get_input_embeddings().weight)
+        path = frames.argmax(-1).unique_consecutive()
+        tokens = head.alignment.tokens
+        text = transcriber.processor.tokenizer.decode(tokens[path[path < len(tokens)]])
+        lines.append((row.id, text.strip(), "its CTC head alone", "asr", str(rates)))
+    write_text(args.out, table_text(("id", "text", "system", "task", "rates"), lines))
+
+
+if __name__ == "__main__":
+    main()
