@@ -78,11 +78,12 @@ def main() -> None:
     parser.add_argument("--run", type=Path, action="append", default=[], help="a stage's; the last is bundled")
     parser.add_argument("--ctc", type=Path, help="folder of an alignment, whose connector becomes the CTC head")
     parser.add_argument("--results", type=Path, nargs="*", default=[], help="JSON of mome evaluate and mome score")
-    parser.add_argument("--curve", type=Path, help="JSON file to write, with --run")
+    parser.add_argument("--curve", type=Path, help="JSON file to write, with --run or --ctc")
     args = parser.parse_args()
-    if args.run and args.curve:
+    if args.curve:
         versions = {name: version(name) for name in ("mome", "torch", "transformers")}
-        write_json(args.curve, {"versions": versions, "stages": [curve(run) for run in args.run]})
+        stages = [*args.run, *([args.ctc] if args.ctc else [])]
+        write_json(args.curve, {"versions": versions, "stages": [curve(run) for run in stages]})
     if args.run or args.ctc:
         trained = mome.load(args.run[-1] if args.run else args.out)
         if args.ctc:
