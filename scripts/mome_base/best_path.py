@@ -7,24 +7,17 @@
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-
 import mome
 from mome.data.manifests import read_manifest
 from mome.data.tables import table_text
 from mome.files import write_text
 from mome.rates import Rates
+from scripts.mome_base.pooled import arguments
 
 
 def main() -> None:
     """Write the transcripts."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("manifest", type=Path)
-    parser.add_argument("split")
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--model", default="mome-base")
-    args = parser.parse_args()
+    args = arguments(__doc__)
     transcriber = mome.load(args.model)
     model, head = transcriber.model, transcriber.model.ctc
     if head is None:

@@ -34,14 +34,19 @@ class Pooled(nn.Module):
         return compress(tokens, lengths, rate // self.finest)
 
 
-def main() -> None:
-    """Write the transcripts at every rate."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def arguments(description: str | None) -> argparse.Namespace:
+    """The command line of a control: clips, the file to write, and the model."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("manifest", type=Path)
     parser.add_argument("split")
     parser.add_argument("out", type=Path)
     parser.add_argument("--model", default="mome-base")
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Write the transcripts at every rate."""
+    args = arguments(__doc__)
     transcriber = mome.load(args.model)
     connector: Any = transcriber.model.connector
     connector.audio = Pooled(connector.audio, min(transcriber.model.config.audio_rates))
