@@ -79,6 +79,26 @@ def test_the_loss_is_the_sum_over_all_paths():
     assert rows.grad is None, "the language model is frozen"
 
 
+def test_the_gradient_is_that_of_ctc_over_all_logits():
+    aligned, rows, clips = alignment(), embedding().detach(), tokens(4, 5, 3)
+    aligned(connected(clips), LABELS, rows)[0].backward()
+    padded = torch.nn.utils.rnn.pad_sequence([clip.detach() for clip in clips]).requires_grad_()
+    length = rows[USED].norm(dim=-1).mean()
+    real = torch.cat([padded[: len(clip), place] for place, clip in enumerate(clips)])
+    everything = torch.nn.functional.ctc_loss(
+        aligned.logits(padded, rows).log_softmax(-1),
+        torch.tensor([1, 0, 2, 2, 0, 1, 2]),
+        torch.tensor([4, 5, 3]),
+        torch.tensor([2, 2, 3]),
+        blank=3,
+        reduction="sum",
+    )
+    (everything / 7 + (real.norm(dim=-1) / length).log().square().mean()).backward()
+    for place, clip in enumerate(clips):
+        torch.testing.assert_close(clip.grad, padded.grad[: len(clip), place])
+        assert not padded.grad[len(clip) :, place].any()
+
+
 def test_clips_with_fewer_tokens_than_their_labels_need_are_left_out():
     aligned, rows = alignment(), embedding()
     fitting, short, repeated = tokens(2, 2, 2)  # of the labels 4 1, 1 4 7 and 7 7: two equal ones need three tokens

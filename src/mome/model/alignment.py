@@ -77,14 +77,7 @@ class Alignment(nn.Module):
         if not kept:
             return torch.stack([row.float().sum() for row, _ in pairs]).sum() * 0, share
         rows, labels = zip(*kept, strict=True)
-        likelihood = F.ctc_loss(
-            self.logits(nn.utils.rnn.pad_sequence(list(rows)), embedding).log_softmax(-1),
-            torch.cat(labels),
-            torch.tensor([len(row) for row in rows]),
-            torch.tensor([len(label) for label in labels]),
-            blank=len(self.tokens),
-            reduction="sum",
-        )
+        likelihood = _ctc(self.logits(torch.cat(rows), embedding), list(map(len, rows)), labels)
         length = embedding.detach()[self.tokens].float().norm(dim=-1).mean()
         ratio = torch.cat(rows).float().norm(dim=-1) / length + 1e-9
         return likelihood / max(sum(map(len, labels)), 1) + ratio.log().square().mean(), share
@@ -106,3 +99,28 @@ class Alignment(nn.Module):
             path = self.logits(tokens, embedding).argmax(-1).unique_consecutive()
             ids.append(self.tokens[path[path < len(self.tokens)]])
         return ids
+
+
+def _ctc(logits: Tensor, lengths: list[int], labels: Sequence[Tensor]) -> Tensor:
+    """CTC's negative log-likelihood of some clips together.
+
+    As :func:`torch.nn.functional.ctc_loss` of all logits, but several times cheaper where there are thousands: a clip's
+    paths are of its own labels and blanks only, and of all others the sum is enough.
+
+    Args:
+        logits: ``(M, K + 1)`` of the clips' M tokens, one clip after the other, the blank's last.
+        lengths: each clip's number of tokens.
+        labels: each clip's, ``(S_i,)`` int64 below K.
+    """
+    blank = logits.shape[1] - 1
+    used, places = zip(*(label.unique(return_inverse=True) for label in labels), strict=True)
+    columns = nn.utils.rnn.pad_sequence([F.pad(each, (1, 0), value=blank) for each in used], True, blank)
+    counts = torch.tensor(lengths, device=logits.device)
+    picked = logits.gather(1, columns.repeat_interleave(counts, dim=0)) - logits.logsumexp(1, keepdim=True)
+    scores = nn.utils.rnn.pad_sequence(list(picked.split(lengths)))
+    likelihood = F.ctc_loss(
+        scores, torch.cat(places) + 1, counts, torch.tensor([len(label) for label in labels]), reduction="sum"
+    )
+    # PyTorch's gradient is that of a log_softmax before it, and has a term for each column that does not belong here.
+    surplus = (picked.detach().exp() * picked).sum()
+    return likelihood - surplus + surplus.detach()
