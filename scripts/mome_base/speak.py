@@ -42,7 +42,7 @@ def sentences(folder: Path) -> Iterator[str]:
             for mark, plain in ((" @-@ ", "-"), (" @,@ ", ","), (" @.@ ", ".")):
                 text = text.replace(mark, plain)
             for sentence in re.split(r'(?<=[.!?]) (?=[A-Z"])', text):
-                sentence = re.sub(r" ('s|n't|'re|'ll|'ve|'d|'m)\b", r"\1", sentence)
+                sentence = re.sub(r" ('s|'t|n't|'re|'ll|'ve|'d|'m)\b", r"\1", sentence)
                 yield re.sub(r' ([,.;:!?)])|"\s*', r"\1", sentence).replace("( ", "(")
 
 
