@@ -157,7 +157,7 @@ class JointScores(LogitsProcessor):
             ends: ids of the end tokens.
             weight: of the head, from 0 to 1.
         """
-        self.tokens, self.ends, self.weight = tokens.cpu(), list(ends), weight
+        self.tokens, self.ends, self.weight = tokens.cpu(), torch.tensor(ends, dtype=torch.int64), weight
         self.heard = torch.tensor([each is not None for each in frames])
         longest = max((len(each) for each in frames if each is not None), default=0)
         # Blanks, which change nothing, follow a clip's frames; so does one a clip without any.
@@ -167,6 +167,7 @@ class JointScores(LogitsProcessor):
             if each is not None:
                 row[: len(each)] = each
         self.chances = self.frames[..., :-1].exp()
+        self.blanks = self.frames[..., -1].double().cumsum(1)
         self.rows: dict[tuple[int, ...], int] = {}
         self.prefixes: _Prefixes | None = None
 
@@ -186,21 +187,21 @@ class JointScores(LogitsProcessor):
         going_on[repeating, prefixes.last[repeating]] = again[repeating]
         ending = torch.logaddexp(prefixes.token, prefixes.blank)[:, -1]
 
-        own = torch.full(scores.shape, _LEAST, dtype=torch.float64)
-        own[:, self.tokens] = going_on - prefixes.score[:, None]
-        own[:, self.ends] = (ending - prefixes.score)[:, None]
+        own = (going_on - prefixes.score[:, None]).clamp(min=_LEAST)
+        end = (ending - prefixes.score).clamp(min=_LEAST)
         lost = prefixes.score < _NEVER / 2  # more tokens than there are frames: all that is left is to end
-        ending_only = torch.full_like(own, _LEAST)
-        ending_only[:, self.ends] = 0
-        own = torch.where(lost[:, None], ending_only, own)
-        own = own.clamp(min=_LEAST).to(scores)
-        joint = (1 - self.weight) * scores.log_softmax(-1) + self.weight * own
+        own[lost], end[lost] = _LEAST, 0
+
+        models = (1 - self.weight) * scores.log_softmax(-1)
+        joint = models + self.weight * _LEAST
+        for places, ours in ((self.tokens, own), (self.ends, end[:, None])):
+            joint[:, places] = models[:, places] + self.weight * ours.to(scores)
         joint = joint.masked_fill(scores == -torch.inf, -torch.inf)  # also for the head alone: nothing times infinity
         return torch.where(self.heard[clips].to(scores.device)[:, None], joint, scores)
 
     def _follow(self, written: list[list[int]], clips: Tensor) -> _Prefixes:
         """The state of each row, from that of the row which it continues."""
-        blanks = self.frames[..., -1].double().cumsum(1)[clips]
+        blanks = self.blanks[clips]
         if self.prefixes is None:
             return _Prefixes.empty(blanks)
         parents = [self.rows[int(clip), *ids[:-1]] for clip, ids in zip(clips, written, strict=True)]
