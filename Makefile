@@ -215,6 +215,7 @@ bench: backbones  ## Measure times and what they buy; writes results/benchmarks/
 	$(BIN)/python -m benchmarks.matryoshka_step
 	$(BIN)/python -m benchmarks.growth
 	$(BIN)/python -m benchmarks.transcription $(GRID)/manifest.csv $(SPEECH)/manifest.csv
+	$(BIN)/python -m benchmarks.joint_decoding $(SPEECH)/manifest.csv
 	$(BIN)/python -m benchmarks.fewer_bits $(SPEECH)/manifest.csv
 	$(BIN)/python -m benchmarks.serving $(SPEECH)/manifest.csv
 	$(BIN)/python -m scripts.serving.load
