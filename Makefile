@@ -102,18 +102,21 @@ BASE := build/mome-base
 VOICE := $(BASE)/voice
 # Folders of the second stage's manifests; joe reads on where the first stage's 2.6 hours end.
 MORE := ./ flite/ joe/ kokoro/ speeds/
+# Those of the CTC head's, which hears word lists besides.
+HEARD := $(MORE) words-joe/ words-flite/
+manifests = 'data.manifests=[$(subst $(space),$(comma),$(1:%=$(BASE)/%manifest.csv))]'
 TRAIN_BASE = $(BIN)/torchrun --standalone --nproc-per-node $(PROCESSES) -m mome train mome-base --resume 'augment.noise=[]'
 PROCESSES ?= 2
 
 mome-base: export MOME_BACKBONES := $(MOME_BACKBONES)
-mome-base: backbones $(BASE)/speech.done $(BASE)/synthetic.done $(BASE)/more.done  ## Train the model of English into runs/mome-base (hours; goes on where it stopped)
+mome-base: backbones $(BASE)/speech.done $(BASE)/synthetic.done $(BASE)/more.done $(BASE)/words.done  ## Train the model of English into runs/mome-base (hours; goes on where it stopped)
 	$(TRAIN_BASE) 'data.manifests=[$(BASE)/manifest.csv,$(BASE)/synthetic/manifest.csv]' output=runs/mome-base-first $(ARGS)
-	$(TRAIN_BASE) 'data.manifests=[$(subst $(space),$(comma),$(MORE:%=$(BASE)/%manifest.csv))]' output=runs/mome-base \
+	$(TRAIN_BASE) $(call manifests,$(MORE)) output=runs/mome-base \
 		model.audio_context=clip+silence optim.start=runs/mome-base-first optim.learning_rate=1e-3 \
 		optim.connector_learning_rate=3e-4 optim.steps=1200 validation.every_steps=400 validation.limit=39 $(ARGS)
-	$(TRAIN_BASE) 'data.manifests=[$(subst $(space),$(comma),$(MORE:%=$(BASE)/%manifest.csv))]' output=runs/mome-base-head \
+	$(TRAIN_BASE) $(call manifests,$(HEARD)) output=runs/mome-base-head \
 		model.audio_context=clip+silence model.audio_rates=[4] model.compression=average model.projector_hidden=1536 \
-		align.epochs=5 optim.steps=1 'validation.rates=["4,-"]' validation.every_steps=300 $(ARGS)
+		align.epochs=4 optim.steps=1 'validation.rates=["4,-"]' validation.every_steps=300 $(ARGS)
 	$(BIN)/python -m scripts.mome_base.bundle src/mome/mome-base --run runs/mome-base-first --run runs/mome-base \
 		--ctc runs/mome-base-head/align --curve results/mome-base-training.json
 
@@ -140,6 +143,16 @@ $(BASE)/more.done: $(BASE)/speech.done $(BASE)/synthetic.done
 	$(VOICE)/bin/python scripts/mome_base/speak.py $(WIKITEXT) $(BASE)/joe --hours 9
 	$(VOICE)/bin/python scripts/mome_base/speak.py $(WIKITEXT) $(BASE)/flite --flite slt --flite rms --flite awb
 	$(VOICE)/bin/python scripts/mome_base/speeds.py $(BASE)/manifest.csv $(BASE)/speeds
+	@touch $@
+
+# Words of which people and WikiText say too little.
+WORDS = $(VOICE)/bin/python scripts/mome_base/speak.py $(BASE)/words.txt
+
+$(BASE)/words.done: $(BASE)/more.done
+	$(VOICE)/bin/pip install --quiet --disable-pip-version-check wordfreq==3.1.1
+	$(VOICE)/bin/python scripts/mome_base/words.py $(BASE)/words.txt $(patsubst %,$(BASE)/%manifest.csv,$(filter-out speeds/,$(MORE)))
+	$(WORDS) $(BASE)/words-joe --hours 3
+	$(WORDS) $(BASE)/words-flite --hours 6 --flite slt --flite rms --flite awb
 	@touch $@
 
 # --- figures ---------------------------------------------------------------------------------------------------
