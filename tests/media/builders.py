@@ -41,6 +41,7 @@ def write(
         video = audio = None
         if frames is not None:
             video = out.add_stream(video_codec, rate=1 / clock)
+            video.codec_context.thread_count = 1  # the same file on every machine
             video.height, video.width = frames[0].shape[:2]
             video.pix_fmt = "yuv420p"
             video.time_base = video.codec_context.time_base = clock

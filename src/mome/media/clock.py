@@ -123,6 +123,7 @@ class _Survey:
         self.joined = joined
         self.streams: dict[int, _Stream] = {}
         self.parts: list[_Part] = []
+        self.alone = False  # whether the last part is one stream's, which the part before lacks: it may belong there
 
     def of(self, packets: Iterable[av.Packet[Any]]) -> dict[int, Clock]:
         for packet in packets:
@@ -147,6 +148,7 @@ class _Survey:
             stream.clock.packets = stream.packets
             if stream.doubtful is not None:
                 stream.clock.wrong(stream.doubtful.number)
+        self._settle()
         self._place()
         return {index: stream.clock for index, stream in self.streams.items()}
 
@@ -156,10 +158,10 @@ class _Survey:
         doubtful, stream.doubtful = stream.doubtful, None
         if not stream.parts:
             # A stream that only the second recording has may start before a jump reveals that recording.
-            late = self.joined and self.parts and self.parts[-1].now - packet.sent > _INTERLEAVED
+            late = self.joined and bool(self.parts) and self.parts[-1].now - packet.sent > _INTERLEAVED
             begins = not self.parts or late
             stream.parts.append(
-                (packet.number, self._part_of(packet.sent, len(self.parts)) if begins else len(self.parts) - 1)
+                (packet.number, self._part_of(index, packet.sent, len(self.parts)) if begins else len(self.parts) - 1)
             )
         elif self._jumps(packet.sent, stream.sent, stream.parts[-1][1], back):
             if doubtful is None or self._jumps(packet.sent, doubtful.sent, None, back):
@@ -167,7 +169,7 @@ class _Survey:
                     stream.clock.wrong(doubtful.number)
                 stream.doubtful = packet
                 return
-            stream.parts.append((doubtful.number, self._part_of(doubtful.sent, stream.parts[-1][1])))
+            stream.parts.append((doubtful.number, self._part_of(index, doubtful.sent, stream.parts[-1][1])))
             self._take(index, doubtful)
         elif doubtful is not None:
             stream.clock.wrong(doubtful.number)
@@ -177,13 +179,30 @@ class _Survey:
         latest = before if part is None else max(before, self.parts[part].latest)
         return sent < before - back or sent > latest + BROKEN_CLOCK
 
-    def _part_of(self, sent: float, last: int) -> int:
+    def _part_of(self, index: int, sent: float, last: int) -> int:
         """Index of the part that another stream began at about this time, or of a new part."""
         for number in range(last + 1, len(self.parts)):
             if abs(sent - self.parts[number].now) < _INTERLEAVED:
+                self.alone = False
                 return number
+        self._settle()
+        self.alone = bool(self.parts) and index not in self.parts[-1].starts
         self.parts.append(_Part(sent, sent, {index: stream.sent for index, stream in self.streams.items()}))
         return len(self.parts) - 1
+
+    def _settle(self) -> None:
+        """Put a part that stayed one stream's into the part before: its packets only came late in the file."""
+        if not self.alone:
+            return
+        self.alone = False
+        part = self.parts.pop()
+        last = len(self.parts) - 1
+        for stream in self.streams.values():
+            stream.parts[:] = [(first, min(among, last)) for first, among in stream.parts]
+        whole = self.parts[last]
+        whole.now, whole.latest = part.now, max(whole.latest, part.latest)
+        whole.starts |= part.starts
+        whole.ends |= part.ends
 
     def _take(self, index: int, packet: _Packet) -> None:
         stream = self.streams[index]
