@@ -116,7 +116,7 @@ mome-base: backbones $(BASE)/speech.done $(BASE)/synthetic.done $(BASE)/more.don
 		optim.connector_learning_rate=3e-4 optim.steps=1200 validation.every_steps=400 validation.limit=39 $(ARGS)
 	$(TRAIN_BASE) $(call manifests,$(HEARD)) output=runs/mome-base-head \
 		model.audio_context=clip+silence model.audio_rates=[4] model.compression=average model.projector_hidden=1536 \
-		align.epochs=4 optim.steps=1 'validation.rates=["4,-"]' validation.every_steps=300 $(ARGS)
+		align.epochs=3 optim.steps=1 'validation.rates=["4,-"]' validation.every_steps=300 $(ARGS)
 	$(BIN)/python -m scripts.mome_base.bundle src/mome/mome-base --run runs/mome-base-first --run runs/mome-base \
 		--ctc runs/mome-base-head/align --curve results/mome-base-training.json
 
@@ -152,7 +152,7 @@ $(BASE)/words.done: $(BASE)/more.done
 	$(VOICE)/bin/pip install --quiet --disable-pip-version-check wordfreq==3.1.1
 	$(VOICE)/bin/python scripts/mome_base/words.py $(BASE)/words.txt $(patsubst %,$(BASE)/%manifest.csv,$(filter-out speeds/,$(MORE)))
 	$(WORDS) $(BASE)/words-joe --hours 3
-	$(WORDS) $(BASE)/words-flite --hours 6 --flite slt --flite rms --flite awb
+	$(WORDS) $(BASE)/words-flite --hours 7 --flite slt --flite rms --flite awb
 	@touch $@
 
 # --- figures ---------------------------------------------------------------------------------------------------
