@@ -102,21 +102,19 @@ BASE := build/mome-base
 VOICE := $(BASE)/voice
 # Folders of the second stage's manifests; joe reads on where the first stage's 2.6 hours end.
 MORE := ./ flite/ joe/ kokoro/ speeds/
-# Those of the CTC head's, which hears word lists besides.
-HEARD := $(MORE) words-joe/ words-flite/
 manifests = 'data.manifests=[$(subst $(space),$(comma),$(1:%=$(BASE)/%manifest.csv))]'
 TRAIN_BASE = $(BIN)/torchrun --standalone --nproc-per-node $(PROCESSES) -m mome train mome-base --resume 'augment.noise=[]'
 PROCESSES ?= 2
 
 mome-base: export MOME_BACKBONES := $(MOME_BACKBONES)
-mome-base: backbones $(BASE)/speech.done $(BASE)/synthetic.done $(BASE)/more.done $(BASE)/words.done  ## Train the model of English into runs/mome-base (hours; goes on where it stopped)
+mome-base: backbones $(BASE)/speech.done $(BASE)/synthetic.done $(BASE)/more.done  ## Train the model of English into runs/mome-base (hours; goes on where it stopped)
 	$(TRAIN_BASE) 'data.manifests=[$(BASE)/manifest.csv,$(BASE)/synthetic/manifest.csv]' output=runs/mome-base-first $(ARGS)
 	$(TRAIN_BASE) $(call manifests,$(MORE)) output=runs/mome-base \
 		model.audio_context=clip+silence optim.start=runs/mome-base-first optim.learning_rate=1e-3 \
 		optim.connector_learning_rate=3e-4 optim.steps=1200 validation.every_steps=400 validation.limit=39 $(ARGS)
-	$(TRAIN_BASE) $(call manifests,$(HEARD)) output=runs/mome-base-head \
+	$(TRAIN_BASE) $(call manifests,$(MORE)) output=runs/mome-base-head \
 		model.audio_context=clip+silence model.audio_rates=[4] model.compression=average model.projector_hidden=1536 \
-		align.epochs=3 optim.steps=1 'validation.rates=["4,-"]' validation.every_steps=300 $(ARGS)
+		align.epochs=5 optim.steps=1 'validation.rates=["4,-"]' validation.every_steps=300 $(ARGS)
 	$(BIN)/python -m scripts.mome_base.bundle src/mome/mome-base --run runs/mome-base-first --run runs/mome-base \
 		--ctc runs/mome-base-head/align --curve results/mome-base-training.json
 
@@ -145,7 +143,7 @@ $(BASE)/more.done: $(BASE)/speech.done $(BASE)/synthetic.done
 	$(VOICE)/bin/python scripts/mome_base/speeds.py $(BASE)/manifest.csv $(BASE)/speeds
 	@touch $@
 
-# Words of which people and WikiText say too little.
+# Words of which people and WikiText say too little; tried for the CTC head, see scripts/mome_base/README.md.
 WORDS = $(VOICE)/bin/python scripts/mome_base/speak.py $(BASE)/words.txt
 
 $(BASE)/words.done: $(BASE)/more.done
