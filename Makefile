@@ -102,17 +102,17 @@ BASE := build/mome-base
 VOICE := $(BASE)/voice
 # Folders of the second stage's manifests; joe reads on where the first stage's 2.6 hours end.
 MORE := ./ flite/ joe/ kokoro/ speeds/
-manifests = 'data.manifests=[$(subst $(space),$(comma),$(1:%=$(BASE)/%manifest.csv))]'
+MANIFESTS = 'data.manifests=[$(subst $(space),$(comma),$(MORE:%=$(BASE)/%manifest.csv))]'
 TRAIN_BASE = $(BIN)/torchrun --standalone --nproc-per-node $(PROCESSES) -m mome train mome-base --resume 'augment.noise=[]'
 PROCESSES ?= 2
 
 mome-base: export MOME_BACKBONES := $(MOME_BACKBONES)
 mome-base: backbones $(BASE)/speech.done $(BASE)/synthetic.done $(BASE)/more.done  ## Train the model of English into runs/mome-base (hours; goes on where it stopped)
 	$(TRAIN_BASE) 'data.manifests=[$(BASE)/manifest.csv,$(BASE)/synthetic/manifest.csv]' output=runs/mome-base-first $(ARGS)
-	$(TRAIN_BASE) $(call manifests,$(MORE)) output=runs/mome-base \
+	$(TRAIN_BASE) $(MANIFESTS) output=runs/mome-base \
 		model.audio_context=clip+silence optim.start=runs/mome-base-first optim.learning_rate=1e-3 \
 		optim.connector_learning_rate=3e-4 optim.steps=1200 validation.every_steps=400 validation.limit=39 $(ARGS)
-	$(TRAIN_BASE) $(call manifests,$(MORE)) output=runs/mome-base-head \
+	$(TRAIN_BASE) $(MANIFESTS) output=runs/mome-base-head \
 		model.audio_context=clip+silence model.audio_rates=[4] model.compression=average model.projector_hidden=1536 \
 		align.epochs=5 optim.steps=1 'validation.rates=["4,-"]' validation.every_steps=300 $(ARGS)
 	$(BIN)/python -m scripts.mome_base.bundle src/mome/mome-base --run runs/mome-base-first --run runs/mome-base \
@@ -183,6 +183,8 @@ results-base: backbones $(BASE)/speech.done  ## Measure the model of English; wr
 		$(BIN)/python -m scripts.mome_base.pooled $(BASE)/test.csv $$split build/pooled-$$split.csv; \
 		$(BIN)/mome score build/pooled-$$split.csv --data $(BASE)/test.csv --split $$split --out results/pooled-$$split.json; \
 	done
+	$(EVALUATE) --model mome-base --task asr --data $(BASE)/manifest.csv --split valid --rates 4,- --rates 16,- \
+		--out results/mome-base-valid.json
 	@set -e; for silence in 0 1 2; do \
 		$(BIN)/python -m scripts.mome_base.own_decoder $(BASE)/test.csv other build/whisper-base-clip-$$silence.csv \
 			--context clip --silence $$silence; \

@@ -221,7 +221,7 @@ class _Stretch:
         """``sound`` at 16 kHz; the filter has no delay, so the first sample stays in its place."""
         if self.up == self.down:
             return sound
-        from scipy.signal import resample_poly  # half a second to import, and sound of 16 kHz needs none
+        from scipy.signal import resample_poly  # slow to import, and sound of 16 kHz needs none
 
         resampled: np.ndarray = resample_poly(sound, self.up, self.down).astype(np.float32, copy=False)
         return resampled

@@ -104,13 +104,16 @@ class Alignment(nn.Module):
 def _ctc(logits: Tensor, lengths: list[int], labels: Sequence[Tensor]) -> Tensor:
     """CTC's negative log-likelihood of some clips together.
 
-    As :func:`torch.nn.functional.ctc_loss` of all logits, but several times cheaper where there are thousands: a clip's
-    paths are of its own labels and blanks only, and of all others the sum is enough.
+    As :func:`torch.nn.functional.ctc_loss` of all logits, but cheaper where there are thousands: a clip's paths are of
+    its own labels and blanks only, and of all others the sum is enough.
 
     Args:
-        logits: ``(M, K + 1)`` of the clips' M tokens, one clip after the other, the blank's last.
+        logits: ``(M, K + 1)`` float32 of the clips' M tokens, one clip after the other, the blank's last.
         lengths: each clip's number of tokens.
         labels: each clip's, ``(S_i,)`` int64 below K.
+
+    Returns:
+        A scalar, the sum over the clips.
     """
     blank = logits.shape[1] - 1
     used, places = zip(*(label.unique(return_inverse=True) for label in labels), strict=True)
