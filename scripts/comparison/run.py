@@ -103,8 +103,8 @@ def evaluated(folder: Path, measured: Measurement, command: str) -> dict[str, An
     import torch
 
     import mome
+    from mome.data.clips import ClipStore
     from mome.data.manifests import read_manifest
-    from mome.data.stores import ClipStore
     from mome.evaluation.evaluate import evaluate
     from mome.evaluation.result import make_conditions, results_document
     from mome.media.noise import load_noise
@@ -181,7 +181,7 @@ def remember_encoded(model: Any, folder: Path) -> None:
     from safetensors.torch import load_file
 
     from mome.adapters.files import save_tensors
-    from mome.data.stores import fingerprint
+    from mome.data.features import fingerprint
     from mome.features import Features
     from mome.model.model import EncodedClips
 

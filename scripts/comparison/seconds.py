@@ -20,8 +20,8 @@ import torch
 from tqdm import tqdm
 
 import mome
+from mome.data.clips import ClipStore
 from mome.data.manifests import read_manifest
-from mome.data.stores import ClipStore
 from mome.evaluation.result import run_document, write_json
 from mome.training.run import train
 from runs import SEEDS, Run, further_runs, main_runs

@@ -26,11 +26,11 @@ import mome
 from mome import archive
 from mome.clip import Excerpt
 from mome.data.augmentation import Augmentation
+from mome.data.clips import ClipStore
 from mome.data.datasets import SpeechDataset
 from mome.data.manifests import ManifestRow, read_manifest, write_manifest
 from mome.data.prepare import CLIPS_PER_SHARD, MANIFEST, prepare, shards
 from mome.data.sampling import FrameBudgetSampler
-from mome.data.stores import ClipStore
 from mome.data.tables import table_text
 from mome.decoding.capacity import transcript_tokens
 from mome.evaluation.result import run_document, write_json

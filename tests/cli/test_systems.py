@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import mome
-import mome.data.stores
+import mome.data.clips
 from mome.errors import MomeError
 from mome.rates import Rates
 
@@ -53,7 +53,7 @@ def test_a_cached_evaluation_reads_no_media_again(run, tiny_model, clips, tmp_pa
     rows = [f"{number},{clips / 'talk.mkv'},test,bin blue at f two now" for number in range(2)]
     (tmp_path / "clips.csv").write_text("\n".join(["id,path,split,text", *rows]) + "\n")
     reads: list[Path] = []
-    read = mome.data.stores.load_clip
+    read = mome.data.clips.load_clip
 
     def counting(path: Path, **options):
         reads.append(path)
@@ -66,14 +66,14 @@ def test_a_cached_evaluation_reads_no_media_again(run, tiny_model, clips, tmp_pa
 
     cached = ("--rates", "4,2", "--rates", "16,-", "--cache", tmp_path / "cache")
     expected = evaluate(*cached[:4])
-    monkeypatch.setattr(mome.data.stores, "load_clip", counting)
+    monkeypatch.setattr(mome.data.clips, "load_clip", counting)
     assert evaluate(*cached) == expected
     assert [path.name for path in reads] == ["talk.mkv"], "both rows are of one file"
 
     def fail(path: Path, **options):
         raise AssertionError(f"{path} is read again")
 
-    monkeypatch.setattr(mome.data.stores, "load_clip", fail)
+    monkeypatch.setattr(mome.data.clips, "load_clip", fail)
     monkeypatch.setattr("mome.decoding.transcriber.load_clip", fail)
     assert evaluate(*cached) == expected
     assert evaluate(*cached, "--noise", clips / "noise.wav", "--snr", "0") != expected, "noise is added afterwards"

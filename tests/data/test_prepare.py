@@ -19,9 +19,9 @@ import pytest
 from mome.clip import Clip, Excerpt
 from mome.cluster import Lost
 from mome.data import prepare as module
+from mome.data.clips import ClipStore
 from mome.data.manifests import ManifestRow, read_manifest
 from mome.data.prepare import encode_mouth, encode_sound, prepare, shards
-from mome.data.stores import ClipStore
 from mome.errors import MomeError
 from mome.media import load_clip
 

@@ -17,11 +17,13 @@ from tokenizers import normalizers
 
 import mome
 from mome import MomeError, Transcriber
-from mome.data import stores as store
+from mome.children import ignored_by_children
+from mome.data import clips as store
 from mome.data.augmentation import Augmentation
+from mome.data.clips import ClipStore
 from mome.data.datasets import SpeechDataset
+from mome.data.features import FeatureStore, augmented_audio, augmented_video
 from mome.data.manifests import ManifestRow
-from mome.data.stores import ClipStore, FeatureStore, augmented_audio, augmented_video, ignored_by_children
 from mome.media import load_clip
 from tests.media.builders import write
 

@@ -11,9 +11,9 @@ import pytest
 
 from mome.archive import find_member
 from mome.clip import Excerpt
+from mome.data.clips import ClipStore
 from mome.data.manifests import ManifestRow
 from mome.data.prepare import encode_mouth
-from mome.data.stores import ClipStore
 from mome.errors import MomeError
 from mome.media import load_clip
 from mome.media.sources import opened

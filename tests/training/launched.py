@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from mome.cli.application import main
-from mome.data import stores
+from mome.data import clips
 from mome.training import trainer
 
 
-def store(job: stores._Job) -> stores._Stored:
+def store(job: clips._Job) -> clips._Stored:
     with Path(f"{os.environ['STORED']}-{os.environ['RANK']}.txt").open("a") as file:
         print(job.row.id, file=file)
     return original(job)
@@ -24,7 +24,7 @@ def wrap(model: Any, *args: Any) -> Any:
     return original_wrap(model, *args)
 
 
-original, original_wrap = stores._store_clip, trainer.wrap
-stores._store_clip, trainer.wrap = store, wrap
+original, original_wrap = clips._store_clip, trainer.wrap
+clips._store_clip, trainer.wrap = store, wrap
 sys.argv[1:1] = ["train"]
 main()

@@ -20,8 +20,9 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from mome.analysis.findings import Findings, Table
+from mome.children import begin_child, ignored_by_children
+from mome.data.clips import ClipStore
 from mome.data.manifests import ManifestRow, read_manifest
-from mome.data.stores import ClipStore, begin_child, ignored_by_children
 from mome.decoding import load
 from mome.errors import MomeError, shortened
 from mome.evaluation.evaluate import Evaluation

@@ -9,8 +9,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from mome.data.clips import ClipStore
 from mome.data.manifests import ManifestRow
-from mome.data.stores import ClipStore
 from mome.decoding.transcriber import Transcriber
 from mome.evaluation.evaluate import evaluate
 from mome.evaluation.result import Result, make_conditions

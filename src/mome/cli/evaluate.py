@@ -132,8 +132,8 @@ def evaluate(
     if cache is not None and cache.is_file():
         raise MomeError(f"--cache {cache} is a file: give a folder")
     quiet()
+    from mome.data.clips import ClipStore
     from mome.data.manifests import read_manifest
-    from mome.data.stores import ClipStore
     from mome.evaluation.bulk import Cluster, settings, without_weights
     from mome.evaluation.evaluate import Evaluation
     from mome.evaluation.journal import Journal

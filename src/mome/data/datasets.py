@@ -14,9 +14,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mome.data.augmentation import Augmentation
+from mome.data.clips import ClipStore
+from mome.data.features import FeatureStore, augmented_audio, augmented_video, pad_features
 from mome.data.manifests import ManifestRow
 from mome.data.sampling import Example
-from mome.data.stores import ClipStore, FeatureStore, augmented_audio, augmented_video, pad_features
 from mome.errors import MomeError, in_one_line
 from mome.model.processor import MomeProcessor
 from mome.text.transcript import normalize

@@ -32,10 +32,11 @@ import cv2
 import numpy as np
 from av.video.reformatter import ColorRange
 
+from mome.children import begin_child, ignored_by_children
 from mome.clip import FRAME_RATE, MOUTH_SIZE, SAMPLE_RATE, Clip, Excerpt
 from mome.cluster import Lost, Stage, process
+from mome.data.clips import detector
 from mome.data.manifests import ManifestRow, write_failures, write_manifest
-from mome.data.stores import begin_child, detector, ignored_by_children
 from mome.errors import MomeError, in_one_line
 from mome.files import atomic_write, disk_errors, write_text
 from mome.media import load_clip

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from mome.data.clips import ClipStore
 from mome.data.manifests import ManifestRow
-from mome.data.stores import ClipStore
 from mome.decoding.transcriber import Transcriber
 from mome.errors import MomeError, in_one_line
 from mome.evaluation.journal import Journal, Outcome

@@ -18,10 +18,11 @@ from transformers import ProgressCallback, TrainingArguments, set_seed
 from mome.adapters.inventory import sharded
 from mome.clip import FRAME_RATE
 from mome.data.augmentation import Augmentation, FeatureMasks
+from mome.data.clips import ClipStore
 from mome.data.datasets import SpeechDataset
+from mome.data.features import FeatureStore, fingerprint
 from mome.data.manifests import ManifestRow, NoSuchSplit, read_manifest
 from mome.data.sampling import FrameBudgetSampler
-from mome.data.stores import ClipStore, FeatureStore, fingerprint
 from mome.decoding import Transcriber
 from mome.decoding.capacity import check_clips, longest_seconds, transcript_tokens
 from mome.errors import MomeError

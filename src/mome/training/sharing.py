@@ -12,9 +12,9 @@ from typing import TypeVar
 from torch import distributed
 
 from mome.archive import find_member
+from mome.data.clips import Progress
 from mome.data.datasets import SpeechDataset
 from mome.data.manifests import ManifestRow
-from mome.data.stores import Progress
 from mome.data.tables import read_rows, table_text
 from mome.errors import MomeError, in_one_line
 from mome.files import write_text
