@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mome.media import motion
-from mome.media.motion import MOVING, MotionCutter, cut_by_motion, mouth_motion, moves, moving
+from mome.media.motion import MOVING, MotionCutter, cut_by_motion, mouth_motion, moves, moving, moving_seconds
 
 
 def mouth(openness: float, shift: tuple[float, float] = (0, 0), gain: float = 1.0) -> np.ndarray:
@@ -56,6 +56,20 @@ def test_a_mouth_that_opens_and_closes_moves():
     assert moves(speaking(50))
 
 
+def test_a_cut_of_the_film_is_no_speech():
+    other = mouth(14)[::-1]
+    film = np.stack([mouth(2)] * 30 + [other] * 30 + [mouth(2)] * 30)
+    # Beside a jump the picture settles: not enough for speech by itself.
+    settling = np.minimum(np.abs(np.arange(90) - 30), np.abs(np.arange(90) - 60)) < 6
+    assert (mouth_motion(film)[[30, 60]] > 0.1).all()
+    assert not cut_by_motion(mouth_motion(film) + 0.006 * settling, 5)
+    assert moving_seconds(film) == 0
+    # The control: as many jumps that are not alone are speech, also at half the frame rate.
+    halved = np.repeat(np.stack([mouth(2), other] * 15), 2, axis=0)
+    assert np.median(mouth_motion(halved)[2::2]) > 0.1
+    assert moves(halved)
+
+
 def test_motion_goes_on_from_the_frame_before():
     crops = speaking(20)
     parts = [mouth_motion(crops[:7]), mouth_motion(crops[7:], crops[6])]
@@ -100,6 +114,7 @@ def test_where_the_mouth_rests_nothing_is_repeated():
 def test_pieces_do_not_depend_on_how_the_video_arrives():
     rng = np.random.default_rng(0)
     motion = rng.uniform(0, 0.03, 2000) * np.repeat(rng.integers(0, 2, 80), 25)
+    motion[rng.integers(0, 2000, 60)] += 0.3
     whole, cutter, pieces = cut_by_motion(motion, 5), MotionCutter(5), []
     for part in np.split(motion, np.sort(rng.integers(0, 2000, 60))):
         pieces += cutter.of(part)

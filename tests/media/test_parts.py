@@ -178,3 +178,4 @@ def test_where_the_sound_cannot_tell(talk):
     assert not parts.deafness(speech, frames).any()
     mixed = speech + noise * speech.std()
     assert parts.deafness(mixed, frames).mean() > 0.9
+    assert parts.deafness(speech + noise * speech.std() / 100, frames).mean() < 0.1  # 40 dB

@@ -26,8 +26,9 @@ _ROWS, _COLUMNS = slice(28, 80), slice(16, 80)
 _SHIFT, _BLUR = 4, 1.0
 # Grey levels of noise: contrast below that is none.
 _NOISE = 6.0
-# A jump, as at a cut of the film, counts no more than this.
-_JUMP = 0.1
+# More motion than this from one frame to the next is a jump. At a cut of the film a jump is alone: it counts no more
+# than the most motion within two frames of it, between which a video of half the frame rate moves.
+_JUMP, _NEAR = 0.1, 2
 # Motion is averaged over +-6 frames.
 _RADIUS = 6
 # Seconds of motion, so averaged, below which a mouth has not spoken.
@@ -78,16 +79,16 @@ class MotionCutter:
 
     def __init__(self, longest: float):
         self._cutter = Cutter(longest, least=_LEAST, overlap=_OVERLAP)
-        self._recent: np.ndarray = np.zeros(_RADIUS)  # still before the first frame
+        self._recent: np.ndarray = np.zeros(_RADIUS + _NEAR)  # still before the first frame
         self._frames = 0  # whose mean is known
 
     def of(self, motion: np.ndarray) -> list[Piece]:
         """Take the motion of the next frames, (frames,); returns the pieces that are now complete."""
-        self._recent = np.concatenate([self._recent, np.minimum(motion, _JUMP)])
+        self._recent = np.concatenate([self._recent, motion])
         width = 2 * _RADIUS + 1
-        if len(self._recent) < width:
+        if len(self._recent) < width + 2 * _NEAR:
             return []
-        means = np.convolve(self._recent, np.full(width, 1 / width), mode="valid")
+        means = np.convolve(_without_cuts(self._recent)[_NEAR:-_NEAR], np.full(width, 1 / width), mode="valid")
         self._recent = self._recent[len(means) :]
         # The cutter's frames are shorter: each takes the value of the video frame shown at its start.
         first, last = (
@@ -99,7 +100,7 @@ class MotionCutter:
 
     def rest(self) -> list[Piece]:
         """The end of the video: returns the remaining pieces."""
-        pieces = self.of(np.zeros(_RADIUS))
+        pieces = self.of(np.zeros(_RADIUS + _NEAR))
         return pieces + self._cutter.rest(self._frames / FRAME_RATE)
 
 
@@ -173,5 +174,13 @@ def _mean_motion(crops: np.ndarray) -> np.ndarray:
     """(frames,): the motion of each frame, in the mean of half a second."""
     if not len(crops):
         return np.zeros(0)
-    mean: np.ndarray = moving_average(np.minimum(mouth_motion(crops), _JUMP), _RADIUS)
+    mean: np.ndarray = moving_average(_without_cuts(mouth_motion(crops)), _RADIUS)
     return mean
+
+
+def _without_cuts(motion: np.ndarray) -> np.ndarray:
+    """The motion of each frame (frames,), where that of a jump is the most of the frames around it."""
+    most = np.minimum(motion, _JUMP)
+    padded = np.pad(most, _NEAR)
+    around = [padded[place : place + len(motion)] for place in range(2 * _NEAR + 1) if place != _NEAR]
+    return np.where(motion > _JUMP, np.max(around, axis=0), most)

@@ -29,7 +29,7 @@ BLOCK = 30.0
 """Seconds of video that are looked at together where there is no sound."""
 SILENT, QUIET = 1e-5, 1e-3
 """Root mean square of a sound that is gone, and of one in which noise does not matter; full scale is 1."""
-NOISY = 10.0
+NOISY = 14.0
 """Decibels between speech and noise below which the mouth tells better than the sound whether somebody speaks."""
 _SHORT = 8  # frames, a quarter of a second
 _AROUND = 63  # frames, 2 s
