@@ -252,6 +252,8 @@ results-speech: backbones  ## Measure where speech is, long sound is cut, mouths
 	$(BIN)/python scripts/figures/recording.py $(GRID)
 	$(BIN)/python scripts/figures/long_recordings.py $(GRID) --noise $(firstword $(NOISE)) --speech $(SPEECH)
 	$(BIN)/python scripts/figures/word_times.py $(GRID)
+	$(BIN)/python scripts/figures/word_times.py $(GRID) --model mome-base --reference --rates 4,- 16,- \
+		--out results/word-times-base.json
 
 results-analysis: export MOME_BACKBONES := $(MOME_BACKBONES)
 results-analysis: backbones $(BASE)/speech.done  ## Look at the experts of the bundled models; writes results/analysis/

@@ -1,10 +1,12 @@
 """Measure when words are said, against GRID's alignments, and what that costs; writes results/word-times.json.
 
     PYTHONPATH=. python scripts/figures/word_times.py GRID
+    PYTHONPATH=. python scripts/figures/word_times.py GRID --model mome-base --reference --rates 4,- 16,-
 
 GRID has the clips with their manifest.csv and the word times in s1.align.json, which are good to about 0.1 s. The words
 of a transcript that are also in the reference, in its order, are compared. The control knows when the sentence begins
-and ends, and gives each character between the same time.
+and ends, and gives each character between the same time. --reference is for a model that does not know the corpus: it
+is told what is said, and asked when; if it has a CTC head, once by that and once by what its language model looks at.
 """
 
 from __future__ import annotations
@@ -16,14 +18,17 @@ import sys
 import time
 from difflib import SequenceMatcher
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 
 import mome
 from mome.clip import Clip
 from mome.data.manifests import read_manifest
-from mome.decoding.words import even_times
+from mome.decoding.words import even_times, spoken_words
 from mome.evaluation.result import run_document, write_json
+from mome.text.transcript import Word
 
 BATCH = 20
 COSTS = {"without words": False, "with words": True}
@@ -52,23 +57,67 @@ def seconds(transcriber: mome.Transcriber, clip: Clip, words: bool, times: int =
     return min(found)
 
 
+def told(transcriber: mome.Transcriber, clip: Clip, rates: mome.Rates, said: list[list[Any]]) -> tuple[Word, ...]:
+    """The words that are said in a clip, when they are to the model."""
+    model, processor = transcriber.model, transcriber.processor
+    inputs = processor([clip], audio=rates.audio is not None, video=rates.video is not None)
+    with torch.no_grad():
+        encoded = model.encode(**inputs)
+        prepared = model.prepare(encoded, [rates])
+    lengths = [tuple(0 if side is None else int(side.lengths[0]) for side in (encoded.audio, encoded.video))]
+    ids, ends = processor.labels([" ".join(word for *_, word in said)]), [processor.tokenizer.eos_token_id]
+    return spoken_words(model, processor, [clip], encoded, prepared, lengths, ids, ends)[0].words  # type: ignore[arg-type]
+
+
+def of_reference(
+    transcriber: mome.Transcriber, clips: list[Clip], said: list[list[list[Any]]], rates: list[mome.Rates]
+) -> dict[str, Any]:
+    """Errors of the starts and ends of what is said, by each way that the model has."""
+    model, figures = transcriber.model, {}
+    for way, head in {"head": model.ctc, "attention": None}.items():
+        if way == "head" and head is None:
+            continue
+        model.ctc = head
+        for rate in rates:
+            pairs = [
+                (word, truth)
+                for clip, sentence in zip(clips, said, strict=True)
+                for word, truth in zip(told(transcriber, clip, rate, sentence), sentence, strict=True)
+            ]
+            figures[f"{way}, {rate}"] = {
+                "start": summary([word.start - start for word, (start, _, _) in pairs]),
+                "end": summary([word.end - end for word, (_, end, _) in pairs]),
+            }
+            print(way, rate, figures[f"{way}, {rate}"], flush=True)
+    return figures
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("grid", type=Path)
     parser.add_argument("--split", default="test")
     parser.add_argument("--limit", type=int, help="first clips of talker 1 only")
     parser.add_argument("--model", default="mome-tiny")
+    parser.add_argument("--rates", nargs="+", default=RATES)
+    parser.add_argument("--reference", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("results/word-times.json"))
     arguments = parser.parse_args()
     spoken = json.loads((arguments.grid / "s1.align.json").read_text())
     rows = [row for row in read_manifest(arguments.grid / "manifest.csv") if row.split == arguments.split]
     rows = [row for row in rows if row.path.stem in spoken and row.path.parent.name == "s1"][: arguments.limit]
     transcriber = mome.load(arguments.model)
-    rates = [mome.Rates.parse(text) for text in RATES]
-    starts: dict[str, list[float]] = {text: [] for text in RATES}
-    ends: dict[str, list[float]] = {text: [] for text in RATES}
-    control: list[float] = []
+    rates = [mome.Rates.parse(text) for text in arguments.rates]
     clips = [transcriber.load_clip(row.path, rates) for row in rows]
+    document = run_document(
+        command=shlex.join(["python", *sys.argv]), model=arguments.model, data=str(arguments.grid), seed=0
+    ) | {"split": arguments.split, "clips": len(rows)}
+    if arguments.reference:
+        figures = of_reference(transcriber, clips, [spoken[row.path.stem] for row in rows], rates)
+        write_json(arguments.out, document | {"figures": figures})
+        return
+    starts: dict[str, list[float]] = {text: [] for text in arguments.rates}
+    ends: dict[str, list[float]] = {text: [] for text in arguments.rates}
+    control: list[float] = []
     for first in range(0, len(rows), BATCH):
         batch = clips[first : first + BATCH]
         for row, outs in zip(rows[first:], transcriber.transcribe_batch(batch, rates, words=True), strict=False):
@@ -77,7 +126,7 @@ def main() -> None:
             begin, end = said[0][0], said[-1][1]
             even = even_times(words, end - begin)
             control += [begin + start - at for (start, _), (at, *_) in zip(even, said, strict=True)]
-            for text, out in zip(RATES, outs, strict=True):
+            for text, out in zip(arguments.rates, outs, strict=True):
                 found = [word for segment in out.segments for word in segment.words]
                 matcher = SequenceMatcher(None, [word.word for word in found], words, autojunk=False)
                 for here, there, size in matcher.get_matching_blocks():
@@ -93,9 +142,7 @@ def main() -> None:
         "cpu_seconds_of_a_clip": {name: seconds(transcriber, clips[0], words) for name, words in COSTS.items()},
     }
     print(json.dumps(figures, indent=1))
-    command = shlex.join(["python", *sys.argv])
-    document = run_document(command=command, model=arguments.model, data=str(arguments.grid), seed=0)
-    write_json(arguments.out, document | {"split": arguments.split, "clips": len(rows), "figures": figures})
+    write_json(arguments.out, document | {"figures": figures})
 
 
 if __name__ == "__main__":

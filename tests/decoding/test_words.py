@@ -10,10 +10,14 @@ import torch
 import mome
 from mome import Rates
 from mome.clip import Clip
+from mome.config import MomeConfig
 from mome.decoding import words
 from mome.decoding.words import even_times
 from mome.errors import MomeError
 from mome.model import scoring
+from mome.model.ctc import CtcHead
+from mome.text.transcript import Word
+from mome.text.words import word_tokens
 
 SHORT = {"max_new_tokens": 6}
 ALL_RATES = [Rates.parse(text) for text in ("4,2", "16,5", "4,-", "16,-", "-,2", "-,5")]
@@ -69,6 +73,50 @@ def test_times_are_those_of_the_finest_rates(transcriber, monkeypatch):
     (segment,) = transcriber.transcribe(clip(30, 0), "16,5", words=True, **SHORT).segments
     assert read == ["16,5"]
     assert [word.word for word in segment.words] == segment.text.split()
+
+
+@pytest.mark.parametrize("rates", ["4,2", "16,5", "-,5"])
+def test_times_are_those_of_a_head_that_hears_the_clip(transcriber, monkeypatch, rates):
+    """At any rates, and with one pass of the language model. Lips, which it does not hear, have the attention's."""
+    model, processor, one = transcriber.model, transcriber.processor, clip(60, 0)
+    encoded = model.encode(**processor([one]))
+    lengths = [(int(encoded.audio.lengths[0]), int(encoded.video.lengths[0]))]
+    ids = processor.labels(["bin blue now"])
+    ends = [processor.tokenizer.eos_token_id]
+    own = [token for token in ids[0].tolist() if token not in ends]
+    config = MomeConfig.from_dict(model.config.to_dict())
+    config.ctc = {"tokens": len(set(own)), "audio_rate": 4, "projector_hidden": 16}
+    head = CtcHead(config)
+    head.alignment.tokens.copy_(torch.tensor(sorted(set(own))))
+    frames = torch.full((30, len(set(own)) + 1), -30.0)  # of 4 / 50 s each
+    frames[:, -1] = 0
+    for place, token in enumerate(own):
+        frames[2 + 2 * place] = -30.0
+        frames[2 + 2 * place, sorted(set(own)).index(token)] = 0
+    monkeypatch.setattr(head, "forward", lambda audio, video, rates, _: [frames if rates[0].audio else None])
+    passes = []
+    monkeypatch.setattr(words, "score", lambda *given: passes.append(given) or scoring.score(*given))
+
+    def spoken() -> tuple[Word, ...]:
+        prepared = model.prepare(encoded, [Rates.parse(rates)])
+        return words.spoken_words(model, processor, [one], encoded, prepared, lengths, ids, ends)[0].words
+
+    without, passes[:] = spoken(), []
+    model.ctc = head
+    found = spoken()
+    del model.ctc
+    model.ctc = None
+    if rates == "-,5":
+        assert found == without
+        return
+    assert len(passes) == 1
+    groups = word_tokens(own, processor.tokenizer.decode)
+    assert [word.word for word in found] == [text for text, _ in groups] == ["bin", "blue", "now"]
+    for number, (word, (_, tokens)) in enumerate(zip(found, groups, strict=True)):
+        first, last = 2 + 2 * tokens[0], 3 + 2 * tokens[-1]
+        assert word.start == pytest.approx(0.08 * (first - (0.5 if number else 1)), abs=0.05)
+        assert word.end == pytest.approx(0.08 * (last + (2 if number == 2 else 0.5)), abs=0.05)
+    assert [word.probability for word in found] == pytest.approx([word.probability for word in without], rel=1e-3)
 
 
 def test_coarse_rates_have_the_times_of_fine_ones():

@@ -142,6 +142,14 @@ def test_clips_of_a_batch_are_decoded_as_alone(model):
         torch.testing.assert_close(heard[clip].exp().sum(-1), torch.ones(int(frames)))
 
 
+def test_evidence_of_tokens_that_the_head_knows_and_of_one_that_it_does_not(model):
+    frames = torch.randn(7, 13).log_softmax(-1)
+    found = model.ctc.evidence(frames, torch.tensor([9, 3, 19, 9]))
+    chances = frames.exp()
+    expected = torch.stack([chances[:, 1], chances[:, :12].sum(1), chances[:, 11], chances[:, 1]]) / chances[:, 12]
+    torch.testing.assert_close(found, expected.log())
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_model_in_half_precision(dtype):
     half = make_model(ctc=HEAD).to(dtype)

@@ -1,6 +1,6 @@
-"""When each token of a transcript is said, from what the language model looks at when it writes it.
+"""When each token of a transcript is said: by the CTC head, or by what the language model looks at when it writes it.
 
-Whisper's word times come from cross-attention in the same way (Radford et al., "Robust Speech Recognition via
+Whisper's word times come from cross-attention in the latter way (Radford et al., "Robust Speech Recognition via
 Large-Scale Weak Supervision", 2022, and dynamic time warping). Here the clip's tokens are part of the prompt, so it is
 the attention to them.
 
@@ -15,6 +15,7 @@ import numpy as np
 
 STEP = 0.02
 """Seconds of the grid on which times are found."""
+_BEFORE, _AFTER = 1, 2  # frames of the head around the few in which it says a token while the token is being said
 
 
 def token_times(attention: np.ndarray, seconds: float) -> np.ndarray:
@@ -27,10 +28,36 @@ def token_times(attention: np.ndarray, seconds: float) -> np.ndarray:
     Returns:
         ``(S, 2)`` float64: start and end in seconds, in order and without overlap, from 0 to T times ``seconds``.
     """
-    steps, size = attention.shape[1:]
+    return _placed(_scores(attention), seconds)
+
+
+def head_times(evidence: np.ndarray, seconds: float) -> np.ndarray:
+    """Find when each token of a transcript is said, by a CTC head.
+
+    A head says a token in a frame or two, in the midst of it: so what is found is a frame longer before and two after,
+    as far as half of the pause to the next token.
+
+    Args:
+        evidence: ``(S, T)``, of each token and frame the logarithm of how much more likely it is said than nothing.
+        seconds: of the clip that a frame covers.
+
+    Returns:
+        As :func:`token_times`.
+    """
+    if not len(evidence):
+        return np.zeros((0, 2))
+    times = _placed(evidence, seconds)
+    pauses = times[1:, 0] - times[:-1, 1]
+    before = np.minimum(_BEFORE * seconds, [times[0, 0], *pauses / 2])
+    after = np.minimum(_AFTER * seconds, [*pauses / 2, evidence.shape[1] * seconds - times[-1, 1]])
+    return np.stack([times[:, 0] - before, times[:, 1] + after], 1)
+
+
+def _placed(scores: np.ndarray, seconds: float) -> np.ndarray:
+    """Times ``(S, 2)`` of the best path through scores ``(S, T)`` of places that each cover so many seconds."""
+    steps, size = scores.shape
     grid = max(math.ceil(size * seconds / STEP), steps)
     middles = (np.arange(size) + 0.5) * grid / size - 0.5
-    scores = _scores(attention)
     fine = np.stack([np.interp(np.arange(grid), middles, row) for row in scores])
     times: np.ndarray = _best_path(fine) * (size * seconds / grid)
     return times

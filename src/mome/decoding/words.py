@@ -13,7 +13,7 @@ from torch import Tensor
 from mome.clip import FRAME_RATE, Clip
 from mome.config import MomeConfig
 from mome.decoding.capacity import check_room
-from mome.decoding.word_times import token_times
+from mome.decoding.word_times import head_times, token_times
 from mome.errors import MomeError
 from mome.model import MomeForSpeechRecognition, MomeProcessor
 from mome.model.model import EncodedClips
@@ -44,9 +44,9 @@ def spoken_words(
 ) -> list[Spoken]:
     """The words of B transcripts.
 
-    Times come from the attention to audio tokens, else to fused ones, else to video. They are those of the finest
-    rates, if these fit: a coarse token may cover more than a word. If the language model's attention cannot be
-    recorded, each character gets the same time.
+    Times come from the CTC head, if the model has one that hears the clip. Else they come from the attention to audio
+    tokens, else to fused ones, else to video, at the finest rates, if these fit: a coarse token may cover more than a
+    word. If the language model's attention cannot be recorded, each character gets the same time.
 
     Args:
         model: the model that wrote them.
@@ -59,24 +59,31 @@ def spoken_words(
         ends: tokens that end a transcript.
         active_experts: the number with which it was written, if that was chosen.
     """
-    timed = _finest(model, encoded, prepared, lengths, ids.shape[1])
+    counts = [next((count for count, token in enumerate(row, 1) if token in ends), len(row)) for row in ids.tolist()]
+    rows = [row[:count] for row, count in zip(ids.tolist(), counts, strict=True)]
+    said = [row[:-1] if row and row[-1] in ends else row for row in rows]
+    times = _by_head(model, encoded, prepared.rates, clips, lengths, said)
+    timed = _finest(model, encoded, prepared, lengths, ids.shape[1]) if any(each is None for each in times) else prepared
     places = [token_places(model.config, counts) for counts in timed.counts]
     sides = [next(side for side in ("audio", "fused", "video") if side in place) for place in places]
-    looked_at = [place[side] for place, side in zip(places, sides, strict=True)]
+    looked_at = [
+        place[side] if each is None else slice(0, 0) for place, side, each in zip(places, sides, times, strict=True)
+    ]
     scores = score(model, timed, ids, looked_at, active_experts)
     logprobs = scores.logprobs
     if timed is not prepared:
         logprobs = score(model, prepared, ids, [slice(0, 0)] * len(clips), active_experts).logprobs
     found = []
-    for index, (clip, side, attention) in enumerate(zip(clips, sides, scores.attention, strict=True)):
-        row = ids[index].tolist()
-        count = next((number for number, token in enumerate(row, 1) if token in ends), len(row))
-        own = logprobs[index, :count]
-        groups = word_tokens(row[:count], lambda part: processor.tokenizer.decode(part, skip_special_tokens=True))
-        if len(attention):
-            step = _token_seconds(model.config, timed.rates[index], side, lengths[index], attention.shape[2])
-            times = token_times(attention[:, :count].numpy(), step or clip.seconds / attention.shape[2])
-            spans = [(times[tokens[0], 0], times[tokens[-1], 1]) for _, tokens in groups]
+    for index, (clip, row, attention, found_by_head) in enumerate(
+        zip(clips, rows, scores.attention, times, strict=True)
+    ):
+        own = logprobs[index, : len(row)]
+        groups = word_tokens(row, lambda part: processor.tokenizer.decode(part, skip_special_tokens=True))
+        if found_by_head is not None:
+            spans = _spans(groups, np.concatenate([found_by_head, [[clip.seconds] * 2]]))
+        elif len(attention):
+            step = _seconds(model.config, timed.rates[index], sides[index], clip, lengths[index], attention.shape[2])
+            spans = _spans(groups, token_times(attention[:, : len(own)].numpy(), step))
         else:
             spans = even_times([word for word, _ in groups], clip.seconds)
         words = []
@@ -84,6 +91,35 @@ def spoken_words(
             start, end = (round(min(float(at), clip.seconds), 3) for at in span)
             words.append(Word(start, end, word, float(own[tokens].mean().exp())))
         found.append(Spoken(tuple(words), float(own.mean())))
+    return found
+
+
+def _spans(groups: Sequence[tuple[str, list[int]]], times: np.ndarray) -> list[tuple[float, float]]:
+    """Start and end of words, each with its tokens, whose times are ``(S, 2)``."""
+    return [(times[tokens[0], 0], times[tokens[-1], 1]) for _, tokens in groups]
+
+
+def _by_head(
+    model: MomeForSpeechRecognition,
+    encoded: EncodedClips,
+    rates: Sequence[Rates],
+    clips: Sequence[Clip],
+    lengths: Sequence[tuple[int, int]],
+    rows: Sequence[list[int]],
+) -> list[np.ndarray | None]:
+    """For each clip the times ``(S, 2)`` of its tokens by the CTC head; ``None`` if there is none, or hears nothing."""
+    if (head := model.ctc) is None:
+        return [None] * len(clips)
+    heard = head(encoded.audio, encoded.video, rates, model.get_input_embeddings().weight)
+    found: list[np.ndarray | None] = []
+    for clip, rate, length, row, frames in zip(clips, rates, lengths, rows, heard, strict=True):
+        own = head.options.heard(rate)
+        if own is None or frames is None or not len(frames):
+            found.append(None)
+            continue
+        side = "fused" if head.options.connector_config.fuses else "video" if own.audio is None else "audio"
+        step = _seconds(model.config, own, side, clip, length, len(frames))
+        found.append(head_times(head.evidence(frames, torch.tensor(row, dtype=torch.int64)).numpy(), step))
     return found
 
 
@@ -114,11 +150,11 @@ def even_times(words: Sequence[str], seconds: float) -> list[tuple[float, float]
     return list(pairwise(ends.tolist()))
 
 
-def _token_seconds(config: MomeConfig, rates: Rates, side: str, lengths: tuple[int, int], tokens: int) -> float | None:
-    """Seconds of a clip that each of its tokens covers; ``None`` if they share out the clip's."""
-    if side == "fused":
-        return None
+def _seconds(config: MomeConfig, rates: Rates, side: str, clip: Clip, lengths: tuple[int, int], tokens: int) -> float:
+    """Seconds of a clip that each of its tokens covers."""
+    if side == "fused":  # they share out the clip
+        return clip.seconds / tokens
     encoder = config.audio_encoder_class
     frames, rate = dict(zip(("audio", "video"), lengths, strict=True))[side], getattr(rates, side)
     per_second = encoder.frames_per_second(config.audio_config) if side == "audio" and encoder else FRAME_RATE
-    return (rate if frames // rate == tokens else frames / tokens) / per_second
+    return float(rate if frames // rate == tokens else frames / tokens) / per_second

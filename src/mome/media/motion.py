@@ -183,4 +183,5 @@ def _without_cuts(motion: np.ndarray) -> np.ndarray:
     most = np.minimum(motion, _JUMP)
     padded = np.pad(most, _NEAR)
     around = [padded[place : place + len(motion)] for place in range(2 * _NEAR + 1) if place != _NEAR]
-    return np.where(motion > _JUMP, np.max(around, axis=0), most)
+    steady: np.ndarray = np.where(motion > _JUMP, np.max(around, axis=0), most)
+    return steady

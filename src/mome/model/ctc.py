@@ -81,6 +81,28 @@ class CtcHead(nn.Module):
             found[clip] = self.alignment.logits(tokens, embedding).log_softmax(-1)
         return found
 
+    def evidence(self, frames: Tensor, ids: Tensor) -> Tensor:
+        """How much more likely than nothing each token of a transcript is said in each frame.
+
+        Args:
+            frames: ``(N, K + 1)``, what the head gives of a clip.
+            ids: ``(S,)`` int64, the transcript.
+
+        Returns:
+            ``(S, N)`` float32, differences of log-probabilities. A token that the head does not know is as likely as
+            all that it knows together.
+        """
+        frames, ids = frames.float().cpu(), ids.cpu()
+        places, blanks = _places(self.alignment.tokens.cpu(), ids), frames[:, -1:]
+        found = torch.where(places < 0, frames[:, :-1].logsumexp(1, keepdim=True), frames[:, places])
+        return (found.clamp(min=_LEAST) - blanks).T
+
+
+def _places(known: Tensor, ids: Tensor) -> Tensor:
+    """Which of the ``(K,)`` sorted tokens known each of ``(S,)`` ids is; -1 for none."""
+    places = torch.searchsorted(known, ids).clamp(max=len(known) - 1)
+    return torch.where(known[places] == ids, places, -1)
+
 
 @dataclass(frozen=True)
 class _Prefixes:
@@ -205,9 +227,7 @@ class JointScores(LogitsProcessor):
         if self.prefixes is None:
             return _Prefixes.empty(blanks)
         parents = [self.rows[int(clip), *ids[:-1]] for clip, ids in zip(clips, written, strict=True)]
-        last = torch.tensor([ids[-1] for ids in written])
-        place = torch.searchsorted(self.tokens, last).clamp(max=len(self.tokens) - 1)
-        place = torch.where(self.tokens[place] == last, place, -1)
+        place = _places(self.tokens, torch.tensor([ids[-1] for ids in written]))
         return self.prefixes.take(torch.tensor(parents)).written(place, self._scores(place, clips), blanks)
 
     def _scores(self, places: Tensor, clips: Tensor) -> Tensor:
