@@ -247,7 +247,7 @@ results-pages: backbones  ## Measure the figures of docs/compat.md, models.md an
 
 results-speech: export PYTHONPATH := .
 results-speech: export MOME_BACKBONES := $(MOME_BACKBONES)
-results-speech: backbones  ## Measure where speech is, long sound is cut, mouths move and words are; writes results/vad.json, recording.json, long-recordings.json, word-times.json
+results-speech: backbones  ## Measure where speech is, long sound is cut, mouths move and words are; writes results/vad.json, recording.json, long-recordings.json, word-times*.json
 	$(BIN)/python scripts/figures/vad.py $(GRID) $(SPEECH) $(NOISE:%=--noise %)
 	$(BIN)/python scripts/figures/recording.py $(GRID)
 	$(BIN)/python scripts/figures/long_recordings.py $(GRID) --noise $(firstword $(NOISE)) --speech $(SPEECH)

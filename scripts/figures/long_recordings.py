@@ -3,9 +3,9 @@
     PYTHONPATH=. python scripts/figures/long_recordings.py data/grid --noise babble.flac --speech data/speech
 
 Ten minutes of each of some sounds without speech; then ninety GRID sentences in one recording, with pauses of 0.3 to
-2 s and without, clean and with babble at 0 dB; the control is the same sentences as clips, with the same noise. Then an
-hour of the film against its six minutes, heard alone and with its lips. --speech adds mome-base on the
-longer recordings of that corpus, against the same ones cut by hand at pauses.
+2 s and without, clean and with babble at 0 dB; the control is the same sentences as clips, with the same noise. Then
+an hour of the film against its six minutes, heard alone and with its lips. --speech adds mome-base on the longer
+recordings of that corpus, against the same ones cut by hand at pauses.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from mome.text.transcript import Transcript
 from mome.text.wer import WordErrors, word_errors
 
 SENTENCES, SEED = 90, 0
+X264 = {"crf": "18", "preset": "veryfast", "threads": "1", "bf": "0"}  # packets in order, for repeat()
 PAUSES = {"pauses": (0.3, 2.0), "no pauses": (0.0, 0.0)}
 RATES = ("4,2", "16,5", "4,-", "16,-")
 CUT_BY_HAND: dict[str, list[float]] = {
@@ -69,7 +70,7 @@ def join(rows: list[ManifestRow], path: Path, pauses: tuple[float, float], noise
     starts: list[float] = []
     sounds: list[np.ndarray] = []
     with av.open(str(path), "w") as out:
-        video = out.add_stream("libx264", rate=FRAME_RATE, options={"crf": "18", "preset": "veryfast", "threads": "1"})
+        video = out.add_stream("libx264", rate=FRAME_RATE, options=X264)
         audio = out.add_stream("flac", rate=SAMPLE_RATE, layout="mono")
         count = 0
         for row in rows:
@@ -190,14 +191,15 @@ def hour(grid_file: Path, folder: Path) -> dict[str, dict[str, float]]:
 
 def repeat(path: Path, out: Path, times: int) -> None:
     """Write a file that plays another several times, without encoding it anew."""
-    with av.open(str(out), "w") as film, av.open(str(path)) as first:
-        streams = [film.add_stream_from_template(stream) for stream in first.streams]
+    with av.open(str(out), "w") as film:
+        with av.open(str(path)) as source:
+            streams = [film.add_stream_from_template(stream) for stream in source.streams]
         begins = Fraction(0)
         for _ in range(times):
             with av.open(str(path)) as source:
                 ends = begins
                 for packet in source.demux():
-                    if packet.dts is None or packet.pts is None:
+                    if not packet.size:  # the end of a stream
                         continue
                     shift = round(begins / packet.time_base)
                     packet.pts, packet.dts = packet.pts + shift, packet.dts + shift

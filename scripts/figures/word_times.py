@@ -60,21 +60,21 @@ def seconds(transcriber: mome.Transcriber, clip: Clip, words: bool, times: int =
 def told(transcriber: mome.Transcriber, clip: Clip, rates: mome.Rates, said: list[list[Any]]) -> tuple[Word, ...]:
     """The words that are said in a clip, when they are to the model."""
     model, processor = transcriber.model, transcriber.processor
-    inputs = processor([clip], audio=rates.audio is not None, video=rates.video is not None)
-    with torch.no_grad():
-        encoded = model.encode(**inputs)
-        prepared = model.prepare(encoded, [rates])
-    lengths = [tuple(0 if side is None else int(side.lengths[0]) for side in (encoded.audio, encoded.video))]
     ids, ends = processor.labels([" ".join(word for *_, word in said)]), [processor.tokenizer.eos_token_id]
-    return spoken_words(model, processor, [clip], encoded, prepared, lengths, ids, ends)[0].words  # type: ignore[arg-type]
+    encoded = transcriber.encode([clip], [[rates]], ids.shape[1])
+    with torch.no_grad():
+        prepared = model.prepare(encoded, [rates])
+    sound, lips = (0 if side is None else int(side.lengths[0]) for side in (encoded.audio, encoded.video))
+    ids = ids.to(model.device)
+    return spoken_words(model, processor, [clip], encoded, prepared, [(sound, lips)], ids, ends)[0].words
 
 
 def of_reference(
     transcriber: mome.Transcriber, clips: list[Clip], said: list[list[list[Any]]], rates: list[mome.Rates]
 ) -> dict[str, Any]:
     """Errors of the starts and ends of what is said, by each way that the model has."""
-    model, figures = transcriber.model, {}
-    for way, head in {"head": model.ctc, "attention": None}.items():
+    model, figures, own = transcriber.model, {}, transcriber.model.ctc
+    for way, head in {"head": own, "attention": None}.items():
         if way == "head" and head is None:
             continue
         model.ctc = head
@@ -89,6 +89,7 @@ def of_reference(
                 "end": summary([word.end - end for word, (_, end, _) in pairs]),
             }
             print(way, rate, figures[f"{way}, {rate}"], flush=True)
+    model.ctc = own
     return figures
 
 

@@ -146,8 +146,12 @@ def test_evidence_of_tokens_that_the_head_knows_and_of_one_that_it_does_not(mode
     frames = torch.randn(7, 13).log_softmax(-1)
     found = model.ctc.evidence(frames, torch.tensor([9, 3, 19, 9]))
     chances = frames.exp()
-    expected = torch.stack([chances[:, 1], chances[:, :12].sum(1), chances[:, 11], chances[:, 1]]) / chances[:, 12]
+    others = chances[:, :12].sum(1) - chances[:, 1] - chances[:, 11]
+    expected = torch.stack([chances[:, 1], others, chances[:, 11], chances[:, 1]]) / chances[:, 12]
     torch.testing.assert_close(found, expected.log())
+    frames[3] = -60.0
+    frames[3, 5] = 0  # sure of a token that is not in the transcript: those that are are no likelier than nothing
+    assert (model.ctc.evidence(frames, torch.tensor([9, 19]))[:, 3] <= 0).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

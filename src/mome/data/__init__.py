@@ -1,1 +1,1 @@
-"""Clips to train and measure on: manifests, corpora, augmentation, stores, batches."""
+"""Clips to train and measure on: manifests, corpora, augmentation, clips and features on disk, batches."""

@@ -47,8 +47,8 @@ class _Job(NamedTuple):
     longest_video: float | None
 
 
-def digest(*parts: object) -> str:
-    """What tells files apart whose contents depend on ``parts``."""
+def file_name(*parts: object) -> str:
+    """The name, without its ending, of a file whose contents depend on ``parts``."""
     return hashlib.blake2b("|".join(map(str, parts)).encode(), digest_size=10).hexdigest()
 
 
@@ -85,7 +85,7 @@ class ClipStore:
         part = row.excerpt
         sound = () if part.sound is None or not self.audio else (part.sound.resolve(), *_stamp(part.sound))
         excerpt = (part.start, part.end, *sound) if part.is_part or sound else ()
-        return self.folder / f"{digest(row.path.resolve(), *stamp, self.audio, self.video, *excerpt)}.npz"
+        return self.folder / f"{file_name(row.path.resolve(), *stamp, self.audio, self.video, *excerpt)}.npz"
 
     def prepare(self, rows: Sequence[ManifestRow], workers: int, progress: Progress) -> None:
         """Store the clips that are not stored yet; after an interruption, call it again.

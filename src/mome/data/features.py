@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mome.adapters.files import save_tensors
 from mome.clip import Clip
 from mome.data.augmentation import Augmentation
-from mome.data.clips import ClipStore, Progress, digest, make_folder
+from mome.data.clips import ClipStore, Progress, file_name, make_folder
 from mome.data.manifests import ManifestRow
 from mome.errors import MomeError
 from mome.media.face import DetectorError
@@ -55,7 +55,7 @@ class FeatureStore:
 
     def file(self, clip_file: Path) -> Path:
         """The file with all variants of a stored clip."""
-        return self.folder / f"{digest(clip_file.name, self.variants, self.seed, self.key)}.safetensors"
+        return self.folder / f"{file_name(clip_file.name, self.variants, self.seed, self.key)}.safetensors"
 
     def prepare(
         self,

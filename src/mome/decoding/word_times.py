@@ -15,7 +15,7 @@ import numpy as np
 
 STEP = 0.02
 """Seconds of the grid on which times are found."""
-_BEFORE, _AFTER = 1, 2  # frames of the head around the few in which it says a token while the token is being said
+_BEFORE, _AFTER = 0.08, 0.16  # seconds around the frames in which a head says a token, while it is being said
 
 
 def token_times(attention: np.ndarray, seconds: float) -> np.ndarray:
@@ -34,7 +34,7 @@ def token_times(attention: np.ndarray, seconds: float) -> np.ndarray:
 def head_times(evidence: np.ndarray, seconds: float) -> np.ndarray:
     """Find when each token of a transcript is said, by a CTC head.
 
-    A head says a token in a frame or two, in the midst of it: so what is found is a frame longer before and two after,
+    A head says a token in a frame or two, in the midst of it: so what is found is 80 ms longer before and 160 ms after,
     as far as half of the pause to the next token.
 
     Args:
@@ -48,8 +48,8 @@ def head_times(evidence: np.ndarray, seconds: float) -> np.ndarray:
         return np.zeros((0, 2))
     times = _placed(evidence, seconds)
     pauses = times[1:, 0] - times[:-1, 1]
-    before = np.minimum(_BEFORE * seconds, [times[0, 0], *pauses / 2])
-    after = np.minimum(_AFTER * seconds, [*pauses / 2, evidence.shape[1] * seconds - times[-1, 1]])
+    before = np.minimum(_BEFORE, [times[0, 0], *pauses / 2])
+    after = np.minimum(_AFTER, [*pauses / 2, evidence.shape[1] * seconds - times[-1, 1]])
     return np.stack([times[:, 0] - before, times[:, 1] + after], 1)
 
 

@@ -59,31 +59,31 @@ def spoken_words(
         ends: tokens that end a transcript.
         active_experts: the number with which it was written, if that was chosen.
     """
-    counts = [next((count for count, token in enumerate(row, 1) if token in ends), len(row)) for row in ids.tolist()]
-    rows = [row[:count] for row, count in zip(ids.tolist(), counts, strict=True)]
-    said = [row[:-1] if row and row[-1] in ends else row for row in rows]
-    times = _by_head(model, encoded, prepared.rates, clips, lengths, said)
-    timed = _finest(model, encoded, prepared, lengths, ids.shape[1]) if any(each is None for each in times) else prepared
+    stops = [next((place for place, token in enumerate(row) if token in ends), len(row)) for row in ids.tolist()]
+    said = [row[:stop] for row, stop in zip(ids.tolist(), stops, strict=True)]
+    by_head = _by_head(model, encoded, prepared.rates, clips, lengths, said)
+    timed = _finest(model, encoded, prepared, lengths, ids.shape[1], [each is not None for each in by_head])
     places = [token_places(model.config, counts) for counts in timed.counts]
     sides = [next(side for side in ("audio", "fused", "video") if side in place) for place in places]
     looked_at = [
-        place[side] if each is None else slice(0, 0) for place, side, each in zip(places, sides, times, strict=True)
+        place[side] if each is None else slice(0, 0) for place, side, each in zip(places, sides, by_head, strict=True)
     ]
     scores = score(model, timed, ids, looked_at, active_experts)
     logprobs = scores.logprobs
     if timed is not prepared:
         logprobs = score(model, prepared, ids, [slice(0, 0)] * len(clips), active_experts).logprobs
     found = []
-    for index, (clip, row, attention, found_by_head) in enumerate(
-        zip(clips, rows, scores.attention, times, strict=True)
-    ):
+    for index, (clip, attention, times) in enumerate(zip(clips, scores.attention, by_head, strict=True)):
+        row = ids[index, : stops[index] + 1].tolist()  # with the end token, which may write something
         own = logprobs[index, : len(row)]
         groups = word_tokens(row, lambda part: processor.tokenizer.decode(part, skip_special_tokens=True))
-        if found_by_head is not None:
-            spans = _spans(groups, np.concatenate([found_by_head, [[clip.seconds] * 2]]))
-        elif len(attention):
-            step = _seconds(model.config, timed.rates[index], sides[index], clip, lengths[index], attention.shape[2])
-            spans = _spans(groups, token_times(attention[:, : len(own)].numpy(), step))
+        if times is None and len(attention):
+            seconds = _token_seconds(
+                model.config, timed.rates[index], sides[index], clip, lengths[index], attention.shape[2]
+            )
+            times = token_times(attention[:, : len(row)].numpy(), seconds)
+        if times is not None:
+            spans = [(times[tokens[0], 0], times[tokens[-1], 1]) for _, tokens in groups]
         else:
             spans = even_times([word for word, _ in groups], clip.seconds)
         words = []
@@ -94,11 +94,6 @@ def spoken_words(
     return found
 
 
-def _spans(groups: Sequence[tuple[str, list[int]]], times: np.ndarray) -> list[tuple[float, float]]:
-    """Start and end of words, each with its tokens, whose times are ``(S, 2)``."""
-    return [(times[tokens[0], 0], times[tokens[-1], 1]) for _, tokens in groups]
-
-
 def _by_head(
     model: MomeForSpeechRecognition,
     encoded: EncodedClips,
@@ -107,7 +102,10 @@ def _by_head(
     lengths: Sequence[tuple[int, int]],
     rows: Sequence[list[int]],
 ) -> list[np.ndarray | None]:
-    """For each clip the times ``(S, 2)`` of its tokens by the CTC head; ``None`` if there is none, or hears nothing."""
+    """For each clip the times ``(S + 1, 2)`` of its tokens and of its end by the CTC head.
+
+    ``None`` where the model has no head, or it hears nothing.
+    """
     if (head := model.ctc) is None:
         return [None] * len(clips)
     heard = head(encoded.audio, encoded.video, rates, model.get_input_embeddings().weight)
@@ -118,8 +116,10 @@ def _by_head(
             found.append(None)
             continue
         side = "fused" if head.options.connector_config.fuses else "video" if own.audio is None else "audio"
-        step = _seconds(model.config, own, side, clip, length, len(frames))
-        found.append(head_times(head.evidence(frames, torch.tensor(row, dtype=torch.int64)).numpy(), step))
+        seconds = _token_seconds(model.config, own, side, clip, length, len(frames))
+        frames = frames[: max(round(clip.seconds / seconds), 1)]  # a batch may have padded the clip
+        times = head_times(head.evidence(frames, torch.tensor(row, dtype=torch.int64)).numpy(), seconds)
+        found.append(np.concatenate([times, [[clip.seconds, clip.seconds]]]))
     return found
 
 
@@ -129,10 +129,17 @@ def _finest(
     prepared: LanguageInputs,
     lengths: Sequence[tuple[int, int]],
     new_tokens: int,
+    done: Sequence[bool],
 ) -> LanguageInputs:
-    """The language model's input at the finest rates of the same tasks; ``prepared`` if they do not fit."""
+    """The language model's input at the finest rates of the same tasks; ``prepared`` if they do not fit.
+
+    Clips that are ``done`` keep their rates.
+    """
     pairs = list(model.config.rate_set.rates())
-    finest = [next(pair for pair in pairs if pair.task == rates.task) for rates in prepared.rates]
+    finest = [
+        rates if each else next(pair for pair in pairs if pair.task == rates.task)
+        for rates, each in zip(prepared.rates, done, strict=True)
+    ]
     try:
         for rates, frames in zip(finest, lengths, strict=True):
             check_room("the clip", model.config, rates, *frames, new_tokens)
@@ -150,7 +157,9 @@ def even_times(words: Sequence[str], seconds: float) -> list[tuple[float, float]
     return list(pairwise(ends.tolist()))
 
 
-def _seconds(config: MomeConfig, rates: Rates, side: str, clip: Clip, lengths: tuple[int, int], tokens: int) -> float:
+def _token_seconds(
+    config: MomeConfig, rates: Rates, side: str, clip: Clip, lengths: tuple[int, int], tokens: int
+) -> float:
     """Seconds of a clip that each of its tokens covers."""
     if side == "fused":  # they share out the clip
         return clip.seconds / tokens

@@ -27,8 +27,8 @@ _SHIFT, _BLUR = 4, 1.0
 # Grey levels of noise: contrast below that is none.
 _NOISE = 6.0
 # More motion than this from one frame to the next is a jump. At a cut of the film a jump is alone: it counts no more
-# than the most motion within two frames of it, between which a video of half the frame rate moves.
-_JUMP, _NEAR = 0.1, 2
+# than the most motion within four frames of it, as the frames of a slow camera change in every second to fourth frame.
+_JUMP, _NEAR = 0.1, 4
 # Motion is averaged over +-6 frames.
 _RADIUS = 6
 # Seconds of motion, so averaged, below which a mouth has not spoken.

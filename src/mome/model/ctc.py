@@ -90,12 +90,13 @@ class CtcHead(nn.Module):
 
         Returns:
             ``(S, N)`` float32, differences of log-probabilities. A token that the head does not know is as likely as
-            all that it knows together.
+            all together that it knows and that are not in the transcript.
         """
         frames, ids = frames.float().cpu(), ids.cpu()
-        places, blanks = _places(self.alignment.tokens.cpu(), ids), frames[:, -1:]
-        found = torch.where(places < 0, frames[:, :-1].logsumexp(1, keepdim=True), frames[:, places])
-        return (found.clamp(min=_LEAST) - blanks).T
+        places, others = _places(self.alignment.tokens.cpu(), ids), frames[:, :-1].clone()
+        others[:, places[places >= 0]] = -torch.inf
+        found = torch.where(places < 0, others.logsumexp(1, keepdim=True), frames[:, places])
+        return (found - frames[:, -1:]).clamp(min=_LEAST).T
 
 
 def _places(known: Tensor, ids: Tensor) -> Tensor:

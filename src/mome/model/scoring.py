@@ -10,6 +10,7 @@ layers, V vocabulary, E width of a head.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,7 +62,8 @@ def score(
     after = prepared.positions[:, -1:] + 1 + torch.arange(steps - 1, device=written.device)
     mask = torch.cat([prepared.mask, torch.ones_like(written, dtype=torch.bool)], 1)
     context = model.adapter_context(prepared.rates, mask, active_experts)
-    with _Recorder(longest - 1) as recorder:
+    recorder = _Recorder(longest - 1)
+    with recorder if any(place.stop > place.start for place in places) else nullcontext():
         logits = model.language_model(
             inputs_embeds=torch.cat([prepared.embeddings, model.get_input_embeddings()(written)], 1),
             attention_mask=mask.long(),
