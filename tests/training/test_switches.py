@@ -4,25 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import re
-import subprocess
-import sys
-import tarfile
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, get_scheduler
+from transformers import get_scheduler
 
 import mome
 from mome.data.datasets import SpeechDataset
-from mome.data.manifests import ManifestRow, read_manifest, write_manifest
-from mome.data.tables import read_rows
 from mome.errors import MomeError
 from mome.media import load_clip
 from mome.model import forcing
@@ -30,7 +22,7 @@ from mome.model.packing import pack
 from mome.rates import Rates
 from mome.training import load_recipe
 from mome.training.build import build
-from mome.training.run import _arguments, _keep_batches, _plan, train
+from mome.training.run import _arguments, _plan, train
 from tests.training.test_run import recipe
 from tests.training.toy import MOME
 
@@ -249,162 +241,6 @@ def test_a_run_with_a_switch_resumes_to_the_same_weights(toy: Path, tmp_path: Pa
     run(toy, tmp_path, *options, resume=True)
     assert logged(output) == logs
     assert all(torch.equal(value, straight[name]) for name, value in weights(output).items())
-
-
-def distributed(toy: Path, folder: Path, *options: str, adapter: str = MOME, resume: bool = False) -> Path:
-    """Train in two processes, as torchrun starts them."""
-    path, overrides = written(toy, folder, adapter)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    finished = subprocess.run(
-        [*command, "-m", "tests.training.launched", str(path), *overrides, *options, *["--resume"] * resume],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "STORED": str(folder / "stored")},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert finished.returncode == 0, finished.stderr
-    return folder / "run"
-
-
-def files(output: Path) -> set[str]:
-    """What a run has written, without the names of hosts and processes."""
-    return {re.sub(r"events.out.*", "events", str(file.relative_to(output))) for file in output.rglob("*")}
-
-
-def with_damage(toy: Path, folder: Path) -> Path:
-    """A manifest of seven clips, one that is damaged, and one of which only the training sees that it is damaged."""
-    rows = read_manifest(toy / "data" / "manifest.csv")
-    (folder / "damaged.mp4").write_bytes(b"no film")
-    with tarfile.open(folder / "shard.tar", "w") as archive:
-        archive.add(folder / "damaged.mp4", "late.mp4")
-    late = ManifestRow("late", folder / "shard.tar" / "late.mp4", "train", "set white", frames=25)
-    rows = [*rows[:7], ManifestRow("early", folder / "damaged.mp4", "train", "set red"), late, *rows[9:]]
-    write_manifest(folder / "manifest.csv", rows)
-    return folder / "manifest.csv"
-
-
-@pytest.mark.slow
-def test_two_processes_train_as_one_that_accumulates_their_batches(toy: Path, tmp_path: Path):
-    # Four batches of two clips an epoch, two for each process: the third update is amid the second epoch.
-    options = ["data.max_frames=56", "optim.steps=4", "validation.every_steps=3", 'validation.rates=["16,5"]']
-    options += [f"data.manifests=[{with_damage(toy, tmp_path)}]", "data.limit=null", "data.skip_percent=20"]
-    options += ["validation.batch=1"]
-    shared = f"data.cache_folder={tmp_path}/cache"
-    output = distributed(toy, tmp_path / "two", *options, shared)
-    parts = [(tmp_path / "two" / f"stored-{rank}.txt").read_text().split() for rank in (0, 1)]
-    assert [len(part) for part in parts] == [5, 6]
-    assert len({name for part in parts for name in part}) == 11, "a clip was stored twice"
-
-    single = run(toy, tmp_path / "single", *options, shared, "optim.accumulate=2")
-    assert_as_trained(output, single, 1e-4)
-    assert len(error_rates(output)) == 2
-    assert error_rates(output) == error_rates(single)
-    for folder in (output, single):
-        skipped = [row for _, row in read_rows(folder / "skipped.csv", ("step", "id", "path", "reason"))]
-        assert [(row["step"], row["id"]) for row in skipped] == [("0", "early"), (skipped[1]["step"], "late")]
-        assert skipped[1]["step"] in "12"
-        assert "damaged.mp4" in skipped[0]["reason"]
-        assert "shard.tar/late.mp4" in skipped[1]["reason"]
-    states = {f"checkpoint-{step}/rng_state_{rank}.pth" for step in (3, 4) for rank in (0, 1)}
-    assert files(output) - states == files(single) - {f"checkpoint-{step}/rng_state.pth" for step in (3, 4)}
-    assert len([*(output / "tensorboard").iterdir()]) == 1, "only the first process writes it"
-
-    straight, logs = weights(output), logged(output)
-    cut_off(output, 4)
-    distributed(toy, tmp_path / "two", *options, shared, resume=True)
-    assert logged(output) == logs
-    assert all(torch.equal(value, straight[name]) for name, value in weights(output).items())
-
-    # Where one process is left, it takes the batches of both.
-    for _ in range(2):
-        cut_off(output, 4)
-        run(toy, tmp_path / "two", *options, shared, resume=True)
-        assert_as_trained(output, single, 1e-4)
-
-
-def test_processes_that_cannot_share_the_batches_of_an_update(tmp_path: Path):
-    def resumed(processes: int) -> int:
-        arguments = SimpleNamespace(world_size=processes, gradient_accumulation_steps=2)
-        _keep_batches(arguments, tmp_path)
-        return arguments.gradient_accumulation_steps
-
-    for rank in range(4):
-        (tmp_path / f"rng_state_{rank}.pth").touch()
-    assert resumed(4) == 2  # as before it was recorded
-    (tmp_path / "update.json").write_text('{"batches": 6}')
-    assert [resumed(count) for count in (1, 2, 3, 6)] == [6, 3, 2, 1]
-    with pytest.raises(MomeError, match=r"updates of 6 batches, which 4 processes .*: resume with 1 or 2 or 3 or 6 pr"):
-        resumed(4)
-    (tmp_path / "update.json").write_text('{"batches": "6"}')
-    with pytest.raises(MomeError, match=r"update\.json is missing or damaged"):
-        resumed(2)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("way", [PACKED, SPARE])
-def test_two_processes_train_as_one_whose_rates_share_nothing(
-    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: tuple[str, ...]
-):
-    output = distributed(toy, tmp_path / "two", "optim.steps=2", *way)
-    monkeypatch.setattr(forcing, "_LEAST_SHARED", math.inf)
-    single = run(toy, tmp_path / "single", "optim.steps=2", *PACKED, "optim.accumulate=2")
-    assert_as_trained(output, single, 1e-4)
-
-
-@pytest.mark.slow
-def test_two_processes_that_share_out_frozen_weights_train_as_one(toy: Path, tmp_path: Path):
-    # Two updates an epoch, one checkpoint amid the second.
-    options = ["data.max_frames=56", "optim.steps=4", "validation.every_steps=3", 'validation.rates=["16,5"]']
-    output = distributed(toy, tmp_path / "two", *options, "optim.shard=true")
-    single = run(toy, tmp_path / "single", *options, "optim.accumulate=2")
-    assert_as_trained(output, single, 1e-4)
-    assert len(error_rates(output)) == 2
-    assert error_rates(output) == error_rates(single)
-    language_model = AutoModelForCausalLM.from_pretrained(toy / "backbones" / "language_model")
-    frozen = sum(value.numel() for value in language_model.model.layers.parameters())
-    held = [int((tmp_path / "two" / f"stored-{rank}-held.txt").read_text()) for rank in (0, 1)]
-    assert sum(held) == frozen
-    assert max(held) < 0.6 * frozen
-    assert weights(output).keys() == weights(single).keys()
-    states = {f"checkpoint-{step}/rng_state_{rank}.pth" for step in (3, 4) for rank in (0, 1)}
-    assert files(output) - states == files(single) - {f"checkpoint-{step}/rng_state.pth" for step in (3, 4)}
-
-    straight, logs = weights(output), logged(output)
-    cut_off(output, 4)
-    distributed(toy, tmp_path / "two", *options, "optim.shard=true", resume=True)
-    assert logged(output) == logs
-    assert all(torch.equal(value, straight[name]) for name, value in weights(output).items())
-    cut_off(output, 4)  # one process has nothing to share out, and goes on all the same
-    run(toy, tmp_path / "two", *options, "optim.shard=true", resume=True)
-    assert_as_trained(output, single, 1e-4)
-
-
-@pytest.mark.slow
-def test_shared_out_weights_go_with_the_other_switches(toy: Path, tmp_path: Path):
-    options = ["optim.steps=2", *SPARE, "optim.gradient_checkpointing=true", *HALF]
-    output = distributed(toy, tmp_path / "two", *options, "optim.shard=true", adapter=GROUPED)
-    assert_as_trained(output, distributed(toy, tmp_path / "whole", *options, adapter=GROUPED), 2e-3)
-
-
-def test_what_cannot_be_shared_out_is_said_before_anything_is_loaded(
-    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    for option, message in (
-        ("model.unfrozen=[language_model]", r"optim.shard shares out frozen .* model.unfrozen trains them: leave one"),
-        ("model.self_contained=true", r"model.self_contained copies weights that optim.shard shares out: leave one"),
-    ):
-        with pytest.raises(MomeError, match=message):
-            run(toy, tmp_path, "optim.shard=true", option)
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(MomeError, match=r"not run under accelerate's FSDP: .* --multi_gpu, and give optim.shard=true"):
-        run(toy, tmp_path)
-
-
-@pytest.mark.slow
-def test_two_processes_train_the_adapters_of_all_groups(toy: Path, tmp_path: Path):
-    options = ["optim.steps=2", "optim.rates_per_step=1"]  # a step has gradients for one of the three groups alone
-    output = distributed(toy, tmp_path / "two", *options, adapter=GROUPED)
-    assert_as_trained(output, run(toy, tmp_path / "single", *options, "optim.accumulate=2", adapter=GROUPED), 1e-4)
 
 
 def test_the_keys_of_optim_reach_the_trainer(toy: Path, tmp_path: Path):
