@@ -115,7 +115,8 @@ class ClipStore:
         Raises:
             MomeError: a clip cannot be written, or no face detector can be used.
         """
-        make_folder(self.folder)
+        with disk_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
         jobs = [self._job(row) for row in rows]
         for row, (warnings, error) in zip(rows, self._run(jobs, workers), strict=True):
             _log(warnings)
@@ -264,9 +265,3 @@ def _read_clip(job: _Job) -> Clip:
         if required and array is None:
             raise MomeError(f"{row.path} has no {name}: take it out of the manifest or train another task")
     return clip
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder of stored files, if there is none; raises :class:`MomeError` if that is not possible."""
-    with disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from mome.adapters.files import save_tensors
 from mome.clip import Clip
 from mome.data.augmentation import Augmentation
-from mome.data.clips import ClipStore, Progress, file_name, make_folder
+from mome.data.clips import ClipStore, Progress, file_name
 from mome.data.manifests import ManifestRow
 from mome.errors import MomeError
+from mome.files import disk_errors
 from mome.media.face import DetectorError
 from mome.model.model import MomeForSpeechRecognition
 from mome.model.processor import MomeProcessor
@@ -98,7 +99,8 @@ class FeatureStore:
         Raises:
             MomeError: a file cannot be written, or features are too large for float16.
         """
-        make_folder(self.folder)
+        with disk_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
         for row in rows:
             try:
                 clip = clips.load(row)
