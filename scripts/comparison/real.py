@@ -11,7 +11,7 @@ of docs/results.md. What is done is skipped, and what was interrupted goes on, a
 
 With a GPU, as for results/real-gpu: --jobs 11 --batch 60 --steps 350 --set data.max_frames=6000 --set data.workers=1
 --set align.max_frames=6000 --set align.epochs=6 and folders of its own by --runs and --results, with NVIDIA's MPS
-started before.
+started before. As for results/real-averages: the same with --jobs 13 --steps 300 --set model.compression=average.
 """
 
 from __future__ import annotations

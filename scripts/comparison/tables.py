@@ -1,4 +1,4 @@
-"""Write the tables of docs/results.md from results/comparison, real, real-gpu and grid-real, and those that it quotes.
+"""Write the tables of docs/results.md from results/comparison, real*, grid-real, and those that it quotes.
 
     python scripts/comparison/tables.py
 
@@ -352,6 +352,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path("results/comparison"))
     parser.add_argument("--real", type=Path, default=Path("results/real"))
     parser.add_argument("--real-gpu", type=Path, default=Path("results/real-gpu"))
+    parser.add_argument("--real-averages", type=Path, default=Path("results/real-averages"))
     parser.add_argument("--grid-real", type=Path, default=Path("results/grid-real"))
     parser.add_argument("--outside", type=Path, default=Path("results/outside"))
     parser.add_argument("--published", type=Path, default=Path("results/published.yaml"))
@@ -362,14 +363,12 @@ def main() -> None:
     measured, page = Measured(args.results, args.outside), args.page.read_text()
     seconds, published = json.loads(args.seconds.read_text()), Published(args.published)
     tables = {name: make(measured, seconds) for name, make in TABLES.items()}
-    real = Measured(args.real, args.real / "outside")
-    tables |= {name: make(real) for name, make in REAL_TABLES.items()}
-    gpu = Measured(args.real_gpu, args.real_gpu / "outside")
-    tables |= {name.replace("real-asr", "real-gpu"): make(gpu) for name, make in REAL_TABLES.items()}
-    tables["real-gpu-learning-rates"] = learning_rates(SPEECH, args.real_gpu)
+    for setting, folder in {"asr": args.real, "gpu": args.real_gpu, "averages": args.real_averages}.items():
+        real = Measured(folder, folder / "outside")
+        tables |= {name.replace("-asr", f"-{setting}"): make(real) for name, make in REAL_TABLES.items()}
+        tables[f"real-{setting}-learning-rates"] = learning_rates(SPEECH, folder)
     grid = Measured(args.grid_real, args.grid_real / "outside")
     tables |= {name: make(grid) for name, make in GRID_TABLES.items()}
-    tables["real-learning-rates"] = learning_rates(SPEECH, args.real)
     tables["real-avsr-learning-rates"] = learning_rates(GRID, args.grid_real)
     tables["real-alignment"] = alignment(args.real)
     tables |= {f"quoted {name}": make(measured, published) for name, make in QUOTED.items()}
