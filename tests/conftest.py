@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 from collections.abc import Iterator
@@ -19,10 +20,17 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    gc.disable()  # until all tests are collected
     config.addinivalue_line("markers", "speech: where speech is, is really looked for")
     config.addinivalue_line(
         "markers", "golden(family): run with the fixture golden as each case in --golden whose name begins with family"
     )
+
+
+def pytest_collection_finish() -> None:
+    """Thousands of tests and the libraries stay to the end: no collection of garbage looks at them again."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from torch import multiprocessing
 from torch.nn.parallel import DistributedDataParallel
 
 from mome.adapters import (
@@ -20,6 +19,7 @@ from mome.adapters import (
     load_balancing_loss,
     save_adapter,
 )
+from tests.processes import spawned
 
 from . import tiny
 from .test_training import assert_same, gradients
@@ -38,10 +38,16 @@ def loss_of(model, adapter: str, rank: int) -> torch.Tensor:
 
 def work(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     dist.init_process_group(
-        "gloo", f"file://{folder}/store", timeout=datetime.timedelta(seconds=120), rank=rank, world_size=2
+        "gloo", f"file://{folder}/store", timeout=datetime.timedelta(seconds=60), rank=rank, world_size=2
     )
+    replicated(rank, folder)
+    sharded(rank, folder)
+    dist.barrier()
+    os._exit(0)  # what is to be compared is written: gloo's threads need not come to an end, which has no limit
+
+
+def replicated(rank: int, folder: Path) -> None:
     found = {}
     for adapter in ADAPTERS:
         model = tiny.model("llama", adapter).train()
@@ -51,31 +57,12 @@ def work(rank: int, folder: Path) -> None:
             loss_of(parallel, adapter, rank).backward()
         found[adapter] = gradients(model)
     torch.save(found, folder / f"{rank}.pt")
-    dist.destroy_process_group()
 
 
-@pytest.mark.slow
-def test_two_ranks_in_different_groups_get_the_gradients_of_one_process(tmp_path) -> None:
-    multiprocessing.spawn(work, (tmp_path,), nprocs=2)
-    ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
-    for adapter in ADAPTERS:
-        model = tiny.model("llama", adapter).train()
-        ((loss_of(model, adapter, 0) + loss_of(model, adapter, 1)) / 2).backward()
-        expected = gradients(model)
-        assert expected.keys() == dict(adapter_parameters(model)).keys()
-        for found in ranks:
-            assert_same(found[adapter], expected)
-
-
-def work_sharded(rank: int, folder: Path) -> None:
+def sharded(rank: int, folder: Path) -> None:
     from torch.distributed.fsdp import fully_shard
     from torch.distributed.tensor import DTensor
 
-    torch.set_num_threads(1)
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    dist.init_process_group(
-        "gloo", f"file://{folder}/store", timeout=datetime.timedelta(seconds=120), rank=rank, world_size=2
-    )
     mesh = dist.init_device_mesh("cpu", (2,))
     for adapter in SHARDED:
         model = tiny.model("llama", adapter).train()
@@ -92,18 +79,36 @@ def work_sharded(rank: int, folder: Path) -> None:
         torch.save(found, folder / f"{adapter}-{rank}.pt")
         save_adapter(model, folder / adapter)
         dist.barrier()
-    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes have written."""
+    folder = tmp_path_factory.mktemp("ranks")
+    spawned(work, folder)
+    return folder
 
 
 @pytest.mark.slow
-def test_fsdp_has_the_gradients_of_one_process_and_saves_whole_adapters(tmp_path) -> None:
-    multiprocessing.spawn(work_sharded, (tmp_path,), nprocs=2)
+def test_two_ranks_in_different_groups_get_the_gradients_of_one_process(ranks) -> None:
+    both = [torch.load(ranks / f"{rank}.pt") for rank in range(2)]
+    for adapter in ADAPTERS:
+        model = tiny.model("llama", adapter).train()
+        ((loss_of(model, adapter, 0) + loss_of(model, adapter, 1)) / 2).backward()
+        expected = gradients(model)
+        assert expected.keys() == dict(adapter_parameters(model)).keys()
+        for found in both:
+            assert_same(found[adapter], expected)
+
+
+@pytest.mark.slow
+def test_fsdp_has_the_gradients_of_one_process_and_saves_whole_adapters(ranks) -> None:
     for adapter in SHARDED:
         model = tiny.model("llama", adapter).train()
         ((loss_of(model, adapter, 0) + loss_of(model, adapter, 1)) / 2).backward()
         expected = gradients(model)
         for rank in range(2):
-            assert_same(torch.load(tmp_path / f"{adapter}-{rank}.pt"), expected)
-        loaded = load_adapter(tiny.model(), tmp_path / adapter)
+            assert_same(torch.load(ranks / f"{adapter}-{rank}.pt"), expected)
+        loaded = load_adapter(tiny.model(), ranks / adapter)
         for (_, ours), (_, theirs) in zip(adapter_parameters(loaded), adapter_parameters(model), strict=True):
             assert torch.equal(ours, theirs)

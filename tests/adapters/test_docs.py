@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mome.adapters import load_adapter
+from tests.processes import torchrun
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "adapters.md"
 FENCES = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
@@ -60,15 +58,7 @@ def test_its_trainer_of_trl_runs() -> None:
 def test_its_processes_share_out_a_model(tmp_path: Path) -> None:
     fences = before(FSDP, "def tiny_llama", "before = tiny_llama()", "def train(")
     (tmp_path / "page.py").write_text("\n".join(fences))
-    finished = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "page.py"],
-        cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert finished.returncode == 0, finished.stderr
+    torchrun(tmp_path / "log", "page.py", cwd=tmp_path)
     names: dict[str, Any] = {}
     run(fences[:2], names)
     trained = load_adapter(names["tiny_llama"](), tmp_path / "plurals")

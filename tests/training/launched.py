@@ -1,30 +1,45 @@
-"""``mome train`` as each of several processes runs it; it notes the clips that the process stores, and its shares."""
+"""Several trainings, as each of the processes that torchrun starts runs them.
+
+For each, it notes the clips that the process stores and its shares of the frozen weights.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from mome.cli.application import main
+from torch.distributed import PrefixStore
+
 from mome.data import clips
 from mome.training import trainer
+from mome.training.run import train
 
 
 def store(job: clips._Job) -> clips._Stored:
-    with Path(f"{os.environ['STORED']}-{os.environ['RANK']}.txt").open("a") as file:
+    with (folder / f"stored-{rank}.txt").open("a") as file:
         print(job.row.id, file=file)
-    return original(job)
+    return original_store(job)
 
 
 def wrap(model: Any, *args: Any) -> Any:
     held = sum(value.to_local().numel() for value in model.parameters() if hasattr(value, "to_local"))
-    Path(f"{os.environ['STORED']}-{os.environ['RANK']}-held.txt").write_text(str(held))
+    (folder / f"held-{rank}.txt").write_text(str(held))
     return original_wrap(model, *args)
 
 
-original, original_wrap = clips._store_clip, trainer.wrap
-clips._store_clip, trainer.wrap = store, wrap
-sys.argv[1:1] = ["train"]
-main()
+def keys(*args: Any, **options: Any) -> PrefixStore:
+    """Each training has its own: in those of the one before are addresses of threads that have ended."""
+    return PrefixStore(folder.name, original_keys(*args, **options))
+
+
+rendezvous = import_module("torch.distributed.rendezvous")  # whose name in the package is a function's
+rank = os.environ["RANK"]
+original_store, original_wrap, original_keys = clips._store_clip, trainer.wrap, rendezvous._create_c10d_store
+clips._store_clip, trainer.wrap, rendezvous._create_c10d_store = store, wrap, keys
+for name, arguments in json.loads(Path(sys.argv[1]).read_text()):
+    folder = Path(name)
+    train(*arguments)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
-import os
 import re
-import subprocess
-import sys
+import shutil
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from mome.data.tables import read_rows
 from mome.errors import MomeError
 from mome.model import forcing
 from mome.training.run import _keep_batches
+from tests.processes import torchrun
 from tests.training.test_switches import (
     GROUPED,
     HALF,
@@ -36,24 +38,16 @@ from tests.training.test_switches import (
 from tests.training.toy import MOME
 
 
-def distributed(toy: Path, folder: Path, *options: str, adapter: str = MOME, resume: bool = False) -> Path:
-    """Train in two processes, as torchrun starts them."""
-    path, overrides = written(toy, folder, adapter)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    finished = subprocess.run(
-        [*command, "-m", "tests.training.launched", str(path), *overrides, *options, *["--resume"] * resume],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "STORED": str(folder / "stored")},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert finished.returncode == 0, finished.stderr
-    return folder / "run"
-
-
 def files(output: Path) -> set[str]:
     """What a run has written, without the names of hosts and processes."""
     return {re.sub(r"events.out.*", "events", str(file.relative_to(output))) for file in output.rglob("*")}
+
+
+def assert_resumed(output: Path, straight: Path) -> None:
+    """It has logged and learnt what the run without an interruption has."""
+    assert logged(output) == logged(straight)
+    expected = weights(straight)
+    assert all(torch.equal(value, expected[name]) for name, value in weights(output).items())
 
 
 def with_damage(toy: Path, folder: Path) -> Path:
@@ -68,19 +62,68 @@ def with_damage(toy: Path, folder: Path) -> Path:
     return folder / "manifest.csv"
 
 
+# Two updates an epoch, one checkpoint amid the second.
+AMID = ["data.max_frames=56", "optim.steps=4", "validation.every_steps=3", 'validation.rates=["16,5"]']
+DAMAGED = [*AMID, "data.limit=null", "data.skip_percent=20", "validation.batch=1"]
+SHARED = [*AMID, "optim.shard=true"]
+SWITCHES = ["optim.steps=2", *SPARE, "optim.gradient_checkpointing=true", *HALF]
+# A step has gradients for one of the three groups alone.
+ONE_GROUP = ["optim.steps=2", "optim.rates_per_step=1"]
+
+
+@pytest.fixture(scope="module")
+def damaged(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The options of a training with damaged clips, and a cache of its own."""
+    folder = tmp_path_factory.mktemp("damaged")
+    return [*DAMAGED, f"data.manifests=[{with_damage(toy, folder)}]", f"data.cache_folder={folder}/cache"]
+
+
+@pytest.fixture(scope="module")
+def two(toy: Path, damaged: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of trainings in two processes, some of them cut off in a copy and resumed; only to be read."""
+    folder = tmp_path_factory.mktemp("two")
+
+    def job(name: str, options: Sequence[str], adapter: str = MOME, resume: bool = False) -> tuple[str, list[Any]]:
+        path, overrides = written(toy, folder / name, adapter)
+        return str(folder / name), [str(path), [*overrides, *options], resume]
+
+    def launch(*jobs: tuple[str, list[Any]]) -> None:
+        (folder / "jobs.json").write_text(json.dumps(jobs))
+        torchrun(folder / "log", "-m", "tests.training.launched", str(folder / "jobs.json"))
+
+    launch(
+        job("damaged", damaged),
+        job("packed", ["optim.steps=2", *PACKED]),
+        job("spare", ["optim.steps=2", *SPARE]),
+        job("shared", SHARED),
+        job("whole switches", SWITCHES, GROUPED),
+        job("shared switches", [*SWITCHES, "optim.shard=true"], GROUPED),
+        job("one group", ONE_GROUP, GROUPED),
+    )
+    for name in ("damaged", "shared"):
+        shutil.copytree(folder / name / "run", folder / f"{name} resumed" / "run")
+        cut_off(folder / f"{name} resumed" / "run", 4)
+    launch(job("damaged resumed", damaged, resume=True), job("shared resumed", SHARED, resume=True))
+    return folder
+
+
+def alone(toy: Path, two: Path, name: str, folder: Path, *options: str) -> Path:
+    """A copy of a training in two processes, cut off and resumed by this one."""
+    shutil.copytree(two / name / "run", folder / "run")
+    cut_off(folder / "run", 4)
+    return run(toy, folder, *options, resume=True)
+
+
 @pytest.mark.slow
-def test_two_processes_train_as_one_that_accumulates_their_batches(toy: Path, tmp_path: Path):
-    # Four batches of two clips an epoch, two for each process: the third update is amid the second epoch.
-    options = ["data.max_frames=56", "optim.steps=4", "validation.every_steps=3", 'validation.rates=["16,5"]']
-    options += [f"data.manifests=[{with_damage(toy, tmp_path)}]", "data.limit=null", "data.skip_percent=20"]
-    options += ["validation.batch=1"]
-    shared = f"data.cache_folder={tmp_path}/cache"
-    output = distributed(toy, tmp_path / "two", *options, shared)
-    parts = [(tmp_path / "two" / f"stored-{rank}.txt").read_text().split() for rank in (0, 1)]
+def test_two_processes_train_as_one_that_accumulates_their_batches(
+    toy: Path, two: Path, damaged: list[str], tmp_path: Path
+):
+    output = two / "damaged" / "run"
+    parts = [(two / "damaged" / f"stored-{rank}.txt").read_text().split() for rank in (0, 1)]
     assert [len(part) for part in parts] == [5, 6]
     assert len({name for part in parts for name in part}) == 11, "a clip was stored twice"
 
-    single = run(toy, tmp_path / "single", *options, shared, "optim.accumulate=2")
+    single = run(toy, tmp_path / "single", *damaged, "optim.accumulate=2")
     assert_as_trained(output, single, 1e-4)
     assert len(error_rates(output)) == 2
     assert error_rates(output) == error_rates(single)
@@ -93,18 +136,14 @@ def test_two_processes_train_as_one_that_accumulates_their_batches(toy: Path, tm
     states = {f"checkpoint-{step}/rng_state_{rank}.pth" for step in (3, 4) for rank in (0, 1)}
     assert files(output) - states == files(single) - {f"checkpoint-{step}/rng_state.pth" for step in (3, 4)}
     assert len([*(output / "tensorboard").iterdir()]) == 1, "only the first process writes it"
-
-    straight, logs = weights(output), logged(output)
-    cut_off(output, 4)
-    distributed(toy, tmp_path / "two", *options, shared, resume=True)
-    assert logged(output) == logs
-    assert all(torch.equal(value, straight[name]) for name, value in weights(output).items())
+    assert_resumed(two / "damaged resumed" / "run", output)
 
     # Where one process is left, it takes the batches of both.
-    for _ in range(2):
-        cut_off(output, 4)
-        run(toy, tmp_path / "two", *options, shared, resume=True)
-        assert_as_trained(output, single, 1e-4)
+    left = alone(toy, two, "damaged", tmp_path / "left", *damaged)
+    assert_as_trained(left, single, 1e-4)
+    cut_off(left, 4)
+    run(toy, tmp_path / "left", *damaged, resume=True)
+    assert_as_trained(left, single, 1e-4)
 
 
 def test_processes_that_cannot_share_the_batches_of_an_update(tmp_path: Path):
@@ -126,49 +165,38 @@ def test_processes_that_cannot_share_the_batches_of_an_update(tmp_path: Path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", [PACKED, SPARE])
+@pytest.mark.parametrize("way", ["packed", "spare"])
 def test_two_processes_train_as_one_whose_rates_share_nothing(
-    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: tuple[str, ...]
+    toy: Path, two: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
 ):
-    output = distributed(toy, tmp_path / "two", "optim.steps=2", *way)
     monkeypatch.setattr(forcing, "_LEAST_SHARED", math.inf)
     single = run(toy, tmp_path / "single", "optim.steps=2", *PACKED, "optim.accumulate=2")
-    assert_as_trained(output, single, 1e-4)
+    assert_as_trained(two / way / "run", single, 1e-4)
 
 
 @pytest.mark.slow
-def test_two_processes_that_share_out_frozen_weights_train_as_one(toy: Path, tmp_path: Path):
-    # Two updates an epoch, one checkpoint amid the second.
-    options = ["data.max_frames=56", "optim.steps=4", "validation.every_steps=3", 'validation.rates=["16,5"]']
-    output = distributed(toy, tmp_path / "two", *options, "optim.shard=true")
-    single = run(toy, tmp_path / "single", *options, "optim.accumulate=2")
+def test_two_processes_that_share_out_frozen_weights_train_as_one(toy: Path, two: Path, tmp_path: Path):
+    output = two / "shared" / "run"
+    single = run(toy, tmp_path / "single", *AMID, "optim.accumulate=2")
     assert_as_trained(output, single, 1e-4)
     assert len(error_rates(output)) == 2
     assert error_rates(output) == error_rates(single)
     language_model = AutoModelForCausalLM.from_pretrained(toy / "backbones" / "language_model")
     frozen = sum(value.numel() for value in language_model.model.layers.parameters())
-    held = [int((tmp_path / "two" / f"stored-{rank}-held.txt").read_text()) for rank in (0, 1)]
+    held = [int((two / "shared" / f"held-{rank}.txt").read_text()) for rank in (0, 1)]
     assert sum(held) == frozen
     assert max(held) < 0.6 * frozen
     assert weights(output).keys() == weights(single).keys()
     states = {f"checkpoint-{step}/rng_state_{rank}.pth" for step in (3, 4) for rank in (0, 1)}
     assert files(output) - states == files(single) - {f"checkpoint-{step}/rng_state.pth" for step in (3, 4)}
-
-    straight, logs = weights(output), logged(output)
-    cut_off(output, 4)
-    distributed(toy, tmp_path / "two", *options, "optim.shard=true", resume=True)
-    assert logged(output) == logs
-    assert all(torch.equal(value, straight[name]) for name, value in weights(output).items())
-    cut_off(output, 4)  # one process has nothing to share out, and goes on all the same
-    run(toy, tmp_path / "two", *options, "optim.shard=true", resume=True)
-    assert_as_trained(output, single, 1e-4)
+    assert_resumed(two / "shared resumed" / "run", output)
+    # One process has nothing to share out, and goes on all the same.
+    assert_as_trained(alone(toy, two, "shared", tmp_path / "left", *SHARED), single, 1e-4)
 
 
 @pytest.mark.slow
-def test_shared_out_weights_go_with_the_other_switches(toy: Path, tmp_path: Path):
-    options = ["optim.steps=2", *SPARE, "optim.gradient_checkpointing=true", *HALF]
-    output = distributed(toy, tmp_path / "two", *options, "optim.shard=true", adapter=GROUPED)
-    assert_as_trained(output, distributed(toy, tmp_path / "whole", *options, adapter=GROUPED), 2e-3)
+def test_shared_out_weights_go_with_the_other_switches(two: Path):
+    assert_as_trained(two / "shared switches" / "run", two / "whole switches" / "run", 2e-3)
 
 
 def test_what_cannot_be_shared_out_is_said_before_anything_is_loaded(
@@ -186,7 +214,6 @@ def test_what_cannot_be_shared_out_is_said_before_anything_is_loaded(
 
 
 @pytest.mark.slow
-def test_two_processes_train_the_adapters_of_all_groups(toy: Path, tmp_path: Path):
-    options = ["optim.steps=2", "optim.rates_per_step=1"]  # a step has gradients for one of the three groups alone
-    output = distributed(toy, tmp_path / "two", *options, adapter=GROUPED)
-    assert_as_trained(output, run(toy, tmp_path / "single", *options, "optim.accumulate=2", adapter=GROUPED), 1e-4)
+def test_two_processes_train_the_adapters_of_all_groups(toy: Path, two: Path, tmp_path: Path):
+    single = run(toy, tmp_path / "single", *ONE_GROUP, "optim.accumulate=2", adapter=GROUPED)
+    assert_as_trained(two / "one group" / "run", single, 1e-4)
