@@ -5,6 +5,7 @@ For each, it notes the clips that the process stores and its shares of the froze
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -40,6 +41,7 @@ rendezvous = import_module("torch.distributed.rendezvous")  # whose name in the 
 rank = os.environ["RANK"]
 original_store, original_wrap, original_keys = clips._store_clip, trainer.wrap, rendezvous._create_c10d_store
 clips._store_clip, trainer.wrap, rendezvous._create_c10d_store = store, wrap, keys
+gc.freeze()  # each training collects garbage, which none of what is imported is
 for name, arguments in json.loads(Path(sys.argv[1]).read_text()):
     folder = Path(name)
     train(*arguments)

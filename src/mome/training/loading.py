@@ -79,7 +79,7 @@ def load_recipe(name: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
 def _merge(into: DictConfig, layer: DictConfig, source: str) -> Any:
     try:
         _check_keys(layer, source)
-        return OmegaConf.merge(_without_other_options(into, layer), layer)
+        return OmegaConf.unsafe_merge(_without_other_options(into, layer), layer)  # into which nothing is copied
     except _MERGE_ERRORS as error:
         reason = _type_mismatch(into, layer) or shortened(str(error).splitlines()[0], 200)
         raise MomeError(f"{source}: {reason}") from error
