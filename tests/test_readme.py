@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import subprocess
@@ -13,6 +12,7 @@ import pytest
 from typer.main import get_command
 
 from mome.cli import app
+from tests.cli.conftest import Run, restored, run  # noqa: F401  fixtures
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -28,31 +28,33 @@ def commands() -> list[list[str]]:
 
 
 @pytest.mark.parametrize(("language", "code"), TESTED)
-@pytest.mark.slow
-def test_marked_examples_run(language: str, code: str, tmp_path: Path):
+def test_marked_examples_run(language: str, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run):  # noqa: F811
     if "synthesize" in code:
         pytest.importorskip("espeakng_loader")
-    code = code.replace("/tmp/", f"{tmp_path}/")
-    code = re.sub(r"^mome ", f"{sys.executable} -m mome ", code, flags=re.MULTILINE)
     (tmp_path / "src").symlink_to(ROOT / "src")  # what an example leaves where it runs is not left in the checkout
-    words = [sys.executable, "-c", code] if language == "python" else ["bash", "-ec", code]
-    run = subprocess.run(
-        words, cwd=tmp_path, env={**os.environ, "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True, check=False
-    )
-    assert run.returncode == 0, run.stderr
+    monkeypatch.chdir(tmp_path)
+    code = code.replace("/tmp/", f"{tmp_path}/")
+    if language == "python":
+        exec(compile(code, "README.md", "exec"), {})
+        return
+    for line in code.splitlines():
+        program, *arguments = shlex.split(line, comments=True)
+        assert program == "mome"
+        result = run(*arguments)
+        assert result.exit_code == 0, result.output
 
 
 def test_the_shown_transcript_is_what_the_command_prints():
     shown = re.search(r"transcribe src/mome/demo/clip.mp4 --rates 4,2\n```\n+```text\n(.*?)\n```", README, re.DOTALL)
     assert shown is not None
-    run = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-m", "mome", "transcribe", "src/mome/demo/clip.mp4", "--rates", "4,2"],
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=True,
     )
-    assert run.stdout.strip() == shown.group(1).strip()
+    assert done.stdout.strip() == shown.group(1).strip()
 
 
 def test_every_command_and_option_exists():

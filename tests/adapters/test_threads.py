@@ -14,7 +14,7 @@ from mome.adapters import AdapterContext, adapter_parameters, load_balancing_los
 from . import tiny
 
 pytestmark = pytest.mark.usefixtures("eager_switching")
-THREADS, PASSES = 4, 400
+THREADS, PASSES = 4, 200
 everything = pytest.mark.parametrize("adapter", ["layer", "attention", "ffn", *tiny.GROUPED])
 
 

@@ -185,7 +185,7 @@ def test_a_file_that_is_no_sweep_is_one_line_before_any_training(refused, tmp_pa
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_all_processes_and_the_same_command_goes_on(tmp_path):
+def test_ctrl_c_ends_all_processes_and_the_same_command_goes_on(run, tmp_path):
     manifest, file = toy_corpus(tmp_path / "data"), tmp_path / "sweep.yaml"
     recipe = toy_recipe(tmp_path, manifest, toy_backbones(tmp_path / "backbones"), tmp_path / "unused")
     file.write_text(SWEEP.format(base=recipe, epochs=2, manifest=manifest, output=tmp_path / "out"))
@@ -206,8 +206,8 @@ def test_ctrl_c_ends_all_processes_and_the_same_command_goes_on(tmp_path):
     assert lines.splitlines()[-1] == "mome: interrupted: the same command goes on"
     assert "Traceback" not in lines
     assert not (first / "config.json").exists()
-    done = subprocess.run(command, env=environment, timeout=600, **options)
-    assert done.returncode == 0, done.stderr
+    done = run("sweep", file)
+    assert done.exit_code == 0, done.output
     assert [line.split()[0] for line in done.stdout.splitlines()[2:]] == ["control", "narrow"]
     history = json.loads((first / "history.json").read_text())
     steps = [entry["step"] for entry in history if "loss" in entry]

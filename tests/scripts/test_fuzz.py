@@ -1,4 +1,4 @@
-"""The search for inputs that end badly: what it tells apart, and half a minute of it."""
+"""The search for inputs that end badly: what it tells apart, and a little of it."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import pytest
 from scripts.fuzz import mutate, sandbox
 
 ROOT = Path(__file__).parents[2]
-PARTS = {"media": 60, "folders": 30, "settings": 60, "checkpoints": 20}
+PARTS = {"media": 24, "folders": 10, "settings": 20, "checkpoints": 8}
 
 
 def silent() -> None:
@@ -65,7 +65,7 @@ def test_changed_values_leave_the_original_alone():
 
 
 @pytest.mark.slow
-def test_half_a_minute_of_the_search_finds_nothing(tmp_path):
+def test_a_short_search_finds_nothing(tmp_path):
     wanted = [f"{kind}={count}" for kind, count in PARTS.items()]
     command = [sys.executable, "-m", "scripts.fuzz.run", *wanted, "--seed", "7", "--keep", str(tmp_path)]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
@@ -75,4 +75,4 @@ def test_half_a_minute_of_the_search_finds_nothing(tmp_path):
     assert {kind: found["cases"] for kind, found in document["kinds"].items()} == PARTS
     # Damage that is always refused, or never, would show little.
     assert all(found["refused"] > found["cases"] / 10 for found in document["kinds"].values())
-    assert document["kinds"]["media"]["right"] > 5
+    assert document["kinds"]["media"]["right"] > 2
