@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 ARGS ?=
 
 .DELETE_ON_ERROR:
-.PHONY: help install demo test check format clean fuzz backbones bench mome-tiny mome-base
+.PHONY: help install demo test test-slow check format clean fuzz backbones bench mome-tiny mome-base
 .PHONY: results results-tiny results-base results-comparison results-real results-real-avsr results-pages results-speech results-analysis
 
 help:  ## List the targets
@@ -35,10 +35,13 @@ demo: $(INSTALLED)  ## Transcribe the shipped clip at every rate, clean and in n
 # --- gates -----------------------------------------------------------------------------------------------------
 
 # One thread: the tests' tensors are so small that more threads only wait for one another.
-test: export OMP_NUM_THREADS ?= 1
-test: export TOKENIZERS_PARALLELISM ?= false
+test test-slow: export OMP_NUM_THREADS ?= 1
+test test-slow: export TOKENIZERS_PARALLELISM ?= false
 test: $(INSTALLED)  ## Run the tests, e.g. make test ARGS="tests/text -k wer"
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -m "not long" $(ARGS)
+
+test-slow: $(INSTALLED)  ## Run the few tests that make test leaves out, each of which takes longest
+	$(BIN)/python -m pytest -m long $(ARGS)
 
 check: $(INSTALLED)  ## Lint, formatting, types, the import contract and file sizes
 	$(BIN)/ruff check

@@ -55,6 +55,7 @@ def test_its_trainer_of_trl_runs() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_its_processes_share_out_a_model(tmp_path: Path) -> None:
     fences = before(FSDP, "def tiny_llama", "before = tiny_llama()", "def train(")
     (tmp_path / "page.py").write_text("\n".join(fences))

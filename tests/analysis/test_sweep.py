@@ -120,6 +120,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_a_training_ends_with_a_sweep_that_is_killed(tmp_path):
     script, begun = tmp_path / "killed.py", tmp_path / "begun"
     script.write_text(KILLED)

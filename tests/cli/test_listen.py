@@ -28,6 +28,7 @@ def sound() -> np.ndarray:
     return np.concatenate([sentence, quiet, sentence])
 
 
+@pytest.mark.slow
 def test_a_pipe(sound):
     done = listened(sound=sound)
     assert (done.returncode, done.stdout) == (0, "bin blue at f two now\nbin blue at f two now\n"), done.stderr

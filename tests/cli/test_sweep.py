@@ -185,6 +185,7 @@ def test_a_file_that_is_no_sweep_is_one_line_before_any_training(refused, tmp_pa
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_ctrl_c_ends_all_processes_and_the_same_command_goes_on(run, tmp_path):
     manifest, file = toy_corpus(tmp_path / "data"), tmp_path / "sweep.yaml"
     recipe = toy_recipe(tmp_path, manifest, toy_backbones(tmp_path / "backbones"), tmp_path / "unused")

@@ -76,6 +76,7 @@ def test_what_is_trained_on_grid(real: Any):
     assert {need.recipe for need in one.needs} == {"projectors-only-grid-real", "mome-mhsa-grid-real"}
 
 
+@pytest.mark.slow
 def test_one_system_from_alignment_to_error_rates(real: Any, tmp_path: Path):
     manifest, backbones = toy_corpus(tmp_path / "data"), toy_backbones(tmp_path / "backbones")
     changes = [f"model.{part}={backbones}/{part}" for part in ("audio_encoder", "language_model")]
@@ -125,6 +126,7 @@ def test_one_system_from_alignment_to_error_rates(real: Any, tmp_path: Path):
     assert encoded.stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_with_lips_and_in_noise(real: Any, tmp_path: Path):
     manifest, backbones = toy_corpus(tmp_path / "data"), toy_backbones(tmp_path / "backbones")
     parts = ("audio_encoder", "video_encoder", "language_model")

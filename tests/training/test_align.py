@@ -59,6 +59,7 @@ def reader(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_it_lowers_the_first_loss_through_the_language_model(toy: Path, reader: Path, tmp_path: Path):
     def first(backbones: Path, name: str, *options: str) -> float:
         (tmp_path / name).mkdir()
