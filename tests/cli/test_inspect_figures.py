@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+from functools import cache
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from mome.training import load_config, load_recipe, recipe_names
 from mome.training.loading import SHIPPED, read_layers
 
 RECIPES = recipe_names()
+shipped = cache(load_recipe)  # only to be read
 # What mome-tiny starts from is built by scripts/mome_tiny, and its parts are bundled with the package.
 NAMED = [name for name in RECIPES if name != "mome-tiny"]
 
@@ -135,7 +137,7 @@ def test_bottlenecks_follow_the_width():
 
 @pytest.mark.slow
 def test_whisper_medium_only_where_the_published_systems_need_it():
-    medium = {name for name in RECIPES if load_recipe(name).model.audio_encoder == "openai/whisper-medium.en"}
+    medium = {name for name in RECIPES if shipped(name).model.audio_encoder == "openai/whisper-medium.en"}
     expected = {"llama-smop-lrs2", "llama-smop-lrs3", "llama-smop-jedr-lrs2", "llama-smop-jedr-lrs3"}
     expected |= {f"omni-avsr-{kind}-lrs3" for kind in ("s", "t", "st")} | {"mms-llama-lrs2", "mms-llama-lrs3"}
     assert medium == expected | {name for name in RECIPES if "-8b-" in name and "-vsr-" not in name}
@@ -198,7 +200,7 @@ def test_every_system_can_be_inspected(inspect, name):
 
 @pytest.mark.parametrize("name", NAMED)
 def test_every_recipe_describes_a_model(name):
-    recipe, config = load_recipe(name), load_config(name)
+    recipe, config = shipped(name), load_config(name)
     assert recipe.output == f"runs/{name}"
     assert config.tasks == recipe.optim.tasks
     rates = list(config.rate_set.rates())

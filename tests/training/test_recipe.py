@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import math
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from mome.rates import Rates
 from mome.training import load_config, load_recipe, recipe_names
 from mome.training.loading import SHIPPED, read_layers
 
+shipped = cache(load_recipe)  # only to be read
 BASE = """
 model: {language_model: llm, audio_encoder: whisper, audio_rates: [4, 16]}
 data: {manifests: [a.csv, b.csv]}
@@ -53,7 +55,7 @@ def test_shipped_recipes_can_be_named():
     assert "mome-tiny" in names
     assert len(names) == len(set(names)) >= 109
     for name in names:
-        recipe = load_recipe(name)
+        recipe = shipped(name)
         assert recipe.optim.tasks
         assert recipe.output == f"runs/{name}"
         assert (recipe.data.manifests, recipe.augment.noise) == ([], None), "the user names them"
@@ -62,7 +64,7 @@ def test_shipped_recipes_can_be_named():
 
 def facts(name: str) -> dict[str, str]:
     """What tells a recipe from the others, as recipes.csv has it."""
-    recipe = load_recipe(name)
+    recipe = shipped(name)
     model, optim = recipe.model, recipe.optim
     connector, adapter = model.connector or {"type": "projectors"}, model.adapter or {"type": "-"}
     flags = {"projector_norm": model.projector_norm, "bos": model.bos, "stack": model.compression == "stack"}
@@ -152,7 +154,7 @@ def test_lip_reading_as_it_was_compared():
         f"{name}-vsr" for name in ("llama-avsr", "llama-mtsk-ms", "llama-mtsk-ss", "llama-mtsk-mss", "mome-layer")
     ]
     for name in (f"{system}-{corpus}" for system in systems for corpus in ("lrs2", "lrs3")):
-        model = load_recipe(name).model
+        model = shipped(name).model
         assert (model.language_model, model.video_adapter) == ("meta-llama/Llama-3.2-3B", None), name
         assert (model.compression, model.projector_norm) == ("average", True), name
     assert load_recipe("llama-avsr-vsr-8b-lrs3").model.video_adapter == {"bottleneck": 64}

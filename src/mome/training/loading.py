@@ -102,7 +102,7 @@ def _type_mismatch(into: DictConfig, layer: DictConfig) -> str | None:
         for name, value in content.items() if part in PARTS else [(part, content)]:
             key, alone = (f"{part}.{name}", {part: {name: value}}) if part in PARTS else (name, {name: value})
             try:
-                OmegaConf.merge(into, alone)
+                OmegaConf.unsafe_merge(into, alone)  # nobody uses what comes of it
             except _MERGE_ERRORS:
                 shown = "null" if value is None else shortened(value)
                 expected = _TYPE_NAMES.get(key) or _TYPE_NAMES[str(hints[name])]
