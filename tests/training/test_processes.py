@@ -115,6 +115,15 @@ def alone(toy: Path, two: Path, name: str, folder: Path, *options: str) -> Path:
 
 
 @pytest.mark.slow
+def test_the_command_itself_runs_in_two_processes(toy: Path, tmp_path: Path):
+    path, overrides = written(toy, tmp_path, MOME)
+    torchrun(tmp_path / "log", "-m", "mome", "train", str(path), *overrides, "optim.steps=1")
+    assert len(logged(tmp_path / "run")) == 1
+    assert (tmp_path / "log").read_text().count(str(tmp_path / "run")) == 1  # the first process alone tells the folder
+    assert weights(tmp_path / "run")
+
+
+@pytest.mark.slow
 def test_two_processes_train_as_one_that_accumulates_their_batches(
     toy: Path, two: Path, damaged: list[str], tmp_path: Path
 ):

@@ -59,7 +59,6 @@ def test_clips_are_augmented_and_encoded_anew_without_the_token_cache(toy: Path,
 
 
 @pytest.mark.slow
-@pytest.mark.long
 def test_a_killed_run_resumes_to_the_same_weights(toy: Path, tmp_path: Path):
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
