@@ -1,7 +1,8 @@
-"""Measure linear layers in float32 by PyTorch's default, MKL, and by oneDNN.
+"""Measure linear layers by PyTorch's default and as a transcriber computes them.
 
     python -m benchmarks.linear [--turns 9]
 
+In float32 the default is MKL, the other oneDNN; in bfloat16, oneDNN with the vectors or the weights as first factor.
 Sizes are those of SmolLM2-135M, its head, Whisper-base and Llama-3.2-1B, for several numbers of vectors. Times are CPU
 seconds of one thread, both in turn; a ratio is that of one turn.
 """
@@ -36,14 +37,16 @@ def seconds(call: Callable[[], Any], times: int) -> float:
     return (time.thread_time() - began) / times
 
 
-def measure(rows: int, inner: int, outer: int, turns: int) -> dict[str, Any]:
+def measure(dtype: torch.dtype, rows: int, inner: int, outer: int, turns: int) -> dict[str, Any]:
     """A row of the results."""
-    x, weight = torch.randn(rows, inner), torch.randn(outer, inner)
+    x, weight = torch.randn(rows, inner, dtype=dtype), torch.randn(outer, inner, dtype=dtype)
 
     def default() -> Tensor:
         return F.linear(x, weight)
 
     def onednn() -> Tensor:
+        if dtype == torch.bfloat16:
+            return torch.mm(weight, x.t()).t().contiguous()
         product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
         return product
 
@@ -51,6 +54,7 @@ def measure(rows: int, inner: int, outer: int, turns: int) -> dict[str, Any]:
     pairs = [(seconds(default, times), seconds(onednn, times)) for _ in range(turns + 1)][1:]
     ratios = [one / other for one, other in pairs]
     return {
+        "dtype": str(dtype).removeprefix("torch."),
         "rows": rows,
         "inner": inner,
         "outer": outer,
@@ -73,11 +77,15 @@ def main() -> None:
     document = run_document(command=command, model=None, data="random", seed=0)
     document |= {"machine": machine(torch.device("cpu")), "turns": given.turns}
     found = [
-        measure(rows, *sizes, given.turns) for sizes in SIZES for rows in ROWS if rows * sizes[0] * sizes[1] < MOST
+        measure(dtype, rows, *sizes, given.turns)
+        for dtype in (torch.float32, torch.bfloat16)
+        for sizes in SIZES
+        for rows in ROWS
+        if rows * sizes[0] * sizes[1] < MOST
     ]
     write_json(given.out, {**document, "products": found})
     for each in found:
-        print(each["inner"], each["outer"], each["rows"], f"{each['default_over_onednn']:.2f}")
+        print(each["dtype"], each["inner"], each["outer"], each["rows"], f"{each['default_over_onednn']:.2f}")
 
 
 if __name__ == "__main__":

@@ -4,10 +4,12 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mome.adapters import LoraAdapterConfig, attach
+from mome.model import linear
 from mome.model.linear import OneDnnLinear, leave_to_onednn
 from tests.adapters import tiny
 
@@ -61,6 +63,22 @@ def test_one_vector_and_large_weights(shape) -> None:
     leave_to_onednn(layer)
     with torch.no_grad():
         torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 15, 48, 49])
+@pytest.mark.parametrize("bias", [True, False])
+def test_few_vectors_and_large_weights_in_bfloat16(rows, bias, monkeypatch) -> None:
+    """Whether or not this processor has AMX: the sums are those of float64, rounded, and lie in memory as before."""
+    monkeypatch.setattr(linear, "_has_amx", lambda: True)
+    layer = nn.Linear(2048, 2048, bias=bias, dtype=torch.bfloat16).requires_grad_(False)
+    x = torch.randn(rows, 1, 2048, dtype=torch.bfloat16)
+    expected = F.linear(x.double(), layer.weight.double(), None if layer.bias is None else layer.bias.double())
+    leave_to_onednn(layer)
+    with Operations() as computed:
+        found = layer(x)
+    assert found.is_contiguous()
+    torch.testing.assert_close(found.double(), expected, rtol=0.02, atol=0.01)
+    assert ("aten::mm" in computed.names and "aten::add_.Tensor" in computed.names) == (1 < rows <= 48 and bias)
 
 
 def test_gradients_are_those_of_a_linear_layer() -> None:

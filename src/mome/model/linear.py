@@ -1,7 +1,8 @@
-"""Linear layers that oneDNN computes, where it is faster than what PyTorch takes by default."""
+"""Linear layers that oneDNN computes, where and how it is faster than what PyTorch takes by default."""
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -10,15 +11,17 @@ from torch import Tensor, nn
 
 _ROWS = 8
 _LARGE = 2**22  # weights, of which few rows too are faster
+_FEW = 48  # rows of a product in bfloat16 whose first factor is the weights
 
 
 class OneDnnLinear(nn.Linear):
-    """A linear layer that leaves products in float32 on a processor to oneDNN, if nothing needs gradients.
+    """A linear layer that leaves products on a processor to oneDNN in its best way, if nothing needs gradients.
 
-    PyTorch leaves them to MKL, which on AMD's processors takes twice as long for eight vectors and more
-    (``results/benchmarks/linear.json``). Vectors that lie apart in memory are one product too, where PyTorch makes
-    several (``results/benchmarks/last_positions.json``). Everything else is as in ``nn.Linear``, whose weights these
-    are.
+    In float32, PyTorch leaves them to MKL, which on AMD's processors takes twice as long for eight vectors and more. In
+    bfloat16 with AMX, oneDNN takes half as long again for a few vectors and large weights unless the weights are the
+    first factor and the vectors the second (``results/benchmarks/linear.json`` has both). Vectors that lie apart in
+    memory are one product too, where PyTorch makes several (``results/benchmarks/last_positions.json``). Everything
+    else is as in ``nn.Linear``, whose weights these are.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -26,20 +29,35 @@ class OneDnnLinear(nn.Linear):
         weight = self.weight
         # PyTorch would copy frozen weights for each clip where the last vectors of clips come as a view of all.
         rows = input.reshape(-1, weight.shape[1])
-        if (
-            (len(rows) >= _ROWS or weight.numel() >= _LARGE)
-            and len(rows) > 0
-            and input.dtype == weight.dtype == torch.float32
+        large = weight.numel() >= _LARGE
+        if not self._may_choose(input) or not len(rows):
+            output = F.linear(rows, weight, self.bias)
+        elif weight.dtype == torch.float32 and (large or len(rows) >= _ROWS):
+            output = torch.ops.mkldnn._linear_pointwise(rows, weight, self.bias, "none", [], "")
+        elif weight.dtype == torch.bfloat16 and large and 1 < len(rows) <= _FEW and _has_amx():
+            output = torch.mm(weight, rows.t()).t().contiguous()
+            output = output if self.bias is None else output.add_(self.bias)
+        else:
+            output = F.linear(rows, weight, self.bias)
+        return output.view(*input.shape[:-1], weight.shape[0])
+
+    def _may_choose(self, input: Tensor) -> bool:
+        """Whether it is a product of one dtype on a processor that nothing differentiates or compiles."""
+        weight = self.weight
+        return (
+            input.dtype == weight.dtype
             and input.device.type == weight.device.type == "cpu"
             and weight.is_contiguous()
             and not torch.compiler.is_compiling()
             and not torch.is_autocast_enabled("cpu")
             and not (torch.is_grad_enabled() and (input.requires_grad or weight.requires_grad))
-        ):
-            output: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, self.bias, "none", [], "")
-        else:
-            output = F.linear(rows, weight, self.bias)
-        return output.view(*input.shape[:-1], weight.shape[0])
+        )
+
+
+@cache
+def _has_amx() -> bool:
+    """Whether the processor multiplies matrices in bfloat16 as such."""
+    return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
 
 
 def leave_to_onednn(module: Any) -> None:
