@@ -53,6 +53,24 @@ def flops(run: Callable[[], Any]) -> int:
     return counter.get_total_flops()
 
 
+def test_it_is_the_same_in_inference_mode():
+    config = make_config("qwen3", "layer", audio_context="clip")  # of which no other test has kept anything
+    config.text_config.intermediate_size += 8
+    config.audio_config.encoder_ffn_dim += 8
+    with torch.inference_mode():
+        inside = inference_cost(config, Rates(4, None), AUDIO, 0, NEW)
+    config.text_config.intermediate_size += 8
+    config.audio_config.encoder_ffn_dim += 8
+    more = inference_cost(config, Rates(4, None), AUDIO, 0, NEW)
+    config.text_config.intermediate_size -= 16
+    config.audio_config.encoder_ffn_dim -= 16
+    less = inference_cost(config, Rates(4, None), AUDIO, 0, NEW)
+    # Both grow by as much with each eight hidden units.
+    assert inside.prefill - less.prefill == more.prefill - inside.prefill > 0
+    assert inside.audio_encoder - less.audio_encoder == more.audio_encoder - inside.audio_encoder > 0
+    assert inside.decode > less.decode > 0
+
+
 def features(frames: int, width: int) -> Features:
     return Features(torch.randn(1, frames, width), torch.tensor([frames]))
 
