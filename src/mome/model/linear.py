@@ -17,9 +17,9 @@ _FEW = 48  # rows of a product in bfloat16 whose first factor is the weights
 class OneDnnLinear(nn.Linear):
     """A linear layer that leaves products on a processor to oneDNN in its best way, if nothing needs gradients.
 
-    In float32, PyTorch leaves them to MKL, which on AMD's processors takes twice as long for eight vectors and more. In
-    bfloat16 with AMX, oneDNN takes half as long again for a few vectors and large weights unless the weights are the
-    first factor and the vectors the second (``results/benchmarks/linear.json`` has both). Vectors that lie apart in
+    In float32, PyTorch leaves them to MKL, which takes up to 2.8 times as long for eight vectors and more. In bfloat16
+    with AMX, oneDNN takes up to 1.5 times as long for a few vectors and large weights unless the weights are the first
+    factor and the vectors the second (``results/benchmarks/linear.json`` has both). Vectors that lie apart in
     memory are one product too, where PyTorch makes several (``results/benchmarks/last_positions.json``). Everything
     else is as in ``nn.Linear``, whose weights these are.
     """
