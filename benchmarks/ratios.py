@@ -2,7 +2,8 @@
 
     python -m benchmarks.ratios [--write]
 
-Ratios of which nothing is known are left out. ``--write`` puts the table into docs/performance.md.
+Ratios of which nothing is known are left out. ``--write`` puts the table into docs/performance.md, with a column for
+each processor: results of a second one are kept in a folder of their own, such as results/benchmarks/xeon/.
 """
 
 from __future__ import annotations
@@ -210,6 +211,13 @@ def now(file: str) -> Any:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
+@cache
+def measured(file: str) -> dict[str, Any]:
+    """The documents of this name by the processor that they are of."""
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in FOLDER.rglob(f"{file}.json")]
+    return {each["machine"]["cpu"].replace("(R)", "").removesuffix(" Processor"): each for each in found}
+
+
 def shown(value: float | None) -> str:
     """A ratio as text."""
     return "–" if value is None else f"{value:.3f}" if value < 2 else f"{value:.2f}"
@@ -222,12 +230,15 @@ def main() -> None:
     given = parser.parse_args()
     ratios = [*experts(), *step(), *beams(), *programs()]
     if given.write:
-        lines = ["| ratio | goal | measured |", "| --- | --- | --- |"]
+        processors = sorted({name for each in ratios for name in measured(each.file)})
+        lines = [f"| ratio | goal | {' | '.join(processors)} |", "| --- | --- |" + " --- |" * len(processors)]
         for each in ratios:
-            if (value := each.of(now(each.file))) is not None:
-                mark = "" if each.is_met(value) else " (missed)"
+            values = [each.of(measured(each.file).get(name)) for name in processors]
+            if any(value is not None for value in values):
+                marks = ["" if value is None or each.is_met(value) else " (missed)" for value in values]
+                cells = [shown(value) + mark for value, mark in zip(values, marks, strict=True)]
                 lines.append(
-                    f"| {each.what} | {each.goal.replace('<=', '≤').replace('>=', '≥')} | {shown(value)}{mark} |"
+                    f"| {each.what} | {each.goal.replace('<=', '≤').replace('>=', '≥')} | {' | '.join(cells)} |"
                 )
         table = "\n".join(lines)
         text = DOCS.read_text(encoding="utf-8")

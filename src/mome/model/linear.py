@@ -19,7 +19,7 @@ class OneDnnLinear(nn.Linear):
 
     In float32, PyTorch leaves them to MKL, which takes up to 2.8 times as long for eight vectors and more. In bfloat16
     with AMX, oneDNN takes up to 1.5 times as long for a few vectors and large weights unless the weights are the first
-    factor and the vectors the second (``results/benchmarks/linear.json`` has both). Vectors that lie apart in
+    factor and the vectors the second (``results/benchmarks/xeon/linear.json`` has both). Vectors that lie apart in
     memory are one product too, where PyTorch makes several (``results/benchmarks/last_positions.json``). Everything
     else is as in ``nn.Linear``, whose weights these are.
     """
