@@ -103,6 +103,18 @@ def measure(transcriber: Transcriber, case: tuple[int, int, int], turns: int, mo
     return row
 
 
+def table(document: dict[str, Any]) -> str:
+    """The results as a Markdown table, that of docs/performance.md: seconds, and how many times the floor."""
+    columns = [(dtype, name) for dtype in ("float32", "bfloat16") for name in ("encode", "prompt", "step")]
+    heads = ["seconds", "clips", "beams", *(f"{dtype}: {name}" for dtype, name in columns)]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for number, (seconds, batch, beams) in enumerate(CASES):
+        found = [document[dtype]["rows"][number][name] for dtype, name in columns]
+        cells = [f"{each['seconds']:.3f} ({each['seconds'] / each['floor']:.1f})" for each in found]
+        lines.append(f"| {seconds} | {batch} | {beams} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Measure and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -123,6 +135,7 @@ def main() -> None:
             print(dtype, case, rows[-1]["tokens"], shown, flush=True)
         document[dtype] = {**most, "rows": rows}
         write_json(given.out, document)
+    print(table(document))
 
 
 if __name__ == "__main__":

@@ -29,12 +29,10 @@ class OneDnnLinear(nn.Linear):
         weight = self.weight
         # PyTorch would copy frozen weights for each clip where the last vectors of clips come as a view of all.
         rows = input.reshape(-1, weight.shape[1])
-        large = weight.numel() >= _LARGE
-        if not self._may_choose(input) or not len(rows):
-            output = F.linear(rows, weight, self.bias)
-        elif weight.dtype == torch.float32 and (large or len(rows) >= _ROWS):
-            output = torch.ops.mkldnn._linear_pointwise(rows, weight, self.bias, "none", [], "")
-        elif weight.dtype == torch.bfloat16 and large and 1 < len(rows) <= _FEW and _has_amx():
+        large, free = weight.numel() >= _LARGE, len(rows) > 0 and self._may_choose(input)
+        if free and weight.dtype == torch.float32 and (large or len(rows) >= _ROWS):
+            output: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, self.bias, "none", [], "")
+        elif free and weight.dtype == torch.bfloat16 and large and 1 < len(rows) <= _FEW and _has_amx():
             output = torch.mm(weight, rows.t()).t().contiguous()
             output = output if self.bias is None else output.add_(self.bias)
         else:
