@@ -106,6 +106,7 @@ def evaluated(folder: Path, measured: Measurement, command: str) -> dict[str, An
     from mome.data.clips import ClipStore
     from mome.data.manifests import read_manifest
     from mome.evaluation.evaluate import evaluate
+    from mome.evaluation.losses import transcript_losses
     from mome.evaluation.result import make_conditions, results_document
     from mome.media.noise import load_noise
     from mome.model.cost import parameter_counts
@@ -133,47 +134,14 @@ def evaluated(folder: Path, measured: Measurement, command: str) -> dict[str, An
         if measured.encoded is not None:
             row["rtf"] = None
     if measured.losses:
-        document |= losses(transcriber, rows, store, noise, measured.levels[-1])
+        level = measured.levels[-1]
+        found = transcript_losses(transcriber, rows, rate_set.rates(), store, noise=noise, snr_db=level)
+        document["losses"] = found.means()
+        document["clip_losses"] = {name: " ".join(map(str, losses)) for name, losses in found.by_clip.items()}
+        document["clip_tokens"] = " ".join(map(str, found.tokens))
     processor = f"one thread of {platform.machine()} with {os.cpu_count()} CPUs"
     document["machine"] = torch.cuda.get_device_name() if torch.cuda.is_available() else processor
     return document | {"parameters": asdict(parameter_counts(transcriber.model.config))}
-
-
-def losses(transcriber: Any, rows: list[Any], store: Any, noise: Any, level: float | None) -> dict[str, Any]:
-    """Cross-entropy of the transcripts' tokens by rates, the mean over all and over each clip's; in noise if given.
-
-    It tells systems apart of which each transcribes half of the words wrong, where word errors hang on run-ons.
-    """
-    import torch
-
-    from mome.data.augmentation import Augmentation
-    from mome.data.datasets import SpeechDataset
-
-    model, noises = transcriber.model, () if noise is None or level is None else ((noise,), (level,))
-    plain = Augmentation(*noises, crop=False, flip=False, time_mask=False)
-    dataset, rates = SpeechDataset(rows, store, transcriber.processor, plain, seed=0), list(model.rate_set.rates())
-    for row in rows:
-        store.get(row)
-    by_clip: dict[str, list[float]] = {str(rate): [] for rate in rates}
-    tokens = []
-    for index in range(len(rows)):
-        batch = dataset.collate([dataset[index, 0]])
-        del batch["clips"]
-        batch = {name: value.to(model.device) for name, value in batch.items()}
-        labels, words = batch.pop("labels"), batch.pop("words")
-        with torch.no_grad():
-            output = model(encoded=model.encode(**batch), labels=labels, words=words, matryoshka=rates)
-        tokens.append(int((labels >= 0).sum()))
-        for name, loss in output.transcript_losses.items():
-            by_clip[name].append(round(float(loss), 4))
-    weighted = {
-        name: sum(loss * count for loss, count in zip(each, tokens, strict=True)) for name, each in by_clip.items()
-    }
-    return {
-        "losses": {name: total / sum(tokens) for name, total in weighted.items()},
-        "clip_losses": {name: " ".join(map(str, each)) for name, each in by_clip.items()},
-        "clip_tokens": " ".join(map(str, tokens)),
-    }
 
 
 def remember_encoded(model: Any, folder: Path) -> None:

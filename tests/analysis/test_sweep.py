@@ -34,21 +34,24 @@ def written(folder: Path, text: str = FILE) -> Path:
     return file
 
 
-def result(sweep, run: Run, errors: list[int], clips: tuple[str, ...] = ("a", "b")) -> None:
+def result(sweep, run: Run, errors: list[int], clips: tuple[str, ...] = ("a", "b"), losses: tuple = ()) -> None:
     one = {"rates": "4,2", "wer": sum(errors) / 12, "clip_ids": clips, "clip_errors": errors, "clip_words": [6, 6]}
+    if losses:  # of clips of 2 and 6 tokens
+        mean = (2 * losses[0] + 6 * losses[1]) / 8
+        one |= {"loss": mean, "scored_ids": clips, "clip_losses": losses, "clip_tokens": [2, 6]}
     document = {"results": [one], "training": module._training(sweep, run)}
     file = sweep.result_file(run)
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(document))
 
 
-def test_every_combination_with_every_seed_the_first_row_first(tmp_path):
+def test_every_combination_with_the_first_seed_then_with_the_next_the_first_row_first(tmp_path):
     sweep = read_sweep(written(tmp_path))
     assert [(run.row, run.seed) for run in sweep.runs] == [
         (f"{row}, learning_rate {rate}", seed)
+        for seed in (1, 2)
         for row in ("control", "lora")
         for rate in ("0.001", "0.002")
-        for seed in (1, 2)
     ]
     assert sweep.runs[0].overrides == ("optim.epochs=3", "optim.learning_rate=0.001")
     assert sweep.runs[-1].overrides[1] == 'model.adapter={"type": "lora", "bottleneck": 4}'
@@ -79,17 +82,30 @@ def test_a_file_that_cannot_be_run_is_refused_before_the_first_training(tmp_path
 
 def test_rows_are_compared_with_the_first_over_the_seeds_and_clips_of_both(tmp_path):
     sweep = read_sweep(written(tmp_path, FILE.replace("grid: {optim.learning_rate: [0.001, 0.002]}", "")))
-    first, second, third, fourth = sweep.runs
-    result(sweep, first, [1, 3])
-    result(sweep, second, [1, 1])
-    result(sweep, third, [2, 4])
-    result(sweep, fourth, [2, 2])
+    first, third, second, fourth = sweep.runs
+    result(sweep, first, [1, 3], losses=(1.0, 2.0))
+    result(sweep, second, [1, 1], losses=(3.0, 2.0))
+    result(sweep, third, [2, 4], losses=(0.5, 1.5))
+    result(sweep, fourth, [2, 2], losses=(2.5, 1.5))
     control, lora = tabulate(sweep).document["results"]
+    assert [control["loss"], control["loss_change"], lora["loss"]] == [(14 / 8 + 18 / 8) / 2, None, 1.5]
+    assert [lora["loss_change"], *lora["loss_change_ci95"]] == pytest.approx([-0.5] * 3), "half a nat less everywhere"
     assert (control["wer"], control["seeds"], control["change"]) == (pytest.approx(3 / 12), 2, None)
     assert lora["wer"] == pytest.approx(5 / 12)
     assert [lora["change"], *lora["change_ci95"]] == pytest.approx([2 / 12] * 3), "each clip has one error more"
     sweep.result_file(fourth).unlink()
     assert [tabulate(sweep).document["results"][1][name] for name in ("seeds", "change")] == [1, pytest.approx(2 / 12)]
+
+
+def test_losses_weigh_tokens_and_those_that_were_not_measured_are_left_out(tmp_path):
+    sweep = read_sweep(written(tmp_path, FILE.replace("grid: {optim.learning_rate: [0.001, 0.002]}", "")))
+    first, second, *_ = sweep.runs
+    result(sweep, first, [1, 3], losses=(1.0, 2.0))
+    result(sweep, second, [1, 3], losses=(2.0, 2.0))
+    assert tabulate(sweep).document["results"][1]["loss_change"] == pytest.approx(2 / 8), "2 of 8 tokens, a nat each"
+    result(sweep, second, [1, 3])
+    lora = tabulate(sweep).document["results"][1]
+    assert (lora["loss"], lora["loss_change"], lora["change"]) == (None, None, 0)
 
 
 def test_what_is_done_is_not_done_again_and_other_settings_are_refused(tmp_path):

@@ -117,11 +117,20 @@ def test_an_interrupted_sweep_goes_on_and_does_nothing_twice(run, file, trained,
     assert line.startswith("[2 of 2] narrow-1: WER % ")
     assert written == [f"wrote {tmp_path / 'out' / name}" for name in ("sweep.json", "sweep.csv")]
     header, _, control, narrow = done.stdout.splitlines()
-    assert header.split() == ["row", "rates", "seeds", "WER", "%", "change", "(95", "%)"]
+    assert header.split() == [
+        "row",
+        "rates",
+        "seeds",
+        "WER",
+        "%",
+        *(change := ["change", "(95", "%)"]),
+        "loss",
+        *change,
+    ]
     assert control.split()[:3] == ["control", "16,5", "1"]
-    assert control.split()[4:] == ["-"]
+    assert (control.split()[4], control.split()[6:]) == ("-", ["-"])
     assert narrow.split()[:3] == ["narrow", "16,5", "1"]
-    assert "to" in narrow.split()
+    assert narrow.split().count("to") == 2
 
     document = json.loads((results / "narrow-1.json").read_text())
     assert "model.adapter.bottleneck=1" in document["command"]
@@ -133,6 +142,7 @@ def test_an_interrupted_sweep_goes_on_and_does_nothing_twice(run, file, trained,
     cells = json.loads(again.stdout)["results"]
     assert {cell["row"]: cell["wer"] for cell in cells} == wers
     assert cells[1]["change"] == pytest.approx(wers["narrow"] - wers["control"])
+    assert cells[1]["loss_change"] == pytest.approx(cells[1]["loss"] - cells[0]["loss"])
     with (tmp_path / "out" / "sweep.csv").open(newline="") as table:
         assert [row["row"] for row in csv.DictReader(table)] == ["control", "narrow"]
 

@@ -26,6 +26,7 @@ from mome.data.manifests import ManifestRow, read_manifest
 from mome.decoding import load
 from mome.errors import MomeError, shortened
 from mome.evaluation.evaluate import Evaluation
+from mome.evaluation.losses import transcript_losses
 from mome.evaluation.result import make_conditions, results_document, write_json
 from mome.files import disk_errors
 from mome.rates import Rates
@@ -33,7 +34,7 @@ from mome.text.wer import paired_interval, word_errors
 from mome.training.loading import load_recipe, read_mapping
 from mome.training.run import train
 
-COLUMNS = ("row", "rates", "seeds", "wer", "change", "change_ci95")
+COLUMNS = ("row", "rates", "seeds", "wer", "change", "change_ci95", "loss", "loss_change", "loss_change_ci95")
 _EVALUATE = {"manifest": str, "split": str, "rates": list, "batch": int, "limit": int}
 _KEYS = {"base": str, "fixed": dict, "rows": dict, "grid": dict, "seeds": list, "evaluate": dict, "output": str}
 
@@ -65,7 +66,7 @@ class Sweep:
 
     Attributes:
         base: a recipe file, or the name of a shipped recipe.
-        runs: the trainings, row by row; the first row is the control.
+        runs: the trainings, each row with the first seed, then with the next; the first row is the control.
         evaluate: the options of the evaluation: ``manifest``, ``split``, ``rates``, ``batch``, ``limit``.
         output: the folder of everything that the sweep writes.
     """
@@ -108,13 +109,14 @@ def read_sweep(file: Path) -> Sweep:
         raise MomeError(f"sweep {file}: seeds is not a list of whole numbers, such as [1, 2, 3]")
     if not rows:
         raise MomeError(f"sweep {file}: rows is empty: name one or more, or leave it out")
-    runs: list[Run] = []
+    by_row: list[list[Run]] = []
     for (row, changes), values in itertools.product(rows.items(), itertools.product(*grid.values())):
         point = dict(zip(grid, values, strict=True))
         label = ", ".join([row, *(f"{key.rpartition('.')[2]} {_plain(value)}" for key, value in point.items())])
         given = {**content.get("fixed", {}), **changes, **point}
         overrides = tuple(f"{key}={_plain(value)}" for key, value in given.items())
-        runs += [Run(label, seed, overrides) for seed in seeds]
+        by_row.append([Run(label, seed, overrides) for seed in seeds])
+    runs = [run for same_seed in zip(*by_row, strict=True) for run in same_seed]  # every row once, then again
     names = [run.name for run in runs]
     for name in names:
         if names.count(name) > 1:
@@ -262,6 +264,9 @@ def do_run(sweep: Sweep, run: Run) -> str:
         evaluation = Evaluation(transcriber, rows, make_conditions(rates), batch_size=batch, store=store)
         evaluation.run()
         results = evaluation.results()
+        heard = [{item.id for item in result.hypotheses} for result in results]
+        scored = [row for row in rows if all(row.id in ids for ids in heard)]
+        losses = transcript_losses(transcriber, scored, rates, store)
     command = shlex.join(["mome", "train", sweep.base, *overrides])
     document = results_document(results, command=command, model=str(folder), data=options["manifest"], seed=0)
     for row, result in zip(document["results"], results, strict=True):
@@ -269,48 +274,70 @@ def do_run(sweep: Sweep, run: Run) -> str:
         counts = word_errors([item.reference for item in hypotheses], [item.text for item in hypotheses])
         row["clip_ids"] = [item.id for item in hypotheses]
         row["clip_errors"], row["clip_words"] = [one.errors for one in counts], [one.words for one in counts]
+        row["loss"] = losses.means()[row["rates"]] if scored else None
+        row["scored_ids"], row["clip_tokens"] = [clip.id for clip in scored], losses.tokens
+        row["clip_losses"] = losses.by_clip[row["rates"]]
     write_json(sweep.result_file(run), {**document, "training": _training(sweep, run)})
-    return f"{run.name}: WER % {' '.join('-' if one.wer is None else f'{100 * one.wer:.1f}' for one in results)}"
+    wers = " ".join("-" if one.wer is None else f"{100 * one.wer:.1f}" for one in results)
+    return f"{run.name}: WER % {wers}, loss {' '.join(f'{loss:.3f}' for loss in losses.means().values()) or '-'}"
 
 
 def tabulate(sweep: Sweep) -> Findings:
-    """The word error rates of the runs that are done: means over seeds, and changes to the first row.
+    """The word error rates and losses of the runs that are done: means over seeds, and changes to the first row.
 
-    A change is over the seeds and clips that both have, with the 95 % interval of the paired bootstrap over both.
+    A loss is the cross-entropy of the transcripts' tokens in nats. A change is over the seeds and clips that both have,
+    with the 95 % interval of the paired bootstrap over both.
     """
     found: dict[str, dict[str, dict[int, dict[str, Any]]]] = {}
-    for run in sweep.runs:
-        if _is_done(sweep, run):
-            for result in _read(sweep.result_file(run))["results"]:
-                found.setdefault(run.row, {}).setdefault(result["rates"], {})[run.seed] = result
+    for row in dict.fromkeys(run.row for run in sweep.runs):
+        for run in sweep.runs:
+            if run.row == row and _is_done(sweep, run):
+                for result in _read(sweep.result_file(run))["results"]:
+                    found.setdefault(row, {}).setdefault(result["rates"], {})[run.seed] = result
     control = sweep.runs[0].row
     cells: list[dict[str, Any]] = []
     for row, by_rates in found.items():
         for rates, by_seed in by_rates.items():
-            wers = [result["wer"] for result in by_seed.values() if result["wer"] is not None]
-            change = _change(by_seed, found.get(control, {}).get(rates, {})) if row != control else None
-            cells.append(
-                {
-                    **{"row": row, "rates": rates, "seeds": len(by_seed)},
-                    "wer": float(np.mean(wers)) if wers else None,
-                    "change": None if change is None else change[0],
-                    "change_ci95": None if change is None else list(change[1:]),
-                }
-            )
+            cell: dict[str, Any] = {"row": row, "rates": rates, "seeds": len(by_seed)}
+            theirs = found.get(control, {}).get(rates, {}) if row != control else {}
+            for name, change_name, amounts in (("wer", "change", _errors), ("loss", "loss_change", _nats)):
+                values = [result[name] for result in by_seed.values() if result.get(name) is not None]
+                change = _change(by_seed, theirs, amounts)
+                cell[name] = float(np.mean(values)) if values else None
+                cell[change_name] = None if change is None else change[0]
+                cell[f"{change_name}_ci95"] = None if change is None else list(change[1:])
+            cells.append(cell)
     rows = [[" ".join(map(str, v)) if isinstance(v := cell[name], list) else v for name in COLUMNS] for cell in cells]
     table = Table(COLUMNS, [["" if value is None else value for value in row] for row in rows])
     return Findings("sweep", {"control": control, "results": cells}, {"sweep": table})
 
 
-def _change(ours: dict[int, dict[str, Any]], theirs: dict[int, dict[str, Any]]) -> tuple[float, float, float] | None:
+_Amounts = dict[str, tuple[float, int]]
+
+
+def _errors(result: dict[str, Any]) -> _Amounts:
+    """Errors and words of each clip."""
+    counts = zip(result["clip_errors"], result["clip_words"], strict=True)
+    return dict(zip(result["clip_ids"], counts, strict=True))
+
+
+def _nats(result: dict[str, Any]) -> _Amounts:
+    """Nats and tokens of each clip; nothing in results from before losses were measured."""
+    if "clip_losses" not in result:
+        return {}
+    losses = zip(result["clip_losses"], result["clip_tokens"], strict=True)
+    return {clip: (loss * tokens, tokens) for clip, (loss, tokens) in zip(result["scored_ids"], losses, strict=True)}
+
+
+def _change(
+    ours: dict[int, dict[str, Any]], theirs: dict[int, dict[str, Any]], amounts: Callable[[dict[str, Any]], _Amounts]
+) -> tuple[float, float, float] | None:
     """Paired difference of two rows at the same rates, over the seeds and clips that both have."""
     seeds = [seed for seed in ours if seed in theirs]
-    tables = [dict(zip(side[seed]["clip_ids"], side[seed]["clip_errors"], strict=True)) for side in (ours, theirs)
-              for seed in seeds]  # fmt: skip
+    tables = [amounts(side[seed]) for side in (ours, theirs) for seed in seeds]
     clips = [clip for clip in (tables[0] if tables else ()) if all(clip in table for table in tables)]
     if not clips:
         return None
-    first = ours[seeds[0]]
-    words = dict(zip(first["clip_ids"], first["clip_words"], strict=True))
-    errors = np.array([[table[clip] for clip in clips] for table in tables])
-    return paired_interval(errors[: len(seeds)], errors[len(seeds) :], [words[clip] for clip in clips], seed=0)
+    values = np.array([[table[clip][0] for clip in clips] for table in tables])
+    sizes = [tables[0][clip][1] for clip in clips]
+    return paired_interval(values[: len(seeds)], values[len(seeds) :], sizes, seed=0)

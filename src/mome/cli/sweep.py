@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -25,9 +25,9 @@ def sweep(
 ) -> None:
     """Train a recipe with every combination of changes and every seed, evaluate, and compare with the first row.
 
-    What is done is skipped, and what was interrupted goes on, at the same command. The change is that to the first row,
-    with the 95 % interval of the paired difference over clips and seeds drawn with replacement. If a run failed, the
-    exit code is 1.
+    What is done is skipped, and what was interrupted goes on, at the same command. The loss is the cross-entropy of the
+    transcripts' tokens, in nats. A change is that to the first row, with the 95 % interval of the paired difference
+    over clips and seeds drawn with replacement. If a run failed, the exit code is 1.
 
     Example: mome sweep ablations.yaml --jobs 2
     """
@@ -39,16 +39,27 @@ def sweep(
     failed = run_sweep(plan, jobs, note)
     findings = tabulate(plan)
     run = run_document(command=shlex.join(["mome", *sys.argv[1:]]), model=None, data=plan.evaluate["manifest"], seed=0)
-    rows = []
-    for cell in findings.document["results"]:
-        low, high = cell["change_ci95"] or (0, 0)
-        change = (
-            "-" if cell["change"] is None else f"{100 * cell['change']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+    rows = [
+        (
+            *(cell["row"], cell["rates"], str(cell["seeds"])),
+            *(_value(cell["wer"], 100, ".1f"), _change(cell, "change", 100, "+.1f")),
+            *(_value(cell["loss"], 1, ".3f"), _change(cell, "loss_change", 1, "+.3f")),
         )
-        wer = "-" if cell["wer"] is None else f"{100 * cell['wer']:.1f}"
-        rows.append((cell["row"], cell["rates"], str(cell["seeds"]), wer, change))
-    header = ("row", "rates", "seeds", "WER %", "change (95 %)")
+        for cell in findings.document["results"]
+    ]
+    header = ("row", "rates", "seeds", "WER %", "change (95 %)", "loss", "change (95 %)")
     result(to_json({**run, **findings.document}) if json else table(header, rows, left=2))
     for written in findings.write(plan.output, run):
         note(f"wrote {written}")
     raise typer.Exit(FAILED if failed else 0)
+
+
+def _value(value: float | None, factor: float, form: str) -> str:
+    return "-" if value is None else format(factor * value, form)
+
+
+def _change(cell: dict[str, Any], name: str, factor: float, form: str) -> str:
+    if cell[name] is None:
+        return "-"
+    change, low, high = (format(factor * value, form) for value in (cell[name], *cell[f"{name}_ci95"]))
+    return f"{change} ({low} to {high})"
