@@ -92,12 +92,12 @@ def test_an_interrupted_sweep_goes_on_and_does_nothing_twice(run, file, trained,
     evaluations: list[int] = []
     evaluate = Evaluation.run
 
-    def interrupted_once(evaluation: Evaluation) -> None:
+    def interrupted_once(evaluation: Evaluation, *progress: Any) -> None:
         evaluations.append(len(evaluations))
         if len(evaluations) == 2:
             Here.interrupted = True
             raise KeyboardInterrupt
-        evaluate(evaluation)
+        evaluate(evaluation, *progress)
 
     monkeypatch.setattr(Evaluation, "run", interrupted_once)
     stopped = run("sweep", file)
@@ -145,6 +145,19 @@ def test_an_interrupted_sweep_goes_on_and_does_nothing_twice(run, file, trained,
     assert cells[1]["loss_change"] == pytest.approx(cells[1]["loss"] - cells[0]["loss"])
     with (tmp_path / "out" / "sweep.csv").open(newline="") as table:
         assert [row["row"] for row in csv.DictReader(table)] == ["control", "narrow"]
+
+
+def test_losses_alone(run, file, trained, tmp_path, monkeypatch):
+    file.write_text(file.read_text().replace("split: test", "transcripts: false"))
+    monkeypatch.setattr(Evaluation, "run", None)  # it would fail
+    done = run("sweep", file, "--json")
+    assert done.exit_code == 0, done.output
+    assert done.stderr.splitlines()[1].startswith("[1 of 2] control-1: loss ")
+    control, narrow = json.loads(done.stdout)["results"]
+    assert [cell["wer"] for cell in (control, narrow)] == [narrow["change"], None] == [None, None]
+    low, high = narrow["loss_change_ci95"]
+    assert low <= narrow["loss_change"] <= high
+    assert narrow["loss"] == pytest.approx(control["loss"] + narrow["loss_change"])
 
 
 def test_a_run_that_fails_does_not_stop_the_others(run, file, trained, tmp_path, monkeypatch):

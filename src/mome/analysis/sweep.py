@@ -25,9 +25,9 @@ from mome.data.clips import ClipStore
 from mome.data.manifests import ManifestRow, read_manifest
 from mome.decoding import load
 from mome.errors import MomeError, shortened
-from mome.evaluation.evaluate import Evaluation
+from mome.evaluation.evaluate import evaluate
 from mome.evaluation.losses import transcript_losses
-from mome.evaluation.result import make_conditions, results_document, write_json
+from mome.evaluation.result import Result, make_conditions, results_document, write_json
 from mome.files import disk_errors
 from mome.rates import Rates
 from mome.text.wer import paired_interval, word_errors
@@ -35,7 +35,7 @@ from mome.training.loading import load_recipe, read_mapping
 from mome.training.run import train
 
 COLUMNS = ("row", "rates", "seeds", "wer", "change", "change_ci95", "loss", "loss_change", "loss_change_ci95")
-_EVALUATE = {"manifest": str, "split": str, "rates": list, "batch": int, "limit": int}
+_EVALUATE = {"manifest": str, "split": str, "rates": list, "batch": int, "limit": int, "transcripts": bool}
 _KEYS = {"base": str, "fixed": dict, "rows": dict, "grid": dict, "seeds": list, "evaluate": dict, "output": str}
 
 
@@ -67,7 +67,8 @@ class Sweep:
     Attributes:
         base: a recipe file, or the name of a shipped recipe.
         runs: the trainings, each row with the first seed, then with the next; the first row is the control.
-        evaluate: the options of the evaluation: ``manifest``, ``split``, ``rates``, ``batch``, ``limit``.
+        evaluate: the options of the evaluation: ``manifest``, ``split``, ``rates``, ``batch``, ``limit``, and
+            ``transcripts``: false to measure losses alone.
         output: the folder of everything that the sweep writes.
     """
 
@@ -260,13 +261,14 @@ def do_run(sweep: Sweep, run: Run) -> str:
         rates = [Rates.parse(text) for text in options.get("rates", ())] or transcriber.model.rate_set.main_rates()
         tasks = {pair.task for pair in rates}
         store = ClipStore(sweep.output / "clips", audio=tasks != {"vsr"}, video=tasks != {"asr"})
-        batch = options.get("batch", 8)
-        evaluation = Evaluation(transcriber, rows, make_conditions(rates), batch_size=batch, store=store)
-        evaluation.run()
-        results = evaluation.results()
-        heard = [{item.id for item in result.hypotheses} for result in results]
-        scored = [row for row in rows if all(row.id in ids for ids in heard)]
-        losses = transcript_losses(transcriber, scored, rates, store)
+        conditions, transcripts = make_conditions(rates), options.get("transcripts", True)
+        if transcripts:
+            results = evaluate(transcriber, rows, conditions, batch_size=options.get("batch", 8), store=store)
+            heard = [{item.id for item in result.hypotheses} for result in results]
+            rows = [row for row in rows if all(row.id in ids for ids in heard)]
+        else:
+            results = [Result.of(condition, (), seed=0) for condition in conditions]
+        losses = transcript_losses(transcriber, rows, rates, store)
     command = shlex.join(["mome", "train", sweep.base, *overrides])
     document = results_document(results, command=command, model=str(folder), data=options["manifest"], seed=0)
     for row, result in zip(document["results"], results, strict=True):
@@ -274,12 +276,13 @@ def do_run(sweep: Sweep, run: Run) -> str:
         counts = word_errors([item.reference for item in hypotheses], [item.text for item in hypotheses])
         row["clip_ids"] = [item.id for item in hypotheses]
         row["clip_errors"], row["clip_words"] = [one.errors for one in counts], [one.words for one in counts]
-        row["loss"] = losses.means()[row["rates"]] if scored else None
-        row["scored_ids"], row["clip_tokens"] = [clip.id for clip in scored], losses.tokens
+        row["loss"] = losses.means()[row["rates"]] if rows else None
+        row["scored_ids"], row["clip_tokens"] = [clip.id for clip in rows], losses.tokens
         row["clip_losses"] = losses.by_clip[row["rates"]]
     write_json(sweep.result_file(run), {**document, "training": _training(sweep, run)})
     wers = " ".join("-" if one.wer is None else f"{100 * one.wer:.1f}" for one in results)
-    return f"{run.name}: WER % {wers}, loss {' '.join(f'{loss:.3f}' for loss in losses.means().values()) or '-'}"
+    nats = " ".join(f"{loss:.3f}" for loss in losses.means().values()) if rows else "-"
+    return f"{run.name}: {f'WER % {wers}, ' if transcripts else ''}loss {nats}"
 
 
 def tabulate(sweep: Sweep) -> Findings:
