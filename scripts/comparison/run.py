@@ -135,7 +135,7 @@ def evaluated(folder: Path, measured: Measurement, command: str) -> dict[str, An
             row["rtf"] = None
     if measured.losses:
         level = measured.levels[-1]
-        found = transcript_losses(transcriber, rows, rate_set.rates(), store, noise=noise, snr_db=level)
+        found = transcript_losses(transcriber, rows, list(rate_set.rates()), store, noise=noise, snr_db=level)
         document["losses"] = found.means()
         document["clip_losses"] = {name: " ".join(map(str, losses)) for name, losses in found.by_clip.items()}
         document["clip_tokens"] = " ".join(map(str, found.tokens))

@@ -312,6 +312,16 @@ def learning_rates(setting: Setting, folder: Path) -> str:
     return table(["system", *LEARNING_RATES], rows)
 
 
+def ablations(document: dict[str, Any]) -> str:
+    """The rows of a sweep: losses, and their changes to the first row."""
+    cells: dict[str, list[str]] = {}
+    for cell in document["results"]:
+        figures = cells.setdefault(cell["row"], [str(cell["seeds"])])
+        change = cell["loss_change"]
+        figures.append(f"{cell['loss']:.3f}" if change is None else _signed(change, *cell["loss_change_ci95"], digits=3))
+    return table(["row", "seeds", *ASR_RATES], ([row, *figures] for row, figures in cells.items()))
+
+
 def no_experts(document: dict[str, Any]) -> str:
     """mome-tiny with its experts and without, by rates and over all of them, clean and at 0 dB."""
     rows = [*document["results"], *({"rates": "all"} | row for row in document["over_rates"])]
@@ -357,6 +367,7 @@ def main() -> None:
     parser.add_argument("--outside", type=Path, default=Path("results/outside"))
     parser.add_argument("--published", type=Path, default=Path("results/published.yaml"))
     parser.add_argument("--no-experts", type=Path, default=Path("results/mome-tiny-no-experts.json"))
+    parser.add_argument("--ablations", type=Path, default=Path("results/ablations/sweep.json"))
     parser.add_argument("--seconds", type=Path, default=Path("results/comparison-seconds.json"))
     parser.add_argument("--page", type=Path, default=Path("docs/results.md"))
     args = parser.parse_args()
@@ -373,6 +384,7 @@ def main() -> None:
     tables["real-alignment"] = alignment(args.real)
     tables |= {f"quoted {name}": make(measured, published) for name, make in QUOTED.items()}
     tables["no-experts"] = no_experts(json.loads(args.no_experts.read_text()))
+    tables["ablations"] = ablations(json.loads(args.ablations.read_text()))
     for name, text in tables.items():
         start, end = f"<!-- table: {name} -->\n", "<!-- end -->"
         before, found, after = page.partition(start)
