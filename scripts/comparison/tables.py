@@ -314,12 +314,16 @@ def learning_rates(setting: Setting, folder: Path) -> str:
 
 def ablations(document: dict[str, Any]) -> str:
     """The rows of a sweep: losses, and their changes to the first row."""
-    cells: dict[str, list[str]] = {}
-    for cell in document["results"]:
-        figures = cells.setdefault(cell["row"], [str(cell["seeds"])])
-        change = cell["loss_change"]
-        figures.append(f"{cell['loss']:.3f}" if change is None else _signed(change, *cell["loss_change_ci95"], digits=3))
-    return table(["row", "seeds", *ASR_RATES], ([row, *figures] for row, figures in cells.items()))
+    cells = {(cell["row"], cell["rates"]): cell for cell in document["results"]}
+    rows = []
+    for row in dict.fromkeys(row for row, _ in cells):
+        figures = []
+        for cell in (cells[row, rates] for rates in ASR_RATES):
+            change = cell["loss_change"]
+            told = "–" if change is None else _signed(change, *cell["loss_change_ci95"], digits=3)
+            figures.append(f"{cell['loss']:.3f}" if row == document["control"] else told)
+        rows.append([row, str(cells[row, ASR_RATES[0]]["seeds"]), *figures])
+    return table(["row", "seeds", *ASR_RATES], rows)
 
 
 def no_experts(document: dict[str, Any]) -> str:

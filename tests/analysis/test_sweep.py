@@ -99,11 +99,14 @@ def test_rows_are_compared_with_the_first_over_the_seeds_and_clips_of_both(tmp_p
 
 def test_losses_weigh_tokens_and_those_that_were_not_measured_are_left_out(tmp_path):
     sweep = read_sweep(written(tmp_path, FILE.replace("grid: {optim.learning_rate: [0.001, 0.002]}", "")))
-    first, second, *_ = sweep.runs
+    first, second, third, fourth = sweep.runs
+    result(sweep, third, [1, 3])
+    result(sweep, fourth, [1, 3], losses=(9.0, 9.0))
     result(sweep, first, [1, 3], losses=(1.0, 2.0))
     result(sweep, second, [1, 3], losses=(2.0, 2.0))
     assert tabulate(sweep).document["results"][1]["loss_change"] == pytest.approx(2 / 8), "2 of 8 tokens, a nat each"
     result(sweep, second, [1, 3])
+    sweep.result_file(fourth).unlink()
     lora = tabulate(sweep).document["results"][1]
     assert (lora["loss"], lora["loss_change"], lora["change"]) == (None, None, 0)
 

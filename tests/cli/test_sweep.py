@@ -11,14 +11,22 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
 from mome.analysis import sweep as module
+from mome.data.clips import ClipStore
+from mome.data.manifests import read_manifest
+from mome.decoding import load
 from mome.evaluation.evaluate import Evaluation
+from mome.evaluation.losses import transcript_losses
+from mome.rates import Rates
+from mome.training import load_recipe
 from tests.tiny import tiny_model
 from tests.training.toy import toy_backbones, toy_corpus, toy_recipe
 
@@ -78,7 +86,9 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         assert resume, "a training that was interrupted goes on from its checkpoint"
         output = Path(overrides[-1].removeprefix("output="))
         names.append(output.name)
-        return tiny_model(output, seed=len(names))
+        tiny_model(output, seed=len(names))
+        (output / "recipe.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(asdict(load_recipe(base, overrides)))))
+        return output
 
     monkeypatch.setattr(module, "multiprocessing", SimpleNamespace(get_context=Here))
     monkeypatch.setattr(module, "train", train)
@@ -147,17 +157,42 @@ def test_an_interrupted_sweep_goes_on_and_does_nothing_twice(run, file, trained,
         assert [row["row"] for row in csv.DictReader(table)] == ["control", "narrow"]
 
 
-def test_losses_alone(run, file, trained, tmp_path, monkeypatch):
-    file.write_text(file.read_text().replace("split: test", "transcripts: false"))
+def test_losses_alone_of_the_clips_that_can_be_read(run, file, trained, tmp_path, monkeypatch):
+    manifest, broken = tmp_path / "clips.csv", tmp_path / "broken.mp4"
+    broken.write_text("no film")
+    manifest.write_text(f"{manifest.read_text()}three,{broken},test,lay red\n")
+    file.write_text(file.read_text().replace('rates: ["16,5"]', 'rates: ["16,5", "4,-"], transcripts: false'))
     monkeypatch.setattr(Evaluation, "run", None)  # it would fail
     done = run("sweep", file, "--json")
     assert done.exit_code == 0, done.output
     assert done.stderr.splitlines()[1].startswith("[1 of 2] control-1: loss ")
-    control, narrow = json.loads(done.stdout)["results"]
-    assert [cell["wer"] for cell in (control, narrow)] == [narrow["change"], None] == [None, None]
-    low, high = narrow["loss_change_ci95"]
-    assert low <= narrow["loss_change"] <= high
-    assert narrow["loss"] == pytest.approx(control["loss"] + narrow["loss_change"])
+    assert "three is left out: " in (tmp_path / "out" / "runs" / "control-1.log").read_text()
+    document, rows = json.loads(done.stdout), read_manifest(manifest, "test")[:2]
+    store, rates = ClipStore(tmp_path / "store", audio=True, video=True), [Rates(16, 5), Rates(4, None)]
+    models = [load(tmp_path / "out" / "runs" / name) for name in ("control-1", "narrow-1")]
+    losses = [transcript_losses(model, rows, rates, store).means() for model in models]
+    found = {(cell["row"], cell["rates"]): cell for cell in document["results"]}
+    for name, ours, theirs in (("control", losses[0], None), ("narrow", losses[1], losses[0])):
+        for rate in ("16,5", "4,-"):
+            cell = found[name, rate]
+            assert (cell["wer"], cell["change"]) == (None, None)
+            assert cell["loss"] == pytest.approx(ours[rate])
+            assert cell["loss_change"] == (theirs and pytest.approx(ours[rate] - theirs[rate]))
+
+
+def test_what_was_trained_with_other_settings_is_refused(run, file, trained, tmp_path):
+    assert run("sweep", file).exit_code == 0
+    file.write_text(file.read_text().replace("optim.epochs: 1", "optim.epochs: 2"))
+    result_file = tmp_path / "out" / "results" / "control-1.json"
+    line = run("sweep", file).stderr.splitlines()[-1]
+    assert f"{result_file} is of other settings" in line
+    assert f"delete it with {tmp_path / 'out' / 'runs' / 'control-1'}" in line
+    for each in result_file.parent.iterdir():
+        each.unlink()
+    again = run("sweep", file)
+    assert again.exit_code == 1
+    assert f"{tmp_path / 'out' / 'runs' / 'control-1'} was trained with other settings than the sweep's" in again.stderr
+    assert trained == ["control-1", "narrow-1"]
 
 
 def test_a_run_that_fails_does_not_stop_the_others(run, file, trained, tmp_path, monkeypatch):
@@ -196,6 +231,7 @@ def test_a_process_that_is_killed_is_a_failure_of_its_run(run, file, trained, mo
         ("base: mome-tiny\nevaluate: {manifest: gone.csv, split: 1}\n", "evaluate: split is not of the kind str"),
         ("base: mome-tiny\nevaluate: {manifest: gone.csv}\n", "gone.csv does not exist"),
         ("base: mome-tiny\nevaluate: {manifest: gone.csv}\nseeds: []\n", "seeds is not a list of whole numbers"),
+        ("base: mome-tiny\nevaluate: {manifest: gone.csv}\nseeds: [1, 1]\n", "seeds has one of them twice"),
     ],
 )
 def test_a_file_that_is_no_sweep_is_one_line_before_any_training(refused, tmp_path, monkeypatch, text, reason):

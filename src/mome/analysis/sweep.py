@@ -10,7 +10,7 @@ import shlex
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -19,12 +19,13 @@ from typing import Any, cast
 import numpy as np
 from omegaconf import OmegaConf
 
+from mome.analysis.cost import machine
 from mome.analysis.findings import Findings, Table
 from mome.children import begin_child, ignored_by_children
 from mome.data.clips import ClipStore
 from mome.data.manifests import ManifestRow, read_manifest
 from mome.decoding import load
-from mome.errors import MomeError, shortened
+from mome.errors import MomeError, in_one_line, shortened
 from mome.evaluation.evaluate import evaluate
 from mome.evaluation.losses import transcript_losses
 from mome.evaluation.result import Result, make_conditions, results_document, write_json
@@ -33,6 +34,7 @@ from mome.rates import Rates
 from mome.text.wer import paired_interval, word_errors
 from mome.training.loading import load_recipe, read_mapping
 from mome.training.run import train
+from mome.training.run_folder import RECIPE_FILE
 
 COLUMNS = ("row", "rates", "seeds", "wer", "change", "change_ci95", "loss", "loss_change", "loss_change_ci95")
 _EVALUATE = {"manifest": str, "split": str, "rates": list, "batch": int, "limit": int, "transcripts": bool}
@@ -108,6 +110,8 @@ def read_sweep(file: Path) -> Sweep:
             raise MomeError(f"sweep {file}: grid.{key} is not a list of values, such as [1, 2]")
     if not seeds or not all(type(seed) is int for seed in seeds):
         raise MomeError(f"sweep {file}: seeds is not a list of whole numbers, such as [1, 2, 3]")
+    if len(set(seeds)) < len(seeds):
+        raise MomeError(f"sweep {file}: seeds has one of them twice: leave it out")
     if not rows:
         raise MomeError(f"sweep {file}: rows is empty: name one or more, or leave it out")
     by_row: list[list[Run]] = []
@@ -150,13 +154,13 @@ def run_sweep(sweep: Sweep, jobs: int = 1, note: Callable[[str], None] = print) 
     Args:
         sweep: the sweep.
         jobs: trainings at once.
-        note: called with a line after each run: how many are done, its error rates, the time left.
+        note: called with a line after each run: how many are done, its error rates and losses, the time left.
 
     Returns:
         The number of runs that failed; the others are done all the same.
 
     Raises:
-        MomeError: a result in the output folder is of other settings, or the clips to evaluate on cannot be read.
+        MomeError: a result in the output folder is of other settings, or the manifest of the evaluation cannot be read.
     """
     todo = [run for run in sweep.runs if not _is_done(sweep, run)]
     if todo:
@@ -223,7 +227,10 @@ def _is_done(sweep: Sweep, run: Run) -> bool:
     if not file.exists():
         return False
     if _read(file).get("training") != _training(sweep, run):
-        raise MomeError(f"{file} is of other settings than the sweep's: choose another output, or delete it")
+        raise MomeError(
+            f"{file} is of other settings than the sweep's: choose another output, or delete it with "
+            f"{sweep.output / 'runs' / run.name}"
+        )
     return True
 
 
@@ -254,20 +261,22 @@ def do_run(sweep: Sweep, run: Run) -> str:
     log = folder.parent / f"{run.name}.log"
     overrides = [*run.overrides, f"optim.seed={run.seed}", f"output={folder}"]
     with log.open("a") as lines, contextlib.redirect_stdout(lines), contextlib.redirect_stderr(lines):
-        if not (folder / "config.json").exists():
+        if (folder / "config.json").exists():
+            _refuse_others(sweep, overrides, folder)
+        else:
             train(sweep.base, overrides, resume=True)
         transcriber = load(folder)
-        rows = _rows(sweep)
         rates = [Rates.parse(text) for text in options.get("rates", ())] or transcriber.model.rate_set.main_rates()
         tasks = {pair.task for pair in rates}
         store = ClipStore(sweep.output / "clips", audio=tasks != {"vsr"}, video=tasks != {"asr"})
-        conditions, transcripts = make_conditions(rates), options.get("transcripts", True)
+        conditions, rows, transcripts = make_conditions(rates), _rows(sweep), options.get("transcripts", True)
         if transcripts:
             results = evaluate(transcriber, rows, conditions, batch_size=options.get("batch", 8), store=store)
-            heard = [{item.id for item in result.hypotheses} for result in results]
-            rows = [row for row in rows if all(row.id in ids for ids in heard)]
+            written = [{item.id for item in result.hypotheses} for result in results]
+            rows = [row for row in rows if all(row.id in ids for ids in written)]
         else:
             results = [Result.of(condition, (), seed=0) for condition in conditions]
+            rows = _readable(rows, store)
         losses = transcript_losses(transcriber, rows, rates, store)
     command = shlex.join(["mome", "train", sweep.base, *overrides])
     document = results_document(results, command=command, model=str(folder), data=options["manifest"], seed=0)
@@ -279,17 +288,47 @@ def do_run(sweep: Sweep, run: Run) -> str:
         row["loss"] = losses.means()[row["rates"]] if rows else None
         row["scored_ids"], row["clip_tokens"] = [clip.id for clip in rows], losses.tokens
         row["clip_losses"] = losses.by_clip[row["rates"]]
-    write_json(sweep.result_file(run), {**document, "training": _training(sweep, run)})
+    used = machine(transcriber.model.device)
+    write_json(sweep.result_file(run), {**document, "machine": used, "training": _training(sweep, run)})
     wers = " ".join("-" if one.wer is None else f"{100 * one.wer:.1f}" for one in results)
     nats = " ".join(f"{loss:.3f}" for loss in losses.means().values()) if rows else "-"
     return f"{run.name}: {f'WER % {wers}, ' if transcripts else ''}loss {nats}"
 
 
+def _refuse_others(sweep: Sweep, overrides: list[str], folder: Path) -> None:
+    """Raise :class:`MomeError` if the model in a run's folder was trained by another recipe than the sweep's."""
+    recorded, wanted = load_recipe(folder / RECIPE_FILE), load_recipe(sweep.base, overrides)
+    if replace(recorded, output=wanted.output) != wanted:
+        raise MomeError(
+            f"{folder} was trained with other settings than the sweep's: choose another output, or delete it"
+        )
+
+
+def _readable(rows: Sequence[ManifestRow], store: ClipStore) -> list[ManifestRow]:
+    """The clips that can be read, which the store has then; the others are told.
+
+    Raises:
+        MomeError: there is none.
+    """
+    found, reason = [], ""
+    for row in rows:
+        try:
+            store.get(row)
+        except (MomeError, OSError) as error:
+            reason = in_one_line(error)
+            print(f"{row.id} is left out: {reason}", flush=True)
+        else:
+            found.append(row)
+    if not found:
+        raise MomeError(f"no clip to evaluate on can be read: {reason}")
+    return found
+
+
 def tabulate(sweep: Sweep) -> Findings:
     """The word error rates and losses of the runs that are done: means over seeds, and changes to the first row.
 
-    A loss is the cross-entropy of the transcripts' tokens in nats. A change is over the seeds and clips that both have,
-    with the 95 % interval of the paired bootstrap over both.
+    A loss is the cross-entropy of the transcripts' tokens in nats, over the clips that were transcribed at all rates. A
+    change is over the seeds and clips that both have, with the 95 % interval of the paired bootstrap over both.
     """
     found: dict[str, dict[str, dict[int, dict[str, Any]]]] = {}
     for row in dict.fromkeys(run.row for run in sweep.runs):
@@ -336,11 +375,12 @@ def _change(
     ours: dict[int, dict[str, Any]], theirs: dict[int, dict[str, Any]], amounts: Callable[[dict[str, Any]], _Amounts]
 ) -> tuple[float, float, float] | None:
     """Paired difference of two rows at the same rates, over the seeds and clips that both have."""
-    seeds = [seed for seed in ours if seed in theirs]
-    tables = [amounts(side[seed]) for side in (ours, theirs) for seed in seeds]
+    pairs = [(amounts(ours[seed]), amounts(theirs[seed])) for seed in ours if seed in theirs]
+    pairs = [pair for pair in pairs if all(pair)]
+    tables = [table for side in zip(*pairs, strict=True) for table in side]
     clips = [clip for clip in (tables[0] if tables else ()) if all(clip in table for table in tables)]
     if not clips:
         return None
     values = np.array([[table[clip][0] for clip in clips] for table in tables])
     sizes = [tables[0][clip][1] for clip in clips]
-    return paired_interval(values[: len(seeds)], values[len(seeds) :], sizes, seed=0)
+    return paired_interval(values[: len(pairs)], values[len(pairs) :], sizes, seed=0)

@@ -47,7 +47,7 @@ def sweep(
         )
         for cell in findings.document["results"]
     ]
-    header = ("row", "rates", "seeds", "WER %", "change (95 %)", "loss", "change (95 %)")
+    header = ("row", "rates", "seeds", "WER %", "WER change (95 %)", "loss", "loss change (95 %)")
     result(to_json({**run, **findings.document}) if json else table(header, rows, left=2))
     for written in findings.write(plan.output, run):
         note(f"wrote {written}")

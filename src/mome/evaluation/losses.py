@@ -21,7 +21,7 @@ class TranscriptLosses:
     """Cross-entropies in nats for each token.
 
     Attributes:
-        by_clip: for each of the rates, a mean over the tokens of each clip.
+        by_clip: for each of the rates, a mean over the tokens of each clip, with four decimals.
         tokens: number of tokens of each clip, the end token included.
     """
 
@@ -45,11 +45,11 @@ def transcript_losses(
 ) -> TranscriptLosses:
     """Measure the cross-entropy of transcripts by teacher forcing, clip by clip.
 
-    It tells models apart that each write half of the words wrong, where word errors hang on sentences without end.
+    It tells models apart that each write half of the words wrong, whose word error rates hang on looping hypotheses.
 
     Args:
         transcriber: the model.
-        rows: clips that can be read, with their transcripts.
+        rows: clips that can be read, with their transcripts; the noise of one depends on its place among them.
         rates: trained rates of tasks that the clips can be heard or seen for.
         store: where the clips are read from.
         noise: a recording to mix in, mono at 16 kHz; ``None`` for none.
