@@ -25,7 +25,7 @@ def refused() -> None:
 
 
 def greedy() -> None:
-    print(len(b"x" * 400_000_000))
+    print(len(b"x" * 1_000_000_000))
 
 
 ENDS = {
