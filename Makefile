@@ -8,7 +8,7 @@ ARGS ?=
 
 .DELETE_ON_ERROR:
 .PHONY: help install demo test test-slow check format clean fuzz backbones bench mome-tiny mome-base
-.PHONY: results results-tiny results-base results-comparison results-real results-real-avsr results-pages results-speech results-analysis
+.PHONY: results results-tiny results-base results-comparison results-real results-real-avsr results-ablations results-pages results-speech results-analysis
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-18s %s\n", $$1, $$2}' Makefile
@@ -218,6 +218,14 @@ results-real-avsr: export MOME_BACKBONES := $(MOME_BACKBONES)
 results-real-avsr: backbones build/grid-real/video_encoder.done  ## Train them on GRID too, on these backbones and a video encoder made here (hours); writes results/grid-real/ and tables
 	$(BIN)/python scripts/comparison/real.py $(GRID)/manifest.csv --corpus grid-real --noise $(firstword $(NOISE)) \
 		--jobs $(WORKERS) $(REAL_ARGS)
+	$(BIN)/python scripts/comparison/tables.py
+
+results-ablations: export MOME_BACKBONES := $(MOME_BACKBONES)
+results-ablations: backbones $(BASE)/more.done  ## Train the rows of MoME's ablations on Whisper-base and SmolLM2 (hours); writes results/ablations/ and a table
+	test -e runs/mome-base-average/align/config.json || $(TRAIN_BASE) $(MANIFESTS) output=runs/mome-base-average \
+		model.audio_context=clip+silence model.compression=average align.steps=400 optim.steps=1 'validation.rates=[]'
+	$(BIN)/mome sweep scripts/comparison/ablations.yaml --jobs $(WORKERS)
+	cp runs/ablations-speech/results/*.json runs/ablations-speech/sweep.* results/ablations
 	$(BIN)/python scripts/comparison/tables.py
 
 bench: export MOME_BACKBONES := $(MOME_BACKBONES)

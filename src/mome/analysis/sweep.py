@@ -330,18 +330,17 @@ def tabulate(sweep: Sweep) -> Findings:
     A loss is the cross-entropy of the transcripts' tokens in nats, over the clips that were transcribed at all rates. A
     change is over the seeds and clips that both have, with the 95 % interval of the paired bootstrap over both.
     """
-    found: dict[str, dict[str, dict[int, dict[str, Any]]]] = {}
-    for row in dict.fromkeys(run.row for run in sweep.runs):
-        for run in sweep.runs:
-            if run.row == row and _is_done(sweep, run):
-                for result in _read(sweep.result_file(run))["results"]:
-                    found.setdefault(row, {}).setdefault(result["rates"], {})[run.seed] = result
+    found: dict[str, dict[str, dict[int, dict[str, Any]]]] = {run.row: {} for run in sweep.runs}
+    for run in sweep.runs:
+        if _is_done(sweep, run):
+            for result in _read(sweep.result_file(run))["results"]:
+                found[run.row].setdefault(result["rates"], {})[run.seed] = result
     control = sweep.runs[0].row
     cells: list[dict[str, Any]] = []
     for row, by_rates in found.items():
         for rates, by_seed in by_rates.items():
             cell: dict[str, Any] = {"row": row, "rates": rates, "seeds": len(by_seed)}
-            theirs = found.get(control, {}).get(rates, {}) if row != control else {}
+            theirs = found[control].get(rates, {}) if row != control else {}
             for name, change_name, amounts in (("wer", "change", _errors), ("loss", "loss_change", _nats)):
                 values = [result[name] for result in by_seed.values() if result.get(name) is not None]
                 change = _change(by_seed, theirs, amounts)
