@@ -27,6 +27,28 @@ def runs(blank: np.ndarray) -> list[int]:
     return (edges[1::2] - edges[::2]).tolist()
 
 
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_misread_tokens_are_a_share_and_the_batchs(share):
+    lengths = (1, 400, 300)
+    labels = torch.full((3, 400), -100)
+    for row, length in zip(labels, lengths, strict=True):
+        row[:length] = torch.arange(length) % 97 + 3
+        row[length - 1] = 2  # the end
+    given = labels.clone()
+    augment = Augmentation(token_noise=share)
+    read = augment.misread(labels, lengths, [rng(seed) for seed in range(3)])
+    assert torch.equal(labels, given), "the labels stay"
+    assert torch.equal(read == -100, given == -100)
+    assert all(row[length - 1] == 2 for row, length in zip(read, lengths, strict=True))
+    changed = (read != given).float()
+    for row, length in zip(changed[1:], lengths[1:], strict=True):
+        assert row.sum() / (length - 1) == pytest.approx(share * 96 / 97, abs=0.06)  # one in 97 is drawn as it was
+    assert set(read.unique().tolist()) <= {-100, 2, *range(3, 100)}
+    assert torch.equal(read, augment.misread(labels, lengths, [rng(seed) for seed in range(3)]))
+    alone = augment.misread(labels[1:2, :2], [2], [rng(0)])
+    assert torch.equal(alone, labels[1:2, :2]), "a clip of one word, alone in its batch, has no other"
+
+
 @settings(deadline=None)
 @given(st.integers(0, 200_000), st.sampled_from([25, 16_000]), st.integers(0, 1000))
 def test_time_masks(length, rate, seed):

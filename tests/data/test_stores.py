@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -228,6 +229,22 @@ def test_examples_depend_on_seed_epoch_and_clip_alone(media, tmp_path, transcrib
     else:
         assert drawn["input_features_mask"].sum(1).tolist() == [112, 80]
         assert drawn["pixel_values_videos_mask"].sum(1).tolist() == [28, 20]
+
+
+def test_token_noise_is_in_what_is_read_alone(media, tmp_path, transcriber):
+    clips = prepared(tmp_path / "clips", media)
+    plain, noisy = (
+        SpeechDataset(media, clips, transcriber.processor, replace(AUGMENT, token_noise=share), 1) for share in (0, 1)
+    )
+    changed = []
+    for epoch in range(6):
+        batch, other = (each.collate([each[place, epoch] for place in (2, 0)]) for each in (plain, noisy))
+        read = other.pop("read")
+        assert same(batch, other), "sound, pictures and labels are drawn as without it"
+        assert torch.equal(read == -100, batch["labels"] == -100)
+        changed.append(not torch.equal(read, batch["labels"]))
+        assert torch.equal(read, noisy.collate([noisy[place, epoch] for place in (2, 0)])["read"])
+    assert any(changed), "of two tokens each may be drawn as it was"
 
 
 @pytest.mark.parametrize("cached", [False, True])

@@ -69,10 +69,12 @@ def sequence_by_hand(model: MomeForSpeechRecognition, clip: dict[str, Tensor], r
     return torch.cat([*parts, embed(torch.tensor(config.prompt_ids[rates.task]))])
 
 
-def losses_by_hand(model: MomeForSpeechRecognition, clip: dict[str, Tensor], labels: Tensor, rates: Rates):
+def losses_by_hand(
+    model: MomeForSpeechRecognition, clip: dict[str, Tensor], labels: Tensor, rates: Rates, read: Tensor | None = None
+):
     """Sum of the transcript's negative log-probabilities, and the layers' inputs ``(L, H)``."""
     given = sequence_by_hand(model, clip, rates)
-    spoken = model.get_input_embeddings()(labels[:-1])
+    spoken = model.get_input_embeddings()((labels if read is None else read)[:-1])
     output = model.language_model(inputs_embeds=torch.cat([given, spoken])[None], output_hidden_states=True)
     log_probabilities = output.logits[0].log_softmax(-1)
     loss = sum(-log_probabilities[len(given) - 1 + i, label] for i, label in enumerate(labels))
@@ -125,6 +127,20 @@ def test_loss_is_the_one_computed_by_hand(family, adapter):
 )
 def test_loss_by_hand_with_other_options(options):
     check_against_hand(make_model(**options), [Rates(4, 2), Rates(16, 5)])
+
+
+@torch.no_grad()
+def test_other_tokens_may_be_read_than_are_to_be_written():
+    model, inputs, read = shared_model(*KINDS[0]), raw_inputs(CLIPS), LABELS.clone()
+    read[:, 0] = (read[:, 0] + 1) % 7
+    output = model(**inputs, labels=LABELS, read=read, matryoshka=[Rates(4, 2), Rates(16, None)])
+    rows = [row[row != IGNORED_LABEL] for row in LABELS]
+    for rates in (Rates(4, 2), Rates(16, None)):
+        hand = [
+            losses_by_hand(model, one_clip(inputs, i), row, rates, read[i, : len(row)])[0] for i, row in enumerate(rows)
+        ]
+        close(output.transcript_losses[str(rates)], sum(hand) / sum(map(len, rows)))
+        assert output.transcript_losses[str(rates)] != model(**inputs, labels=LABELS, rates=rates).loss
 
 
 @torch.no_grad()

@@ -144,6 +144,7 @@ def test_options_of_adapters_and_connectors_too(recipe, options):
         ("augment.snr=[101]", "augment.snr holds 101.0"),
         ("augment.feature_time_masks=1", "augment.feature_time_masks masks cached features: give data.cache=tokens"),
         ("augment.feature_time_width=0", "augment.feature_time_width=0 is not possible: give 1 or more"),
+        ("augment.token_noise=1.5", "augment.token_noise=1.5 is not possible: give a number from 0 to 1"),
         ("align.steps=0", "align.steps=0 is not possible: give 1 or more"),
         ("align.weight=-1", "align.weight=-1.0 is not possible: give a number from 0 up"),
         ("align.step=5", "unknown key align.step: did you mean align.steps?"),

@@ -1,11 +1,13 @@
-"""Augmentation of training clips: noise at random SNRs, random crops, flips and adaptive time masks."""
+"""Augmentation of training clips: noise at random SNRs, random crops, flips, adaptive time masks, misread tokens."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from mome.clip import FRAME_RATE, SAMPLE_RATE
@@ -66,6 +68,7 @@ class Augmentation:
         flip: whether to mirror half of the clips.
         time_mask: whether to blank random spans of time.
         features: masks of encoder features.
+        token_noise: share of a transcript's tokens that are read as others, see :meth:`misread`.
     """
 
     noises: tuple[np.ndarray, ...] = ()
@@ -74,6 +77,7 @@ class Augmentation:
     flip: bool = True
     time_mask: bool = True
     features: FeatureMasks = FeatureMasks()
+    token_noise: float = 0.0
 
     def is_random(self, audio: bool, video: bool) -> bool:
         """Whether chance touches what the encoders of these modalities read."""
@@ -105,6 +109,28 @@ class Augmentation:
             for span in time_masks(len(pixels), FRAME_RATE, rng):
                 pixels[span] = 0
         return pixels
+
+    def misread(self, labels: Tensor, lengths: Sequence[int], rngs: Sequence[np.random.Generator]) -> Tensor:
+        """Replace a share of the transcripts' tokens by tokens of the batch, for a language model to read.
+
+        With teacher forcing a model can guess the next word from words that are always right, and then writes on by
+        itself when it transcribes; one that cannot trust them listens. As word dropout (Bowman et al., "Generating
+        Sentences from a Continuous Space", CoNLL 2016), but with tokens that occur instead of one that does not.
+
+        Args:
+            labels: ``(B, S)`` int64 transcript ids, padded on the right.
+            lengths: numbers of tokens of the B transcripts, at least 1, of which the last one is never replaced.
+            rngs: a generator for each clip.
+
+        Returns:
+            A copy, ``(B, S)``.
+        """
+        read = labels.clone()
+        pool = torch.cat([row[: length - 1] for row, length in zip(labels, lengths, strict=True)])
+        for row, length, rng in zip(read, lengths, rngs, strict=True):
+            places = np.flatnonzero(rng.random(length - 1) < self.token_noise)
+            row[places] = pool[rng.integers(len(pool), size=len(places))]
+        return read
 
 
 def time_masks(length: int, rate: int, rng: np.random.Generator) -> list[slice]:

@@ -19,6 +19,7 @@ from mome.data.features import FeatureStore, augmented_audio, augmented_video, p
 from mome.data.manifests import ManifestRow
 from mome.data.sampling import Example
 from mome.errors import MomeError, in_one_line
+from mome.model.objective import IGNORED_LABEL
 from mome.model.processor import MomeProcessor
 from mome.text.transcript import normalize
 
@@ -26,11 +27,13 @@ from mome.text.transcript import normalize
 class Item(TypedDict, total=False):
     """One training example: a clip's place among the rows, its text, and either features or encoder inputs.
 
-    ``lost`` says which clips of the batch cannot be read, by place, and why.
+    ``rng`` draws what chance does to the transcript; ``lost`` says which clips of the batch cannot be read, by place,
+    and why.
     """
 
     clip: Required[int]
     text: Required[str]
+    rng: Required[np.random.Generator]
     lost: dict[int, str]
     features: dict[str, Tensor]
     audio: tuple[np.ndarray, int]
@@ -102,7 +105,7 @@ class SpeechDataset(Dataset[Item]):
         index, epoch = example
         row = self.rows[index]
         rng = np.random.default_rng((self.seed, epoch, index))
-        item: Item = {"clip": index, "text": row.text}
+        item: Item = {"clip": index, "text": row.text, "rng": rng}
         if self.features is not None:
             variant = int(rng.integers(self.features.variants))
             loaded = self.features.load(self.clips.file(row), variant)
@@ -121,13 +124,16 @@ class SpeechDataset(Dataset[Item]):
         Returns:
             ``labels (B, S)`` int64 of the normalised transcripts, ``words (B,)`` and ``clips (B,)`` int64 (number of
             words, place among the rows), and either the processor's tensors or, from stored features,
-            ``audio_frames (B, T, D)`` with ``audio_lengths (B,)``, and the same for video; and ``lost`` of the items if
-            any.
+            ``audio_frames (B, T, D)`` with ``audio_lengths (B,)``, and the same for video; with token noise
+            ``read (B, S)``; and ``lost`` of the items if any.
         """
         texts = [normalize(item["text"]) for item in items]
         words = torch.tensor([len(text.split()) for text in texts])
         batch: dict[str, Any] = {"labels": self.processor.labels(texts), "words": words}
         batch["clips"] = torch.tensor([item["clip"] for item in items])
+        if self.augmentation.token_noise:
+            lengths = (batch["labels"] != IGNORED_LABEL).sum(1).tolist()
+            batch["read"] = self.augmentation.misread(batch["labels"], lengths, [item["rng"] for item in items])
         if lost := [item["lost"] for item in items if "lost" in item]:
             batch["lost"] = lost[0]
         if self.features is not None:

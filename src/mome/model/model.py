@@ -236,6 +236,7 @@ class MomeForSpeechRecognition(SavedModel):
         pixel_values_videos: Tensor | None = None,
         pixel_values_videos_mask: Tensor | None = None,
         labels: Tensor | None = None,
+        read: Tensor | None = None,
         rates: Rates | Sequence[Rates] | None = None,
         matryoshka: Sequence[Rates] | None = None,
         task_weights: Mapping[str, float] | None = None,
@@ -253,6 +254,7 @@ class MomeForSpeechRecognition(SavedModel):
             pixel_values_videos: ``(B, T, H, W)`` float normalised mouth frames.
             pixel_values_videos_mask: ``(B, T)`` bool, true on frames of the clip.
             labels: ``(B, S)`` int64 transcript ids ending with the end token, right-padded with -100.
+            read: ``(B, S)`` likewise, what the language model reads as their beginning; the labels by default.
             rates: rates of all clips, or B rates, one for each clip.
             matryoshka: instead of ``rates``, several rates for Matryoshka training. All clips go through all of
                 them; the loss is the mean over the rates.
@@ -299,7 +301,7 @@ class MomeForSpeechRecognition(SavedModel):
                 loss, left_out = self.alignment(connected, labels, self.get_input_embeddings().weight)
                 objective.add_alignment(name, loss, left_out, alone)
             if not alone:
-                batches.append(self.assemble(connected, clip_rates, labels))
+                batches.append(self.assemble(connected, clip_rates, labels if read is None else read))
         weights = [
             (task_weights or {}).get(batch.rates[0].task, 1.0) * (rate_weights or {}).get(name, 1.0)
             for name, batch in zip(names, batches, strict=False)  # no batch if aligned alone

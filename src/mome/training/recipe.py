@@ -134,6 +134,8 @@ class AugmentRecipe:
         feature_time_width: frames of the longest such span.
         feature_channel_masks: spans of neighbouring features to zero in all frames, likewise.
         feature_channel_width: features of the widest such span.
+        token_noise: share of each transcript's tokens that the language model reads as other tokens of the batch, so
+            that it must listen; from 0 to 1.
     """
 
     crop: bool = True
@@ -145,6 +147,7 @@ class AugmentRecipe:
     feature_time_width: int = 20
     feature_channel_masks: int = 0
     feature_channel_width: int = 50
+    token_noise: float = 0.0
 
     def __post_init__(self) -> None:
         """Raise :class:`MomeError` naming the key whose value is not possible."""
@@ -157,6 +160,7 @@ class AugmentRecipe:
             feature_time_width=checks.integer(1),
             feature_channel_masks=checks.integer(0, 100),
             feature_channel_width=checks.integer(1),
+            token_noise=checks.fraction,
         )
 
 

@@ -231,7 +231,9 @@ def _plan(recipe: Recipe) -> Plan:
         augment.feature_channel_masks,
         augment.feature_channel_width,
     )
-    augmentation = Augmentation(noises, tuple(augment.snr), augment.crop, augment.flip, augment.time_mask, masks)
+    augmentation = Augmentation(
+        noises, tuple(augment.snr), augment.crop, augment.flip, augment.time_mask, masks, augment.token_noise
+    )
     return Plan(recipe.optim.rates_of(rate_set), validated, train_rows, valid_rows, augmentation)
 
 
@@ -292,7 +294,8 @@ def _dataset(
         if data.cache == "tokens":
             encoders = fingerprint(model.audio_encoder, model.video_encoder)
             noises = [hashlib.blake2b(noise.tobytes()).hexdigest() for noise in augmentation.noises]
-            augment = {name: value for name, value in asdict(recipe.augment).items() if not name.startswith("feature_")}
+            after = ("feature_", "token_")  # how the names begin of what is done to features and transcripts
+            augment = {name: value for name, value in asdict(recipe.augment).items() if not name.startswith(after)}
             half = optim.precision == "bf16"
             key = (encoders, processor.to_dict(), noises, augment, *(("bf16",) if half else ()))
             # Features that chance does not touch are the same for every seed of the training.
