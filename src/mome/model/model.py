@@ -236,7 +236,6 @@ class MomeForSpeechRecognition(SavedModel):
         pixel_values_videos: Tensor | None = None,
         pixel_values_videos_mask: Tensor | None = None,
         labels: Tensor | None = None,
-        read: Tensor | None = None,
         rates: Rates | Sequence[Rates] | None = None,
         matryoshka: Sequence[Rates] | None = None,
         task_weights: Mapping[str, float] | None = None,
@@ -245,6 +244,7 @@ class MomeForSpeechRecognition(SavedModel):
         encoded: EncodedClips | None = None,
         active_experts: int | None = None,
         spare_memory: bool = False,
+        read: Tensor | None = None,
     ) -> SpeechOutput:
         """Compute the loss of transcripts by teacher forcing, at one or several rates.
 
@@ -254,7 +254,6 @@ class MomeForSpeechRecognition(SavedModel):
             pixel_values_videos: ``(B, T, H, W)`` float normalised mouth frames.
             pixel_values_videos_mask: ``(B, T)`` bool, true on frames of the clip.
             labels: ``(B, S)`` int64 transcript ids ending with the end token, right-padded with -100.
-            read: ``(B, S)`` likewise, what the language model reads as their beginning; the labels by default.
             rates: rates of all clips, or B rates, one for each clip.
             matryoshka: instead of ``rates``, several rates for Matryoshka training. All clips go through all of
                 them; the loss is the mean over the rates.
@@ -267,6 +266,7 @@ class MomeForSpeechRecognition(SavedModel):
             active_experts: routed experts of a MoME adapter active for a token, by default the adapter's ``top_k``.
             spare_memory: compute each rate's gradient in this pass already, so that the language model's activations
                 of one rate at a time are kept. Otherwise rates that begin alike share what they have in common.
+            read: ``(B, S)`` like the labels, what the language model reads of the transcripts; the labels by default.
 
         Returns:
             The loss with its terms, and the logits of the last rates. With an :attr:`alignment` without a weight, the
