@@ -156,6 +156,46 @@ def test_bad_transcripts_are_answered_in_one_line(refused, manifest, tmp_path, r
         assert hint in line
 
 
+def test_a_control_is_compared_with_over_the_same_clips(score, tmp_path):
+    said = {name: text for name, (_, text) in REFERENCES.items()}
+    words = {name: len(text.split()) for name, text in said.items()}
+    ours = [(name, text, "avsr", "4,2", level) for level in ("", "0") for name, text in said.items()]
+    theirs = [(name, " ".join(text.split()[1:]), "avsr", "4,2", "") for name, text in said.items()]  # a word less each
+    theirs += [(name, "", "avsr", "16,5", "") for name in said]
+    control = sheet(tmp_path / "theirs.csv", ("id", "text", "task", "rates", "snr_db"), *theirs)
+    options = ("--control", control)
+    header = ("id", "text", "task", "rates", "snr_db")
+    printed = json.loads(score(header, *ours, options=(*options, "--json")).stdout)
+    clean, noisy = printed["results"]
+    assert printed["control"] == str(control)
+    assert clean["change"] == pytest.approx(-3 / sum(words.values()))
+    low, high = clean["change_ci95"]
+    assert -1 / min(words.values()) <= low <= clean["change"] <= high <= -1 / max(words.values())
+    assert (noisy["change"], noisy["change_ci95"]) == (None, None), "the control was not measured in noise"
+    lines = score(header, *ours, options=options).stdout.splitlines()
+    assert lines[0].endswith("WER change (95 %)")
+    assert lines[2].split()[-4:] == ["-16.7", f"({100 * low:+.1f}", "to", f"{100 * high:+.1f})"]
+    assert lines[3].split()[-1] == "-"
+
+
+def test_a_control_of_unknown_rates_is_compared_with_all(score, tmp_path):
+    right = [(name, text) for name, (_, text) in REFERENCES.items()]
+    control = sheet(tmp_path / "theirs.csv", ("id", "text"), *right)
+    rows = [(name, "", rates) for rates in ("4,2", "16,-") for name in REFERENCES]
+    printed = json.loads(score(("id", "text", "rates"), *rows, options=("--control", control, "--json")).stdout)
+    assert [one["change"] for one in printed["results"]] == [1.0, 1.0], "theirs is right, ours is empty"
+    assert [one["change_ci95"] for one in printed["results"]] == [[1.0, 1.0]] * 2
+
+
+def test_a_control_with_nothing_in_common_is_refused(refused, manifest, tmp_path):
+    ours = sheet(tmp_path / "ours.csv", ("id", "text"), *WHOLE)
+    theirs = sheet(tmp_path / "theirs.csv", ("id", "text", "snr_db"), *[(*row, "5") for row in WHOLE])
+    line = refused("score", ours, "--data", manifest, "--control", theirs, "--out", tmp_path / "out.json")
+    assert "theirs.csv has no task, rates and noise that" in line
+    assert not (tmp_path / "out.json").exists()
+    assert "is given twice" in refused("score", ours, "--data", manifest, "--control", theirs, "--out", theirs)
+
+
 def test_bad_manifests_and_options(refused, manifest, tmp_path):
     hypotheses = sheet(tmp_path / "whisper.csv", ("id", "text"), *WHOLE)
 

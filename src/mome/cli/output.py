@@ -16,7 +16,7 @@ from mome.errors import MomeError, listed
 from mome.rates import TASKS
 
 if TYPE_CHECKING:
-    from mome.evaluation.result import Result
+    from mome.evaluation.result import Change, Result
 
 _HEADER = ("task", "rates", "SNR dB", "WER %", "95 % interval", "words", "clips", "tokens", "GFLOPs", "RTF")
 SOME_FAILED, ALL_FAILED = 1, 2
@@ -93,18 +93,36 @@ def gflops(tflops: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def results_table(results: Sequence[Result]) -> str:
-    """One line per result, task by task, with the system's name if that is not the model evaluated."""
+def results_table(results: Sequence[Result], changes: Sequence[Change | None] | None = None) -> str:
+    """One line per result, task by task, with the system's name if that is not the model evaluated.
+
+    Args:
+        results: the results.
+        changes: those to a control, for a last column.
+    """
     from mome.evaluation.result import ExternalCondition
 
     ranks = {task: rank for rank, task in enumerate((*TASKS, None))}
-    results = sorted(results, key=lambda outcome: ranks[outcome.condition.task])
-    systems = [outcome.condition.system for outcome in results if isinstance(outcome.condition, ExternalCondition)]
+    order = sorted(range(len(results)), key=lambda place: ranks[results[place].condition.task])
+    results = [results[place] for place in order]
+    header: tuple[str, ...] = _HEADER
     rows = [_cells(outcome) for outcome in results]
+    if changes is not None:
+        header = (*header, "WER change (95 %)")
+        rows = [(*row, _change_cell(changes[place])) for row, place in zip(rows, order, strict=True)]
+    systems = [outcome.condition.system for outcome in results if isinstance(outcome.condition, ExternalCondition)]
     if not systems:
-        return table(_HEADER, rows, left=2, last_left=False)
+        return table(header, rows, left=2, last_left=False)
     named = [(system, *row) for system, row in zip(systems, rows, strict=True)]
-    return table(("system", *_HEADER), named, left=3, last_left=False)
+    return table(("system", *header), named, left=3, last_left=False)
+
+
+def _change_cell(change: Change | None) -> str:
+    """A change of a word error rate, in points, with its interval."""
+    if change is None:
+        return "-"
+    more, low, high = (f"{100 * value:+.1f}" for value in (change.wer, *change.ci95))
+    return f"{more} ({low} to {high})"
 
 
 def _cells(outcome: Result) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import typer
 
 from mome.cli.options import Data, Json, Normalize, Out, Split
 from mome.cli.output import check_writable, note, result, results_table, to_json
-from mome.errors import listed
+from mome.errors import MomeError, listed
 
 
 def score(
@@ -36,6 +36,15 @@ def score(
             help="What a clip without a transcript is: an error, an empty transcript, or left out of the figures."
         ),
     ] = "error",
+    control: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CSV",
+            help="Transcripts of a system to compare with, on the same clips. Each figure is compared with that of the "
+            "same task, rates and noise, else with the only one of the same noise.",
+            show_default=False,
+        ),
+    ] = None,
     normalize: Normalize = "lower",
     out: Out = None,
     json: Json = False,
@@ -45,21 +54,34 @@ def score(
 
     Of the manifest only the columns id and text are needed, and split with --split; the clips themselves are
     not needed. Where the manifest has no text, every word of a transcript is an insertion. What is not known
-    of a system (tokens, GFLOPs, RTF) is null in the JSON document.
+    of a system (tokens, GFLOPs, RTF) is null in the JSON document. With --control the differences of the word error
+    rates come with 95 % intervals of clips drawn for both systems together.
 
-    Example: mome score whisper.csv --data grid.csv --split test
+    Examples: mome score whisper.csv --data grid.csv --split test
+    mome score ours.csv --control whisper.csv --data grid.csv --split test
     """
     if out is not None:
-        check_writable(out, transcripts, data)
-    from mome.evaluation.result import results_document, write_json
+        check_writable(out, transcripts, data, control)
+    from mome.evaluation.result import change, results_document, write_json
+    from mome.evaluation.score import controls
     from mome.evaluation.score import score as measure
 
     results = measure(transcripts, data, split, task=task, missing=missing, normalize=normalize, seed=seed)
-    command = shlex.join(["mome", *sys.argv[1:]])
+    command, changes = shlex.join(["mome", *sys.argv[1:]]), None
     document = results_document(results, command=command, model=None, data=str(data), seed=seed, normalize=normalize)
+    if control is not None:
+        others = measure(control, data, split, task=task, missing=missing, normalize=normalize, seed=seed)
+        pairs = list(zip(results, controls(results, others), strict=True))
+        if all(other is None for _, other in pairs):
+            raise MomeError(f"{control} has no task, rates and noise that {transcripts} has: nothing can be compared")
+        changes = [None if other is None else change([(ours, other)], seed, normalize) for ours, other in pairs]
+        document["control"] = str(control)
+        for cell, found in zip(document["results"], changes, strict=True):
+            cell["change"] = None if found is None else found.wer
+            cell["change_ci95"] = None if found is None else list(found.ci95)
     if out is not None:
         write_json(out, document)
-    result(to_json(document) if json else results_table(results))
+    result(to_json(document) if json else results_table(results, changes))
     left_out = list(dict.fromkeys(failure.id for outcome in results for failure in outcome.failures))
     if left_out:
         note(f"left out {len(left_out)} clips without a transcript: {listed(left_out)}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import isfinite
 from pathlib import Path
 from typing import Literal
@@ -11,7 +11,7 @@ from mome.data.manifests import read_references
 from mome.data.tables import read_rows
 from mome.errors import MomeError, listed
 from mome.evaluation.normalizers import Normalizer
-from mome.evaluation.result import ExternalCondition, Failure, Hypothesis, Result
+from mome.evaluation.result import Condition, ExternalCondition, Failure, Hypothesis, Result
 from mome.rates import TASKS, Rates, Task
 
 Missing = Literal["error", "empty", "skip"]
@@ -65,6 +65,28 @@ def score(
     return [
         _result(condition, texts, references, missing, normalize, seed) for condition, texts in by_condition.items()
     ]
+
+
+def controls(results: Sequence[Result], others: Sequence[Result]) -> list[Result | None]:
+    """The other system's result that each result is compared with.
+
+    It has the same task, rates and noise level or, where the other system has only one result at a noise level, that
+    one: whisper has no rates, and is compared with all of ours.
+
+    Returns:
+        As many as ``results``; ``None`` where there is no such one.
+    """
+
+    def control(condition: Condition | ExternalCondition) -> Result | None:
+        near = [other for other in others if other.condition.snr_db == condition.snr_db]
+        same = [
+            other
+            for other in near
+            if (other.condition.task, other.condition.rates) == (condition.task, condition.rates)
+        ]
+        return next((found[0] for found in (same, near) if len(found) == 1), None)
+
+    return [control(result.condition) for result in results]
 
 
 def _result(
