@@ -71,6 +71,9 @@ def test_every_combination_with_the_first_seed_then_with_the_next_the_first_row_
         ("mome-layer-grid", "mome-layr-grid", "did you mean mome-layer-grid"),
         ('["4,2"]', "[4,2]", "evaluate.rates is not a list of rates in quotes"),
         ('"4,2"', '"4;2"', "4;2"),
+        ('"4,2"', '"3,2"', "evaluate.rates and the row control.*3,2"),
+        ("4,2", "4,-", "the row control.* ask for asr"),
+        ("bottleneck: 4}", "bottleneck: 4}, model.audio_rates: [16]", "the row lora.*4,2"),
         ("split: test", "batch: 0", "evaluate.batch is 0: give 1 or more"),
     ],
 )

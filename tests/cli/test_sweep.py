@@ -155,7 +155,8 @@ def test_losses_alone_of_the_clips_that_can_be_read(run, file, trained, tmp_path
     manifest, broken = tmp_path / "clips.csv", tmp_path / "broken.mp4"
     broken.write_text("no film")
     manifest.write_text(f"{manifest.read_text()}three,{broken},test,lay red\n")
-    file.write_text(file.read_text().replace('rates: ["16,5"]', 'rates: ["16,5", "4,-"], transcripts: false'))
+    text = file.read_text().replace('rates: ["16,5"]', 'rates: ["16,5", "4,-"], transcripts: false')
+    file.write_text(text.replace("fixed: {", "fixed: {optim.tasks: [avsr, asr], "))
     monkeypatch.setattr(Evaluation, "run", None)  # it would fail
     done = run("sweep", file, "--json")
     assert done.exit_code == 0, done.output

@@ -22,6 +22,7 @@ from omegaconf import OmegaConf
 from mome.analysis.cost import machine
 from mome.analysis.findings import Findings, Table
 from mome.children import begin_child, ignored_by_children
+from mome.connectors import connector_config
 from mome.data.clips import ClipStore
 from mome.data.manifests import ManifestRow, read_manifest
 from mome.decoding import load
@@ -30,9 +31,10 @@ from mome.evaluation.evaluate import evaluate
 from mome.evaluation.losses import transcript_losses
 from mome.evaluation.result import Result, make_conditions, results_document, write_json
 from mome.files import disk_errors
-from mome.rates import Rates
+from mome.rates import TASKS, Rates, RateSet
 from mome.text.wer import paired_interval, word_errors
 from mome.training.loading import load_recipe, read_mapping
+from mome.training.recipe import Recipe
 from mome.training.run import train
 from mome.training.run_folder import RECIPE_FILE
 
@@ -128,8 +130,21 @@ def read_sweep(file: Path) -> Sweep:
             raise MomeError(f"sweep {file}: two runs would be called {name}: rename a row or leave one out")
     sweep = Sweep(content["base"], tuple(runs), evaluate, Path(content.get("output", f"runs/{file.stem}")))
     for run in runs:
-        load_recipe(sweep.base, list(run.overrides))
+        known = _rate_set(load_recipe(sweep.base, list(run.overrides)))
+        for rates in evaluate.get("rates", ()):
+            try:
+                known.check(Rates.parse(rates))
+            except MomeError as error:
+                raise MomeError(f"sweep {file}: evaluate.rates and the row {run.row}: {error}") from None
     return sweep
+
+
+def _rate_set(recipe: Recipe) -> RateSet:
+    """The rates that a recipe's model can be evaluated at."""
+    model = recipe.model
+    tasks = tuple(task for task in TASKS if task in recipe.optim.tasks)
+    any_rate = connector_config(model.connector).any_rate
+    return RateSet(tuple(model.audio_rates), tuple(model.video_rates), tasks, any_rate)
 
 
 def _plain(value: Any) -> str:
