@@ -187,11 +187,22 @@ def test_a_control_of_unknown_rates_is_compared_with_all(score, tmp_path):
     assert [one["change_ci95"] for one in printed["results"]] == [[1.0, 1.0]] * 2
 
 
+def test_a_control_of_another_task_or_of_several_systems_is_none(score, tmp_path):
+    header = ("id", "text", "system", "task")
+    theirs = [
+        (name, "", system, task) for system, task in (("a", "asr"), ("b", "vsr"), ("c", "vsr")) for name in REFERENCES
+    ]
+    control = sheet(tmp_path / "theirs.csv", header, *theirs)
+    ours = [(name, "", "ours", task) for task in ("avsr", "asr", "vsr") for name in REFERENCES]
+    printed = json.loads(score(header, *ours, options=("--control", control, "--json")).stdout)
+    assert [(one["task"], one["change"]) for one in printed["results"]] == [("avsr", None), ("asr", 0), ("vsr", None)]
+
+
 def test_a_control_with_nothing_in_common_is_refused(refused, manifest, tmp_path):
     ours = sheet(tmp_path / "ours.csv", ("id", "text"), *WHOLE)
     theirs = sheet(tmp_path / "theirs.csv", ("id", "text", "snr_db"), *[(*row, "5") for row in WHOLE])
     line = refused("score", ours, "--data", manifest, "--control", theirs, "--out", tmp_path / "out.json")
-    assert "theirs.csv has no task, rates and noise that" in line
+    assert "theirs.csv has no result to compare those of" in line
     assert not (tmp_path / "out.json").exists()
     assert "is given twice" in refused("score", ours, "--data", manifest, "--control", theirs, "--out", theirs)
 

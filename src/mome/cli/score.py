@@ -41,7 +41,7 @@ def score(
         typer.Option(
             metavar="CSV",
             help="Transcripts of a system to compare with, on the same clips. Each figure is compared with that of the "
-            "same task, rates and noise, else with the only one of the same noise.",
+            "same task, rates and noise, else with the only one of that task and noise.",
             show_default=False,
         ),
     ] = None,
@@ -73,7 +73,10 @@ def score(
         others = measure(control, data, split, task=task, missing=missing, normalize=normalize, seed=seed)
         pairs = list(zip(results, controls(results, others), strict=True))
         if all(other is None for _, other in pairs):
-            raise MomeError(f"{control} has no task, rates and noise that {transcripts} has: nothing can be compared")
+            raise MomeError(
+                f"{control} has no result to compare those of {transcripts} with: give one of the same task, rates and "
+                "noise, or only one of a task and noise"
+            )
         changes = [None if other is None else change([(ours, other)], seed, normalize) for ours, other in pairs]
         document["control"] = str(control)
         for cell, found in zip(document["results"], changes, strict=True):

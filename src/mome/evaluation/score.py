@@ -70,20 +70,21 @@ def score(
 def controls(results: Sequence[Result], others: Sequence[Result]) -> list[Result | None]:
     """The other system's result that each result is compared with.
 
-    It has the same task, rates and noise level or, where the other system has only one result at a noise level, that
-    one: whisper has no rates, and is compared with all of ours.
+    It has the same task, rates and noise level or, where the other system has only one result of a task at a noise
+    level, that one: Whisper has no rates, and is compared with all of ours. A task that is not known is like any.
 
     Returns:
-        As many as ``results``; ``None`` where there is no such one.
+        As many as ``results``; ``None`` where there is no such one, or several.
     """
 
     def control(condition: Condition | ExternalCondition) -> Result | None:
-        near = [other for other in others if other.condition.snr_db == condition.snr_db]
-        same = [
+        near = [
             other
-            for other in near
-            if (other.condition.task, other.condition.rates) == (condition.task, condition.rates)
+            for other in others
+            if other.condition.snr_db == condition.snr_db
+            and (other.condition.task == condition.task or None in (other.condition.task, condition.task))
         ]
+        same = [other for other in near if other.condition.rates == condition.rates]
         return next((found[0] for found in (same, near) if len(found) == 1), None)
 
     return [control(result.condition) for result in results]
